@@ -1,0 +1,44 @@
+"""Reward model for music generators: popularity and aesthetics from audio, differentiable.
+
+Public names are imported on first use, so that `import apex_reward` and the command line's
+`--help` stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apex_reward.heads import Scores as Scores
+    from apex_reward.mix import RewardMix as RewardMix
+    from apex_reward.model import ApexConfig as ApexConfig
+    from apex_reward.model import ApexReward as ApexReward
+    from apex_reward.pairs import build_pairs as build_pairs
+    from apex_reward.reward import ApexRewardFunction as ApexRewardFunction
+
+try:
+    __version__ = version("apex-reward")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+_PUBLIC = {
+    "ApexConfig": "apex_reward.model",
+    "ApexReward": "apex_reward.model",
+    "ApexRewardFunction": "apex_reward.reward",
+    "RewardMix": "apex_reward.mix",
+    "Scores": "apex_reward.heads",
+    "build_pairs": "apex_reward.pairs",
+}
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'apex_reward' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

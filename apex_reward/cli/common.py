@@ -1,0 +1,90 @@
+"""What every command shares: errors for people, exit codes, tables and progress on a terminal."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ParamSpec
+
+import typer
+
+from apex_reward.errors import ApexError, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+P = ParamSpec("P")
+
+
+def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Turn a command's return value into the exit code, and known errors into one message.
+
+    UsageError exits with 2, every other ApexError with 1; an unexpected error keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except ApexError as error:
+            typer.secho(f"error: {error}", err=True, fg="red")
+            raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED) from None
+        raise typer.Exit(code or OK)
+
+    return run
+
+
+@contextmanager
+def progress_bar(*columns: str) -> Iterator[Progress]:
+    """A rich progress bar on stderr that is silent when stderr is not a terminal.
+
+    `columns` are extra text columns over task fields, e.g. "{task.fields[speed]}".
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *(TextColumn(column) for column in columns),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        yield progress
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table for a person, on stdout: numbers right-aligned with three decimals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    body = [[_cell(value) for value in row] for row in rows]
+    for position, name in enumerate(columns):
+        numeric = bool(body) and all(_is_number(row[position]) for row in body)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()

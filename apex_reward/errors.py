@@ -1,0 +1,47 @@
+"""The few exceptions this package raises.
+
+Each message says what was given, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ApexError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class UsageError(ApexError, ValueError):
+    """A wrong argument or option: the caller has to change the call. Command-line exit code 2."""
+
+
+class AudioError(ApexError, ValueError):
+    """A song that cannot be decoded or scored (empty, not finite, not audio)."""
+
+
+class CheckpointError(ApexError, ValueError):
+    """A checkpoint that is not what it should be; names the file and the tensor."""
+
+
+class DataError(ApexError, ValueError):
+    """A table, manifest or shard with missing columns or impossible values.
+
+    All problems found are listed together, so that one run shows everything to be mended.
+    """
+
+    @classmethod
+    def listing(cls, subject: str, problems: list[str]) -> DataError:
+        """One error for several problems, a line each."""
+        return cls(f"{subject}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def listed(names: Iterable[object], limit: int = 8) -> str:
+    """Join names for a message: the first `limit`, then how many more.
+
+    >>> listed(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    items = [str(name) for name in names]
+    rest = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,114 @@
+"""From a song embedding to scores: a shared trunk and one branch per head.
+
+Module names give the published checkpoint's tensor names (`shared.0.block.0.weight`,
+`branch_score_streams.branch.2.bias`, ...), so that its state dict loads as it is.
+
+Shape key: N = embeddings, W = embedding width, H = heads (2 or 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from apex_reward.errors import UsageError
+from apex_reward.heads import head_range, task_heads
+
+PUBLISHED_TRUNK_WIDTHS = {2: (512, 256), 3: (512, 384, 256)}
+PUBLISHED_HEAD_WIDTHS = (128, 64)
+
+
+class DenseBlock(nn.Module):
+    """Linear, batch normalisation, exact GELU, dropout: (N, in) -> (N, out)."""
+
+    def __init__(self, width_in: int, width_out: int, dropout: float) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Linear(width_in, width_out),
+            nn.BatchNorm1d(width_out),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class HeadBranch(nn.Module):
+    """One head: dense blocks of the given widths, then a single logit, (N, in) -> (N, 1)."""
+
+    def __init__(self, width_in: int, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        steps = zip([width_in, *widths[:-1]], widths, strict=True)
+        blocks = [DenseBlock(a, b, dropout) for a, b in steps]
+        self.branch = nn.Sequential(*blocks, nn.Linear(widths[-1], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x)
+
+
+class Predictor(nn.Module):
+    """Song embeddings (N, W) to scores (N, H) in the heads' ranges, in head order.
+
+    Args:
+        width: W, 768 in the published model.
+        task: `popularity` (H = 2) or `full` (H = 7).
+        shared: number of trunk layers, 2 (512-256) or 3 (512-384-256).
+        trunk_widths: widths of the trunk layers; None takes the published ones.
+        head_widths: widths of each branch's hidden layers.
+        trunk_dropout, head_dropout: dropout rates in [0, 1), active in training mode only.
+
+    Raises:
+        UsageError: an unknown task, or trunk widths that do not fit `shared`.
+    """
+
+    def __init__(
+        self,
+        width: int = 768,
+        task: str = "full",
+        shared: int = 2,
+        trunk_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] = PUBLISHED_HEAD_WIDTHS,
+        trunk_dropout: float = 0.3,
+        head_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        widths = tuple(trunk_widths or published_trunk_widths(shared))
+        if len(widths) != shared:
+            raise UsageError(f"trunk widths {widths} do not fit shared={shared} layers")
+        self.heads = task_heads(task)
+        self.shared = nn.Sequential(
+            *(
+                DenseBlock(a, b, trunk_dropout)
+                for a, b in zip([width, *widths[:-1]], widths, strict=True)
+            )
+        )
+        for head in self.heads:
+            self.add_module(
+                f"branch_{head}", HeadBranch(widths[-1], tuple(head_widths), head_dropout)
+            )
+        low, high = torch.tensor([head_range(head) for head in self.heads]).unbind(dim=1)
+        # Not saved: the published checkpoints hold no ranges.
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("span", high - low, persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Scores (N, H): low + (high - low) * sigmoid(logit)."""
+        low: Tensor = self.low  # type: ignore[assignment]
+        span: Tensor = self.span  # type: ignore[assignment]
+        return low + span * torch.sigmoid(self.logits(embeddings))
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Raw outputs (N, H) before the sigmoid."""
+        trunk = self.shared(embeddings)
+        branches = [self.get_submodule(f"branch_{head}")(trunk) for head in self.heads]
+        return torch.cat(branches, dim=1)
+
+
+def published_trunk_widths(shared: int) -> tuple[int, ...]:
+    """Trunk widths of the paper's 2- and 3-layer conditions."""
+    if shared not in PUBLISHED_TRUNK_WIDTHS:
+        raise UsageError(f"shared is {shared}; the published trunks have 2 or 3 layers")
+    return PUBLISHED_TRUNK_WIDTHS[shared]

@@ -1,0 +1,160 @@
+"""Read and write the project's tables: `.jsonl`, `.csv` and `.parquet`, one layout in three forms.
+
+Files are written whole: to a temporary name beside the target, then renamed.
+In CSV a list is joined by `;` and null is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+
+def check_format(path: str | Path) -> str:
+    """The file ending in lower case; raises UsageError unless it is one of `FORMATS`."""
+    ending = Path(path).suffix.lower()
+    if ending not in FORMATS:
+        raise UsageError(f"{path} ends in {ending or 'nothing'!r}; expected {', '.join(FORMATS)}")
+    return ending
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text whole."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write one JSON value, indented; NaN and infinities are refused, as JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One row as a JSON line, ending in a newline; NaN becomes null."""
+    return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; raises DataError with the line number of a bad line."""
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number} is not a JSON object: {line.strip()[:80]}")
+            rows.append(row)
+    return rows
+
+
+def read_table(path: str | Path) -> pa.Table:
+    """A table of columns from a `.jsonl`, `.csv` or `.parquet` file.
+
+    Raises UsageError for another ending and DataError for a file that cannot be read as such.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    ending = check_format(path)
+    try:
+        if ending == ".parquet":
+            return pyarrow.parquet.read_table(path)
+        if ending == ".csv":
+            options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+            # A text cell may hold line breaks (prompts, lyrics); they are quoted then.
+            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=options)
+        return table_of(read_jsonl(path))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as {ending}: {error}") from error
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """An Arrow table of rows; a column is there if any row has it, absent cells are null."""
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    if any(isinstance(value, float) for value in values):
+        # JSON writes 3.0 and 3 alike: a column with any float is a float column.
+        values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+    return pa.array(values)
+
+
+def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]]) -> None:
+    """Write rows or an Arrow table in the form that the file's ending names, whole."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    ending = check_format(path)
+    if not isinstance(table, pa.Table):
+        table = table_of(list(table))
+    with atomic_path(path) as temporary:
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(table, temporary)
+        elif ending == ".csv":
+            pyarrow.csv.write_csv(_flat(table), temporary)
+        else:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(json_line(row) for row in table.to_pylist())
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Lists joined by `;`, as CSV has no lists."""
+    import pyarrow as pa
+
+    columns = []
+    for column in table.columns:
+        if pa.types.is_list(column.type) or pa.types.is_null(column.type):
+            joined = [None if v is None else ";".join(map(str, v)) for v in column.to_pylist()]
+            columns.append(pa.array(joined, type=pa.string()))
+        else:
+            columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value
