@@ -1,0 +1,110 @@
+"""Differentiable resampling: torchaudio's windowed sinc, or an equal one where it cannot load.
+
+Shape key: T = samples; any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apex_reward.errors import AudioError, UsageError
+
+# The published pipeline's filter: torchaudio.functional.resample with its defaults.
+FILTER_WIDTH = 6
+ROLLOFF = 0.99
+# A rate that shares only a small divisor with the target needs a filter per output phase; beyond
+# this many taps (1 GB while it is computed) the file is better converted once by its owner.
+MAX_KERNEL_ELEMENTS = 1 << 25
+
+
+def _import_torchaudio() -> ModuleType | None:
+    # A torchaudio built for another CUDA release raises RuntimeError or OSError on import.
+    try:
+        import torchaudio.functional
+    except (ImportError, OSError, RuntimeError):
+        return None
+    return torchaudio
+
+
+_torchaudio = _import_torchaudio()
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Resample the last dimension with a Hann-windowed sinc (width 6, rolloff 0.99).
+
+    Args:
+        waveform: float tensor (..., T); gradients flow through. Half precision is computed in
+            float32.
+        from_rate, to_rate: sample rates in Hz, whole numbers.
+
+    Returns:
+        (..., ceil(T * to_rate / from_rate)), exactly that length for any T.
+
+    Raises:
+        UsageError: a rate that is no positive whole number of Hz.
+        AudioError: rates with too small a common divisor for a filter of sensible size.
+    """
+    _check_rates(from_rate, to_rate)
+    waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
+    if from_rate == to_rate:
+        return waveform
+    if _torchaudio is not None:
+        output = _torchaudio.functional.resample(waveform, from_rate, to_rate)
+    else:
+        output = sinc_resample(waveform, from_rate, to_rate)
+    # torchaudio rounds the length in float32, which is off by some samples beyond 2^24.
+    length = resampled_length(waveform.shape[-1], from_rate, to_rate)
+    return F.pad(output, (0, length - output.shape[-1]))
+
+
+def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
+    """Samples after resampling: the ceiling of length * to_rate / from_rate.
+
+    >>> resampled_length(44_100, 44_100, 24_000), resampled_length(1, 44_100, 24_000)
+    (24000, 1)
+    """
+    return -(-length * to_rate // from_rate)
+
+
+def sinc_resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """The same resampling in plain torch: a polyphase filter bank as one strided convolution.
+
+    x(t) = sum_i x[i] sinc(pi c (i / from - t)) w(...), with the cut-off c at ROLLOFF times the
+    lower rate and a Hann window over FILTER_WIDTH zero crossings (Julius O. Smith, "Digital Audio
+    Resampling"). Output phases repeat every `to / gcd` samples, hence one filter per phase.
+    """
+    divisor = math.gcd(from_rate, to_rate)
+    step, phases = from_rate // divisor, to_rate // divisor
+    cutoff = min(step, phases) * ROLLOFF
+    width = math.ceil(FILTER_WIDTH * step / cutoff)
+    grid = {"dtype": torch.float64, "device": waveform.device}
+    taps = torch.arange(-width, width + step, **grid) / step
+    offsets = torch.arange(phases, **grid) / phases
+    t = ((taps - offsets[:, None]) * cutoff).clamp(-FILTER_WIDTH, FILTER_WIDTH)
+    window = torch.cos(t * math.pi / FILTER_WIDTH / 2).square()
+    kernel = torch.sinc(t) * window * (cutoff / step)
+
+    length = waveform.shape[-1]
+    rows = F.pad(waveform.reshape(-1, 1, length), (width, width + step))
+    output = F.conv1d(rows, kernel[:, None].to(waveform.dtype), stride=step)
+    flat = output.transpose(1, 2).reshape(rows.shape[0], -1)
+    flat = flat[:, : resampled_length(length, from_rate, to_rate)]
+    return flat.reshape(*waveform.shape[:-1], flat.shape[-1])
+
+
+def _check_rates(from_rate: int, to_rate: int) -> None:
+    for rate in (from_rate, to_rate):
+        if isinstance(rate, bool) or int(rate) != rate or rate <= 0:
+            raise UsageError(f"sample rate is {rate!r}; expected a positive whole number of Hz")
+    divisor = math.gcd(from_rate, to_rate)
+    if (from_rate // divisor + 14) * (to_rate // divisor) > MAX_KERNEL_ELEMENTS:
+        raise AudioError(
+            f"a sample rate of {from_rate} Hz needs one filter for each of {to_rate // divisor} "
+            f"output phases to reach {to_rate} Hz; convert the file to a common rate "
+            "such as 44100 Hz first"
+        )
