@@ -154,7 +154,7 @@ class RewardMix:
             columns = {head: songs[head].detach().double().tolist() for head in self.weights}
         else:
             columns = _score_columns(songs, tuple(self.weights))
-        reference = {head: _mean_and_std(values) for head, values in columns.items()}
+        reference = {head: _mean_and_std(column) for head, column in columns.items()}
         return replace(self, normalization="zscore", reference=reference)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""Loudness by ITU-R BS.1770-4, batched and differentiable; and gain to a target loudness.
+
+Shape key: B = batch of songs, C = channels, T = samples, N = gating blocks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from apex_reward.errors import UsageError
+
+BLOCK_SECONDS = 0.4
+STEP_SECONDS = 0.1
+ABSOLUTE_GATE = -70.0
+RELATIVE_GATE = -10.0
+TARGET_LUFS = -14.0
+
+_OFFSET = -0.691
+# The impulse response of K-weighting has fallen below 1e-50 after this time; padding by it makes
+# the circular convolution of the FFT a linear one.
+_TAIL_SECONDS = 0.5
+# 1 + K / Q + K^2 of the high-pass at 48 kHz, where the Recommendation's numerator is 1, -2, 1.
+_HIGH_PASS_SCALE_48K = 1.0049948987146884
+# Left, right, centre, (low-frequency effects,) left and right surround: BS.1770-4, table 3.
+_CHANNEL_WEIGHTS = {5: (1.0, 1.0, 1.0, 1.41, 1.41), 6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
+
+
+def integrated_loudness(
+    waveforms: Tensor, sample_rate: int, lengths: Tensor | None = None
+) -> Tensor:
+    """Gated loudness of each song, ITU-R BS.1770-4 equations 1 to 7.
+
+    K-weighting is applied by FFT, with the coefficients of the Recommendation at 48 kHz and the
+    same analogue filters at other rates. The gates choose blocks; the choice is held fixed in the
+    backward pass. A song shorter than a gating block (0.4 s) is measured as one block.
+
+    Args:
+        waveforms: (B, T) mono or (B, C, T) with C <= 6 (five and six channels are taken as 5.0 and
+            5.1 in the order L, R, C, (LFE,) Ls, Rs), zero-padded on the right.
+        sample_rate: Hz.
+        lengths: (B,) real samples of each song; None: all of T.
+
+    Returns:
+        (B,) LUFS on the graph; minus infinity (with zero gradient) where every block is gated out,
+        that is for silence.
+
+    Raises:
+        UsageError: another shape, or lengths outside [1, T].
+    """
+    lengths = _checked_lengths(waveforms, sample_rate, lengths)
+    channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
+    count = channels.shape[1]
+    weights = channels.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
+    power = torch.einsum("c,bct->bt", weights, k_weighted(channels, sample_rate) ** 2)
+    energies, valid = _block_energies(power, lengths, sample_rate)  # (B, N) each
+
+    kept = valid & (energies > _power(ABSOLUTE_GATE))
+    threshold = _masked_mean(energies.detach(), kept) * 10 ** (RELATIVE_GATE / 10)
+    kept = kept & (energies > threshold.unsqueeze(1))
+    heard = kept.any(dim=1)
+    energy = torch.where(heard, _masked_mean(energies, kept), 1.0)
+    return torch.where(heard, _OFFSET + 10 * torch.log10(energy), -math.inf)
+
+
+def normalize_loudness(
+    waveforms: Tensor,
+    sample_rate: int,
+    target: float = TARGET_LUFS,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Scale each song to a target loudness; differentiable through the gain too.
+
+    What follows is then invariant to gain, and its waveform gradient has no component along the
+    waveform: a generator cannot raise the reward by playing louder. Peaks above full scale are
+    not limited. Silence stays as it is.
+
+    Args:
+        waveforms: (B, T) or (B, C, T), as `integrated_loudness` takes them.
+        sample_rate: Hz.
+        target: LUFS.
+        lengths: (B,) real samples of each song; None: all of T.
+
+    Returns:
+        The scaled waveforms, of the same shape.
+    """
+    measured = integrated_loudness(waveforms, sample_rate, lengths)
+    heard = torch.isfinite(measured)
+    gain = 10 ** ((target - torch.where(heard, measured, target)) / 20)
+    return waveforms * gain.reshape(-1, *[1] * (waveforms.ndim - 1))
+
+
+def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
+    """Waveforms (..., T) after the two K-weighting filters, computed in the frequency domain."""
+    samples = waveforms.shape[-1]
+    size = _fast_size(samples + round(_TAIL_SECONDS * sample_rate))
+    real = waveforms if waveforms.dtype == torch.float64 else waveforms.float()
+    frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) / size
+    delay = torch.exp(-2j * math.pi * frequencies)
+    response = torch.ones_like(delay)
+    for numerator, denominator in k_weighting(sample_rate):
+        response = response * _polynomial(numerator, delay) / _polynomial(denominator, delay)
+    # An FFT has no half precision on every device: keep autocast out of it.
+    with torch.autocast(real.device.type, enabled=False):
+        spectrum = torch.fft.rfft(real, size)
+        weighted = spectrum * response.to(spectrum.device, spectrum.dtype)
+        return torch.fft.irfft(weighted, size)[..., :samples]
+
+
+def k_weighting(sample_rate: int) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """(numerator, denominator) of the shelf and the high-pass, in powers of z^-1.
+
+    At 48 kHz these are the tables of BS.1770-4; elsewhere the same analogue filters by the bilinear
+    transform (B. De Man, "Evaluation of implementations of the EBU R128 loudness measurement",
+    AES 145, 2018), with the high-pass's gain at 48 kHz kept.
+    """
+    gain = 10 ** (3.999843853973347 / 20)
+    middle = gain**0.4996667741545416
+    warped, q = math.tan(math.pi * 1681.974450955533 / sample_rate), 0.7071752369554196
+    scale = 1 + warped / q + warped**2
+    shelf = (
+        (gain + middle * warped / q + warped**2) / scale,
+        2 * (warped**2 - gain) / scale,
+        (gain - middle * warped / q + warped**2) / scale,
+    )
+    shelf_denominator = (1.0, 2 * (warped**2 - 1) / scale, (1 - warped / q + warped**2) / scale)
+
+    warped, scale = _high_pass(sample_rate)
+    level = _high_pass(48_000)[1] / scale
+    denominator = (
+        1.0,
+        2 * (warped**2 - 1) / scale,
+        (1 - warped / _HIGH_PASS_Q + warped**2) / scale,
+    )
+    return [(shelf, shelf_denominator), ((level, -2 * level, level), denominator)]
+
+
+_HIGH_PASS_Q = 0.5003270373238773
+
+
+def _high_pass(sample_rate: int) -> tuple[float, float]:
+    warped = math.tan(math.pi * 38.13547087602444 / sample_rate)
+    return warped, 1 + warped / _HIGH_PASS_Q + warped**2
+
+
+def _polynomial(coefficients: tuple[float, ...], delay: Tensor) -> Tensor:
+    return coefficients[0] + coefficients[1] * delay + coefficients[2] * delay**2
+
+
+def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Tensor | None) -> Tensor:
+    if waveforms.ndim not in (2, 3) or waveforms.shape[-1] == 0:
+        raise UsageError(
+            f"waveforms have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
+        )
+    if waveforms.ndim == 3 and waveforms.shape[1] > 6:
+        raise UsageError(
+            f"{waveforms.shape[1]} channels; BS.1770-4 weighs up to 6 "
+            "(is the tensor (B, T, C)? it must be (B, C, T))"
+        )
+    if sample_rate < 8000:
+        raise UsageError(f"sample_rate is {sample_rate} Hz; loudness needs at least 8000 Hz")
+    batch, samples = waveforms.shape[0], waveforms.shape[-1]
+    if lengths is None:
+        return torch.full((batch,), samples, device=waveforms.device)
+    if lengths.shape != (batch,) or bool(((lengths < 1) | (lengths > samples)).any()):
+        raise UsageError(
+            f"lengths are {lengths.tolist()}; expected {batch} values in [1, {samples}] samples"
+        )
+    return lengths.to(waveforms.device)
+
+
+def _block_energies(power: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Mean power (B, N) of the gating blocks and which of them lie within the song.
+
+    A song shorter than a block has its mean power in the first one.
+    """
+    block, step = round(BLOCK_SECONDS * sample_rate), round(STEP_SECONDS * sample_rate)
+    time = torch.arange(power.shape[1], device=power.device)
+    power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
+    power = torch.nn.functional.pad(power, (0, max(0, block - power.shape[1])))
+    sums = power.unfold(1, block, step).sum(dim=2)
+    counts = torch.where(lengths < block, lengths, block).unsqueeze(1)
+    ends = torch.arange(sums.shape[1], device=power.device) * step + block
+    valid = ends <= lengths.clamp(min=block).unsqueeze(1)
+    return sums / counts, valid
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def _power(lufs: float) -> float:
+    return 10 ** ((lufs - _OFFSET) / 10)
+
+
+def _fast_size(size: int) -> int:
+    """The smallest 2^a 3^b 5^c at or above `size`: FFTs of such sizes are quick."""
+    best = 1 << (size - 1).bit_length()
+    for five in (1, 5, 25):
+        for three in (1, 3, 9, 27):
+            odd = five * three
+            best = min(best, odd << max(0, (-(-size // odd) - 1).bit_length()))
+    return best
