@@ -89,16 +89,15 @@ class Predictor(nn.Module):
             self.add_module(
                 f"branch_{head}", HeadBranch(widths[-1], tuple(head_widths), head_dropout)
             )
-        low, high = torch.tensor([head_range(head) for head in self.heads]).unbind(dim=1)
-        # Not saved: the published checkpoints hold no ranges.
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("span", high - low, persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Scores (N, H): low + (high - low) * sigmoid(logit)."""
-        low: Tensor = self.low  # type: ignore[assignment]
-        span: Tensor = self.span  # type: ignore[assignment]
-        return low + span * torch.sigmoid(self.logits(embeddings))
+        shares = torch.sigmoid(self.logits(embeddings)).unbind(dim=1)
+        scores = []
+        for head, share in zip(self.heads, shares, strict=True):
+            low, high = head_range(head)
+            scores.append(low + (high - low) * share)
+        return torch.stack(scores, dim=1)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Raw outputs (N, H) before the sigmoid."""

@@ -1,0 +1,260 @@
+"""`ApexReward`: songs in, scores out, differentiable; the whole flow is `embed_layers` and `forward`.
+
+Shape key: B = songs, C = channels, T = samples, N = segments, n = samples in a segment,
+L = kept layers (4), W = embedding width, H = heads (2 or 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from apex_reward.audio.segment import cut_segments
+from apex_reward.errors import UsageError
+from apex_reward.heads import Scores
+from apex_reward.mix import RewardMix, as_mix
+from apex_reward.model.config import ApexConfig
+from apex_reward.model.encoder import MertEncoder
+from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.model.packing import encode_packed
+from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import Predictor
+from apex_reward.preference import PreferenceHead
+
+DEFAULT_MIX = "aesthetics"
+Lengths = Tensor | Sequence[int] | None
+
+
+class ApexReward(PreTrainedModel):
+    """Differentiable, batched reward model for songs.
+
+    The model stays in eval mode, also inside a policy's `train()`. Encoder weights are frozen
+    (`model.encoder.requires_grad_(True)` asks for them); gradients always reach the waveform.
+
+    >>> import torch
+    >>> model = ApexReward.from_pretrained("apex-tiny")
+    >>> scores = model(torch.randn(2, 24_000) * 0.1, sample_rate=24_000)
+    >>> scores.stack().shape
+    torch.Size([2, 7])
+    """
+
+    config: ApexConfig
+    config_class = ApexConfig
+    base_model_prefix = "apex"
+    main_input_name = "waveforms"
+    # A bf16 sigmoid times 100 moves in steps of half a point.
+    _keep_in_fp32_modules_strict = ["pooling", "predictor"]  # noqa: RUF012
+    _no_split_modules = ["HubertEncoderLayer", "ParametrizedConv1d"]  # noqa: RUF012
+    _supports_sdpa = True
+
+    def __init__(self, config: ApexConfig) -> None:
+        super().__init__(config)
+        self.encoder = MertEncoder(config.encoder_config(), config.layers)
+        self.pooling = LayerPooling(len(config.layers))
+        self.predictor = predictor_of(config)
+        self.encoder.requires_grad_(False)
+        self.post_init()
+        self.eval()
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        sample_rate: int,
+        lengths: Lengths = None,
+        batch_segments: int | None = None,
+    ) -> Scores:
+        """Scores of a batch of songs; a song scores the same alone or in any batch.
+
+        Args:
+            waveforms: float tensor (B, T) or (B, C, T) in [-1, 1], zero-padded on the right.
+            sample_rate: of the waveforms, Hz.
+            lengths: (B,) real samples of each song, 1 to T; None where no song is padded.
+            batch_segments: segments per encoder batch; None takes the configuration's.
+
+        Returns:
+            `Scores` of (B,) tensors on the autograd graph.
+
+        Raises:
+            UsageError: a wrong shape, dtype, rate or length.
+            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+        """
+        return self.score_embeddings(self.embed(waveforms, sample_rate, lengths, batch_segments))
+
+    def reward(
+        self,
+        waveforms: Tensor,
+        sample_rate: int,
+        lengths: Lengths = None,
+        mix: str | RewardMix | None = None,
+        groups: Tensor | None = None,
+        batch_segments: int | None = None,
+    ) -> Tensor:
+        """One scalar per song, (B,), on the autograd graph; higher is better.
+
+        Args:
+            mix: a `RewardMix`, its text form, a named mix, or `preference` where the model holds a
+                calibrated head. None takes the mix saved with the model, else `aesthetics`.
+            groups: (B,) prompt of each song, for a mix normalised within groups.
+
+        The other arguments and errors are those of `forward`.
+        """
+        embeddings = self.embed(waveforms, sample_rate, lengths, batch_segments)
+        scores = self.score_embeddings(embeddings)
+        if mix == "preference":
+            return self._preference_head()(scores, embeddings)
+        if mix is None:
+            mix = RewardMix.from_dict(self.config.mix) if self.config.mix else DEFAULT_MIX
+        return as_mix(mix)(scores, groups)
+
+    def embed(
+        self,
+        waveforms: Tensor,
+        sample_rate: int,
+        lengths: Lengths = None,
+        batch_segments: int | None = None,
+    ) -> Tensor:
+        """Song embeddings (B, W); arguments and errors as in `forward`."""
+        return self.pool(self.embed_layers(waveforms, sample_rate, lengths, batch_segments))
+
+    def embed_layers(
+        self,
+        waveforms: Tensor,
+        sample_rate: int,
+        lengths: Lengths = None,
+        batch_segments: int | None = None,
+    ) -> Tensor:
+        """Layer embeddings of whole songs (B, L, W); arguments and errors as in `forward`."""
+        songs, ends = prepare_waveforms(waveforms, sample_rate, lengths, self.config.sample_rate)
+        segments = cut_segments(
+            songs,
+            ends,
+            self.config.segment_samples,
+            self.config.sample_rate,
+            self.config.segment_tail,
+        )
+        layers = self.encode_segments(segments.samples, segments.real, batch_segments)
+        return segments.song_means(layers, songs=len(ends))
+
+    def encode_segments(
+        self,
+        segments: Tensor,
+        real: Tensor | None = None,
+        batch_segments: int | None = None,
+    ) -> Tensor:
+        """Layer embeddings (N, L, W) of segments (N, n) at the encoder's rate.
+
+        Args:
+            real: (N,) real samples of each, used by the `mask` convention only.
+            batch_segments: segments per encoder batch; halved where GPU memory runs out.
+        """
+        if len(segments) == 0:
+            return segments.new_empty(0, len(self.config.layers), self.config.width)
+        return encode_packed(
+            self.encoder,
+            segments.to(self.encoder.feature_projection.projection.weight.dtype),
+            real if self.config.segment_tail == "mask" else None,
+            batch_segments or self.config.batch_segments,
+        )
+
+    def pool(self, layers: Tensor) -> Tensor:
+        """Layer pooling in full precision: (N, L, W) -> (N, W)."""
+        return _in_full_precision(self.pooling, layers)
+
+    def score_embeddings(self, embeddings: Tensor) -> Scores:
+        """Scores of song embeddings (B, W), in full precision whatever the encoder's dtype."""
+        if len(embeddings) == 0:
+            empty = embeddings.new_empty(0, len(self.config.heads))
+            return Scores.from_stack(empty, self.config.heads)
+        values = _in_full_precision(self.predictor, embeddings)
+        return Scores.from_stack(values, self.predictor.heads)
+
+    def train(self, mode: bool = True) -> ApexReward:
+        """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.
+
+        A predictor is trained on its own (`apex_reward.train`).
+        """
+        return super().train(False)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path, *, encoder: str | Path | None = None, **kwargs: Any
+    ) -> ApexReward:
+        """Load from a hub id, a local folder or the embedded `apex-tiny`.
+
+        Reads folders that `save_pretrained` or `apex-reward train` left and the published
+        `amaai-lab/apex` repository; what holds no encoder is composed with the one its
+        configuration names.
+
+        Args:
+            encoder: hub id or folder of the encoder, in place of the one named.
+            kwargs: as in transformers: `dtype`, `device_map`, `revision`, `cache_dir`, `token`,
+                and any `ApexConfig` field (`segment_tail="mask"`).
+
+        Raises:
+            CheckpointError: nothing there, not such a checkpoint, or any missing, extra or
+                misshapen tensor, named with its file.
+        """
+        from apex_reward.model.checkpoint import load_model
+
+        return load_model(cls, name, encoder, **kwargs)
+
+    @classmethod
+    def from_published(
+        cls, predictor: str | Path, encoder: str | Path, **kwargs: Any
+    ) -> ApexReward:
+        """Compose the published files: a predictor and a MERT encoder.
+
+        Args:
+            predictor: `best_model.pt`, a folder or a hub id that holds the predictor.
+            encoder: folder or hub id in MERT's layout.
+            kwargs: as in `from_pretrained`.
+
+        Raises:
+            CheckpointError: as in `from_pretrained`.
+        """
+        from apex_reward.model.checkpoint import compose_published
+
+        return compose_published(cls, predictor, encoder, **kwargs)
+
+    def _preference_head(self) -> PreferenceHead:
+        if not self.config.preference:
+            raise UsageError(
+                "mix 'preference' needs a calibrated head, and this model holds none; "
+                "`apex-reward arena calibrate` makes one"
+            )
+        return PreferenceHead.from_dict(self.config.preference)
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing: constructors initialise, and loading is strict about every tensor."""
+
+
+def predictor_of(config: ApexConfig) -> Predictor:
+    """An untrained predictor of the configured shape."""
+    return Predictor(
+        width=config.width,
+        task=config.task,
+        shared=config.shared,
+        trunk_widths=config.trunk_widths,
+        head_widths=config.head_widths,
+        trunk_dropout=config.trunk_dropout,
+        head_dropout=config.head_dropout,
+    )
+
+
+def _in_full_precision(module: torch.nn.Module, x: Tensor) -> Tensor:
+    """Run a small module outside autocast, its weights widened to at least float32."""
+    weight = next(module.parameters())
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        if weight.dtype == dtype:
+            return module(x.to(dtype))
+        state = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in [*module.named_parameters(), *module.named_buffers()]
+        }
+        return torch.func.functional_call(module, state, (x.to(dtype),))

@@ -1,0 +1,233 @@
+"""Load and save: whole models, predictor-only folders, and compositions of published files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from apex_reward.errors import CheckpointError
+from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
+from apex_reward.model.files import (
+    HUB_OPTIONS,
+    check_tensors,
+    read_config,
+    read_weights,
+    resolve,
+    weight_file,
+)
+from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import Predictor
+from apex_reward.model.published import (
+    PublishedPredictor,
+    read_encoder_config,
+    read_encoder_state,
+    read_predictor,
+)
+
+if TYPE_CHECKING:
+    from apex_reward.model.apex import ApexReward
+
+ENCODER, POOLING, PREDICTOR = "encoder.", "pooling.", "predictor."
+
+
+def load_model(
+    cls: type[ApexReward], name: str | Path, encoder: str | Path | None, **kwargs: Any
+) -> ApexReward:
+    """`ApexReward.from_pretrained`: see there."""
+    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+    path = resolve(name, **hub)
+    if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
+        named = read_config(path).get("mert_model_name") if path.is_dir() else None
+        return compose_published(cls, path, encoder or named or PUBLISHED_ENCODER, **kwargs)
+    if encoder is None and _holds_encoder(path):
+        return _load_whole(cls, path, **kwargs)
+    config, predictor, pooling = load_predictor(path)
+    source = encoder or config.encoder_name
+    if source is None:
+        raise CheckpointError(
+            f"{path} holds no encoder and its config.json names none; pass encoder= "
+            "(--encoder on the command line)"
+        )
+    return _compose(cls, config, predictor, pooling, source, **kwargs)
+
+
+def compose_published(
+    cls: type[ApexReward], predictor: str | Path, encoder: str | Path, **kwargs: Any
+) -> ApexReward:
+    """`ApexReward.from_published`: see there."""
+    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+    published = read_predictor(resolve(predictor, **hub))
+    config = _published_config(published)
+    return _compose(cls, config, *_modules(config, published), encoder, **kwargs)
+
+
+def load_predictor(path: str | Path) -> tuple[ApexConfig, Predictor, LayerPooling]:
+    """A predictor and its layer pooling without an encoder, in eval mode.
+
+    Args:
+        path: a folder of `save_predictor` or `save_pretrained`, `apex-tiny`, or a published
+            `best_model.pt` (or a folder or hub id that holds one).
+
+    Raises:
+        CheckpointError: as `ApexReward.from_pretrained`.
+    """
+    path = resolve(path)
+    if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
+        published = read_predictor(path)
+        config = _published_config(published)
+        return (config, *_modules(config, published))
+    from apex_reward.model.apex import predictor_of
+
+    config = ApexConfig.from_pretrained(path)
+    file = weight_file(path)
+    tensors = read_weights(file)
+    predictor, pooling = predictor_of(config), LayerPooling(len(config.layers))
+    expected = {
+        **{POOLING + name: value for name, value in pooling.state_dict().items()},
+        **{PREDICTOR + name: value for name, value in predictor.state_dict().items()},
+    }
+    found = {name: value for name, value in tensors.items() if not name.startswith(ENCODER)}
+    check_tensors(file, found, expected)
+    predictor.load_state_dict(_under(PREDICTOR, found))
+    pooling.load_state_dict(_under(POOLING, found))
+    return config, predictor.eval(), pooling.eval()
+
+
+def save_predictor(
+    folder: str | Path, config: ApexConfig, predictor: Predictor, pooling: LayerPooling
+) -> None:
+    """Write a `save_pretrained` folder without the encoder, which `config.encoder_name` names."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        **{POOLING + name: value for name, value in pooling.state_dict().items()},
+        **{PREDICTOR + name: value for name, value in predictor.state_dict().items()},
+    }
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def _load_whole(cls: type[ApexReward], path: Path, **kwargs: Any) -> ApexReward:
+    # transformers would take the dtype of the file, which may be half precision to save space.
+    kwargs.setdefault("dtype", torch.float32)
+    kwargs.pop("output_loading_info", None)
+    try:
+        model, found = super_from_pretrained(cls, path, **kwargs)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    problems = [f"{kind}: {names}" for kind, names in found.items() if names]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems))
+    return model
+
+
+def super_from_pretrained(
+    cls: type[ApexReward], path: Path, **kwargs: Any
+) -> tuple[ApexReward, dict[str, Any]]:
+    """transformers' own loader, with its report of tensors that did not fit."""
+    from transformers import PreTrainedModel
+
+    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    return load(cls, path, output_loading_info=True, **kwargs)
+
+
+def _holds_encoder(path: Path) -> bool:
+    if (path / "model.safetensors.index.json").is_file():
+        return True  # only whole models are large enough to be sharded
+    file = weight_file(path)
+    if file.suffix != ".safetensors":
+        return any(name.startswith(ENCODER) for name in read_weights(file))
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return any(name.startswith(ENCODER) for name in tensors.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read as a checkpoint ({error})") from error
+
+
+def _compose(
+    cls: type[ApexReward],
+    config: ApexConfig,
+    predictor: Predictor,
+    pooling: LayerPooling,
+    encoder: str | Path,
+    dtype: torch.dtype | str = torch.float32,
+    device_map: Any = None,
+    **overrides: Any,
+) -> ApexReward:
+    """A whole model from a predictor and an encoder read elsewhere."""
+    folder = resolve(encoder)
+    native = read_config(folder).get("model_type") == ApexConfig.model_type
+    source = ApexConfig.from_pretrained(folder) if native else None
+    settings = source.encoder if source else read_encoder_config(folder)
+    values = {**config.to_dict(), "encoder": settings, "encoder_name": str(encoder), **overrides}
+    if source:
+        values["sample_rate"], values["segment_seconds"] = source.sample_rate, source.segment_seconds
+    merged = ApexConfig.from_dict(values)
+    if merged.width != config.width:
+        raise CheckpointError(
+            f"the predictor's shared.0.block.0.weight takes embeddings of width {config.width}, "
+            f"but the encoder {encoder} gives {merged.width}"
+        )
+    model = cls(merged)
+    expected = model.encoder.state_dict()
+    model.encoder.load_state_dict(
+        _native_encoder_state(folder, expected) if native else read_encoder_state(folder, expected)
+    )
+    model.predictor.load_state_dict(predictor.state_dict())
+    model.pooling.load_state_dict(pooling.state_dict())
+    model.encoder.to(_dtype(dtype))
+    return model.to(_device(device_map))
+
+
+def _native_encoder_state(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    file = weight_file(folder)
+    state = _under(ENCODER, read_weights(file))
+    check_tensors(file, state, expected)
+    return state
+
+
+def _published_config(published: PublishedPredictor) -> ApexConfig:
+    # The width stands in the encoder's settings; the encoder itself is not known yet.
+    encoder = {} if published.width == 768 else {"hidden_size": published.width}
+    return ApexConfig(encoder=encoder, task=published.task, shared=published.shared)
+
+
+def _modules(config: ApexConfig, published: PublishedPredictor) -> tuple[Predictor, LayerPooling]:
+    from apex_reward.model.apex import predictor_of
+
+    predictor, pooling = predictor_of(config), LayerPooling()
+    predictor.load_state_dict(published.state)
+    if published.pooling:
+        pooling.load_state_dict(published.pooling)
+    return predictor.eval(), pooling.eval()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = torch.float32 if dtype == "auto" else getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
+    return found
+
+
+def _device(device_map: Any) -> torch.device | str:
+    if device_map in (None, "cpu"):
+        return "cpu"
+    if device_map == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device_map, dict):
+        return device_map[""]
+    return device_map

@@ -1,0 +1,124 @@
+"""`ApexConfig`: everything needed to build an `ApexReward` and to read its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import HubertConfig, PreTrainedConfig
+
+from apex_reward.audio.segment import SEGMENT_TAILS
+from apex_reward.errors import UsageError
+from apex_reward.heads import task_heads
+from apex_reward.model.predictor import PUBLISHED_HEAD_WIDTHS, published_trunk_widths
+
+PUBLISHED_MODEL = "amaai-lab/apex"
+PUBLISHED_ENCODER = "m-a-p/MERT-v1-95M"
+# Where MERT-v1-95M differs from transformers' HuBERT defaults.
+MERT_95M = {
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "feat_proj_dropout": 0.1,
+    "layerdrop": 0.05,
+    "attn_implementation": "sdpa",
+}
+
+
+class ApexConfig(PreTrainedConfig):
+    """Configuration of `ApexReward`.
+
+    Args:
+        encoder: settings of the HuBERT encoder that differ from MERT-v1-95M's.
+        encoder_name: hub id or folder that holds the encoder where a checkpoint does not.
+        layers: indices of the hidden states that are averaged over time; 0 is the transformer's
+            input. The published weights were trained with 2, 5, 8 and 12.
+        task: `popularity` (two heads) or `full` (seven).
+        shared: trunk layers, 2 or 3.
+        trunk_widths, head_widths: hidden widths; None and (128, 64) are the published ones.
+        trunk_dropout, head_dropout: rates in [0, 1) while a predictor trains.
+        sample_rate: Hz the encoder hears.
+        segment_seconds: length of a segment; times `sample_rate` a whole number of samples.
+        segment_tail: `pad`, `mask` or `drop`: how a song's last segment counts.
+        batch_segments: segments per encoder batch where a call does not say.
+        mix: a saved `RewardMix` (its dict) used where a call names none.
+        preference: a saved `PreferenceHead` (its dict), offered as the mix `preference`.
+        demonstration: True for a model that only demonstrates (apex-tiny); outputs say so.
+    """
+
+    model_type = "apex_reward"
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any] | None = None,
+        encoder_name: str | None = PUBLISHED_ENCODER,
+        layers: Sequence[int] = (2, 5, 8, 12),
+        task: str = "full",
+        shared: int = 2,
+        trunk_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] = PUBLISHED_HEAD_WIDTHS,
+        trunk_dropout: float = 0.3,
+        head_dropout: float = 0.1,
+        sample_rate: int = 24_000,
+        segment_seconds: float = 30.0,
+        segment_tail: str = "pad",
+        batch_segments: int = 4,
+        mix: Mapping[str, Any] | None = None,
+        preference: Mapping[str, Any] | None = None,
+        demonstration: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder = dict(encoder or {})
+        self.encoder_name = encoder_name
+        self.layers = list(layers)
+        self.task = task
+        self.shared = shared
+        self.trunk_widths = list(trunk_widths or published_trunk_widths(shared))
+        self.head_widths = list(head_widths)
+        self.trunk_dropout = trunk_dropout
+        self.head_dropout = head_dropout
+        self.sample_rate = sample_rate
+        self.segment_seconds = segment_seconds
+        self.segment_tail = segment_tail
+        self.batch_segments = batch_segments
+        self.mix = dict(mix) if mix else None
+        self.preference = dict(preference) if preference else None
+        self.demonstration = demonstration
+        super().__init__(**kwargs)
+        self._check()
+
+    def encoder_config(self) -> HubertConfig:
+        """The encoder's full HuBERT configuration."""
+        return HubertConfig(**{**MERT_95M, **self.encoder})
+
+    @property
+    def width(self) -> int:
+        """W, the width of an embedding (768 published)."""
+        return int(self.encoder.get("hidden_size", 768))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads of the task, in order."""
+        return task_heads(self.task)
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples of a segment (720,000 published)."""
+        return round(self.segment_seconds * self.sample_rate)
+
+    def _check(self) -> None:
+        depth = int(self.encoder.get("num_hidden_layers", 12))
+        problems = []
+        if self.segment_tail not in SEGMENT_TAILS:
+            problems.append(f"segment_tail is {self.segment_tail!r}; expected {SEGMENT_TAILS}")
+        if not self.layers or any(not 0 <= layer <= depth for layer in self.layers):
+            problems.append(f"layers are {self.layers}; expected indices from 0 to {depth}")
+        if self.layers != sorted(set(self.layers)):
+            problems.append(f"layers are {self.layers}; expected them rising, each once")
+        if self.batch_segments < 1:
+            problems.append(f"batch_segments is {self.batch_segments}; expected 1 or more")
+        if self.segment_samples < 1:
+            problems.append(f"segment_seconds is {self.segment_seconds}; expected more than 0")
+        if self.encoder.get("do_stable_layer_norm"):
+            problems.append("the encoder has do_stable_layer_norm, which is not supported")
+        task_heads(self.task)
+        if problems:
+            raise UsageError("ApexConfig: " + "; ".join(problems))

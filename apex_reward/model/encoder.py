@@ -1,0 +1,66 @@
+"""MERT: transformers' HuBERT, run up to the last needed layer, keeping only time-means.
+
+Shape key: N = segments, n = samples in a segment, F = frames, L = kept layers, W = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import HubertConfig, HubertModel
+
+
+class MertEncoder(HubertModel):
+    """Segments (N, n) to layer embeddings (N, L, W). Always in eval mode.
+
+    Tensor names are those of the published MERT checkpoint (with today's names of the
+    weight-normalised positional convolution). No attention mask: the published pipeline's
+    all-ones mask changes nothing.
+    """
+
+    def __init__(self, config: HubertConfig, layers: Sequence[int]) -> None:
+        super().__init__(config)
+        self.kept_layers = tuple(layers)
+        self.eval()
+
+    def train(self, mode: bool = True) -> MertEncoder:
+        """Stay in eval mode: no dropout, SpecAugment or layer drop, whatever a trainer asks."""
+        return super().train(False)
+
+    def forward(self, segments: Tensor, real: Tensor | None = None) -> Tensor:
+        """Time-means of the kept hidden states, (N, L, W), at least float32.
+
+        Args:
+            segments: (N, n) mono samples at the encoder's rate.
+            real: (N,) real samples; where given, only frames that lie in real audio are averaged.
+        """
+        features = self.feature_extractor(segments).transpose(1, 2)
+        hidden = self.feature_projection(features)
+        hidden = self.encoder.layer_norm(hidden + self.encoder.pos_conv_embed(hidden))
+        frames = None if real is None else self._frame_weights(real, hidden.shape[1])
+        means = []
+        for index in range(self.kept_layers[-1] + 1):
+            if index > 0:
+                hidden = self.encoder.layers[index - 1](hidden)
+            if index in self.kept_layers:
+                means.append(_time_mean(hidden, frames))
+        return torch.stack(means, dim=1)
+
+    def frame_counts(self, samples: Tensor) -> Tensor:
+        """How many frames lie wholly in the first `samples` samples, at least 1."""
+        return self._get_feat_extract_output_lengths(samples).clamp_min(1)
+
+    def _frame_weights(self, real: Tensor, frames: int) -> Tensor:
+        counts = self.frame_counts(real)[:, None]
+        inside = torch.arange(frames, device=real.device) < counts
+        return inside / counts.clamp_max(frames)
+
+
+def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
+    # Half-precision means over thousands of frames lose digits.
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    if frames is None:
+        return hidden.mean(dim=1)
+    return torch.einsum("nfw,nf->nw", hidden, frames.to(hidden.dtype))

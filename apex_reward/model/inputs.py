@@ -1,0 +1,103 @@
+"""Check and prepare waveforms for the encoder: mono, zero beyond each song's end, resampled.
+
+Shape key: B = songs, C = channels, T = samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apex_reward.audio.resample import resample, resampled_length
+from apex_reward.errors import AudioError, UsageError, listed
+
+# Floats far outside [-1, 1] are integer samples that nobody divided.
+INTEGER_LIKE_PEAK = 256.0
+# More channels than this are samples in the wrong dimension.
+MAX_CHANNELS = 64
+
+
+def prepare_waveforms(
+    waveforms: Tensor,
+    sample_rate: int,
+    lengths: Tensor | Sequence[int] | None,
+    target_rate: int,
+) -> tuple[Tensor, list[int]]:
+    """Mono songs (B, T') at `target_rate`, zero beyond their ends, and their lengths there.
+
+    Args and errors are those of `ApexReward.forward`.
+    """
+    mono = _mono(waveforms)
+    ends = _song_lengths(lengths, *mono.shape)
+    if any(end < mono.shape[1] for end in ends):
+        mono = mono.masked_fill(_beyond(mono, ends), 0.0)
+    _check_samples(mono)
+    resampled = resample(mono, sample_rate, target_rate)
+    new_ends = [resampled_length(end, sample_rate, target_rate) for end in ends]
+    # The filter rings beyond a padded song's end; alone, the song is cut there.
+    if sample_rate != target_rate and any(end < resampled.shape[1] for end in new_ends):
+        resampled = resampled.masked_fill(_beyond(resampled, new_ends), 0.0)
+    return resampled, new_ends
+
+
+def _mono(waveforms: Tensor) -> Tensor:
+    if not isinstance(waveforms, Tensor) or not waveforms.is_floating_point():
+        given = waveforms.dtype if isinstance(waveforms, Tensor) else type(waveforms).__name__
+        raise UsageError(
+            f"waveforms are {given}; expected a float tensor in [-1, 1] "
+            "(divide integer samples by their full scale, 32768 for 16 bits)"
+        )
+    if waveforms.ndim not in (2, 3):
+        raise UsageError(
+            f"waveforms have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T): "
+            "one song is waveform[None]"
+        )
+    if waveforms.ndim == 2:
+        return waveforms
+    if waveforms.shape[1] == 0 or waveforms.shape[1] > max(MAX_CHANNELS, waveforms.shape[2]):
+        raise UsageError(
+            f"waveforms have shape {tuple(waveforms.shape)}, read as (B, C, T) with "
+            f"{waveforms.shape[1]} channels; did you pass (B, T, C)?"
+        )
+    return waveforms.mean(dim=1)
+
+
+def _song_lengths(
+    lengths: Tensor | Sequence[int] | None, songs: int, samples: int
+) -> list[int]:
+    if lengths is None:
+        ends = [samples] * songs
+    elif isinstance(lengths, Tensor) and lengths.is_floating_point():
+        raise UsageError(f"lengths are {lengths.dtype}; expected whole numbers of samples")
+    else:
+        ends = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
+    if len(ends) != songs:
+        raise UsageError(f"{len(ends)} lengths were given for {songs} songs")
+    wrong = [f"song {i}: {n}" for i, n in enumerate(ends) if not 1 <= n <= samples]
+    if wrong:
+        raise UsageError(
+            f"lengths must lie between 1 and T = {samples} samples; given {listed(wrong)}"
+            + ("; did you pass seconds?" if samples > 0 and max(ends, default=0) < 1000 else "")
+        )
+    return ends
+
+
+def _beyond(waveforms: Tensor, ends: list[int]) -> Tensor:
+    positions = torch.arange(waveforms.shape[1], device=waveforms.device)
+    return positions >= torch.tensor(ends, device=waveforms.device)[:, None]
+
+
+def _check_samples(mono: Tensor) -> None:
+    peaks = mono.detach().abs().amax(dim=1).tolist() if mono.numel() else []
+    # NaN compares false with everything, infinity is above every peak.
+    bad = [i for i, peak in enumerate(peaks) if not peak < float("inf")]
+    if bad:
+        raise AudioError(f"songs {listed(bad)} of the batch hold NaN or infinite samples")
+    loud = [f"song {i}: {peak:.0f}" for i, peak in enumerate(peaks) if peak > INTEGER_LIKE_PEAK]
+    if loud:
+        raise AudioError(
+            f"samples should lie in [-1, 1]; peaks are {listed(loud)}: divide integer samples by "
+            "their full scale (32768 for 16 bits)"
+        )

@@ -1,0 +1,118 @@
+"""Encode many segments in batches of bounded memory, forward and backward.
+
+The backward pass recomputes one encoder batch at a time, so that its peak memory is that of one
+batch, whatever the length of the songs. A batch that does not fit on a GPU is halved.
+
+Shape key: N = segments, n = samples in a segment, L = layers, W = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apex_reward.errors import UsageError
+
+
+@torch.compiler.disable(recursive=False)
+def encode_packed(
+    encoder: nn.Module, segments: Tensor, real: Tensor | None, batch_segments: int
+) -> Tensor:
+    """Layer embeddings (N, L, W) of segments (N, n), `batch_segments` at a time.
+
+    On the autograd graph if the segments or any encoder weight needs a gradient; exact, at the
+    price of one more forward pass.
+    """
+    if batch_segments < 1:
+        raise UsageError(f"batch_segments is {batch_segments}; expected 1 or more")
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+    if torch.is_grad_enabled() and (segments.requires_grad or weights):
+        return _Recomputed.apply(encoder, batch_segments, real, segments, *weights)
+    return _in_batches(lambda x, r: encoder(x, r), segments, real, batch_segments)
+
+
+class _Recomputed(torch.autograd.Function):
+    """`encoder(segments)` that keeps only its inputs and recomputes per batch in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        encoder: nn.Module,
+        batch_segments: int,
+        real: Tensor | None,
+        segments: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.encoder, ctx.batch_segments = encoder, batch_segments
+        ctx.save_for_backward(segments, real, *weights)
+        ctx.autocast = _autocast_state(segments.device.type)
+        with torch.no_grad():
+            return _in_batches(lambda x, r: encoder(x, r), segments, real, batch_segments)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        segments, real, *weights = ctx.saved_tensors
+        wants_segments = ctx.needs_input_grad[3]
+        weight_gradients = [torch.zeros_like(weight) for weight in weights]
+        position = 0
+
+        def step(x: Tensor, r: Tensor | None) -> Tensor:
+            nonlocal position
+            x = x.detach().requires_grad_(wants_segments)
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                output = ctx.encoder(x, r)
+            wanted = [x, *weights] if wants_segments else weights
+            found = torch.autograd.grad(
+                output, wanted, gradient[position : position + len(x)], allow_unused=True
+            )
+            position += len(x)
+            for total, part in zip(weight_gradients, found[-len(weights) :], strict=False):
+                if weights and part is not None:
+                    total += part
+            return found[0] if wants_segments else x.new_empty(0)
+
+        segment_gradients = _in_batches(step, segments, real, ctx.batch_segments)
+        return (
+            *(None, None, None),
+            segment_gradients if wants_segments else None,
+            *weight_gradients,
+        )
+
+
+def _in_batches(
+    step: Callable[[Tensor, Tensor | None], Tensor],
+    segments: Tensor,
+    real: Tensor | None,
+    size: int,
+) -> Tensor:
+    """Concatenated results of `step` on consecutive batches, halved where memory runs out."""
+    parts: list[Tensor] = []
+    start = 0
+    while start < len(segments):
+        batch = slice(start, start + size)
+        try:
+            parts.append(step(segments[batch], None if real is None else real[batch]))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(1, min(size, len(segments) - start) // 2)
+        else:
+            start += size
+            continue
+        # Outside the handler: the exception's traceback would keep the failed batch alive.
+        torch.cuda.empty_cache()
+    return torch.cat(parts)
+
+
+def _autocast_state(device_type: str) -> dict[str, Any]:
+    # The backward pass runs in a thread of its own, where the caller's autocast is unknown.
+    return {
+        "device_type": device_type,
+        "dtype": torch.get_autocast_dtype(device_type),
+        "enabled": torch.is_autocast_enabled(device_type),
+    }
