@@ -104,7 +104,19 @@ class ApexReward(PreTrainedModel):
         The other arguments and errors are those of `forward`.
         """
         embeddings = self.embed(waveforms, sample_rate, lengths, batch_segments)
-        scores = self.score_embeddings(embeddings)
+        return self.mix_scores(self.score_embeddings(embeddings), embeddings, mix, groups)
+
+    def mix_scores(
+        self,
+        scores: Scores,
+        embeddings: Tensor,
+        mix: str | RewardMix | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor:
+        """Rewards (B,) of scores that are there already, and the embeddings (B, W) behind them.
+
+        `mix`, `groups` and the errors are those of `reward`.
+        """
         if mix == "preference":
             return self._preference_head()(scores, embeddings)
         if mix is None:
