@@ -1,0 +1,274 @@
+"""Does a score agree with people? Accuracy, AUC, intervals, direction and baselines of battles.
+
+`evaluate` returns what `metrics.json` holds. Beside the documented keys:
+
+- `missing_by_score`: decided battles that lack NAME; `dropped.missing_score` counts the decided
+  battles that lack any of the evaluated scores. Such a battle still counts for the others.
+- figures of a stratum (`overall`, `instrumental`, `vocal`, `month:2026-02`, `system_pair:X vs Y`):
+  `n`, `accuracy`, `accuracy_ci95`, `auc`, `auc_ci95`, `direction`, `p_value`, and where prompts
+  are given `accuracy_ci95_by_prompt`, `auc_ci95_by_prompt` (whole prompts resampled). A stratum
+  without battles is left out. With one class only the AUC is null and the direction undetermined.
+- `p_value` leaves score ties out, as the sign test does; the accuracy counts them one half.
+- `overall` adds `ece` and `reliability`: P(A wins) = sigmoid(slope * difference), the slope fitted
+  in grouped folds and judged on the held-out battles, in bins of equally many battles; and
+  `auc_within_system_pairs`: only battles between the same two systems are compared, so a score
+  that knows systems and nothing of songs gets 0.5 there.
+- `mcnemar`: "X vs Y" -> battles that only X or only Y got right, and the exact two-sided p.
+- `baselines.system_only`: Bradley-Terry strengths of the systems, fitted in grouped folds and
+  judged on the held-out battles (null without system names).
+
+Shape key: N = battles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex_reward.arena.battles import Battles, BoolArray
+from apex_reward.arena.bootstrap import PairedRounds, bootstrap_rounds, resample_counts
+from apex_reward.arena.logistic import fit_logistic, group_folds, sigmoid, splits
+from apex_reward.arena.records import json_ready
+from apex_reward.errors import DataError, listed
+from apex_reward.metrics import (
+    FloatArray,
+    IntArray,
+    accuracy,
+    auc,
+    binomial_p_value,
+    correctness,
+    percentile_interval,
+)
+
+FOLDS = 10
+SYSTEM_L2 = 1.0
+
+
+def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The content of `metrics.json` for every score of `battles`; JSON-ready, NaN as None.
+
+    Args:
+        battles: at least one of them decided and with a score.
+        rounds: bootstrap rounds of every interval.
+        seed: of the bootstrap and of the folds.
+
+    Raises:
+        DataError: no decided battle, or no score that any decided battle has.
+    """
+    decided, dropped, notes = decided_battles(battles)
+    scored = {name: ~np.isnan(decided.difference(name)) for name in decided.scores}
+    usable = [name for name, there in scored.items() if there.any()]
+    if not usable:
+        raise DataError(
+            "no decided battle has a score; scores are pairs of numeric columns NAME_a, NAME_b"
+            + (f" (empty here: {listed(scored)})" if scored else "")
+        )
+    notes += [f"{name} is missing in every decided battle" for name in scored if name not in usable]
+    complete = np.all([scored[name] for name in usable], axis=0)
+    return json_ready(
+        {
+            "n_battles": battles.n_read,
+            "n_decided": len(decided),
+            "dropped": {**dropped, "missing_score": int((~complete).sum())},
+            "missing_by_score": {name: int((~there).sum()) for name, there in scored.items()},
+            "scores": {
+                name: score_figures(decided.select(scored[name]), name, rounds=rounds, seed=seed)
+                for name in usable
+            },
+            "baselines": baselines(decided, rounds=rounds, seed=seed),
+            "mcnemar": {
+                f"{first} vs {second}": mcnemar(decided, first, second)
+                for first, second in itertools.combinations(usable, 2)
+            },
+            "notes": notes,
+            "settings": {"bootstrap": rounds, "seed": seed, "folds": FOLDS},
+        }
+    )
+
+
+def decided_battles(battles: Battles) -> tuple[Battles, dict[str, int], list[str]]:
+    """The battles with a vote for A or B, the counts of all others, and notes on the data."""
+    decided = battles.select(battles.decided)
+    dropped = dict(battles.dropped)
+    for vote in ("TIE", "BOTH_BAD"):
+        dropped[vote] = dropped.get(vote, 0) + int((battles.vote == vote).sum())
+    if len(decided) == 0:
+        raise DataError(f"none of the {battles.n_read} battles was decided for A or B: {dropped}")
+    notes = list(battles.notes)
+    if decided.a_won.all() or not decided.a_won.any():
+        winner = "A" if decided.a_won[0] else "B"
+        notes.append(f"every decided battle went to {winner}: the AUC is not defined")
+    return decided, dropped, notes
+
+
+def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> dict[str, Any]:
+    """Figures of one score in every stratum of decided battles that all have the score."""
+    result = {}
+    for stratum, rows in strata(decided):
+        part = decided.select(rows)
+        result[stratum] = figures(part.difference(name), part, rounds=rounds, seed=seed)
+    overall = result["overall"]
+    difference, won = decided.difference(name), decided.a_won
+    groups = decided.clusters
+    probability = held_out_probability(difference[:, None], won, groups, l2=1e-6, seed=seed)
+    overall.update(reliability(probability, won))
+    if decided.has_systems.any():
+        within = decided.select(decided.has_systems)
+        overall.update(_within_system_pairs(within, name, rounds=rounds, seed=seed))
+    return result
+
+
+def strata(battles: Battles) -> Iterator[tuple[str, IntArray]]:
+    """Names and row numbers of the strata that hold any battle, `overall` first."""
+    yield "overall", np.arange(len(battles))
+    for name, value in (("instrumental", 1.0), ("vocal", 0.0)):
+        rows = np.flatnonzero(battles.instrumental == value)
+        if len(rows):
+            yield name, rows
+    for label, keys in (("month", battles.month), ("system_pair", pair_names(battles))):
+        for key in np.unique(keys[keys != ""]):
+            yield f"{label}:{key}", np.flatnonzero(keys == key)
+
+
+def pair_names(battles: Battles) -> npt.NDArray[np.str_]:
+    """(N,) `X vs Y`, the two systems in alphabetical order; empty where one is not named."""
+    names = [" vs ".join(sorted(pair)) if all(pair) else "" for pair in battles.system.tolist()]
+    return np.array(names, dtype=np.str_)
+
+
+def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
+    """n, accuracy, AUC, their intervals, the direction and the p-value of (N,) differences."""
+    won = part.a_won
+    accuracies, aucs = bootstrap_rounds(difference, won, rounds=rounds, seed=seed)
+    auc_interval = percentile_interval(aucs)
+    correct = correctness(difference, won)
+    result: dict[str, Any] = {
+        "n": len(part),
+        "accuracy": accuracy(difference, won),
+        "accuracy_ci95": percentile_interval(accuracies),
+        "auc": auc(difference, won),
+        "auc_ci95": auc_interval,
+        "direction": direction(auc_interval),
+        "p_value": binomial_p_value(int((correct == 1).sum()), int((correct != 0.5).sum())),
+    }
+    if part.has_prompts:
+        accuracies, aucs = bootstrap_rounds(
+            difference, won, rounds=rounds, seed=seed, clusters=part.clusters
+        )
+        result["accuracy_ci95_by_prompt"] = percentile_interval(accuracies)
+        result["auc_ci95_by_prompt"] = percentile_interval(aucs)
+    return result
+
+
+def direction(auc_interval: tuple[float, float]) -> str:
+    """`agrees` when the AUC interval lies above 0.5, `opposes` below, else `undetermined`."""
+    low, high = auc_interval
+    return "agrees" if low > 0.5 else "opposes" if high < 0.5 else "undetermined"
+
+
+def baselines(decided: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
+    """What the position alone and the systems alone predict, in the form of a score."""
+    always_a = figures(np.ones(len(decided)), decided, rounds=rounds, seed=seed)
+    by_position = {key: value for key, value in always_a.items() if "auc" not in key}
+    by_position.pop("direction")
+    named = decided.select(decided.has_systems)
+    by_system: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
+    if len(np.unique(named.clusters)) > 1:
+        probability = held_out_probability(
+            system_features(named)[0], named.a_won, named.clusters, l2=SYSTEM_L2, seed=seed
+        )
+        by_system = figures(probability - 0.5, named, rounds=rounds, seed=seed)
+    return {"position_a": by_position, "system_only": by_system}
+
+
+def system_features(battles: Battles) -> tuple[FloatArray, list[str]]:
+    """(N, number of systems) +1 for A's system, -1 for B's, 0 twice for the same; and names."""
+    names = sorted(set(battles.system[battles.has_systems].ravel().tolist()))
+    features = np.zeros((len(battles), len(names)))
+    for side, sign in ((0, 1.0), (1, -1.0)):
+        for column, name in enumerate(names):
+            features[:, column] += sign * (battles.system[:, side] == name)
+    return features, names
+
+
+def held_out_probability(
+    features: FloatArray, a_won: BoolArray, groups: IntArray, *, l2: float, seed: int
+) -> FloatArray:
+    """(N,) P(A wins), each battle predicted by a fit on the folds without its group.
+
+    Features are scaled to unit mean square on the training folds. NaN where there is one group.
+    """
+    probability = np.full(len(a_won), math.nan)
+    if len(np.unique(groups)) < 2:
+        return probability
+    label = a_won.astype(np.float64)
+    for train, test in splits(group_folds(groups, FOLDS, seed)):
+        scale = root_mean_square(features[train])
+        coefficients = fit_logistic(features[train] / scale, label[train], l2)
+        probability[test] = sigmoid(features[test] / scale @ coefficients)
+    return probability
+
+
+def root_mean_square(features: FloatArray) -> FloatArray:
+    """(P,) scale of every column about zero; 1 for a column of zeros."""
+    scale = np.sqrt(np.mean(features**2, axis=0))
+    return np.asarray(np.where(scale > 0, scale, 1.0))
+
+
+def reliability(probability: FloatArray, a_won: BoolArray, bins: int = 10) -> dict[str, Any]:
+    """`ece` and the curve behind it: (N,) probabilities in bins of equally many battles.
+
+    ece = sum over bins of share of battles * |mean probability - share that A won| (Naeini 2015).
+    """
+    if np.isnan(probability).any():
+        return {"ece": math.nan, "reliability": []}
+    order = np.argsort(probability, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    curve = [
+        {
+            "predicted": float(probability[part].mean()),
+            "observed": float(a_won[part].mean()),
+            "n": len(part),
+        }
+        for part in parts
+    ]
+    gaps = [point["n"] * abs(point["predicted"] - point["observed"]) for point in curve]
+    return {"ece": sum(gaps) / len(order), "reliability": curve}
+
+
+def mcnemar(battles: Battles, first: str, second: str) -> dict[str, Any]:
+    """Exact McNemar test of two scores on the battles that have both.
+
+    A battle counts for the score that is more right on it; a tied score is half right.
+    """
+    both = battles.select(
+        ~np.isnan(battles.difference(first)) & ~np.isnan(battles.difference(second))
+    )
+    gain = correctness(both.difference(first), both.a_won) - correctness(
+        both.difference(second), both.a_won
+    )
+    only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
+    return {
+        "n": len(both),
+        "only_first": only_first,
+        "only_second": only_second,
+        "p_value": binomial_p_value(only_first, only_first + only_second),
+    }
+
+
+def _within_system_pairs(part: Battles, name: str, *, rounds: int, seed: int) -> dict[str, Any]:
+    """AUC over comparisons of battles between the same two systems, turned the same way round."""
+    turned = part.system[:, 0] > part.system[:, 1]
+    difference = np.where(turned, -1.0, 1.0) * part.difference(name)
+    first_won = part.a_won ^ turned
+    paired = PairedRounds(difference, first_won, pair_names(part))
+    samples = [paired.auc(counts) for counts in resample_counts(len(part), rounds, seed)]
+    return {
+        "auc_within_system_pairs": float(paired.auc(np.ones((1, len(part))))[0]),
+        "auc_within_system_pairs_ci95": percentile_interval(np.concatenate(samples)),
+    }
