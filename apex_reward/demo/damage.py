@@ -1,0 +1,211 @@
+"""Known damage: eight ways to make a song worse, each at three strengths.
+
+Shape key: T = samples; leading dimensions are channels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_reward.errors import UsageError
+
+Wave = NDArray[np.float32]
+Rng = np.random.Generator
+
+SAMPLE_RATE = 24_000
+SEVERITIES = (1, 2, 3)
+
+# Strength of each damage at severity 1, 2 and 3, and what the number means.
+STRENGTHS: dict[str, tuple[float, float, float]] = {
+    "noise": (14.0, 6.0, -2.0),  # signal-to-noise ratio in dB
+    "clipping": (1.2, 0.6, 0.25),  # clipping level as a multiple of the song's RMS
+    "low-pass": (3000.0, 1400.0, 600.0),  # cutoff in Hz
+    "dropouts": (0.08, 0.2, 0.4),  # share of the time that is silent
+    "hum": (-12.0, -4.0, 4.0),  # level of the hum against the song in dB
+    "detuning": (30.0, 70.0, 160.0),  # peak pitch deviation in cents
+    "timing jitter": (10.0, 30.0, 80.0),  # largest displacement of a piece in milliseconds
+    "reverb mud": (-4.0, 3.0, 12.0),  # level of the reverberation against the song in dB
+}
+DAMAGES = tuple(STRENGTHS)
+
+
+def damage(
+    waveform: NDArray[np.floating], name: str, severity: int, seed: int, sample_rate: int = 24_000
+) -> Wave:
+    """A worse version of a song, of the same length and RMS level.
+
+    The same arguments give the same samples. Severities of one seed share their random pattern
+    (the same noise, louder), so that a series differs in strength alone. Where the matched level
+    would pass full scale, the result is turned down to a peak of 1.
+
+    Args:
+        waveform: (T,) or (C, T) samples in [-1, 1].
+        name: one of `DAMAGES`.
+        severity: 1 (plainly audible), 2 or 3 (severe); the strengths are in `STRENGTHS`.
+        seed: decides the random pattern.
+        sample_rate: in Hz.
+
+    Returns:
+        float32 samples shaped like `waveform`, in [-1, 1].
+
+    Raises:
+        UsageError: an unknown damage or severity.
+    """
+    if name not in STRENGTHS:
+        raise UsageError(f"damage is {name!r}; expected one of {', '.join(DAMAGES)}")
+    if severity not in SEVERITIES:
+        raise UsageError(f"severity is {severity!r}; expected 1, 2 or 3")
+    song = np.asarray(waveform, dtype=np.float32)
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    damaged = _FUNCTIONS[name](song, STRENGTHS[name][severity - 1], rng, sample_rate)
+    damaged = damaged * (_rms(song) / max(_rms(damaged), 1e-9))
+    peak = float(np.abs(damaged).max(initial=0.0))
+    return np.asarray(damaged / max(peak, 1.0), dtype=np.float32)
+
+
+def _noise(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
+    """Steady pink noise: the same power in every octave from 20 Hz up."""
+    length = song.shape[-1]
+    spectrum = np.fft.rfft(rng.standard_normal(length, dtype=np.float32))
+    frequency = np.maximum(np.fft.rfftfreq(length, 1 / rate), 20.0)
+    return _add(song, np.fft.irfft(spectrum / np.sqrt(frequency), length), -decibels)
+
+
+def _clipping(song: Wave, level: float, rng: Rng, rate: int) -> Wave:
+    """Hard clipping of the whole mix."""
+    ceiling = level * _rms(song)
+    return np.clip(song, -ceiling, ceiling)
+
+
+def _low_pass(song: Wave, cutoff: float, rng: Rng, rate: int) -> Wave:
+    """Butterworth magnitude of order 6, without phase shift."""
+    frequency = np.fft.rfftfreq(song.shape[-1], 1 / rate)
+    return _filtered(song, 1 / np.sqrt(1 + (frequency / cutoff) ** 12))
+
+
+def _dropouts(song: Wave, share: float, rng: Rng, rate: int) -> Wave:
+    """Silent gaps of 30 to 120 ms with 1 ms edges."""
+    length = song.shape[-1]
+    slots = max(1, round(length / rate * 5))
+    starts = (np.arange(slots) + rng.uniform(0, 0.4, slots)) * (rate / 5)
+    order = rng.permutation(slots)
+    sizes = rng.uniform(0.03, 0.12, slots)
+    open_gap = np.zeros(slots, dtype=bool)
+    # Gaps open in a fixed random order until their sum reaches the share, so series are nested.
+    open_gap[order] = np.cumsum(sizes[order]) - sizes[order] < share * length / rate
+    edges = np.zeros(length + 1)
+    begin = np.minimum(starts[open_gap].astype(int), length)
+    end = np.minimum((starts[open_gap] + sizes[open_gap] * rate).astype(int), length)
+    np.add.at(edges, begin, 1)
+    np.add.at(edges, end, -1)
+    gain = 1.0 - (np.cumsum(edges[:-1]) > 0)
+    window = np.ones(max(1, rate // 1000))
+    return song * np.convolve(gain, window / window.size, mode="same")
+
+
+def _hum(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
+    """Mains hum at 50 or 60 Hz with fourteen falling harmonics."""
+    seconds = np.arange(song.shape[-1]) / rate
+    base = rng.choice([50.0, 60.0])
+    hum = np.zeros(song.shape[-1])
+    for harmonic in range(1, 15):
+        phase = rng.uniform(0, 2 * np.pi)
+        hum += np.sin(2 * np.pi * base * harmonic * seconds + phase) / harmonic**0.8
+    return _add(song, hum, decibels)
+
+
+def _detuning(song: Wave, cents: float, rng: Rng, rate: int) -> Wave:
+    """Two copies whose pitch wavers apart: every note is out of tune with itself."""
+    deviation = 2 ** (cents / 1200) - 1
+    return 0.5 * sum(
+        (_read(song, _wow(song.shape[-1], deviation, rng, rate)) for _ in range(2)),
+        start=np.zeros_like(song),
+    )
+
+
+def _wow(length: int, deviation: float, rng: Rng, rate: int) -> NDArray[np.float64]:
+    """Read positions, in samples, whose speed wavers by up to `deviation` around 1."""
+    seconds = np.arange(length) / rate
+    position = np.arange(length, dtype=np.float64)
+    for low, high in ((0.6, 1.6), (3.0, 6.0)):
+        speed, phase = 2 * np.pi * rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
+        position += rate * 0.5 * deviation / speed * np.sin(speed * seconds + phase)
+    return position
+
+
+def _timing_jitter(song: Wave, milliseconds: float, rng: Rng, rate: int) -> Wave:
+    """Pieces of 70 to 200 ms, each moved in time: gaps stay silent, overlaps are heard twice."""
+    length = song.shape[-1]
+    count = int(length / rate / 0.07) + 2
+    bounds = np.cumsum(rng.uniform(0.07, 0.2, count) * rate).astype(int)
+    shifts = np.round(rng.uniform(-1, 1, count + 1) * milliseconds * rate / 1000).astype(int)
+    sample = np.arange(length)
+    piece = np.searchsorted(bounds, sample, side="right")
+    start = np.concatenate([[0], bounds])
+    to_edge = np.minimum(sample - start[piece], bounds[piece] - 1 - sample)
+    faded = song * np.clip((to_edge + 1) / (0.001 * rate), 0.0, 1.0)
+    target = sample + shifts[piece]
+    inside = (target >= 0) & (target < length)
+    rows = np.reshape(faded, (-1, length))
+    moved = [np.bincount(target[inside], row[inside], minlength=length) for row in rows]
+    return np.asarray(moved, dtype=np.float32).reshape(song.shape)
+
+
+def _reverb_mud(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
+    """A long, dull reverberation: noise that decays by 60 dB in 1.5 to 3 s, darkened."""
+    decay = rng.uniform(1.5, 3.0)
+    seconds = np.arange(int(decay * rate)) / rate
+    tail = rng.standard_normal(seconds.size) * 10 ** (-3 * seconds / decay)
+    size = _fast_length(song.shape[-1] + tail.size)
+    frequency = np.fft.rfftfreq(size, 1 / rate)
+    response = np.fft.rfft(tail, size) / np.sqrt(1 + (frequency / 1500.0) ** 2)
+    wet = np.fft.irfft(np.fft.rfft(song, size) * response, size)[..., : song.shape[-1]]
+    return _add(song, wet, decibels)
+
+
+_FUNCTIONS: dict[str, Callable[[Wave, float, Rng, int], Wave]] = {
+    "noise": _noise,
+    "clipping": _clipping,
+    "low-pass": _low_pass,
+    "dropouts": _dropouts,
+    "hum": _hum,
+    "detuning": _detuning,
+    "timing jitter": _timing_jitter,
+    "reverb mud": _reverb_mud,
+}
+
+
+def _rms(wave: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if wave.size else 0.0
+
+
+def _add(song: Wave, other: NDArray[np.floating], decibels: float) -> Wave:
+    """The song plus something at a level relative to the song's RMS."""
+    gain = 10 ** (decibels / 20) * _rms(song) / max(_rms(other), 1e-9)
+    return np.asarray(song + gain * other, dtype=np.float32)
+
+
+def _filtered(song: Wave, gain: NDArray[np.float64]) -> Wave:
+    """Multiply the spectrum by a real gain per frequency bin."""
+    return np.asarray(np.fft.irfft(np.fft.rfft(song) * gain, song.shape[-1]), dtype=np.float32)
+
+
+def _fast_length(length: int) -> int:
+    """The next product of a power of two and 1, 3 or 5, which the FFT likes."""
+    return min(
+        factor * 2 ** max(0, int(np.ceil(np.log2(length / factor)))) for factor in (1, 3, 5, 9, 15)
+    )
+
+
+def _read(song: Wave, position: NDArray[np.float64]) -> Wave:
+    """Cubic (Catmull-Rom) reading of a song at fractional positions, clamped at its ends."""
+    last = song.shape[-1] - 1
+    whole = np.floor(position).astype(int)
+    t = (position - whole).astype(np.float32)
+    a, b, c, d = (song[..., np.clip(whole + shift, 0, last)] for shift in (-1, 0, 1, 2))
+    curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.asarray(curve, dtype=np.float32)

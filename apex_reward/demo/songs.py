@@ -1,0 +1,248 @@
+"""Synthetic songs: chords, melody, bass and drums of varied timbre, tempo, tuning and mastering."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_reward.demo.instruments import (
+    Array,
+    Rng,
+    draw_voice,
+    drum,
+    note,
+    reverb,
+    shape,
+)
+
+SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 7, 9))
+PROGRESSIONS = (
+    (0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 0, 4), (0, 0, 3, 4), (1, 4, 0, 0), (0, 6, 5, 6)
+)  # fmt: skip
+# Vowel formants in Hz: a, e, i, o, u.
+VOWELS = np.array(
+    [(800, 1150, 2900), (400, 1700, 2600), (350, 2100, 2900), (450, 800, 2830), (325, 700, 2700)]
+)
+
+
+def make_song(seed: int, seconds: float = 20.0, sample_rate: int = 24_000) -> NDArray[np.float32]:
+    """A song made by rules from a seed; the same arguments give the same samples.
+
+    Style is random in every respect that a listener would not call damage: key, tuning, tempo,
+    swing, density, instruments, vibrato, distortion of single instruments, room, brightness,
+    compression and loudness.
+
+    Args:
+        seconds: length of the result; the song goes on past its end.
+        sample_rate: in Hz.
+
+    Returns:
+        (T,) float32 samples in [-1, 1].
+    """
+    rng = np.random.default_rng([seed, 7])
+    length = round(seconds * sample_rate)
+    beat = 60 / rng.uniform(65, 175)
+    root = rng.uniform(-6, 6)  # fractional: songs are not all tuned to 440 Hz
+    scale = SCALES[rng.integers(len(SCALES))]
+    chords = _chords(rng, scale, seconds, beat)
+    dense = rng.uniform(0.25, 1.0)
+    parts = [
+        _chord_part(rng, chords, root, beat, length, sample_rate),
+        rng.random() < 0.9 and _bass_part(rng, chords, root, beat, length, sample_rate),
+        rng.random() < 0.85 and _melody(rng, scale, chords, root, beat, length, sample_rate),
+        rng.random() < 0.5 * dense and _chord_part(rng, chords, root, beat, length, sample_rate),
+        rng.random() < 0.45 and _melody(rng, scale, chords, root, beat, length, sample_rate),
+        rng.random() < 0.85 and _drum_part(rng, beat, dense, length, sample_rate),
+    ]
+    mix = np.zeros(length)
+    for part in parts:
+        if part is not False:
+            mix += part * np.exp(rng.normal(0, 0.5)) / max(_rms(part), 1e-6)
+    return _master(rng, mix, sample_rate)
+
+
+def make_texture(
+    seed: int, seconds: float = 20.0, sample_rate: int = 24_000
+) -> NDArray[np.float32]:
+    """A recording without music: steady or surging noise of some colour (rain, wind, static).
+
+    Training material only, so that noise is known both as a disturbance and as the thing recorded.
+    Returns (T,) float32 samples in [-1, 1].
+    """
+    rng = np.random.default_rng([seed, 8])
+    length = round(seconds * sample_rate)
+    slope = float(rng.choice([0.0, rng.uniform(-0.1, 0.5)]))
+    wave = rng.standard_normal(length)
+    if rng.random() < 0.3:  # drops and crackle beside the steady part
+        wave += rng.uniform(1, 12) * wave * (rng.random(length) < 0.002)
+    wave = shape(wave, sample_rate, lambda f: np.maximum(f, 30.0) ** -slope)
+    surge = np.sin(2 * np.pi * rng.uniform(0.05, 0.5) * np.arange(length) / sample_rate)
+    wave = wave * (1 + float(rng.choice([0.0, rng.uniform(0, 0.5)])) * surge)
+    wave = wave / max(_rms(wave), 1e-9) * 10 ** (rng.uniform(-45, -15) / 20)
+    return np.asarray(wave / max(float(np.abs(wave).max()), 1.0), dtype=np.float32)
+
+
+def _chords(rng: Rng, scale: tuple[int, ...], seconds: float, beat: float) -> list[Array]:
+    """Per bar of four beats the MIDI offsets of a chord of three or four notes."""
+    progression = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
+    voices = int(rng.integers(3, 5))
+    chords = []
+    for bar in range(int(seconds / beat / 4) + 1):
+        degree = progression[bar % 4] + 2 * np.arange(voices)
+        chords.append(_pitches(scale, degree))
+    return chords
+
+
+def _pitches(scale: tuple[int, ...], degree: NDArray[np.integer]) -> Array:
+    """MIDI offsets of scale degrees, in as many octaves as they need."""
+    octave, step = np.divmod(degree, len(scale))
+    return np.asarray(np.take(scale, step) + 12.0 * octave)
+
+
+def _place(out: Array, start: float, wave: Array, rate: int) -> None:
+    """Add a sound at a time in seconds, cut at both ends of the song."""
+    first = int(start * rate)
+    if 0 <= first < out.size:
+        stop = min(first + wave.size, out.size)
+        out[first:stop] += wave[: stop - first]
+
+
+def _chord_part(
+    rng: Rng, chords: list[Array], root: float, beat: float, length: int, rate: int
+) -> Array:
+    """Chords held, struck in a rhythm, or broken into single notes."""
+    voice = draw_voice(rng, "pad" if rng.random() < 0.4 else "pluck")
+    base = 48 + root + 12 * rng.integers(0, 2)
+    style = rng.integers(3)
+    out = np.zeros(length)
+    pattern = np.flatnonzero(rng.random(8) < 0.45) / 2
+    pattern = pattern if pattern.size else np.array([0.0])
+    for bar, chord in enumerate(chords):
+        start = bar * 4 * beat
+        if style == 2:
+            for step in range(8):
+                pitch = base + chord[step % chord.size] + 12 * (step // chord.size % 2)
+                _place(out, start + step * beat / 2, note(rng, voice, pitch, beat / 2, rate), rate)
+            continue
+        held = 4 * beat if style == 0 else beat * 0.45
+        strum = rng.uniform(0, 0.012)
+        struck = sum(
+            (np.pad(note(rng, voice, base + p, held, rate), (int(i * strum * rate), 0))[
+                : int(held * rate)] for i, p in enumerate(chord)),
+            start=np.zeros(int(held * rate)),
+        )  # fmt: skip
+        for place in (0.0,) if style == 0 else pattern:
+            _place(out, start + place * beat, struck * rng.uniform(0.7, 1.0), rate)
+    return _coloured(rng, out, rate)
+
+
+def _bass_part(
+    rng: Rng, chords: list[Array], root: float, beat: float, length: int, rate: int
+) -> Array:
+    voice = draw_voice(rng, "bass")
+    per_bar = int(rng.choice([1, 2, 4, 8]))
+    out = np.zeros(length)
+    for bar, chord in enumerate(chords):
+        for step in range(per_bar):
+            pitch = 36 + root % 12 + chord[0] % 12 + (12 if rng.random() < 0.15 else 0)
+            held = 4 * beat / per_bar * rng.uniform(0.6, 1.0)
+            start = (bar * 4 + step * 4 / per_bar) * beat
+            _place(out, start, note(rng, voice, pitch, held, rate), rate)
+    return _coloured(rng, out, rate)
+
+
+def _melody(
+    rng: Rng, scale: tuple[int, ...], chords: list[Array], root: float, beat: float, length: int,
+    rate: int,
+) -> Array:  # fmt: skip
+    """A wandering line with rests, played or sung (moving vowel formants)."""
+    sung = rng.random() < 0.6
+    voice = draw_voice(rng, "sung" if sung else str(rng.choice(["lead", "pluck"])))
+    base = 60 + root % 12 - (12 if rng.random() < 0.3 else 0)
+    out = np.zeros(length)
+    degree, time, end = int(rng.integers(0, 7)), 0.0, length / rate
+    while time < end:
+        held = beat * float(rng.choice([0.5, 0.5, 1.0, 1.5, 2.0]))
+        if rng.random() < 0.8:
+            degree = int(np.clip(degree + rng.integers(-2, 3), -3, 11))
+            pitch = base + float(_pitches(scale, np.array([degree]))[0])
+            formants = VOWELS[rng.integers(0, 5, 2)] * rng.uniform(0.9, 1.2) if sung else None
+            wave = note(rng, voice, pitch, held * rng.uniform(0.7, 1.0), rate, formants)
+            _place(out, time, wave * rng.uniform(0.6, 1.0), rate)
+            if sung and rng.random() < 0.3:  # a consonant
+                _place(out, time - 0.05, drum(rng, "shaker", rate) * rng.uniform(0.3, 2.0), rate)
+        time += held
+    return _coloured(rng, out, rate)
+
+
+def _drum_part(rng: Rng, beat: float, dense: float, length: int, rate: int) -> Array:
+    """A sixteenth-note grid of kick, snare, hats and cymbals, with swing and ghost notes."""
+    out = np.zeros(length)
+    swing = rng.uniform(0, 0.12) if rng.random() < 0.4 else 0.0
+    steps = np.arange(int(length / rate / beat * 4) + 1)
+    times = (steps / 4 + swing * (steps % 2)) * beat
+    kick = np.zeros(16, dtype=bool)
+    kick[[0, 8]] = True
+    kick |= rng.random(16) < 0.15 * dense
+    snare = np.zeros(16, dtype=bool)
+    snare[[4, 12]] = True
+    snare |= rng.random(16) < 0.06 * dense
+    hat = np.arange(16) % int(rng.choice([1, 2, 2, 4])) == 0
+    open_hat = rng.random(16) < 0.08
+    crash = np.zeros(16, dtype=bool)
+    crash[0] = rng.random() < 0.4
+    lines = (("kick", kick, 1.0), ("snare", snare, 0.7), ("hat", hat, rng.uniform(0.08, 0.5)),
+             ("open", open_hat, rng.uniform(0.1, 0.4)), ("crash", crash, rng.uniform(0.1, 0.5)),
+             ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)))  # fmt: skip
+    for kind, pattern, level in lines:
+        hit = drum(rng, kind, rate)
+        for step in steps[pattern[steps % 16]]:
+            _place(out, float(times[step]), hit * level * rng.uniform(0.6, 1.0), rate)
+    return _coloured(rng, out, rate, drive=False)
+
+
+def _coloured(rng: Rng, wave: Array, rate: int, drive: bool = True) -> Array:
+    """An instrument's own effects: now and then overdrive, often a room."""
+    if drive and rng.random() < 0.25:
+        level = max(_rms(wave), 1e-6) / rng.uniform(0.4, 4.0)
+        wave = np.tanh(wave / level)
+        corner = rng.uniform(2500, 9000)
+        wave = shape(wave, rate, lambda f: 1 / (1 + (f / corner) ** 4))
+    if rng.random() < 0.7:
+        wet = 10 ** (rng.uniform(-24, -7) / 20)
+        wave = reverb(rng, wave, rate, float(rng.uniform(0.2, 1.8)), wet)
+    return wave
+
+
+def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
+    """Equaliser, tilt, faint hiss, compressor, soft limiter, loudness."""
+    knots = np.log(np.array([20, 80, 200, 500, 1200, 3000, 6000, 9000, 12000.0]))
+    gains = rng.normal(0, 3, knots.size) + rng.uniform(-3.0, 2.0) * (knots - knots[4]) / np.log(2)
+    if rng.random() < 0.25:  # as a lossy codec cuts
+        gains[-1] -= 60
+    hiss = 10 ** (rng.uniform(-75, -42) / 20) * max(_rms(mix), 1e-6)
+    mix = mix + hiss * rng.standard_normal(mix.size)
+    mix = shape(mix, rate, lambda f: 10 ** (np.interp(np.log(f + 1), knots, gains) / 20))
+    mix = shape(mix, rate, lambda f: f / (f + 25))  # no constant part
+    mix = mix / max(_rms(mix), 1e-9)
+    size = int(rng.uniform(0.02, 0.2) * rate)
+    level = np.sqrt(np.maximum(_moving_mean(mix**2, size), 1e-4))
+    mix = mix * level ** (-rng.uniform(0.0, 0.7))
+    headroom = rng.uniform(1.5, 5.0) * _rms(mix)
+    mix = np.tanh(mix / headroom)
+    mix = mix / max(_rms(mix), 1e-9) * 10 ** (rng.uniform(-26, -10) / 20)
+    return np.asarray(mix / max(float(np.abs(mix).max()), 1.0), dtype=np.float32)
+
+
+def _moving_mean(values: Array, size: int) -> Array:
+    """Mean over `size` samples around each sample (fewer at the ends)."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(values.size)
+    low, high = np.maximum(index - size // 2, 0), np.minimum(index + size // 2 + 1, values.size)
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _rms(wave: Array) -> float:
+    return float(np.sqrt(np.mean(wave**2))) if wave.size else 0.0
+
+
