@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from apex_reward.errors import DataError, UsageError
 from apex_reward.heads import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS, Scores, head_range
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Normalization = Literal["range", "zscore", "group", "none"]
+Value = TypeVar("Value", "Tensor", float)
 
 
 def _mean_of(heads: tuple[str, ...]) -> dict[str, float]:
@@ -139,6 +140,22 @@ class RewardMix:
         ]
         return sum(terms[1:], start=terms[0])
 
+    def lowest(self, songs: int = 1) -> float:
+        """The lowest reward a song can get, from the ranges of the heads.
+
+        Args:
+            songs: size of the largest group; read by `group` only, where a z-score of n songs lies
+                within sqrt(n - 1).
+        """
+        bound = math.sqrt(max(songs - 1, 0))
+        total = 0.0
+        for head, weight in self.weights.items():
+            ends: tuple[float, ...] = (-bound, bound)
+            if self.normalization != "group":
+                ends = tuple(self._scaled(head, end) for end in head_range(head))
+            total += min(weight * end for end in ends)
+        return total
+
     def with_reference(self, songs: Scores | str | Path) -> RewardMix:
         """The same mix with `zscore` statistics of a set of songs (population std).
 
@@ -159,11 +176,11 @@ class RewardMix:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form, read by `from_dict`; this is what `config.mix` of a model holds."""
-        reference = self.reference and {head: list(pair) for head, pair in self.reference.items()}
+        reference = self.reference or {}
         return {
             "weights": dict(self.weights),
             "normalization": self.normalization,
-            "reference": reference,
+            "reference": {head: list(pair) for head, pair in reference.items()} or None,
         }
 
     @classmethod
@@ -179,13 +196,17 @@ class RewardMix:
         )
 
     def _normalized(self, head: str, score: Tensor, groups: Tensor | None) -> Tensor:
+        if self.normalization == "group":
+            return _standardized_in_groups(score, groups)
+        return self._scaled(head, score)
+
+    def _scaled(self, head: str, score: Value) -> Value:
+        """A score in the units of `range`, `zscore` or `none`."""
         if self.normalization == "none":
             return score
         if self.normalization == "range":
             low, high = head_range(head)
             return (score - low) / (high - low)
-        if self.normalization == "group":
-            return _standardized_in_groups(score, groups)
         if self.reference is None:
             raise UsageError(
                 "this mix normalises by zscore but has no reference; "
