@@ -1,0 +1,186 @@
+"""What a user can ask of the pair builder, checked as a whole before anything is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from apex_reward.errors import UsageError
+from apex_reward.pairs.strategies import STRATEGIES
+
+DEFAULT_AXIS = "musicality"
+DEFAULT_TOP_K = 2
+DEFAULT_QUANTILE = {"margin": 0.75, "mrsd": 0.95}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A floor or a ceiling: a value of the primary axis, or its quantile over all candidates."""
+
+    text: str
+    value: float
+    is_quantile: bool
+
+    @classmethod
+    def parse(cls, given: float | str) -> Bound:
+        """Read `3.5` or `q0.8`; raises UsageError for anything else."""
+        text = str(given).strip()
+        is_quantile = text.startswith("q")
+        try:
+            value = float(text.removeprefix("q"))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (is_quantile and not 0 <= value <= 1):
+            raise UsageError(f"{text!r}: expected a number, or q0.8 for the quantile 0.8")
+        return cls(text, value, is_quantile)
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Every choice of a run; the defaults are those of the command line.
+
+    Args:
+        strategy: one of `STRATEGIES`.
+        axis: the primary axis: a numeric column, or a mix of heads (`musicality=1,clarity=0.5`, or
+            a named mix). None: the first of `axes`, else of `threshold`, else `musicality`.
+        axes: the other axes that `mrsd`, `pareto` and `two-axis` look at.
+        min_margin: smallest difference on the primary axis; in `pareto`, on the deciding axis.
+        top_k: candidates on each side, for `top-bottom`. None: 2.
+        quantile: of the within-prompt differences, in [0, 1]; None: 0.75 for `margin`, 0.95 for
+            the primary axis of `mrsd` (its other axes use the median).
+        threshold: axis -> value that the winner reaches, exactly two of them, for `two-axis`.
+        protect: axis -> how much of it the chosen may lose against the rejected.
+        chosen_floor, rejected_ceiling: bounds on the primary axis, a value or `q0.8`.
+        match_duration: largest difference of length, in seconds.
+        match_loudness: largest difference of integrated loudness, in LU.
+        drop_flags: candidates with any of these flags are dropped.
+        balance_axes: keep equally many pairs for each axis that decides pairs.
+        max_pairs_per_prompt, max_pairs_per_candidate: the widest margins are kept.
+        test_share: share of the pairs in the split `test`, in [0, 1).
+        seed: of the split.
+
+    Raises:
+        UsageError: listing every impossible or contradictory choice at once.
+    """
+
+    strategy: str = "best-worst"
+    axis: str | None = None
+    axes: Sequence[str] = ()
+    min_margin: float = 0.0
+    top_k: int | None = None
+    quantile: float | None = None
+    threshold: Mapping[str, float] = field(default_factory=dict)
+    protect: Mapping[str, float] = field(default_factory=dict)
+    chosen_floor: float | str | None = None
+    rejected_ceiling: float | str | None = None
+    match_duration: float | None = None
+    match_loudness: float | None = None
+    drop_flags: Sequence[str] = ()
+    balance_axes: bool = False
+    max_pairs_per_prompt: int | None = None
+    max_pairs_per_candidate: int | None = None
+    test_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [*_strategy_problems(self), *_number_problems(self), *_axis_problems(self)]
+        if problems:
+            listing = "\n".join(f"  - {problem}" for problem in problems)
+            raise UsageError(f"these options do not work together:\n{listing}")
+
+    @property
+    def primary(self) -> str:
+        """The axis that margins are measured on."""
+        return self.axis or next(iter((*self.axes, *self.threshold)), DEFAULT_AXIS)
+
+    @property
+    def strategy_axes(self) -> tuple[str, ...]:
+        """The axes a strategy looks at, the primary one first."""
+        return tuple(dict.fromkeys((self.primary, *self.axes, *self.threshold)))
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """Every axis that decides something: a candidate needs a value on each."""
+        return tuple(dict.fromkeys((*self.strategy_axes, *self.protect)))
+
+
+def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names from `A,B` or from a sequence."""
+    if names is None:
+        return ()
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(filter(None, (part.strip() for part in parts)))
+
+
+def _strategy_problems(options: PairOptions) -> list[str]:
+    name = options.strategy
+    if name not in STRATEGIES:
+        return [f"strategy {name!r} is not one of {', '.join(STRATEGIES)}"]
+    problems = [
+        f"--{option} is read by {' and '.join(readers)} only, not by {name}"
+        for option, given, readers in (
+            ("top-k", options.top_k is not None, ["top-bottom"]),
+            ("quantile", options.quantile is not None, ["margin", "mrsd"]),
+            ("threshold", bool(options.threshold), ["two-axis"]),
+            ("axes", bool(options.axes), ["mrsd", "pareto", "two-axis"]),
+        )
+        if given and name not in readers
+    ]
+    if name == "two-axis" and len(options.threshold) != 2:
+        given = len(options.threshold)
+        problems.append(f"two-axis needs --threshold NAME=X twice, once per axis; {given} given")
+    return problems
+
+
+def _number_problems(options: PairOptions) -> list[str]:
+    problems = [
+        f"--{name} is {value}; expected a finite number of at least 0"
+        for name, value in (
+            ("min-margin", options.min_margin),
+            ("match-duration", options.match_duration),
+            ("match-loudness", options.match_loudness),
+            *((f"protect {axis}", tolerance) for axis, tolerance in options.protect.items()),
+        )
+        if value is not None and not (math.isfinite(value) and value >= 0)
+    ]
+    problems += [
+        f"--{name} is {value}; expected at least 1"
+        for name, value in (
+            ("top-k", options.top_k),
+            ("max-pairs-per-prompt", options.max_pairs_per_prompt),
+            ("max-pairs-per-candidate", options.max_pairs_per_candidate),
+        )
+        if value is not None and value < 1
+    ]
+    problems += [
+        f"--threshold {name} is {value}; expected a finite number"
+        for name, value in options.threshold.items()
+        if not math.isfinite(value)
+    ]
+    if options.quantile is not None and not 0 <= options.quantile <= 1:
+        problems.append(f"--quantile is {options.quantile}; expected a share between 0 and 1")
+    if not 0 <= options.test_share < 1:
+        problems.append(f"--test-share is {options.test_share}; expected 0 or more and below 1")
+    problems += _bound_problems("chosen-floor", options.chosen_floor)
+    return problems + _bound_problems("rejected-ceiling", options.rejected_ceiling)
+
+
+def _bound_problems(name: str, bound: float | str | None) -> list[str]:
+    try:
+        if bound is not None:
+            Bound.parse(bound)
+    except UsageError as error:
+        return [f"--{name} {error}"]
+    return []
+
+
+def _axis_problems(options: PairOptions) -> list[str]:
+    problems = []
+    if options.balance_axes and len(options.strategy_axes) < 2:
+        problems.append("--balance-axes needs a second axis: give --axes or --threshold")
+    if options.primary in options.protect and options.strategy != "two-axis":
+        problems.append(
+            f"--protect {options.primary} is the primary axis, on which the chosen always wins"
+        )
+    return problems

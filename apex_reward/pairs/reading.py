@@ -1,0 +1,121 @@
+"""Read candidates from any source into one Arrow table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.pairs.axes import is_number
+from apex_reward.tables import check_format, read_table, table_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JSONL_BLOCK = 50_000
+
+
+def read_candidates(source: Any) -> pa.Table:
+    """Rows of candidates as one Arrow table, unchecked.
+
+    Args:
+        source: a path (`.jsonl`, `.csv`, `.parquet`), a sequence of dicts, an Arrow table or a
+            `datasets.Dataset`.
+
+    Raises:
+        UsageError: something else, or another file ending.
+        DataError: a file that cannot be read as its ending says.
+    """
+    import pyarrow as pa
+
+    if isinstance(source, (str, Path)):
+        jsonl = check_format(source) == ".jsonl"
+        return _read_jsonl_blocks(source) if jsonl else read_table(source)
+    if isinstance(source, pa.Table):
+        return source
+    if hasattr(source, "with_format"):
+        return source.with_format("arrow")[:]
+    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+        return _table_of_rows(source)
+    raise UsageError(
+        f"candidates are {type(source).__name__}; expected a list of dicts, an Arrow table, "
+        "a datasets.Dataset or the path of a .jsonl, .csv or .parquet file"
+    )
+
+
+def _read_jsonl_blocks(path: str | Path) -> pa.Table:
+    """A JSON-lines file in blocks, so that a million rows never are a million dicts at once."""
+    import pyarrow as pa
+
+    blocks: list[pa.Table] = []
+    rows: list[Mapping[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(_json_object(path, number, line))
+                if len(rows) == JSONL_BLOCK:
+                    blocks.append(_table_of_rows(rows))
+                    rows = []
+        blocks.append(_table_of_rows(rows))
+        blocks = [block for block in blocks if block.num_columns] or blocks[:1]
+        return pa.concat_tables(_agreed(blocks), promote_options="permissive")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"{path} cannot be read as .jsonl: {error}") from error
+
+
+def _json_object(path: str | Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path} line {number} is not a JSON object: {line.strip()[:80]}")
+    return row
+
+
+def _agreed(blocks: list[pa.Table]) -> list[pa.Table]:
+    """Blocks whose ids or groups are text in one and numbers in another, made text in all."""
+    import pyarrow as pa
+
+    for name in ("prompt_id", "group"):
+        types = {b.schema.field(name).type for b in blocks if name in b.column_names}
+        if any(map(pa.types.is_string, types)) and any(map(is_number, types)):
+            blocks = [
+                b.set_column(b.column_names.index(name), name, b[name].cast(pa.string()))
+                if name in b.column_names
+                else b
+                for b in blocks
+            ]
+    return blocks
+
+
+def _table_of_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows to columns; ids and groups of mixed type become text, other mixed columns are left out.
+
+    A column that nobody asks for must not stop the run, and one that is asked for is reported as
+    not numeric.
+    """
+    import pyarrow as pa
+
+    try:
+        return table_of(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return pa.table({name: _lenient_column([row.get(name) for row in rows]) for name in names})
+
+
+def _lenient_column(values: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return table_of([{"column": value} for value in values])["column"].combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        texts = [
+            v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values
+        ]
+        return pa.array(texts, pa.string())
