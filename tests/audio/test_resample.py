@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apex_reward.audio import resample as module
+from apex_reward.audio.resample import resample, resampled_length, sinc_resample
+from apex_reward.errors import AudioError, UsageError
+
+RATES = [8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_own_resampling_equals_torchaudio(rate):
+    assert module._torchaudio is not None, "torchaudio has to import for this comparison"
+    ours = (torch.randn(2, 3, 5_001, generator=torch.manual_seed(rate)) * 0.3).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    a = sinc_resample(ours, rate, 24_000)
+    b = module._torchaudio.functional.resample(theirs, rate, 24_000)
+    assert a.shape == b.shape == (2, 3, resampled_length(5_001, rate, 24_000))
+    assert (a - b).abs().max() < 1e-5
+    weight = torch.randn(a.shape, generator=torch.manual_seed(1))
+    (a * weight).sum().backward()
+    (b * weight).sum().backward()
+    assert theirs.grad.abs().max() > 0.01
+    assert (ours.grad - theirs.grad).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_a_sine_keeps_its_pitch_and_level(available, monkeypatch):
+    if not available:
+        monkeypatch.setattr(module, "_torchaudio", None)
+    t = torch.arange(44_100, dtype=torch.float64) / 44_100
+    out = resample(torch.sin(2 * torch.pi * 1_000 * t), 44_100, 24_000)
+    wanted = torch.sin(2 * torch.pi * 1_000 * torch.arange(24_000, dtype=torch.float64) / 24_000)
+    assert (out - wanted)[200:-200].abs().max() < 2e-3
+
+
+@given(length=st.integers(1, 400), rate=st.sampled_from([8_000, 22_050, 44_100, 48_000]))
+def test_length_is_the_exact_ceiling(length, rate):
+    out = resample(torch.ones(length), rate, 24_000)
+    assert out.shape == (-(-length * 24_000 // rate),)
+
+
+def test_gradient_is_exact():
+    x = torch.randn(1, 40, dtype=torch.float64, requires_grad=True)
+    for function in (resample, sinc_resample):
+        assert torch.autograd.gradcheck(lambda y, f=function: f(y, 44_100, 24_000), (x,))
+
+
+def test_equal_rates_change_nothing():
+    x = torch.randn(3, 50)
+    assert torch.equal(resample(x, 24_000, 24_000), x)
+
+
+def test_half_precision_is_widened():
+    assert resample(torch.ones(1, 100, dtype=torch.bfloat16), 48_000, 24_000).dtype == torch.float32
+
+
+@pytest.mark.parametrize("rate", [0, -1, 44_100.5])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(UsageError, match="positive whole number of Hz"):
+        resample(torch.ones(10), rate, 24_000)
+
+
+def test_a_rate_without_common_divisor_says_what_to_do():
+    with pytest.raises(AudioError, match="convert the file to a common rate"):
+        resample(torch.ones(10), 44_101, 24_000)
