@@ -47,6 +47,7 @@ from apex_reward.metrics import (
 
 FOLDS = 10
 SYSTEM_L2 = 1.0
+SLOPE_L2 = 1e-6  # next to none: keeps the slope finite where one value separates the votes
 
 
 def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -108,19 +109,26 @@ def decided_battles(battles: Battles) -> tuple[Battles, dict[str, int], list[str
 
 def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> dict[str, Any]:
     """Figures of one score in every stratum of decided battles that all have the score."""
-    result = {}
-    for stratum, rows in strata(decided):
-        part = decided.select(rows)
-        result[stratum] = figures(part.difference(name), part, rounds=rounds, seed=seed)
-    overall = result["overall"]
     difference, won = decided.difference(name), decided.a_won
-    groups = decided.clusters
-    probability = held_out_probability(difference[:, None], won, groups, l2=1e-6, seed=seed)
-    overall.update(reliability(probability, won))
+    result = stratum_figures(decided, difference, rounds=rounds, seed=seed)
+    probability = held_out_probability(
+        difference[:, None], won, decided.clusters, l2=SLOPE_L2, seed=seed
+    )
+    result["overall"].update(reliability(probability, won))
     if decided.has_systems.any():
-        within = decided.select(decided.has_systems)
-        overall.update(_within_system_pairs(within, name, rounds=rounds, seed=seed))
+        named = decided.select(decided.has_systems)
+        result["overall"].update(_within_system_pairs(named, name, rounds=rounds, seed=seed))
     return result
+
+
+def stratum_figures(
+    decided: Battles, difference: FloatArray, *, rounds: int, seed: int
+) -> dict[str, Any]:
+    """Stratum -> figures of (N,) differences of decided battles."""
+    return {
+        stratum: figures(difference[rows], decided.select(rows), rounds=rounds, seed=seed)
+        for stratum, rows in strata(decided)
+    }
 
 
 def strata(battles: Battles) -> Iterator[tuple[str, IntArray]]:
@@ -242,19 +250,21 @@ def reliability(probability: FloatArray, a_won: BoolArray, bins: int = 10) -> di
 
 
 def mcnemar(battles: Battles, first: str, second: str) -> dict[str, Any]:
-    """Exact McNemar test of two scores on the battles that have both.
+    """Exact McNemar test of two scores on the battles that have both."""
+    one, other = battles.difference(first), battles.difference(second)
+    both = ~np.isnan(one) & ~np.isnan(other)
+    return mcnemar_of(one[both], other[both], battles.a_won[both])
 
-    A battle counts for the score that is more right on it; a tied score is half right.
+
+def mcnemar_of(first: FloatArray, second: FloatArray, a_won: BoolArray) -> dict[str, Any]:
+    """Exact McNemar test of two (N,) differences (McNemar 1947).
+
+    A battle counts for the one that is more right on it; a tied score is half right.
     """
-    both = battles.select(
-        ~np.isnan(battles.difference(first)) & ~np.isnan(battles.difference(second))
-    )
-    gain = correctness(both.difference(first), both.a_won) - correctness(
-        both.difference(second), both.a_won
-    )
+    gain = correctness(first, a_won) - correctness(second, a_won)
     only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
     return {
-        "n": len(both),
+        "n": len(a_won),
         "only_first": only_first,
         "only_second": only_second,
         "p_value": binomial_p_value(only_first, only_first + only_second),
