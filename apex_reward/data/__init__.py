@@ -1,0 +1,1 @@
+"""From counts and audio to training shards: labels, filters, splits, extraction."""

@@ -1,0 +1,221 @@
+"""Training shards: Parquet rows of segments, in the published layout and a superset of it.
+
+| column | type |
+|---|---|
+| `audio_id`, `segment_id`, `platform` | text; `segment_id` is `<audio_id>_<1-based number>` |
+| `score_streams`, `score_likes` | float, [0, 100] |
+| `segment_embedding` | W float32: the layer embeddings pooled with the layer pooling named below |
+| `layer_embeddings` | 4 x W float16, optional |
+| `songeval_scores` | JSON text or struct with the five aesthetic heads in [1, 5], for task full |
+
+The file's metadata holds, under `apex_reward`, the model configuration and the layer pooling that
+made the embeddings; published shards lack it and stand for MERT-v1-95M with the published pooling.
+
+Shape key: R = rows (segments), L = layers, W = embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
+from apex_reward.tables import atomic_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from apex_reward.model.apex import ApexReward
+    from apex_reward.model.config import ApexConfig
+    from apex_reward.model.pooling import LayerPooling
+
+SPLITS = ("train", "val", "test")
+METADATA_KEY = b"apex_reward"
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingSource:
+    """What made the embeddings: the model configuration and the pooling, ready for JSON."""
+
+    config: Mapping[str, Any]
+    pooling_weight: tuple[float, ...]
+    pooling_bias: float
+
+    @classmethod
+    def of_model(cls, model: ApexReward) -> EmbeddingSource:
+        """The source that a model's embeddings have."""
+        return cls.of(model.config, model.pooling)
+
+    @classmethod
+    def of(cls, config: ApexConfig, pooling: LayerPooling) -> EmbeddingSource:
+        """The source with this configuration and layer pooling."""
+        assert pooling.bias is not None
+        weight = tuple(pooling.weight.detach().flatten().tolist())
+        return cls(config.to_dict(), weight, float(pooling.bias.detach()))
+
+    @classmethod
+    def published(cls) -> EmbeddingSource:
+        """MERT-v1-95M with the published layer pooling."""
+        from apex_reward.model.config import ApexConfig
+        from apex_reward.model.pooling import LayerPooling
+
+        return cls.of(ApexConfig(), LayerPooling())
+
+    def model_config(self) -> ApexConfig:
+        """The configuration as an object."""
+        from apex_reward.model.config import ApexConfig
+
+        return ApexConfig.from_dict(dict(self.config))
+
+    def layer_pooling(self) -> LayerPooling:
+        """The layer pooling as a module."""
+        import torch
+
+        from apex_reward.model.pooling import LayerPooling
+
+        pooling = LayerPooling(len(self.pooling_weight))
+        weight = torch.tensor(self.pooling_weight).view(1, -1, 1)
+        pooling.load_state_dict({"weight": weight, "bias": torch.tensor([self.pooling_bias])})
+        return pooling
+
+    def same_pooling(self, other: EmbeddingSource) -> bool:
+        """Whether both pool layers alike, to float32 rounding."""
+        mine = (*self.pooling_weight, self.pooling_bias)
+        others = (*other.pooling_weight, other.pooling_bias)
+        return len(mine) == len(others) and bool(np.allclose(mine, others, rtol=1e-6, atol=1e-7))
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """As Parquet file metadata."""
+        value = {
+            "config": self.config,
+            "pooling_weight": self.pooling_weight,
+            "pooling_bias": self.pooling_bias,
+        }
+        return {METADATA_KEY: json.dumps(value, sort_keys=True).encode()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> EmbeddingSource | None:
+        """From Parquet file metadata; None where it does not say."""
+        if not metadata or METADATA_KEY not in metadata:
+            return None
+        value = json.loads(metadata[METADATA_KEY])
+        return cls(value["config"], tuple(value["pooling_weight"]), value["pooling_bias"])
+
+
+@dataclass
+class SongRows:
+    """One song's rows on the way into a shard.
+
+    Attributes:
+        labels: `platform`, the popularity heads and, where known, the aesthetic heads.
+        layers: (S, L, W) float32 layer embeddings of its segments, in song order.
+        pooled: (S, W) float32 segment embeddings.
+    """
+
+    audio_id: str
+    labels: Mapping[str, Any]
+    layers: FloatArray
+    pooled: FloatArray
+
+
+def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) -> None:
+    """Write one shard whole. Songs keep their order, their segments too."""
+    import pyarrow.parquet as pq
+
+    table = shard_table(songs).replace_schema_metadata(source.to_metadata())
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def shard_table(songs: Sequence[SongRows]) -> pa.Table:
+    """The rows of `songs` as an Arrow table in the shard layout."""
+    import pyarrow as pa
+
+    owners = [song for song in songs for _ in range(len(song.pooled))]
+    numbers = [n for song in songs for n in range(1, len(song.pooled) + 1)]
+    columns: dict[str, pa.Array] = {
+        "audio_id": pa.array([song.audio_id for song in owners], pa.string()),
+        "segment_id": pa.array(
+            [f"{song.audio_id}_{n}" for song, n in zip(owners, numbers, strict=True)], pa.string()
+        ),
+        "platform": pa.array([song.labels.get("platform") for song in owners], pa.string()),
+    }
+    for head in POPULARITY_HEADS:
+        columns[head] = pa.array([song.labels.get(head) for song in owners], pa.float64())
+    if songs:
+        columns["segment_embedding"] = list_column(np.concatenate([s.pooled for s in songs]))
+        columns["layer_embeddings"] = list_column(
+            np.concatenate([s.layers for s in songs]).astype(np.float16)
+        )
+    if any(head in song.labels for song in songs for head in AESTHETIC_HEADS):
+        columns["songeval_scores"] = pa.array(
+            [_songeval_text(song.labels) for song in owners], pa.string()
+        )
+    return pa.table(columns)
+
+
+def _songeval_text(labels: Mapping[str, Any]) -> str | None:
+    values = {head: labels[head] for head in AESTHETIC_HEADS if labels.get(head) is not None}
+    return json.dumps(values) if values else None
+
+
+def list_column(values: npt.NDArray[Any]) -> pa.Array:
+    """(R, ...) numbers as an Arrow column of (nested) lists of equal length."""
+    import pyarrow as pa
+
+    column = pa.array(values.reshape(-1))
+    for size in reversed(values.shape[1:]):
+        rows = len(column) // size
+        column = pa.ListArray.from_arrays(
+            pa.array(np.arange(rows + 1, dtype=np.int32) * size), column
+        )
+    return column
+
+
+def list_values(column: pa.ChunkedArray, shape: tuple[int, ...]) -> tuple[FloatArray, list[str]]:
+    """An Arrow column of (nested) lists as an (R, *shape) array, and what is wrong with it.
+
+    Rows may be nested or flat lists. The array is empty where there is a problem.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nothing = np.empty((0, *shape), np.float32)
+    lists = column.combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = pa.concat_arrays(lists.chunks)
+    if lists.null_count:
+        return nothing, [f"{lists.null_count} rows are null"]
+    depth, width = 0, np.ones(len(lists), np.int64)
+    while (
+        pa.types.is_list(lists.type)
+        or pa.types.is_large_list(lists.type)
+        or (pa.types.is_fixed_size_list(lists.type))
+    ):
+        lengths = np.asarray(pc.list_value_length(lists).fill_null(0), np.int64)
+        if depth and len(set(lengths.tolist())) > 1:
+            return nothing, ["rows hold inner lists of different lengths"]
+        width = lengths if depth == 0 else width * (lengths[0] if len(lengths) else 0)
+        lists, depth = lists.flatten(), depth + 1
+    expected = int(np.prod(shape))
+    wrong = sorted(set(width[width != expected].tolist()))
+    if depth == 0 or wrong:
+        found = ", ".join(map(str, wrong[:4])) or f"no lists but {lists.type}"
+        count = int((width != expected).sum())
+        return nothing, [f"{count} rows hold {found} values; expected {expected}"]
+    if not (pa.types.is_floating(lists.type) or pa.types.is_integer(lists.type)):
+        return nothing, [f"values are {lists.type}; expected numbers"]
+    if lists.null_count:
+        return nothing, [f"{lists.null_count} values are null"]
+    values = lists.to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        return nothing, [f"{int((~finite).sum())} rows hold NaN or infinite values"]
+    return values, []

@@ -1,0 +1,84 @@
+"""Every random choice of training, drawn from (seed, epoch, rank): nothing to save for a resume.
+
+A model's draws depend on its own seed only, so that it trains alike alone and in a stack.
+
+Shape key: S = distinct seeds, n = samples, N = samples of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ORDER, DROPOUT = 0, 1  # purposes, so that two streams never coincide
+
+
+def stream(*key: int) -> int:
+    """A 63-bit generator seed from whole numbers, as (seed, epoch, purpose, rank).
+
+    >>> stream(42, 1, ORDER) != stream(42, 1, DROPOUT)
+    True
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def epoch_batches(
+    samples: int, seeds: Sequence[int], epoch: int, batch_size: int, rank: int, world: int
+) -> list[Tensor]:
+    """One epoch's batches for one process: (S, N) sample numbers each.
+
+    Every sample is used once by every seed. Batches differ by at most one sample, so none is
+    nearly empty; all have at most `batch_size` samples per process.
+    """
+    orders = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(stream(seed, epoch, ORDER))
+        orders.append(torch.randperm(samples, generator=generator))
+    steps = max(1, math.ceil(samples / (batch_size * world)))
+    batches = torch.stack(orders).tensor_split(steps, dim=1)
+    return [batch.tensor_split(world, dim=1)[rank] for batch in batches]
+
+
+class DropoutDraws:
+    """Dropout masks of a stack's blocks, one draw per seed and step.
+
+    Args:
+        seeds: S distinct seeds.
+        dropouts: (units, rate) of every block.
+        device: where the masks are drawn.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], dropouts: Sequence[tuple[int, float]], device: torch.device
+    ) -> None:
+        self.seeds = tuple(seeds)
+        self.units = [units for units, _ in dropouts]
+        rates = [torch.full((units,), rate) for units, rate in dropouts]
+        self.rate = torch.cat(rates).to(device)
+        self.scale = 1.0 / (1.0 - self.rate)
+        self.generators = [torch.Generator(device) for _ in seeds]
+
+    def start(self, epoch: int, rank: int) -> None:
+        """Begin an epoch's stream."""
+        for seed, generator in zip(self.seeds, self.generators, strict=True):
+            generator.manual_seed(stream(seed, epoch, DROPOUT, rank))
+
+    def draw(self, samples: int, chosen: Tensor) -> list[Tensor]:
+        """Masks of one step: per block (N, M, units), or (N, 1, units) where one seed serves all.
+
+        Args:
+            samples: N.
+            chosen: (M,) number of each model's seed.
+        """
+        shape = (samples, len(self.rate))
+        masks = []
+        for generator in self.generators:
+            uniform = torch.rand(shape, generator=generator, device=self.rate.device)
+            masks.append((uniform >= self.rate) * self.scale)
+        by_seed = torch.stack(masks, dim=1)
+        by_model = by_seed if len(masks) == 1 else by_seed.index_select(1, chosen)
+        return list(by_model.split(self.units, dim=2))

@@ -1,0 +1,123 @@
+"""The ablation: every condition and seed, models of one shape training together as one program."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.tables import read_jsonl, write_table
+from apex_reward.train.dataset import Data
+from apex_reward.train.resume import load_state, save_state
+from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.table import write_comparison, write_tables
+from apex_reward.train.trainer import build_program, save_best, test_reports
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ResultRow = dict[str, Any]
+# Told the group, the epoch and how many of its models still train.
+OnEpoch = Callable[[str, int, int], None]
+
+
+def run_grid(
+    data: Data,
+    conditions: Sequence[Condition],
+    settings: Settings,
+    output: Path,
+    *,
+    accelerator: Accelerator,
+    resume: bool = False,
+    paper_data: bool = False,
+    on_epoch: OnEpoch = lambda group, epoch, models: None,
+) -> list[ResultRow]:
+    """Train all conditions and write `results.csv`, the tables, and every model in `models/`.
+
+    With several processes each takes whole groups. A resumed grid goes on from every group's last
+    epoch and ends with the same bytes.
+
+    Args:
+        conditions: as `apex_reward.train.settings.conditions` gives them.
+        paper_data: the data is the paper's: compare with its figures in `comparison.md`.
+
+    Returns:
+        The rows of `results.csv` in the order of `conditions`.
+    """
+    work = output / ".groups"
+    if accelerator.is_main_process and not resume:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(output / "models", ignore_errors=True)
+    accelerator.wait_for_everyone()
+    names = list(dict.fromkeys(condition.group for condition in conditions))
+    for group in names[accelerator.process_index :: accelerator.num_processes]:
+        members = [condition for condition in conditions if condition.group == group]
+        _run_group(members, data, settings, output, accelerator, resume, on_epoch)
+    accelerator.wait_for_everyone()
+    found = [row for group in names for row in read_jsonl(work / f"{group_name(group)}.jsonl")]
+    order = {_key(vars(condition)): i for i, condition in enumerate(conditions)}
+    rows = sorted(found, key=lambda row: order[_key(row)])
+    if accelerator.is_main_process:
+        write_table(output / "results.csv", rows)
+        write_tables(rows, output)
+        if paper_data:
+            write_comparison(rows, output)
+    accelerator.wait_for_everyone()
+    return rows
+
+
+def group_name(group: tuple[int, str, str]) -> str:
+    """A group as a file name.
+
+    >>> group_name((2, "song", "full"))
+    '2-song-full'
+    """
+    return "-".join(map(str, group))
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["loss"], row["shared"], row["mode"], row["task"], row["seed"]
+
+
+def _run_group(
+    members: Sequence[Condition],
+    data: Data,
+    settings: Settings,
+    output: Path,
+    accelerator: Accelerator,
+    resume: bool,
+    on_epoch: OnEpoch,
+) -> None:
+    """Train one group; its rows are in `.groups/<group>.jsonl` once it is done."""
+    name = group_name(members[0].group)
+    state, done = output / ".groups" / f"{name}.pt", output / ".groups" / f"{name}.jsonl"
+    program = build_program(members, data, settings, accelerator, together=False)
+    if resume and state.is_file():
+        load_state(program, state)
+    while not program.finished:
+        program.run_epoch()
+        save_state(program, state)
+        on_epoch(name, program.epoch, len(program.active))
+    for index, condition in enumerate(members):
+        folder = f"{condition.loss}-{name}-{condition.seed}"
+        save_best(program, index, data.source, output / "models" / folder)
+    write_table(done, _result_rows(members, test_reports(program, data)))
+
+
+def _result_rows(
+    members: Sequence[Condition], reports: Sequence[dict[str, Any]]
+) -> list[ResultRow]:
+    return [
+        {
+            "loss": condition.loss,
+            "shared": condition.shared,
+            "mode": condition.mode,
+            "task": condition.task,
+            "seed": condition.seed,
+            "head": head,
+            **measures,
+        }
+        for condition, report in zip(members, reports, strict=True)
+        for head, measures in report["metrics"].items()
+    ]

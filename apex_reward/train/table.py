@@ -1,0 +1,191 @@
+"""The paper's Table 1 (popularity, all conditions) and Table 2 (aesthetics) from grid results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
+from apex_reward.tables import write_text
+from apex_reward.train.intervals import METRICS
+
+Row = dict[str, Any]
+Cell = tuple[float, float]  # mean and spread over seeds
+# The paper's letters; G and H are the loss it does not have.
+MODELS = {
+    ("equal", 2): "A", ("weighted", 2): "B", ("uncertainty", 2): "C",
+    ("equal", 3): "D", ("weighted", 3): "E", ("uncertainty", 3): "F",
+    ("standardized", 2): "G", ("standardized", 3): "H",
+}  # fmt: skip
+DIGITS = {"mse": 2, "mae": 2, "pearson": 2, "spearman": 2}
+FINE_DIGITS = dict.fromkeys(METRICS, 3)
+TABLE1_KEYS = ("model", "loss", "shared", "mode", "task")
+TABLE2_KEYS = ("model", "head")
+# The paper's Table 2 describes song mode; streams and likes are named without "score_" in it.
+TABLE2_MODE, TABLE2_TASK = "song", "full"
+
+
+def table1(results: Sequence[Row]) -> list[Row]:
+    """A row per condition, the four measures of streams and likes as (mean, spread over seeds)."""
+    rows = []
+    for model, loss, shared, mode, task in _conditions(results):
+        row: Row = dict(zip(TABLE1_KEYS, (model, loss, shared, mode, task), strict=True))
+        for head in POPULARITY_HEADS:
+            chosen = [r for r in results if _condition(r)[1:] == (loss, shared, mode, task)]
+            measures = _over_seeds(r for r in chosen if r["head"] == head)
+            row |= {f"{head.removeprefix('score_')}_{k}": cell for k, cell in measures.items()}
+        rows.append(row)
+    return rows
+
+
+def table2(results: Sequence[Row]) -> list[Row]:
+    """A row per model and aesthetic head (song mode, task full)."""
+    chosen = [r for r in results if (r["mode"], r["task"]) == (TABLE2_MODE, TABLE2_TASK)]
+    rows = []
+    for condition in _conditions(chosen):
+        for head in AESTHETIC_HEADS:
+            measures = _over_seeds(
+                r for r in chosen if _condition(r) == condition and r["head"] == head
+            )
+            rows.append({"model": condition[0], "head": head, **measures})
+    return rows
+
+
+def _condition(row: Row) -> tuple[str, str, int, str, str]:
+    loss, shared = row["loss"], int(row["shared"])
+    return MODELS[loss, shared], loss, shared, row["mode"], row["task"]
+
+
+def _conditions(results: Iterable[Row]) -> list[tuple[str, str, int, str, str]]:
+    """Distinct conditions in the paper's order: by model, segment before song."""
+    found = {_condition(row) for row in results}
+    return sorted(found, key=lambda c: (c[0], c[3], c[4] == "full"))
+
+
+def _over_seeds(rows: Iterable[Row]) -> dict[str, Cell]:
+    """Mean and sample standard deviation (0 for one seed) of every measure."""
+    found = list(rows)
+    cells = {}
+    for metric in METRICS:
+        values = [float(row[metric]) if row[metric] is not None else math.nan for row in found]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        cells[metric] = (statistics.fmean(values), spread)
+    return cells
+
+
+def write_tables(results: Sequence[Row], output: Path) -> None:
+    """`table1` and `table2` as `.md`, `.csv` and `.tex`; no table 2 without task full."""
+    seeds = len({row["seed"] for row in results})
+    for name, rows, keys, digits in (
+        ("table1", table1(results), TABLE1_KEYS, DIGITS),
+        ("table2", table2(results), TABLE2_KEYS, FINE_DIGITS),
+    ):
+        if not rows:
+            continue
+        columns = list(rows[0])
+        body = [[_text(row[c], c, digits, seeds) for c in columns] for row in rows]
+        write_text(output / f"{name}.md", markdown(columns, body))
+        write_text(output / f"{name}.tex", latex(columns, body, len(keys)))
+        write_text(output / f"{name}.csv", _csv(rows, keys, seeds))
+
+
+def _text(value: Any, column: str, digits: dict[str, int], seeds: int) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    places = digits[column.rsplit("_", 1)[-1]]
+    mean, spread = value
+    return f"{mean:.{places}f}" + (f" ± {spread:.{places}f}" if seeds > 1 else "")
+
+
+def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers, from the first column that holds one, right-aligned.
+
+    >>> print(markdown(["head", "mse"], [["clarity", "0.2"]]), end="")
+    | head | mse |
+    |:--|--:|
+    | clarity | 0.2 |
+    """
+    numeric = [
+        all(row[i][:1] in tuple("+-0123456789") for row in body) for i in range(len(columns))
+    ]
+    rule = "|" + "|".join("--:" if right else ":--" for right in numeric) + "|"
+    lines = ["| " + " | ".join(columns) + " |", rule]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body]) + "\n"
+
+
+def latex(columns: Sequence[str], body: Sequence[Sequence[str]], keys: int) -> str:
+    """A `booktabs` table; the first `keys` columns are left-aligned."""
+    alignment = "l" * keys + "r" * (len(columns) - keys)
+    header = " & ".join(column.replace("_", r"\_") for column in columns)
+    lines = [" & ".join(row).replace("±", r"$\pm$").replace("_", r"\_") for row in body]
+    return (
+        "\n".join(
+            [
+                rf"\begin{{tabular}}{{{alignment}}}",
+                r"\toprule",
+                header + r" \\",
+                r"\midrule",
+                *(line + r" \\" for line in lines),
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _csv(rows: Sequence[Row], keys: Sequence[str], seeds: int) -> str:
+    """Means under the paper's column names; with several seeds their spreads in `_std` columns."""
+    flat = []
+    for row in rows:
+        out = {key: row[key] for key in keys}
+        for name, value in row.items():
+            if name not in keys:
+                out[name] = f"{value[0]:.6g}"
+                if seeds > 1:
+                    out[f"{name}_std"] = f"{value[1]:.6g}"
+        flat.append(out)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def paper_table(number: int) -> list[dict[str, str]]:
+    """The figures of the paper's Table 1 or 2, as printed."""
+    file = resources.files("apex_reward.train") / "paper" / f"table{number}.csv"
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
+def write_comparison(results: Sequence[Row], output: Path) -> None:
+    """`comparison.md` and `.csv`: our mean beside the paper's figure, for what both have."""
+    lines = []
+    for number, ours, keys in (
+        (1, table1(results), TABLE1_KEYS),
+        (2, table2(results), TABLE2_KEYS),
+    ):
+        printed = {tuple(row[k] for k in keys): row for row in paper_table(number)}
+        for row in ours:
+            theirs = printed.get(tuple(str(row[k]) for k in keys), {})
+            lines += [
+                [
+                    f"table {number}",
+                    " ".join(str(row[k]) for k in keys),
+                    name,
+                    f"{row[name][0]:.3f}",
+                    theirs[name],
+                    f"{row[name][0] - float(theirs[name]):+.3f}",
+                ]
+                for name in row
+                if name in theirs and name not in keys
+            ]
+    columns = ["table", "condition", "measure", "ours", "paper", "difference"]
+    write_text(output / "comparison.md", markdown(columns, lines))
+    write_text(output / "comparison.csv", "\n".join(",".join(r) for r in [columns, *lines]) + "\n")
