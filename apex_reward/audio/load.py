@@ -24,10 +24,15 @@ AUDIO_ENDINGS = (
 
 @dataclass(frozen=True)
 class Waveform:
-    """Decoded audio: samples (C, T) float32, nominally in [-1, 1], and the rate in Hz."""
+    """Decoded audio: samples (C, T) float32, nominally in [-1, 1], and the rate in Hz.
+
+    `promised` is T as the file's header gives it, None where it does not: a file that was cut off
+    may promise more than it holds.
+    """
 
     samples: FloatArray
     sample_rate: int
+    promised: int | None = None
 
     @property
     def mono(self) -> FloatArray:
@@ -96,13 +101,15 @@ def _decode(path: Path) -> Waveform:
             raise AudioError("is empty (0 bytes)")
         file.seek(0)
         try:
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            with soundfile.SoundFile(file) as song:
+                promised, rate = song.frames, song.samplerate
+                samples = song.read(dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             reason = str(error.error_string).rstrip(".")
         except (RuntimeError, ValueError, MemoryError) as error:
             reason = f"{type(error).__name__}: {error}"
         else:
-            return Waveform(np.ascontiguousarray(samples.T), int(rate))
+            return Waveform(np.ascontiguousarray(samples.T), int(rate), promised)
     decoded = _decode_with_torchcodec(path)
     if decoded is None:
         raise AudioError(f"is not audio that can be decoded ({reason})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.cli.common import OK, SOME_FAILED, progress_bar, reports_errors
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "amaai-lab/apex"
 SHOWN_FAILURES = 10
+SHORT_NAMES = {
+    "score_streams": "streams",
+    "score_likes": "likes",
+    "coherence": "coher",
+    "musicality": "music",
+    "memorability": "memor",
+    "clarity": "clar",
+    "naturalness": "natur",
+}
 DEMONSTRATION = (
     "note: these scores are from a demonstration model, not the published one; they show how the "
     "command works, not how good a song is"
@@ -167,19 +176,40 @@ def _to_terminal(
 
 
 def _print_rows(model: ApexReward, rows: list[dict[str, Any]]) -> None:
+    """Without lines and with short names, so that seven heads fit into 80 columns."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     title = f"Scores by {model.config.name_or_path}"
     if model.config.demonstration:
         title += " (a demonstration model)"
-    names = [name.removeprefix("score_") for name in rows[0] if name != "error"]
-    print_table(
-        title, names, [[_cell(name, row) for name in row if name != "error"] for row in rows]
-    )
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("song", overflow="ellipsis", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    values = [name for name in (*model.config.heads, "reward") if name in rows[0]]
+    for name in values:
+        table.add_column(SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
+    table.add_column("flags")
+    for row in rows:
+        note = "failed" if row["error"] else ", ".join(row["flags"])
+        table.add_row(
+            escape(Path(row["path"]).name),
+            _clock(row["duration"]),
+            *(_number(name, row[name]) for name in values),
+            note,
+        )
+    Console().print(table)
 
 
-def _cell(name: str, row: dict[str, Any]) -> object:
-    if name == "flags":
-        return f"error: {row['error']}" if row["error"] else ", ".join(row["flags"])
-    return row[name]
+def _clock(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if name.startswith("score_") else f"{value:.2f}"
 
 
 @contextmanager

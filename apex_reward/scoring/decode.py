@@ -11,6 +11,9 @@ from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError
 from apex_reward.scoring.flags import song_flags
 
+MIN_RATE = 2_000
+"""Hz; a file that claims less holds no music, and resampled it would grow without bound."""
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
@@ -49,14 +52,12 @@ def decode_song(path: str, settings: DecodeSettings) -> DecodedSong:
     """Decode a file, whatever is in it; every failure becomes the result's `error`."""
     try:
         waveform = load_audio(path)
+        if waveform.sample_rate < MIN_RATE:
+            raise AudioError(
+                f"has a sample rate of {waveform.sample_rate} Hz; at least {MIN_RATE} is needed"
+            )
         mono = waveform.mono
-        flags = song_flags(
-            waveform.samples,
-            mono,
-            waveform.sample_rate,
-            settings.segment_seconds,
-            settings.model_rate,
-        )
+        flags = song_flags(waveform, mono, settings.segment_seconds, settings.model_rate)
     except AudioError as error:
         return DecodedSong.failed(str(error))
     except Exception as error:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from apex_reward.audio import Waveform
+
 SILENT_BELOW_DBFS = -60.0
 """`silent`: RMS of the mono mix over the whole song, in dB relative to full scale."""
 CLIPPED_SHARE = 1e-3
@@ -24,33 +26,38 @@ DUPLICATE_WITHIN = 1e-4
 CANCELLED_DB = -20.0
 """`phase-cancelled`: RMS of the mono mix relative to that of the channels, in dB."""
 
+TRUNCATED_SECONDS = 0.5
+"""`truncated`: seconds of audio that the file's header promises and that are not there."""
+
 Samples = NDArray[np.float32]
 
 
 def song_flags(
-    samples: Samples, mono: Samples, sample_rate: int, segment_seconds: float, model_rate: int
+    waveform: Waveform, mono: Samples, segment_seconds: float, model_rate: int
 ) -> list[str]:
     """The flags of one decoded song, in a fixed order.
 
     Args:
-        samples: (C, T) in [-1, 1] as decoded (files with floats may go beyond).
+        waveform: as decoded (files with floats may go beyond [-1, 1]).
         mono: (T,) mean of the channels, which is what the encoder hears.
-        sample_rate: of `samples`, in Hz.
         segment_seconds: length of the encoder's segments.
         model_rate: the encoder's sample rate, in Hz.
 
     Returns:
-        Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled`, and
+        Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled`, `truncated`, and
         `upsampled` (recorded at a lower rate than the encoder's: nothing above half that rate).
     """
+    samples, rate = waveform.samples, waveform.sample_rate
+    promised = waveform.promised or 0
     level = _rms(mono)
     checks = {
         "silent": level < 10 ** (SILENT_BELOW_DBFS / 20),
         "clipped": _clipped_share(samples) >= CLIPPED_SHARE,
-        "short": mono.size < SHORT_SHARE * segment_seconds * sample_rate,
+        "short": mono.size < SHORT_SHARE * segment_seconds * rate,
         "mono-duplicate": _is_duplicate(samples),
         "phase-cancelled": level < 10 ** (CANCELLED_DB / 20) * _rms(samples),
-        "upsampled": sample_rate < model_rate,
+        "truncated": promised - mono.size > TRUNCATED_SECONDS * rate,
+        "upsampled": rate < model_rate,
     }
     return [name for name, holds in checks.items() if holds]
 
