@@ -31,7 +31,7 @@ _PUBLIC = {
     "Scores": "apex_reward.heads",
     "build_pairs": "apex_reward.pairs",
 }
-__all__ = [*_PUBLIC]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -91,9 +91,7 @@ def write_mert_folder(folder: Path, overrides: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((GOLDEN / "mert_config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **overrides}))
-    torch.save(
-        formula_weights(published_encoder_shapes(overrides)), folder / "pytorch_model.bin"
-    )
+    torch.save(formula_weights(published_encoder_shapes(overrides)), folder / "pytorch_model.bin")
     return folder
 
 
@@ -103,7 +101,7 @@ def published_predictor_state(task: str, shared: int, width: int = 768) -> dict[
     return formula_weights({name: tuple(value.shape) for name, value in state.items()})
 
 
-def write_best_model(path: Path, task: str, shared: int, **changes: Any) -> Path:
+def write_best_model(path: Path, task: str, shared: int, /, **changes: Any) -> Path:
     """A `best_model.pt` as the published training code leaves it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -31,7 +31,9 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
             code = command(*args, **kwargs)
         except ApexError as error:
             typer.secho(f"error: {error}", err=True, fg="red")
-            raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED) from None
+            raise typer.Exit(
+                WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
+            ) from None
         raise typer.Exit(code or OK)
 
     return run

@@ -1,4 +1,4 @@
-"""`ApexReward`: songs in, scores out, differentiable; the whole flow is `embed_layers` and `forward`.
+"""`ApexReward`: songs in, scores out, differentiable. The whole flow is `embed_layers`.
 
 Shape key: B = songs, C = channels, T = samples, N = segments, n = samples in a segment,
 L = kept layers (4), W = embedding width, H = heads (2 or 7).

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from apex_reward.errors import CheckpointError
+from apex_reward.errors import CheckpointError, listed
 from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.files import (
     HUB_OPTIONS,
@@ -114,27 +116,41 @@ def save_predictor(
 
 
 def _load_whole(cls: type[ApexReward], path: Path, **kwargs: Any) -> ApexReward:
+    from transformers import PreTrainedModel
+
     # transformers would take the dtype of the file, which may be half precision to save space.
     kwargs.setdefault("dtype", torch.float32)
-    kwargs.pop("output_loading_info", None)
+    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
     try:
-        model, found = super_from_pretrained(cls, path, **kwargs)
+        with _quiet_transformers():
+            # Mismatches are reported here, by name, instead of in a table on stderr.
+            model, found = load(
+                cls, path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    problems = [f"{kind}: {names}" for kind, names in found.items() if names]
+    problems = [
+        f"{kind}: {listed(sorted(map(str, names)))}" for kind, names in found.items() if names
+    ]
     if problems:
-        raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems))
+        raise CheckpointError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
     return model
 
 
-def super_from_pretrained(
-    cls: type[ApexReward], path: Path, **kwargs: Any
-) -> tuple[ApexReward, dict[str, Any]]:
-    """transformers' own loader, with its report of tensors that did not fit."""
-    from transformers import PreTrainedModel
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar or report on stderr for a load that is checked here."""
+    from transformers.utils import logging
 
-    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
-    return load(cls, path, output_loading_info=True, **kwargs)
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _holds_encoder(path: Path) -> bool:
@@ -169,7 +185,10 @@ def _compose(
     settings = source.encoder if source else read_encoder_config(folder)
     values = {**config.to_dict(), "encoder": settings, "encoder_name": str(encoder), **overrides}
     if source:
-        values["sample_rate"], values["segment_seconds"] = source.sample_rate, source.segment_seconds
+        values["sample_rate"], values["segment_seconds"] = (
+            source.sample_rate,
+            source.segment_seconds,
+        )
     merged = ApexConfig.from_dict(values)
     if merged.width != config.width:
         raise CheckpointError(
@@ -183,8 +202,10 @@ def _compose(
     )
     model.predictor.load_state_dict(predictor.state_dict())
     model.pooling.load_state_dict(pooling.state_dict())
-    model.encoder.to(_dtype(dtype))
-    return model.to(_device(device_map))
+    # The predictor stays in float32, as in a whole model loaded with a dtype.
+    torch.nn.Module.to(model.encoder, _dtype(dtype))
+    torch.nn.Module.to(model, _device(device_map))
+    return model
 
 
 def _native_encoder_state(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

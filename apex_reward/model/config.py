@@ -15,7 +15,7 @@ from apex_reward.model.predictor import PUBLISHED_HEAD_WIDTHS, published_trunk_w
 PUBLISHED_MODEL = "amaai-lab/apex"
 PUBLISHED_ENCODER = "m-a-p/MERT-v1-95M"
 # Where MERT-v1-95M differs from transformers' HuBERT defaults.
-MERT_95M = {
+MERT_95M: dict[str, Any] = {
     "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
     "feat_proj_dropout": 0.1,
     "layerdrop": 0.05,

@@ -50,7 +50,10 @@ class MertEncoder(HubertModel):
 
     def frame_counts(self, samples: Tensor) -> Tensor:
         """How many frames lie wholly in the first `samples` samples, at least 1."""
-        return self._get_feat_extract_output_lengths(samples).clamp_min(1)
+        counts = samples
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            counts = (counts - kernel).div(stride, rounding_mode="floor") + 1
+        return counts.clamp_min(1)
 
     def _frame_weights(self, real: Tensor, frames: int) -> Tensor:
         counts = self.frame_counts(real)[:, None]

@@ -64,9 +64,7 @@ def _mono(waveforms: Tensor) -> Tensor:
     return waveforms.mean(dim=1)
 
 
-def _song_lengths(
-    lengths: Tensor | Sequence[int] | None, songs: int, samples: int
-) -> list[int]:
+def _song_lengths(lengths: Tensor | Sequence[int] | None, songs: int, samples: int) -> list[int]:
     if lengths is None:
         ends = [samples] * songs
     elif isinstance(lengths, Tensor) and lengths.is_floating_point():

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from apex_reward.errors import UsageError
 
 
-@torch.compiler.disable(recursive=False)
 def encode_packed(
     encoder: nn.Module, segments: Tensor, real: Tensor | None, batch_segments: int
 ) -> Tensor:
@@ -32,6 +31,10 @@ def encode_packed(
     if torch.is_grad_enabled() and (segments.requires_grad or weights):
         return _Recomputed.apply(encoder, batch_segments, real, segments, *weights)
     return _in_batches(lambda x, r: encoder(x, r), segments, real, batch_segments)
+
+
+# torch.compile compiles the encoder, not this bookkeeping around it.
+encode_packed = torch.compiler.disable(encode_packed, recursive=False)
 
 
 class _Recomputed(torch.autograd.Function):

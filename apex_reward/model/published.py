@@ -63,11 +63,14 @@ def read_predictor(path: Path) -> PublishedPredictor:
     shared = len({name.split(".")[1] for name in state if name.startswith("shared.")})
     for key, value in (("task", task), ("shared", shared)):
         if content.get(key, value) != value:
-            raise CheckpointError(f"{file} says {key} {content[key]!r}, but its tensors are {value!r}")
+            raise CheckpointError(
+                f"{file} says {key} {content[key]!r}, but its tensors are {value!r}"
+            )
     if shared not in (2, 3):
         raise CheckpointError(f"{file} has {shared} trunk layers; the published ones are 2 or 3")
     anchor = state[ANCHOR]
-    width = int(anchor.shape[1]) if anchor.ndim == 2 else 768
+    # A misshapen first tensor is reported against the published width.
+    width = anchor.shape[1] if isinstance(anchor, Tensor) and anchor.ndim == 2 else 768
     check_tensors(file, state, Predictor(width, task, shared).state_dict())
     if pooling:
         check_tensors(file, pooling, LayerPooling().state_dict())

@@ -65,7 +65,9 @@ def test_bounded_gradient_equals_the_plain_one(tail):
     waveform = (torch.randn(1, 100_000, dtype=torch.float64) * 0.1).requires_grad_()
     padded = torch.nn.functional.pad(waveform, (0, 20_000)).reshape(5, 24_000)
     real = torch.tensor([24_000] * 4 + [4_000])
-    weight = real.double() / real.sum() if tail == "mask" else torch.full((5,), 0.2, dtype=torch.float64)
+    weight = (
+        real.double() / real.sum() if tail == "mask" else torch.full((5,), 0.2, dtype=torch.float64)
+    )
     layers = model.encoder(padded, real if tail == "mask" else None)
     plain = model.predictor(model.pooling((layers * weight[:, None, None]).sum(0, keepdim=True)))
     (plain_gradient,) = torch.autograd.grad(plain.sum(), waveform)
@@ -82,11 +84,18 @@ def test_gradients_reach_encoder_weights_when_asked():
     model(batch, RATE).stack().sum().backward()
     assert all(weight.grad is None for weight in model.encoder.parameters())
     model.encoder.requires_grad_(True)
-    names = ["encoder.layers.0.attention.q_proj.weight", "feature_extractor.conv_layers.0.conv.weight"]
+    names = [
+        "encoder.layers.0.attention.q_proj.weight",
+        "feature_extractor.conv_layers.0.conv.weight",
+    ]
     weights = [model.encoder.get_parameter(name) for name in names]
     bounded = torch.autograd.grad(model(batch, RATE, batch_segments=1).stack().sum(), weights)
-    segments = torch.cat([torch.nn.functional.pad(s, (0, 48_000 - len(s))).reshape(2, -1)
-                          for s in (batch[0], batch[1])])
+    segments = torch.cat(
+        [
+            torch.nn.functional.pad(s, (0, 48_000 - len(s))).reshape(2, -1)
+            for s in (batch[0], batch[1])
+        ]
+    )
     layers = model.encoder(segments).reshape(2, 2, 4, -1).mean(1)
     plain = torch.autograd.grad(model.predictor(model.pooling(layers)).sum(), weights)
     for a, b in zip(bounded, plain, strict=True):
@@ -94,7 +103,9 @@ def test_gradients_reach_encoder_weights_when_asked():
         assert torch.allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("mix", ["aesthetics", "popularity", "overall", "musicality=1,clarity=-0.5"])
+@pytest.mark.parametrize(
+    "mix", ["aesthetics", "popularity", "overall", "musicality=1,clarity=-0.5"]
+)
 def test_gradcheck_of_the_reward(mix):
     model = tiny_model(segment_seconds=0.05, encoder={"conv_dim": [4] * 7}, width=16).double()
     waveform = (torch.randn(2, 2_000, dtype=torch.float64) * 0.1).requires_grad_()
@@ -109,9 +120,7 @@ def test_gradcheck_of_the_reward(mix):
 def test_channels_are_averaged():
     model = tiny_model()
     stereo = torch.randn(2, 2, 30_000) * 0.1
-    assert torch.equal(
-        model(stereo, RATE).stack(), model(stereo.mean(dim=1), RATE).stack()
-    )
+    assert torch.equal(model(stereo, RATE).stack(), model(stereo.mean(dim=1), RATE).stack())
 
 
 def test_out_of_memory_halves_the_batch_forward_and_backward(monkeypatch):
