@@ -235,7 +235,7 @@ def _filter(
             options.max_pairs_per_prompt,
             options.max_pairs_per_candidate,
         )
-        _drop_rest(removed, kept, keep, "over the limit of pairs per prompt or candidate")
+        _drop_rest(removed, kept, keep, "over the limit of pairs")
 
 
 def _drop_rest(removed: Ledger, kept: Positions, keep: Mask, reason: str) -> None:
@@ -262,7 +262,7 @@ def _drop_unpaired(
     paired[winner[kept]] = paired[loser[kept]] = True
     for code in np.unique(last[~paired]).tolist():
         if code:
-            ledger.drop(~paired & (last == code), f"its pairs were dropped ({removed.text(code)})")
+            ledger.drop(~paired & (last == code), f"pairs dropped ({removed.text(code)})")
     primary = candidates.axes[options.primary]
     equal = _all_equal(candidates, primary, ledger.open)
     ledger.drop(~paired & equal, f"ties with every other candidate on {options.primary}")

@@ -135,8 +135,7 @@ def write_folder(result: PairSet, output: str | Path, form: str = "folder") -> N
             write_text(output / form / f"{split}.json", text + "\n")
         elif of_split or split == "train":
             dataset = to_trl(of_split) if form == "trl" else to_kto(of_split)
-            with atomic_path(output / form / f"{split}.parquet") as temporary:
-                dataset.to_parquet(str(temporary))
+            write_table(output / form / f"{split}.parquet", dataset.data.table)
 
 
 def to_trl(pairs: Iterable[Row]) -> datasets.Dataset:

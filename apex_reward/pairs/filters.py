@@ -204,10 +204,14 @@ def _drop_values(column: list[Any] | None, ledger: Ledger, reason: Callable[[Any
 
 
 def _flag_reason(flags: Any, unwanted: set[str]) -> str:
-    """Flags come as a list, or joined by `;` from CSV."""
-    given = flags.split(";") if isinstance(flags, str) else flags or []
-    hits = [flag.strip() for flag in given if flag.strip() in unwanted]
+    hits = [flag for flag in split_flags(flags) if flag in unwanted]
     return f"flag {hits[0]}" if hits else ""
+
+
+def split_flags(flags: Any) -> list[str]:
+    """Flags from a list, or from the text joined by `;` that CSV holds."""
+    given = flags.split(";") if isinstance(flags, str) else flags or []
+    return [flag.strip() for flag in given if flag.strip()]
 
 
 def _named(bound: float | str, value: float) -> str:
