@@ -32,7 +32,7 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
         DataError: a list that is not readable as one.
     """
     paths = [path for given in inputs for path in _expand(os.fspath(given))]
-    if not paths:
+    if all(_is_unmatched_glob(path) for path in paths):
         raise UsageError(
             f"no audio found in {listed(inputs) or 'no inputs'}; give files, folders, globs, or a "
             f".txt or .jsonl list. Folders are searched for {', '.join(AUDIO_ENDINGS)}"
@@ -47,9 +47,13 @@ def _expand(given: str) -> list[str]:
         listing = given.lower().endswith(LIST_ENDINGS) and os.path.isfile(given)
         return _read_list(given) if listing else [given]
     if glob.has_magic(given):
-        matches = sorted(glob.glob(given, recursive=True))
+        matches = sorted(glob.glob(given, recursive=True)) or [given]
         return [path for match in matches for path in _matched(match, matches)]
     return [given]
+
+
+def _is_unmatched_glob(path: str) -> bool:
+    return glob.has_magic(path) and not os.path.lexists(path)
 
 
 def _matched(match: str, matches: Sequence[str]) -> list[str]:

@@ -1,0 +1,129 @@
+"""Which paths a command line's inputs stand for, and in which order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.scoring import find_audio
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    folder = tmp_path / "songs"
+    for name in ("b.wav", "a.MP3", "cover.jpg", "deep/er/c.flac", "deep/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def names(paths: list[str], folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for path in paths]
+
+
+def test_a_folder_is_searched_recursively_for_audio_endings_in_order(songs: Path) -> None:
+    assert names(find_audio([songs]), songs) == ["a.MP3", "b.wav", "deep/er/c.flac"]
+
+
+def test_a_named_file_counts_whatever_its_ending_and_even_if_missing(songs: Path) -> None:
+    given = [str(songs / "cover.jpg"), str(songs / "gone.wav")]
+    assert find_audio(given) == given
+
+
+def test_inputs_keep_their_order(songs: Path) -> None:
+    assert names(find_audio([songs / "deep", songs / "a.MP3"]), songs) == [
+        "deep/er/c.flac",
+        "a.MP3",
+    ]
+
+
+def test_globs(songs: Path) -> None:
+    assert names(find_audio([f"{songs}/*.[wW]av"]), songs) == ["b.wav"]
+    assert names(find_audio([f"{songs}/**/*.flac"]), songs) == ["deep/er/c.flac"]
+    assert names(find_audio([f"{songs}/d*"]), songs) == ["deep/er/c.flac"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_itself(songs: Path) -> None:
+    odd = songs / "take [2].wav"
+    odd.touch()
+    assert find_audio([odd]) == [str(odd)]
+
+
+def test_text_list_relative_to_the_working_directory_or_to_itself(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = songs / "list.txt"
+    listing.write_text(f"\ufeffb.wav\r\n\n  {songs}/a.MP3  \nnowhere.wav\n", encoding="utf-8")
+    assert find_audio([listing]) == [str(songs / "b.wav"), str(songs / "a.MP3"), "nowhere.wav"]
+    monkeypatch.chdir(songs)
+    assert find_audio(["list.txt"])[0] == "b.wav"
+
+
+def test_jsonl_list_and_what_is_wrong_with_it(songs: Path) -> None:
+    listing = songs / "list.jsonl"
+    listing.write_text('{"audio": "b.wav", "prompt": "x"}\n\n{"audio": "b.wav"}\n')
+    assert find_audio([listing]) == [str(songs / "b.wav")] * 2
+    listing.write_text('{"audio": "b.wav"}\n{"path": "b.wav"}\n{"audio": 3}\n')
+    with pytest.raises(DataError, match=r"entry 2 has no text.*\n.*entry 3 has no text"):
+        find_audio([listing])
+    listing.write_text("b.wav\n")
+    with pytest.raises(DataError, match="line 1 is not JSON"):
+        find_audio([listing])
+    listing.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        find_audio([listing])
+
+
+def test_nothing_found_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    for given in ([], [tmp_path], [tmp_path / "notes.txt"]):
+        with pytest.raises(UsageError, match="no audio found"):
+            find_audio(given)
+
+
+def test_an_unmatched_glob_fails_as_a_row_beside_others_and_as_usage_alone(songs: Path) -> None:
+    pattern = f"{songs}/*.ogg"
+    assert find_audio([songs / "b.wav", pattern]) == [str(songs / "b.wav"), pattern]
+    with pytest.raises(UsageError, match="no audio found"):
+        find_audio([pattern])
+
+
+def test_links_to_folders_are_followed_once(songs: Path) -> None:
+    (songs / "deep" / "back").symlink_to(songs)
+    (songs / "elsewhere").symlink_to(songs / "deep" / "er")
+    assert names(find_audio([songs]), songs) == [
+        "a.MP3",
+        "b.wav",
+        "deep/er/c.flac",
+        "elsewhere/c.flac",
+    ]
+
+
+def test_a_folder_named_like_a_song_counts_only_if_no_song_is_in_it(songs: Path) -> None:
+    (songs / "empty.wav").mkdir()
+    (songs / "best.of.mp3").mkdir()
+    (songs / "best.of.mp3" / "z.wav").touch()
+    assert names(find_audio([songs]), songs) == [
+        "a.MP3",
+        "b.wav",
+        "best.of.mp3/z.wav",
+        "deep/er/c.flac",
+        "empty.wav",
+    ]
+
+
+def test_a_folder_that_cannot_be_listed_gets_its_row(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.listdir
+
+    def listdir(folder: str) -> list[str]:
+        if folder.endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert names(find_audio([songs]), songs) == ["a.MP3", "b.wav", "deep"]
