@@ -89,7 +89,9 @@ def read_table(path: str | Path) -> pa.Table:
         if ending == ".parquet":
             return pyarrow.parquet.read_table(path)
         if ending == ".csv":
-            options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+            options = pyarrow.csv.ConvertOptions(
+                strings_can_be_null=True, quoted_strings_can_be_null=False
+            )
             # A text cell may hold line breaks (prompts, lyrics); they are quoted then.
             parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
             return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=options)
