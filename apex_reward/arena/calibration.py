@@ -3,7 +3,8 @@
 Antisymmetric by construction: everything is a difference and there is no constant. Several scores
 get a slope each, and with song embeddings there is a weight for each dimension. One Gaussian prior
 (L2) holds all coefficients; features are scaled to unit mean square, the embedding as a whole to
-the size of one feature. The strength of the prior is chosen in folds that keep a prompt together where prompts are given.
+the size of one feature. The strength of the prior is chosen in folds that keep a prompt together
+where prompts are given.
 
 Shape key: N = battles, M = scores, Y = systems, W = embedding width, P = M + Y + W.
 """
