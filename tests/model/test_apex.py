@@ -278,3 +278,25 @@ def test_reward_equals_the_mix_of_the_scores():
 
 def test_small_config_is_what_the_tests_think():
     assert small_config().segment_samples == RATE
+
+
+def test_the_graph_holds_the_waveform_and_nothing_of_the_encoder():
+    """Bytes kept for the backward pass grow by what the longer waveform itself takes."""
+    model = tiny_model()
+
+    def kept(seconds):
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        waveform = (torch.randn(1, seconds * RATE) * 0.1).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model.reward(waveform, RATE, batch_segments=1)
+        return total
+
+    short, long = kept(2), kept(40)
+    waveform_bytes = 38 * RATE * 4
+    assert 0 < long - short < 1.1 * waveform_bytes
