@@ -46,18 +46,18 @@ def make_song(seed: int, seconds: float = 20.0, sample_rate: int = 24_000) -> ND
     scale = SCALES[rng.integers(len(SCALES))]
     chords = _chords(rng, scale, seconds, beat)
     dense = rng.uniform(0.25, 1.0)
-    parts = [
-        _chord_part(rng, chords, root, beat, length, sample_rate),
-        rng.random() < 0.9 and _bass_part(rng, chords, root, beat, length, sample_rate),
-        rng.random() < 0.85 and _melody(rng, scale, chords, root, beat, length, sample_rate),
-        rng.random() < 0.5 * dense and _chord_part(rng, chords, root, beat, length, sample_rate),
-        rng.random() < 0.45 and _melody(rng, scale, chords, root, beat, length, sample_rate),
-        rng.random() < 0.85 and _drum_part(rng, beat, dense, length, sample_rate),
-    ]
+    parts = [_chord_part(rng, chords, root, beat, length, sample_rate)]
+    if rng.random() < 0.9:
+        parts.append(_bass_part(rng, chords, root, beat, length, sample_rate))
+    if rng.random() < 0.9:
+        parts.append(_drum_part(rng, beat, dense, length, sample_rate))
+    for _ in range(rng.binomial(3, dense)):
+        parts.append(_chord_part(rng, chords, root, beat, length, sample_rate))
+    for _ in range(1 + rng.binomial(3, 0.6 * dense)):
+        parts.append(_melody(rng, scale, chords, root, beat, length, sample_rate))
     mix = np.zeros(length)
     for part in parts:
-        if part is not False:
-            mix += part * np.exp(rng.normal(0, 0.5)) / max(_rms(part), 1e-6)
+        mix += part * np.exp(rng.normal(0, 0.6)) / max(_rms(part), 1e-6)
     return _master(rng, mix, sample_rate)
 
 
@@ -191,7 +191,7 @@ def _drum_part(rng: Rng, beat: float, dense: float, length: int, rate: int) -> A
     open_hat = rng.random(16) < 0.08
     crash = np.zeros(16, dtype=bool)
     crash[0] = rng.random() < 0.4
-    lines = (("kick", kick, 1.0), ("snare", snare, 0.7), ("hat", hat, rng.uniform(0.08, 0.5)),
+    lines = (("kick", kick, rng.uniform(0.7, 2.5)), ("snare", snare, 0.7), ("hat", hat, rng.uniform(0.08, 0.5)),
              ("open", open_hat, rng.uniform(0.1, 0.4)), ("crash", crash, rng.uniform(0.1, 0.5)),
              ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)))  # fmt: skip
     for kind, pattern, level in lines:
@@ -217,7 +217,9 @@ def _coloured(rng: Rng, wave: Array, rate: int, drive: bool = True) -> Array:
 def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
     """Equaliser, tilt, faint hiss, compressor, soft limiter, loudness."""
     knots = np.log(np.array([20, 80, 200, 500, 1200, 3000, 6000, 9000, 12000.0]))
-    gains = rng.normal(0, 3, knots.size) + rng.uniform(-3.0, 2.0) * (knots - knots[4]) / np.log(2)
+    gains = rng.normal(0, 3, knots.size) + rng.uniform(-2.0, 4.0) * (knots - knots[4]) / np.log(2)
+    if rng.random() < 0.4:  # heavy bass
+        gains[:3] += rng.uniform(0, 14)
     if rng.random() < 0.25:  # as a lossy codec cuts
         gains[-1] -= 60
     hiss = 10 ** (rng.uniform(-75, -42) / 20) * max(_rms(mix), 1e-6)
@@ -228,7 +230,7 @@ def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
     size = int(rng.uniform(0.02, 0.2) * rate)
     level = np.sqrt(np.maximum(_moving_mean(mix**2, size), 1e-4))
     mix = mix * level ** (-rng.uniform(0.0, 0.7))
-    headroom = rng.uniform(1.5, 5.0) * _rms(mix)
+    headroom = rng.uniform(2.5, 9.0) * _rms(mix)
     mix = np.tanh(mix / headroom)
     mix = mix / max(_rms(mix), 1e-9) * 10 ** (rng.uniform(-26, -10) / 20)
     return np.asarray(mix / max(float(np.abs(mix).max()), 1.0), dtype=np.float32)

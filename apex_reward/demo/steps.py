@@ -1,0 +1,11 @@
+"""Later parts of the tour: each takes the folder, the audio files and their score rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Step = Callable[[Path, list[Path], list[dict[str, Any]]], str]
+
+STEPS: list[tuple[str, Step]] = []
