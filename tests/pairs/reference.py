@@ -1,0 +1,172 @@
+"""The pair builder written the slow, obvious way: loops over dicts, no arrays."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Linear interpolation between the sorted values."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def usable_by_prompt(rows: list[Row], axes: list[str], drop_flags: list[str]) -> dict[Any, list]:
+    """Candidates with a value on each axis and none of the flags, by prompt, in audio order."""
+    prompts: dict[Any, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["audio"]):
+        if all(is_number(row.get(axis)) for axis in axes) and not any(
+            flag in (row.get("flags") or []) for flag in drop_flags
+        ):
+            prompts[row["prompt_id"]].append(row)
+    return {prompt: songs for prompt, songs in prompts.items() if len(songs) > 1}
+
+
+def propose(songs: list[Row], strategy: str, axes: list[str], **settings: Any) -> set:
+    """(chosen, rejected) audio paths that a strategy proposes for one prompt."""
+    axis = axes[0]
+    least = settings.get("min_margin", 0.0)
+    if strategy == "best-worst":
+        best = max(songs, key=lambda song: song[axis])  # the first of equals, both times
+        worst = min(songs, key=lambda song: song[axis])
+        return {(best["audio"], worst["audio"])} if best[axis] > worst[axis] else set()
+    if strategy == "top-bottom":
+        ranked = sorted(songs, key=lambda song: -song[axis])
+        k = min(settings["top_k"], len(songs) // 2)
+        return {
+            (a["audio"], b["audio"])
+            for a in ranked[:k]
+            for b in ranked[len(ranked) - k :]
+            if a[axis] > b[axis]
+        }
+    return {
+        (a["audio"], b["audio"])
+        for a in songs
+        for b in songs
+        if a is not b and beats(a, b, songs, strategy, axes, least, settings)
+    }
+
+
+def beats(
+    a: Row,
+    b: Row,
+    songs: list[Row],
+    strategy: str,
+    axes: list[str],
+    least: float,
+    settings: dict[str, Any],
+) -> bool:
+    axis = axes[0]
+
+    def gap(name: str, share: float) -> float:
+        differences = [
+            abs(songs[i][name] - songs[j][name])
+            for i in range(len(songs))
+            for j in range(i + 1, len(songs))
+        ]
+        return quantile(differences, share)
+
+    if strategy == "all":
+        return a[axis] > b[axis] and a[axis] - b[axis] >= least
+    if strategy == "margin":
+        return a[axis] > b[axis] and a[axis] - b[axis] >= gap(axis, settings["quantile"])
+    if strategy == "mrsd":
+        return (
+            a[axis] > b[axis]
+            and a[axis] - b[axis] >= gap(axis, settings["quantile"])
+            and all(a[name] - b[name] >= gap(name, 0.5) for name in axes[1:])
+        )
+    if strategy == "pareto":
+        return all(a[name] >= b[name] for name in axes) and any(
+            a[name] > b[name] and a[name] - b[name] >= least for name in axes
+        )
+    assert strategy == "two-axis"
+    reaches = [
+        all(song[name] >= value for name, value in settings["threshold"].items())
+        for song in (a, b)
+    ]
+    return reaches[0] and not reaches[1]
+
+
+def greedy(pairs: list[tuple], per_prompt: int | None, per_candidate: int | None) -> list[tuple]:
+    """(prompt, chosen, rejected, margin) pairs from the widest margin down, while there is room."""
+    kept: list[tuple] = []
+    for pair in sorted(pairs, key=lambda pair: (-pair[3], pair[1], pair[2])):
+        of_prompt = [other for other in kept if other[0] == pair[0]]
+        if per_prompt is not None and len(of_prompt) >= per_prompt:
+            continue
+        if per_candidate is not None and any(
+            sum(song in other[1:3] for other in of_prompt) >= per_candidate for song in pair[1:3]
+        ):
+            continue
+        kept.append(pair)
+    return kept
+
+
+def build(
+    rows: list[Row], strategy: str, axes: list[str], protect: dict[str, float], **settings: Any
+) -> set[tuple[Any, str, str]]:
+    """(prompt, chosen, rejected) of all pairs that strategy and filters leave."""
+    involved = [*axes, *protect, *settings.get("threshold", {})]
+    prompts = usable_by_prompt(rows, involved, settings.get("drop_flags", []))
+    duration, loudness = settings.get("match_duration"), settings.get("match_loudness")
+    if duration is not None or loudness is not None:
+        complete = [
+            row
+            for row in rows
+            if (duration is None or is_number(row.get("duration")))
+            and (loudness is None or is_number(row.get("loudness")))
+        ]
+        prompts = usable_by_prompt(complete, involved, settings.get("drop_flags", []))
+    everyone = [song[axes[0]] for songs in prompts.values() for song in songs]
+    pairs = []
+    for prompt, songs in prompts.items():
+        by_audio = {song["audio"]: song for song in songs}
+        for chosen, rejected in propose(songs, strategy, axes, **settings):
+            a, b = by_audio[chosen], by_audio[rejected]
+            if passes(a, b, axes[0], everyone, strategy, protect, settings):
+                pairs.append((prompt, chosen, rejected, a[axes[0]] - b[axes[0]]))
+    kept = greedy(
+        pairs, settings.get("max_pairs_per_prompt"), settings.get("max_pairs_per_candidate")
+    )
+    return {pair[:3] for pair in kept}
+
+
+def passes(
+    a: Row,
+    b: Row,
+    axis: str,
+    everyone: list[float],
+    strategy: str,
+    protect: dict[str, float],
+    settings: dict[str, Any],
+) -> bool:
+    def bound(given: float | str) -> float:
+        return quantile(everyone, float(given[1:])) if isinstance(given, str) else given
+
+    least, floor = settings.get("min_margin", 0.0), settings.get("chosen_floor")
+    ceiling = settings.get("rejected_ceiling")
+    if strategy not in ("all", "pareto") and least > 0 and a[axis] - b[axis] < least:
+        return False
+    if floor is not None and a[axis] < bound(floor):
+        return False
+    if ceiling is not None and b[axis] > bound(ceiling):
+        return False
+    if any(b[name] - a[name] > tolerance for name, tolerance in protect.items()):
+        return False
+    return all(
+        settings.get(f"match_{name}") is None
+        or abs(a[name] - b[name]) <= settings[f"match_{name}"]
+        for name in ("duration", "loudness")
+    )

@@ -1,0 +1,51 @@
+"""Splits: connected sets, seeds, shares."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apex_reward.pairs.split import connected, split_pairs
+
+labels = st.one_of(st.none(), st.integers(0, 6))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(labels, labels, labels), min_size=1, max_size=20))
+def test_connected_sets_are_those_of_a_flood_fill(rows):
+    expected = [-1] * len(rows)
+    for start in range(len(rows)):
+        if expected[start] >= 0:
+            continue
+        number, queue = max(expected) + 1, [start]
+        while queue:
+            item = queue.pop()
+            expected[item] = number
+            own = set(rows[item]) - {None}
+            queue += [i for i, row in enumerate(rows) if expected[i] < 0 and own & set(row)]
+    assert connected(list(zip(*rows, strict=True))).tolist() == expected
+
+
+def test_no_label_is_on_both_sides_and_the_share_is_met():
+    random = np.random.default_rng(1)
+    prompts = random.integers(0, 300, 1000).tolist()
+    groups = [("g", prompt // 3) if prompt % 5 else None for prompt in prompts]
+    test = split_pairs([[("p", p) for p in prompts], groups], 0.2, seed=3)
+    for column in (prompts, groups):
+        train_side = {v for v, t in zip(column, test, strict=True) if not t} - {None}
+        assert not train_side & {v for v, t in zip(column, test, strict=True) if t}
+    assert 0.19 < test.mean() <= 0.2
+
+
+def test_the_seed_decides_and_repeats():
+    prompts = [[("p", n) for n in range(100)]]
+    first = split_pairs(prompts, 0.3, seed=1)
+    assert (first == split_pairs(prompts, 0.3, seed=1)).all()
+    assert (first != split_pairs(prompts, 0.3, seed=2)).any()
+    assert first.sum() == 30
+
+
+def test_a_set_that_is_too_large_stays_in_train():
+    assert not split_pairs([["one"] * 10], 0.5, seed=0).any()
+    assert split_pairs([[]], 0.5, seed=0).shape == (0,)
