@@ -213,6 +213,28 @@ class Guards:
             tuple(replace(DEFAULT_GUARDS[name], action=action, penalty=penalty) for name in chosen)
         )
 
+    def limit(self, name: str, low: float | None = None, high: float | None = None) -> Guards:
+        """The same guards with other limits for one of them; None keeps a limit.
+
+        Raises:
+            UsageError: no guard of that name here.
+        """
+        if name not in self.names:
+            raise UsageError(f"no guard {name!r} to limit; here are {', '.join(self.names)}")
+        return replace(
+            self,
+            guards=tuple(
+                replace(
+                    guard,
+                    low=guard.low if low is None else low,
+                    high=guard.high if high is None else high,
+                )
+                if guard.name == name
+                else guard
+                for guard in self.guards
+            ),
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the guards, in order."""
