@@ -163,7 +163,7 @@ def battles_of(
         )
     return Battles(
         n_read=n_read,
-        uuid=np.array([_uuid(row) for row in kept], dtype=np.str_),
+        uuid=np.array([uuid_of(row) for row in kept], dtype=np.str_),
         vote=np.array([vote_of(row.get("preference")) for row in kept], dtype=np.str_),
         system=systems,
         instrumental=instrumental,
@@ -199,7 +199,7 @@ def _known_and_unique(
 ) -> list[Mapping[str, Any]]:
     kept, seen = [], set()
     for row in rows:
-        uuid = _uuid(row)
+        uuid = uuid_of(row)
         if vote_of(row.get("preference")) == "":
             counts["unknown_vote"] += 1
         elif uuid and uuid in seen:
@@ -210,7 +210,8 @@ def _known_and_unique(
     return kept
 
 
-def _uuid(row: Mapping[str, Any]) -> str:
+def uuid_of(row: Mapping[str, Any]) -> str:
+    """A battle's `battle_uuid` (or `battle_id`), empty text without one."""
     value = row.get("battle_uuid") or row.get("battle_id")
     return "" if value is None else str(value).strip()
 

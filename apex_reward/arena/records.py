@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+FIGURE_COLUMNS = ("n", "accuracy", "95%", "AUC", "AUC 95%", "direction", "p")
+
 
 def json_ready(value: Any) -> Any:
     """Tuples as lists, NaN as None (a pair with NaN as None)."""

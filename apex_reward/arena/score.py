@@ -75,7 +75,8 @@ def score_battles(
     table = output.with_name(f"{output.stem}.songs.jsonl")
     _score_songs(songs, table, model, workers, batch_segments, resume, on_song)
     by_path = dict(zip(songs, read_jsonl(table), strict=True))
-    names = [name for name in next(iter(by_path.values())) if name not in NOT_SCORES]
+    columns = dict.fromkeys(name for scores in by_path.values() for name in scores)
+    names = [name for name in columns if name not in NOT_SCORES]
     write_table(
         output, [_scored(row, pair, by_path, names) for row, pair in zip(rows, paths, strict=True)]
     )

@@ -1,9 +1,361 @@
-"""Commands registered by this module."""
+"""`apex-reward arena`: score battles, evaluate, calibrate and rank against human votes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.errors import UsageError
+
+if TYPE_CHECKING:
+    from apex_reward.arena.sources import BattleFilter
+    from apex_reward.preference import PreferenceHead
+
+SHOWN_FAILURES = 10
+
+BattlesArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BATTLES",
+        help="Votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.",
+    ),
+]
+ScoreOption = Annotated[
+    list[str] | None, typer.Option("--score", help="Score NAME with columns NAME_a, NAME_b.")
+]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for metrics.json and the report.")]
+TableOption = Annotated[
+    list[Path] | None,
+    typer.Option("--table", help="Scores of another model, joined by battle_uuid."),
+]
+SeedOption = Annotated[int, typer.Option(help="Of resampling, folds and draws.")]
+RoundsOption = Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap rounds.")]
+MonthsOption = Annotated[
+    int | None, typer.Option(min=1, help="Only the newest N calendar months of battles.")
+]
+AudioOption = Annotated[
+    bool, typer.Option("--with-audio", help="Only battles whose two songs are there.")
+]
+ListeningOption = Annotated[
+    float | None, typer.Option(help="Only battles whose songs were each heard this many seconds.")
+]
+PrebakedOption = Annotated[
+    bool, typer.Option("--no-prebaked", help="Leave out battles on the Arena's own prompts.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
+    arena = typer.Typer(
+        name="arena",
+        help="Agreement with human votes: score, evaluate, calibrate, leaderboard.",
+        no_args_is_help=True,
+    )
+    for name, command in (
+        ("score", score),
+        ("evaluate", evaluate),
+        ("calibrate", calibrate),
+        ("leaderboard", leaderboard),
+    ):
+        arena.command(name)(reports_errors(command))
+    app.add_typer(arena)
+
+
+def evaluate(
+    battles: BattlesArgument,
+    score: ScoreOption = None,
+    output: OutputOption = None,
+    classifiers: Annotated[
+        bool, typer.Option("--classifiers", help="The paper's five classifiers on the seven heads.")
+    ] = False,
+    seed: SeedOption = 0,
+    bootstrap: RoundsOption = 1000,
+    table: TableOption = None,
+    last_months: MonthsOption = None,
+    with_audio: AudioOption = False,
+    min_listening: ListeningOption = None,
+    no_prebaked: PrebakedOption = False,
+) -> int:
+    """Does a score agree with people? Accuracy, AUC, intervals, direction, baselines."""
+    from apex_reward.arena.agreement import evaluate as measure
+    from apex_reward.arena.battles import battles_of
+    from apex_reward.arena.load import load_rows
+    from apex_reward.arena.report import evaluation_report
+    from apex_reward.arena.table3 import write_table3
+    from apex_reward.tables import write_json
+
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    rows, dropped = load_rows(battles, keep=keep, tables=table or ())
+    metrics = measure(battles_of(rows, scores=score, dropped=dropped), rounds=bootstrap, seed=seed)
+    if classifiers:
+        metrics["classifiers"] = _run_classifiers(rows, dropped)
+    _print_evaluation(metrics)
+    if output is not None:
+        write_json(output / "metrics.json", metrics)
+        evaluation_report(metrics, output)
+        if classifiers:
+            write_table3(metrics["classifiers"], output)
+        typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
+    return OK
+
+
+def calibrate(
+    battles: BattlesArgument,
+    score: ScoreOption = None,
+    output: OutputOption = None,
+    anchors: Annotated[
+        str | None, typer.Option(help="Learning curve over these numbers of votes: 0,10,100.")
+    ] = None,
+    test_size: Annotated[int, typer.Option(min=1, help="Test battles of the curve.")] = 299,
+    repeats: Annotated[int, typer.Option(min=1, help="Seeded draws of the curve.")] = 5,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Song embeddings: rows battle_uuid, side, vector.")
+    ] = None,
+    attach: Annotated[
+        str | None, typer.Option(help="Model to save in OUTPUT/model with the mix 'preference'.")
+    ] = None,
+    seed: SeedOption = 0,
+    bootstrap: RoundsOption = 1000,
+    table: TableOption = None,
+    last_months: MonthsOption = None,
+    with_audio: AudioOption = False,
+    min_listening: ListeningOption = None,
+    no_prebaked: PrebakedOption = False,
+) -> int:
+    """Fit a preference head and per-system biases to votes; judge them on held-out votes."""
+    from apex_reward.arena.anchors import learning_curve
+    from apex_reward.arena.heldout import calibrate as fit
+    from apex_reward.arena.load import load_battles, load_embeddings
+    from apex_reward.arena.report import calibration_report
+    from apex_reward.tables import write_json
+
+    counts = _counts(anchors)
+    if attach is not None and output is None:
+        raise UsageError("--attach needs --output DIR, where the model is saved")
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    votes = load_battles(battles, scores=score, keep=keep, tables=table or ())
+    names = list(votes.scores)
+    if score is None and len(names) != 1:
+        raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
+    vectors = None if embeddings is None else load_embeddings(embeddings, votes)
+    metrics, head, design = fit(votes, names, embeddings=vectors, rounds=bootstrap, seed=seed)
+    if counts:
+        metrics["calibration"]["learning_curve"] = learning_curve(
+            design, anchors=counts, test_size=test_size, repeats=repeats, seed=seed
+        )
+    _print_calibration(metrics["calibration"])
+    if output is not None:
+        write_json(output / "metrics.json", metrics)
+        write_json(output / "preference.json", head.to_dict())
+        calibration_report(metrics, output)
+        typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
+        if attach is not None:
+            _attach(head, attach, output / "model")
+    return OK
+
+
+def leaderboard(
+    battles: BattlesArgument,
+    score: ScoreOption = None,
+    output: OutputOption = None,
+    seed: SeedOption = 0,
+    bootstrap: RoundsOption = 1000,
+    table: TableOption = None,
+    last_months: MonthsOption = None,
+    with_audio: AudioOption = False,
+    min_listening: ListeningOption = None,
+    no_prebaked: PrebakedOption = False,
+) -> int:
+    """Arena scores of systems from votes, and from any score."""
+    from apex_reward.arena.leaderboard import leaderboards
+    from apex_reward.arena.load import load_battles
+    from apex_reward.arena.report import leaderboard_report
+    from apex_reward.tables import write_json, write_table
+
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    votes = load_battles(battles, scores=score or (), keep=keep, tables=table or ())
+    metrics = leaderboards(votes, score or (), rounds=bootstrap, seed=seed)
+    boards = {"leaderboard": metrics["leaderboard"]}
+    for name, part in metrics["scores"].items():
+        boards[f"leaderboard_{name}"] = part["leaderboard"]
+    for title, board in boards.items():
+        print_table(title, list(board[0]), [list(row.values()) for row in board])
+    for name, part in metrics["scores"].items():
+        typer.echo(
+            f"rank correlation of {name} with the votes: {_short(part['rank_correlation'])} "
+            f"{_interval(part['rank_correlation_ci95'])}"
+        )
+    if output is not None:
+        write_json(output / "metrics.json", metrics)
+        for title, board in boards.items():
+            write_table(output / f"{title}.csv", board)
+        leaderboard_report(metrics, output)
+        typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
+    return OK
+
+
+def score(
+    battles: BattlesArgument,
+    audio_dir: Annotated[Path, typer.Option(help="Folder that the songs' paths start from.")],
+    output: Annotated[Path, typer.Option(help="Battles with scores: .csv, .jsonl or .parquet.")],
+    model: Annotated[
+        str,
+        typer.Option(help="Hub id, folder, apex-tiny; audiobox; or package.module:Class."),
+    ] = "amaai-lab/apex",
+    encoder: Annotated[str | None, typer.Option(help="Encoder, in place of the model's.")] = None,
+    batch_segments: Annotated[
+        int | None, typer.Option(min=1, help="Segments per encoder batch.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the songs that a killed run scored.")
+    ] = False,
+) -> int:
+    """Score both songs of every battle; a song that fails is a row with its reason."""
+    from apex_reward.arena.rewards import AudioboxAdapter, load_reward
+    from apex_reward.arena.score import score_battles, song_paths
+    from apex_reward.arena.sources import read_rows
+    from apex_reward.scoring import default_workers, load_scorer
+    from apex_reward.tables import check_format
+
+    check_format(output)
+    rows, _, _ = read_rows(battles, audio=True)
+    paths = song_paths(rows, audio_dir)
+    scorer: Any
+    if model == AudioboxAdapter.name or ":" in model:
+        scorer = load_reward(model)
+    else:
+        scorer = load_scorer(model, encoder=encoder, device=device, dtype=dtype)
+    total = len({path for pair in paths for path in pair if path})
+    with progress_bar() as bar:
+        task = bar.add_task("songs", total=total)
+        scored, failures = score_battles(
+            rows,
+            paths,
+            output,
+            scorer,
+            workers=default_workers() if workers is None else workers,
+            batch_segments=batch_segments,
+            resume=resume,
+            on_song=lambda row: bar.update(task, advance=1),
+        )
+    typer.echo(f"{len(rows)} battles, {scored} songs -> {output}")
+    for line in failures[:SHOWN_FAILURES]:
+        typer.secho(line, err=True, fg="red")
+    if len(failures) > SHOWN_FAILURES:
+        typer.secho(f"and {len(failures) - SHOWN_FAILURES} more", err=True, fg="red")
+    return SOME_FAILED if failures else OK
+
+
+def _filter(
+    last_months: int | None, with_audio: bool, min_listening: float | None, no_prebaked: bool
+) -> BattleFilter:
+    from apex_reward.arena.sources import BattleFilter
+
+    return BattleFilter(
+        last_months=last_months,
+        audio=with_audio,
+        min_listening=min_listening,
+        prebaked=not no_prebaked,
+    )
+
+
+def _counts(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"--anchors {text!r}; expected numbers, as 0,10,30,100,250") from None
+
+
+def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> dict[str, Any]:
+    from apex_reward.arena.battles import battles_of
+    from apex_reward.arena.classifiers import CLASSIFIERS, SECTIONS, run_protocol
+
+    with progress_bar() as bar:
+        task = bar.add_task("classifiers", total=len(CLASSIFIERS) * len(SECTIONS))
+
+        def show(step: str) -> None:
+            bar.update(task, description=step, advance=1)
+
+        return run_protocol(battles_of(rows, dropped=dropped), progress=show)
+
+
+def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
+    """Save a model that offers the head as its mix `preference`."""
+    from apex_reward.heads import HEADS
+    from apex_reward.scoring import load_scorer
+
+    foreign = [weight for weight in head.weights if weight not in HEADS]
+    if foreign:
+        raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
+    model = load_scorer(name, device="cpu")
+    absent = [weight for weight in head.weights if weight not in model.config.heads]
+    width = len(head.embedding_weights or ())
+    if absent or width not in (0, model.config.width):
+        raise UsageError(
+            f"--attach {name}: the preference head needs {', '.join(head.weights)} and embeddings "
+            f"of width {width}; the model has {', '.join(model.config.heads)} and "
+            f"{model.config.width}"
+        )
+    model.config.preference = head.to_dict()
+    model.save_pretrained(folder)
+    typer.echo(f"{folder}: score with --model {folder} --mix preference")
+
+
+def _print_evaluation(metrics: dict[str, Any]) -> None:
+    from apex_reward.arena.findings import findings
+    from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, score_summary
+    from apex_reward.arena.table3 import table3_grid
+
+    title = f"{metrics['n_decided']} decided of {metrics['n_battles']} battles"
+    rows = score_summary(metrics, ("overall", "instrumental", "vocal"))
+    for name, entry in metrics["baselines"].items():
+        rows.append([name.replace("_", " "), "baseline", *figure_cells(entry)])
+    print_table(title, ("score", "stratum", *FIGURE_COLUMNS), rows)
+    left_out = {reason: count for reason, count in metrics["dropped"].items() if count}
+    if left_out:
+        print_table("left out", ("reason", "battles"), list(left_out.items()))
+    if "classifiers" in metrics:
+        columns, cells = table3_grid(metrics["classifiers"])
+        print_table("Table 3, published / honest", columns, cells)
+        typer.echo(metrics["classifiers"]["rules_line"])
+    _print_findings([*findings(metrics), *(("plain", note) for note in metrics["notes"])])
+
+
+def _print_calibration(part: dict[str, Any]) -> None:
+    from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells
+    from apex_reward.arena.report import CALIBRATED
+
+    names = [name for name in CALIBRATED if name in part]
+    rows = [[CALIBRATED[name], *figure_cells(part[name]["overall"])] for name in names]
+    print_table(f"held out, folds by {part['grouped_by']}", ("what", *FIGURE_COLUMNS), rows)
+    for kind in ("slope", "bias"):
+        if part[kind]:
+            print_table(f"{kind} in log-odds", ("of", kind), list(part[kind].items()))
+    if "learning_curve" in part:
+        shown = [name for name in names if name in part["learning_curve"][0]]
+        curve = [
+            [row["anchors"], *(row[name]["accuracy"] for name in shown)]
+            for row in part["learning_curve"]
+        ]
+        print_table("mean accuracy over anchor votes", ("anchors", *shown), curve)
+    typer.echo(part["verdict"])
+
+
+def _print_findings(found: list[Any]) -> None:
+    for tone, text in found:
+        colour = {"good": "green", "warning": "yellow"}.get(tone)
+        typer.secho(text, fg=colour)
+
+
+def _short(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
+
+
+def _interval(interval: list[float] | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
