@@ -76,10 +76,13 @@ def score_to_file(
     songs = GrowingTable(target, song_schema(model, settings.mix))
     parts = GrowingTable(segments_path(target), segment_schema(model))
     sidecar = target.with_name(target.name + ".partial.json")
+    block = block_songs(settings.batch_segments or model.config.batch_segments)
     kept: list[Row] = []
     if resume and (rows := songs.written()):
         _check_stamp(sidecar, songs.partial, stamp)
-        kept = _whole_blocks(rows, len(sources), parts if settings.segments else None)
+        kept = _whole(rows, parts if settings.segments else None)
+        if len(kept) < len(sources):
+            kept = kept[: len(kept) // block * block]
     songs.start(keep=len(kept))
     if settings.segments:
         parts.start(keep=sum(row["segments"] for row in kept))
@@ -94,6 +97,7 @@ def score_to_file(
         segments=settings.segments,
         batch_segments=settings.batch_segments,
         workers=workers,
+        block=block,
     ):
         # Segments first: a song's row says that its segments are there.
         if settings.segments:
@@ -113,6 +117,11 @@ def segments_path(output: Path) -> Path:
     'scores.segments.csv'
     """
     return output.with_name(f"{output.stem}.segments{output.suffix}")
+
+
+def block_songs(batch_segments: int) -> int:
+    """Songs per block: a kill costs at most these; only a block's last batch is not full."""
+    return max(BLOCK_SONGS, 4 * batch_segments)
 
 
 def song_schema(model: ApexReward, mix: str | RewardMix | None) -> pa.Schema:
@@ -157,12 +166,12 @@ def _metadata(model: ApexReward) -> dict[str, str]:
     }
 
 
-def _whole_blocks(rows: list[Row], total: int, parts: GrowingTable | None) -> list[Row]:
-    """The rows that need not be computed again: all of them, or those of whole blocks."""
-    if parts is not None:
-        ends = list(accumulate(row["segments"] for row in rows))
-        rows = rows[: bisect_right(ends, len(parts.written()))]
-    return rows if len(rows) == total else rows[: len(rows) // BLOCK_SONGS * BLOCK_SONGS]
+def _whole(rows: list[Row], parts: GrowingTable | None) -> list[Row]:
+    """The rows whose segments were written too."""
+    if parts is None:
+        return rows
+    ends = list(accumulate(row["segments"] for row in rows))
+    return rows[: bisect_right(ends, len(parts.written()))]
 
 
 def _check_stamp(sidecar: Path, partial: Path, stamp: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import soundfile
 RATE = 24_000
 
 
-def tone(seconds: float = 1.5, rate: int = RATE, channels: int = 1) -> np.ndarray:
+def tone(seconds: float = 0.5, rate: int = RATE, channels: int = 1) -> np.ndarray:
     """(T, C) float32, a different pitch in every channel."""
     t = np.arange(round(seconds * rate)) / rate
     return np.stack(
@@ -106,7 +106,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
 # Unusual content that is audio all the same, with the flags its row must carry.
 UNUSUAL: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "one sample.wav": (lambda: encoded("WAV", tone()[100:101]), {"short"}),
-    "short.wav": (lambda: encoded("WAV", tone(0.2)), {"short"}),
+    "short.wav": (lambda: encoded("WAV", tone(0.1)), {"short"}),
     "8 bits.wav": (lambda: encoded("WAV", tone(), subtype="PCM_U8"), set()),
     "24 bits.wav": (lambda: encoded("WAV", tone(), subtype="PCM_24"), set()),
     "doubles.wav": (lambda: encoded("WAV", tone(), subtype="DOUBLE"), set()),

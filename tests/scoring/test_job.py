@@ -1,0 +1,238 @@
+"""Scoring into a file: the same bytes for any workers, after any kill, or a clear refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from apex_reward.errors import UsageError
+from apex_reward.heads import HEADS
+from apex_reward.model import ApexReward
+from apex_reward.scoring import ScoreSettings, engine, job, score_songs, score_to_file
+from apex_reward.scoring.job import block_songs
+from tests.scoring.conftest import SEGMENT
+from tests.support import tiny_model
+
+SEGMENTS = ScoreSettings(mix="overall", segments=True)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL between two rows."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blocks_of_two() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "block_songs", lambda batch_segments: 2)
+        yield
+
+
+def run(
+    model: ApexReward, songs: list[str], output: Path, kill_after: int | None = None, **options: Any
+) -> list[bool]:
+    """Score, or be killed after some new rows; whether each row was new."""
+    fresh: list[bool] = []
+
+    def on_row(row: dict[str, Any], new: bool) -> None:
+        fresh.append(new)
+        if sum(fresh) == kill_after:
+            raise KilledError
+
+    settings = options.pop("settings", SEGMENTS)
+    score_to_file(model, songs, output, settings, on_row=on_row, **options)
+    return fresh
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    model: ApexReward, songs: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """The files of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(model, songs, folder / "f.jsonl")
+    return everything(folder)
+
+
+def test_the_files_of_a_run(
+    unbroken: dict[str, bytes], model: ApexReward, songs: list[str]
+) -> None:
+    assert set(unbroken) == {"f.jsonl", "f.segments.jsonl"}
+    rows = [json.loads(line) for line in unbroken["f.jsonl"].splitlines()]
+    expected = list(score_songs(model, songs, mix="overall", segments=True, block=2))
+    parts = [part for row in expected for part in row.pop("segment_rows")]
+    assert rows == expected
+    assert [json.loads(line) for line in unbroken["f.segments.jsonl"].splitlines()] == parts
+    assert list(parts[0]) == ["path", "segment", "start", "end", *HEADS]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_same_bytes_for_any_workers(
+    unbroken: dict[str, bytes], model: ApexReward, songs: list[str], tmp_path: Path, workers: int
+) -> None:
+    run(model, songs, tmp_path / "again" / "f.jsonl", workers=workers)
+    assert everything(tmp_path / "again") == unbroken
+
+
+@pytest.mark.parametrize("kill_after", [1, 2, 3, 6, 7, 8])
+def test_same_bytes_after_a_kill_and_only_whole_blocks_are_kept(
+    unbroken: dict[str, bytes],
+    model: ApexReward,
+    songs: list[str],
+    tmp_path: Path,
+    kill_after: int,
+) -> None:
+    output = tmp_path / "killed" / "f.jsonl"
+    with pytest.raises(KilledError):
+        run(model, songs, output, kill_after=kill_after)
+    assert {path.name for path in output.parent.iterdir()} == {
+        "f.jsonl.partial",
+        "f.jsonl.partial.json",
+        "f.segments.jsonl.partial",
+    }
+    kept = kill_after // 2 * 2
+    assert run(model, songs, output, resume=True) == [False] * kept + [True] * (8 - kept)
+    assert everything(output.parent) == unbroken
+
+
+@pytest.mark.parametrize("lost", ["f.jsonl.partial", "f.segments.jsonl.partial"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.97])
+def test_same_bytes_when_the_end_of_either_file_was_lost(
+    unbroken: dict[str, bytes],
+    model: ApexReward,
+    songs: list[str],
+    tmp_path: Path,
+    lost: str,
+    share: float,
+) -> None:
+    output = tmp_path / "killed" / "f.jsonl"
+    with pytest.raises(KilledError):
+        run(model, songs, output, kill_after=7)
+    file = output.parent / lost
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    run(model, songs, output, resume=True)
+    assert everything(output.parent) == unbroken
+
+
+def test_resume_with_nothing_there_is_a_plain_run(
+    unbroken: dict[str, bytes], model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    assert run(model, songs, tmp_path / "new" / "f.jsonl", resume=True) == [True] * 8
+    assert everything(tmp_path / "new") == unbroken
+
+
+def test_resume_of_a_finished_run_does_nothing(
+    unbroken: dict[str, bytes],
+    songs: list[str],
+    tmp_path: Path,
+    model: ApexReward,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "decode_songs", lambda *_: pytest.fail("it decoded"))
+    for name, content in unbroken.items():
+        (tmp_path / name).write_bytes(content)
+    assert run(model, songs, tmp_path / "f.jsonl", resume=True) == [False] * 8
+    assert everything(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"songs": slice(0, 7)}, "inputs"),
+        ({"seed": 1}, "model"),
+        ({"settings": ScoreSettings(mix="aesthetics", segments=True)}, "settings"),
+        ({"settings": ScoreSettings(mix="overall")}, "settings"),
+        ({"settings": ScoreSettings("overall", segments=True, batch_segments=2)}, "settings"),
+        ({"segment_tail": "mask"}, "settings"),
+    ],
+)
+def test_a_partial_file_of_another_run_is_refused_and_kept(
+    model: ApexReward,
+    songs: list[str],
+    tmp_path: Path,
+    changed: dict[str, Any],
+    named: str,
+) -> None:
+    output = tmp_path / "f.jsonl"
+    with pytest.raises(KilledError):
+        run(model, songs, output, kill_after=2)
+    before = everything(tmp_path)
+    settings = changed.pop("settings", SEGMENTS)
+    other = songs[changed.pop("songs", slice(None))]
+    second = tiny_model(segment_seconds=SEGMENT, **changed) if changed else model
+    with pytest.raises(UsageError, match=rf"made with other {named}; .* leave out --resume"):
+        run(second, other, output, settings=settings, resume=True)
+    assert everything(tmp_path) == before
+    (tmp_path / "f.jsonl.partial.json").unlink()
+    with pytest.raises(UsageError, match="other inputs and model and settings"):
+        run(model, songs, output, resume=True)
+
+
+def test_without_resume_a_partial_file_is_started_anew(
+    unbroken: dict[str, bytes], model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "again" / "f.jsonl"
+    with pytest.raises(KilledError):
+        run(tiny_model(seed=1, segment_seconds=SEGMENT), songs[1:], output, kill_after=3)
+    assert run(model, songs, output) == [True] * 8
+    assert everything(output.parent) == unbroken
+
+
+def test_csv_and_parquet_equal_the_json_lines(
+    unbroken: dict[str, bytes], model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in unbroken["f.jsonl"].splitlines()]
+    for ending in ("parquet", "csv"):
+        output = tmp_path / ending / f"f.{ending}"
+        with pytest.raises(KilledError):
+            run(model, songs, output, kill_after=5)
+        run(model, songs, output, resume=True)
+        assert {path.name for path in output.parent.iterdir()} == {
+            f"f.{ending}",
+            f"f.segments.{ending}",
+        }
+    table = pyarrow.parquet.read_table(tmp_path / "parquet" / "f.parquet")
+    assert table.to_pylist() == rows
+    assert table.schema.metadata[b"apex_reward.demonstration"] == b"false"
+    parts = pyarrow.parquet.read_table(tmp_path / "parquet" / "f.segments.parquet").to_pylist()
+    assert parts == [json.loads(line) for line in unbroken["f.segments.jsonl"].splitlines()]
+    with open(tmp_path / "csv" / "f.csv", newline="", encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    for row, cell in zip(rows, cells, strict=True):
+        assert list(row) == list(cell)
+        for name, value in row.items():
+            if name == "flags":
+                assert cell[name] == ";".join(value)
+            elif isinstance(value, (int, float)):
+                assert float(cell[name]) == value
+            else:
+                assert cell[name] == (value or "")
+
+
+def test_a_demonstration_model_says_so_in_the_file(songs: list[str], tmp_path: Path) -> None:
+    model = tiny_model(demonstration=True, segment_seconds=SEGMENT)
+    run(model, songs[:1], tmp_path / "f.parquet", settings=ScoreSettings())
+    metadata = pyarrow.parquet.read_schema(tmp_path / "f.parquet").metadata
+    assert metadata[b"apex_reward.demonstration"] == b"true"
+
+
+def test_a_wrong_ending_is_refused_before_anything_is_written(
+    model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"\.xlsx"):
+        run(model, songs, tmp_path / "f.xlsx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_holds_four_batches_of_the_shortest_songs() -> None:
+    assert [block_songs(size) for size in (1, 4, 5, 64)] == [16, 16, 20, 256]

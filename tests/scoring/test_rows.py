@@ -1,0 +1,98 @@
+"""Result rows against the model called on one song at a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from apex_reward.audio import load_audio
+from apex_reward.audio.resample import resample
+from apex_reward.errors import UsageError
+from apex_reward.heads import HEADS
+from apex_reward.mix import RewardMix
+from apex_reward.model import ApexReward
+from apex_reward.scoring import score_songs
+from apex_reward.scoring.rows import printable
+from tests.support import tiny_model
+
+COLUMNS = ["path", "duration", "sample_rate", "segments", *HEADS, "flags", "error"]
+
+
+@pytest.mark.parametrize(("size", "workers"), [(1, 0), (3, 2), (64, 1)])
+def test_rows_equal_the_model_one_song_at_a_time(
+    model: ApexReward, songs: list[str], size: int, workers: int
+) -> None:
+    mix = "musicality=1,score_likes=0.3"
+    rows = list(score_songs(model, songs, mix=mix, batch_segments=size, workers=workers))
+    assert [row["path"] for row in rows] == songs
+    for row in rows[:2] + rows[3:]:
+        song = load_audio(row["path"])
+        wave = torch.from_numpy(song.samples)[None]
+        for head, value in model(wave, song.sample_rate).rows()[0].items():
+            assert row[head] == pytest.approx(value, abs=1e-4)
+        reward = model.reward(wave, song.sample_rate, mix=mix).item()
+        assert row["reward"] == pytest.approx(reward, abs=1e-4)
+
+
+def test_columns_in_the_order_of_the_contract(model: ApexReward, songs: list[str]) -> None:
+    good, _, bad = score_songs(model, songs[:3])
+    assert list(good) == list(bad) == COLUMNS
+    assert good["error"] is None
+    assert (good["duration"], good["sample_rate"], good["segments"]) == (0.075, 24_000, 1)
+    assert good["flags"] == ["short"]
+    assert bad == {
+        **dict.fromkeys(COLUMNS),
+        "path": songs[2],
+        "segments": 0,
+        "flags": [],
+        "error": "is not audio that can be decoded (Format not recognised)",
+    }
+    (mixed,) = score_songs(model, songs[:1], mix="overall")
+    assert list(mixed) == [*COLUMNS[:-2], "reward", "flags", "error"]
+
+
+def test_a_popularity_model_has_two_heads(songs: list[str]) -> None:
+    popularity = tiny_model(task="popularity")
+    (row,) = score_songs(popularity, songs[:1], mix="popularity")
+    assert [name for name in row if name in HEADS] == ["score_streams", "score_likes"]
+    expected = (row["score_streams"] + row["score_likes"]) / 200
+    assert row["reward"] == pytest.approx(expected)
+
+
+def test_segment_rows_are_each_segment_scored_alone(model: ApexReward, songs: list[str]) -> None:
+    (row,) = score_songs(model, [songs[5]], segments=True)  # 0.775 s at 44.1 kHz
+    parts = row.pop("segment_rows")
+    (plain,) = score_songs(model, [songs[5]])
+    assert row == plain
+    assert [part["segment"] for part in parts] == [1, 2, 3, 4]
+    assert [part["start"] for part in parts] == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert [part["end"] for part in parts] == pytest.approx([0.25, 0.5, 0.75, 0.775], abs=1e-4)
+    # At the encoder's own rate a segment is also a song.
+    song = torch.from_numpy(load_audio(songs[4]).samples)[None].mean(dim=1)  # 0.6 s
+    song = resample(song, 16_000, 24_000)
+    (row,) = score_songs(model, [songs[4]], segments=True)
+    for n, part in enumerate(row["segment_rows"]):
+        alone = model(song[:, n * 6_000 : (n + 1) * 6_000], 24_000).rows()[0]
+        for head in HEADS:
+            assert part[head] == pytest.approx(alone[head], abs=1e-4)
+
+
+def test_a_failed_song_has_no_segment_rows(model: ApexReward, songs: list[str]) -> None:
+    (row,) = score_songs(model, [songs[2]], segments=True)
+    assert row["segment_rows"] == []
+
+
+def test_mixes_that_make_no_sense_here(model: ApexReward, songs: list[str]) -> None:
+    with pytest.raises(UsageError, match="normalised by group"):
+        list(score_songs(model, songs, mix=RewardMix({"clarity": 1.0}, "group")))
+    with pytest.raises(UsageError, match="needs clarity"):
+        list(score_songs(tiny_model(task="popularity"), songs, mix="clarity=1"))
+    with pytest.raises(UsageError, match="calibrated head"):
+        list(score_songs(model, songs[:1], mix="preference"))
+
+
+def test_any_name_can_be_written_as_json() -> None:
+    assert printable("Lied \u00e4 \U0001f3b5.wav") == "Lied \u00e4 \U0001f3b5.wav"
+    assert json.dumps(printable("\udce9.wav"), ensure_ascii=False).encode() == b'"\\\\udce9.wav"'
