@@ -27,7 +27,8 @@ def findings(metrics: dict[str, Any]) -> list[Finding]:
             for stratum in _MAIN[1:]
             if stratum in strata and _differs(strata[stratum], overall)
         ]
-        found += _systems(name, overall, systems)
+        found += _within_systems(name, overall)
+    found += _systems(metrics["scores"], systems)
     found += _position(metrics["baselines"]["position_a"])
     return found
 
@@ -72,28 +73,39 @@ def _verb(direction: str) -> str:
     return "agrees" if direction == "agrees" else "is undetermined"
 
 
-def _systems(name: str, overall: dict[str, Any], systems: dict[str, Any]) -> list[Finding]:
-    found = []
-    if systems["accuracy"] is not None and systems["accuracy"] >= overall["accuracy"]:
-        found.append(
-            Finding(
-                "warning",
-                f"Knowing only which systems made the two songs is right on "
-                f"{systems['accuracy']:.1%}, {name} on {overall['accuracy']:.1%}.",
-            )
-        )
+def _within_systems(name: str, overall: dict[str, Any]) -> list[Finding]:
     within = overall.get("auc_within_system_pairs")
     interval = overall.get("auc_within_system_pairs_ci95")
-    if within is not None and interval is not None and overall["direction"] == "agrees":
-        low, high = interval
-        text = f"Between songs of the same two systems {name} has an AUC of {within:.3f}"
-        text += f" (95% interval {low:.3f} to {high:.3f})"
-        if low <= 0.5:
-            words = ": its agreement may come from telling systems apart, not songs."
-            found.append(Finding("warning", text + words))
-        else:
-            found.append(Finding("good", text + ": it tells songs apart, not only systems."))
-    return found
+    if within is None or interval is None or overall["direction"] != "agrees":
+        return []
+    text = (
+        f"Between songs of the same two systems {name} has an AUC of {within:.3f} "
+        f"(95% interval {interval[0]:.3f} to {interval[1]:.3f})"
+    )
+    if interval[0] > 0.5:
+        return [Finding("good", f"{text}: it tells songs apart, not only systems.")]
+    words = "its agreement may come from telling systems apart, not songs."
+    return [Finding("warning", f"{text}: {words}")]
+
+
+def _systems(scores: dict[str, Any], systems: dict[str, Any]) -> list[Finding]:
+    """One warning for all scores that are no better than the systems' names."""
+    if systems["accuracy"] is None:
+        return []
+    behind = [
+        f"{name} {strata['overall']['accuracy']:.1%}"
+        for name, strata in scores.items()
+        if strata["overall"]["accuracy"] <= systems["accuracy"]
+    ]
+    if not behind:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"Knowing only which systems made the two songs is right on "
+            f"{systems['accuracy']:.1%}. No better than that: {', '.join(behind)}.",
+        )
+    ]
 
 
 def _position(entry: dict[str, Any]) -> list[Finding]:

@@ -82,6 +82,7 @@ def calibrate(
             "l2": fitted.l2,
             "grouped_by": "prompt" if kept.has_prompts else "battle",
             "folds": OUTER_FOLDS,
+            "adds_to_systems": adds_to_systems(figures, tests),
             "verdict": verdict(figures, tests),
         },
         "notes": notes,
@@ -107,22 +108,36 @@ def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
     return logits
 
 
+def adds_to_systems(figures: dict[str, Any], tests: dict[str, Any]) -> bool | None:
+    """Whether the calibrated score is better than the systems alone (McNemar, 5%); None without."""
+    if "system_only" not in figures:
+        return None
+    calibrated, systems = (figures[name]["overall"] for name in ("calibrated", "system_only"))
+    return bool(
+        calibrated["accuracy"] > systems["accuracy"]
+        and tests["calibrated vs system_only"]["p_value"] < 0.05
+    )
+
+
 def verdict(figures: dict[str, Any], tests: dict[str, Any]) -> str:
     """What the held-out figures say, in words: is the gain the score's or the systems'?"""
     calibrated = figures["calibrated"]["overall"]["accuracy"]
     plain = figures["uncalibrated"]["overall"]["accuracy"]
     words = f"Held out, the calibrated score is right on {calibrated:.1%}, uncalibrated {plain:.1%}"
-    if "system_only" not in figures:
+    adds = adds_to_systems(figures, tests)
+    if adds is None:
         return words + ". No systems are named, so there is nothing to correct for."
     systems = figures["system_only"]["overall"]["accuracy"]
     p_value = tests["calibrated vs system_only"]["p_value"]
     words += f", the systems alone, without the score, {systems:.1%}"
-    if calibrated <= systems or p_value >= 0.05:
+    if adds:
         return (
-            f"{words}. The systems alone are as good as the calibrated score (McNemar p = "
-            f"{p_value:.2g}): what calibration gains here is knowledge of systems, not of songs."
+            f"{words}. The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
         )
-    return f"{words}. The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
+    return (
+        f"{words}. The systems alone are as good as the calibrated score (McNemar p = "
+        f"{p_value:.2g}): what calibration gains here is knowledge of systems, not of songs."
+    )
 
 
 def _complete(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -18,18 +19,19 @@ def forest(entries: Sequence[Entry], chance: float = 0.5) -> str:
             or `baseline`, which colours it), and text to the right.
     """
     label_width = 16 + 7 * max((len(entry[0]) for entry in entries), default=0)
-    plot, right = 380, 190
+    plot, right = 560, 190
     height = ROW * len(entries) + 30
     bounds = [bound for _, value, interval, _, _ in entries for bound in (value, *(interval or ()))]
-    low = min([*bounds, chance]) - 0.02
-    high = max([*bounds, chance]) + 0.02
+    low, high = min([*bounds, chance]), max([*bounds, chance])
+    margin = 0.04 * (high - low) or 0.05
+    low, high = low - margin, high + margin
 
     def x(value: float) -> float:
         return label_width + (value - low) / (high - low) * plot
 
     parts = [
         _line(x(tick), 0, x(tick), height - 22)
-        + _text(x(tick), height - 6, f"{tick:.2f}", "middle")
+        + _text(x(tick), height - 6, _tick_text(tick), "middle")
         for tick in _ticks(low, high)
     ]
     parts.append(_line(x(chance), 0, x(chance), height - 22, "chance"))
@@ -68,7 +70,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     means = {name: [float(row[name]["accuracy"]) for row in rows] for name in names}
     every = [value for line in means.values() for value in line]
     low, high = min([0.5, *every]) - 0.01, max(every) + 0.02
-    left, width, height, bottom = 46, 330, 230, 34
+    left, width, height, bottom = 42, 280, 230, 34
     last = max(*counts, 1)
 
     def place(count: float, value: float) -> tuple[float, float]:
@@ -77,10 +79,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     parts = []
     for tick in _ticks(low, high):
         y = place(0, tick)[1]
-        parts += [_line(left, y, left + width, y), _text(left - 6, y + 4, f"{tick:.2f}", "end")]
-    parts += [_text(place(count, low)[0], height - 14, str(count), "middle") for count in counts]
+        parts += [_line(left, y, left + width, y), _text(left - 6, y + 4, _tick_text(tick), "end")]
+    labelled = -20.0
+    for count in counts:
+        if (x := place(count, low)[0]) >= labelled + 20:
+            parts.append(_text(x, height - 14, str(count), "middle"))
+            labelled = x
     parts.append(_text(left + width / 2, height - 1, "anchor votes", "middle"))
-    kinds = dict(zip(names, ("undetermined", "agrees", "opposes"), strict=False))
+    kinds = dict(zip(names, ("undetermined", "agrees", "systems"), strict=False))
     label_y = -20.0
     for name in sorted(names, key=lambda name: -means[name][-1]):
         dots = [place(count, value) for count, value in zip(counts, means[name], strict=True)]
@@ -93,7 +99,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
         ]
         label_y = max(dots[-1][1] + 4, label_y + 14)
         parts.append(_text(left + width + 8, label_y, name.replace("_", " "), "start"))
-    return _svg(left + width + 110, height, parts)
+    return _svg(left + width + 90, height, parts)
 
 
 def heat_map(systems: Sequence[str], cells: Mapping[tuple[str, str], tuple[float, int]]) -> str:
@@ -155,10 +161,10 @@ def _curve(
     for tick in _ticks(*x_range):
         x, _ = place((tick, y_range[0]))
         parts += [_line(x, top, x, top + height)]
-        parts += [_text(x, top + height + 15, f"{tick:.2f}", "middle")]
+        parts += [_text(x, top + height + 15, _tick_text(tick), "middle")]
     for tick in _ticks(*y_range):
         _, y = place((x_range[0], tick))
-        parts += [_line(left, y, left + width, y), _text(left - 6, y + 4, f"{tick:.2f}", "end")]
+        parts += [_line(left, y, left + width, y), _text(left - 6, y + 4, _tick_text(tick), "end")]
     if diagonal:
         parts.append(_line(*place((x_range[0],) * 2), *place((x_range[1],) * 2), "chance"))
     placed = [place(dot) for dot in dots]
@@ -178,10 +184,16 @@ def _curve(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 8), 0.5)
-    first = int(low / step) - 1
-    ticks = [round((first + index) * step, 10) for index in range(12)]
-    return [tick for tick in ticks if low <= tick <= high]
+    """About six round values from `low` to `high`, 1, 2 or 5 times a power of ten apart."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def _tick_text(tick: float) -> str:
+    return f"{tick:.0f}" if abs(tick) >= 10 else f"{tick:.2f}"
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:

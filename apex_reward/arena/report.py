@@ -8,12 +8,13 @@ from typing import Any
 
 from apex_reward.arena import plots
 from apex_reward.arena.document import Block, Grid, Heading, Picture, Words, write_document
-from apex_reward.arena.findings import findings
+from apex_reward.arena.findings import Tone, findings
 from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, interval_text, score_summary
 from apex_reward.arena.table3 import table3_blocks
 
 _MAIN = ("overall", "instrumental", "vocal")
 _SYSTEM_PAIR = "system_pair:"
+_TONES: dict[bool | None, Tone] = {True: "good", False: "warning", None: "plain"}
 _REASONS = {
     "TIE": "the vote was a tie",
     "BOTH_BAD": "the vote was that both are bad",
@@ -68,7 +69,7 @@ def calibration_report(metrics: dict[str, Any], folder: Path) -> None:
         if stratum in part[name]
     ]
     blocks: list[Block] = [
-        Words(part["verdict"], "plain"),
+        Words(part["verdict"], _TONES[part["adds_to_systems"]]),
         Heading(
             "Held-out figures",
             f"{part['folds']} folds that keep each {part['grouped_by']} together; the prior "

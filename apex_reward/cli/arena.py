@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -184,10 +185,8 @@ def leaderboard(
     for title, board in boards.items():
         print_table(title, list(board[0]), [list(row.values()) for row in board])
     for name, part in metrics["scores"].items():
-        typer.echo(
-            f"rank correlation of {name} with the votes: {_short(part['rank_correlation'])} "
-            f"{_interval(part['rank_correlation_ci95'])}"
-        )
+        value = _with_interval(part["rank_correlation"], part["rank_correlation_ci95"])
+        typer.echo(f"rank correlation of {name} with the votes: {value or 'not defined'}")
     if output is not None:
         write_json(output / "metrics.json", metrics)
         for title, board in boards.items():
@@ -309,31 +308,49 @@ def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:
     from apex_reward.arena.findings import findings
-    from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, score_summary
     from apex_reward.arena.table3 import table3_grid
 
+    entries = {
+        (name if stratum == "overall" else f"{name}, {stratum}"): strata[stratum]
+        for name, strata in metrics["scores"].items()
+        for stratum in ("overall", "instrumental", "vocal")
+        if stratum in strata
+    }
+    entries |= {name.replace("_", " "): entry for name, entry in metrics["baselines"].items()}
     title = f"{metrics['n_decided']} decided of {metrics['n_battles']} battles"
-    rows = score_summary(metrics, ("overall", "instrumental", "vocal"))
-    for name, entry in metrics["baselines"].items():
-        rows.append([name.replace("_", " "), "baseline", *figure_cells(entry)])
-    print_table(title, ("score", "stratum", *FIGURE_COLUMNS), rows)
+    _print_figures(title, entries)
     left_out = {reason: count for reason, count in metrics["dropped"].items() if count}
     if left_out:
         print_table("left out", ("reason", "battles"), list(left_out.items()))
     if "classifiers" in metrics:
         columns, cells = table3_grid(metrics["classifiers"])
-        print_table("Table 3, published / honest", columns, cells)
+        # The F1 columns are in table3.md: five columns are what a terminal holds.
+        print_table("Table 3, published / honest", columns[:5], [row[:5] for row in cells])
         typer.echo(metrics["classifiers"]["rules_line"])
     _print_findings([*findings(metrics), *(("plain", note) for note in metrics["notes"])])
 
 
+def _print_figures(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row per entry that fits into 80 columns; the p-values are in metrics.json."""
+    rows = [
+        [
+            name,
+            entry["n"],
+            _with_interval(entry["accuracy"], entry["accuracy_ci95"]),
+            _with_interval(entry.get("auc"), entry.get("auc_ci95")),
+            entry.get("direction"),
+        ]
+        for name, entry in entries.items()
+    ]
+    print_table(title, ("score", "n", "accuracy, 95%", "AUC, 95%", "direction"), rows)
+
+
 def _print_calibration(part: dict[str, Any]) -> None:
-    from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells
     from apex_reward.arena.report import CALIBRATED
 
     names = [name for name in CALIBRATED if name in part]
-    rows = [[CALIBRATED[name], *figure_cells(part[name]["overall"])] for name in names]
-    print_table(f"held out, folds by {part['grouped_by']}", ("what", *FIGURE_COLUMNS), rows)
+    entries = {name.replace("_", " "): part[name]["overall"] for name in names}
+    _print_figures(f"held out, folds by {part['grouped_by']}", entries)
     for kind in ("slope", "bias"):
         if part[kind]:
             print_table(f"{kind} in log-odds", ("of", kind), list(part[kind].items()))
@@ -353,9 +370,9 @@ def _print_findings(found: list[Any]) -> None:
         typer.secho(text, fg=colour)
 
 
-def _short(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str | None:
+    """`0.537 .503-.569`, short enough for two in a row."""
+    if value is None or interval is None:
+        return None if value is None else f"{value:.3f}"
+    low, high = (f"{bound:.3f}".replace("0.", ".", 1) for bound in interval)
+    return f"{value:.3f} {low}-{high}"
