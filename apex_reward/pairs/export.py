@@ -127,13 +127,15 @@ def write_folder(result: PairSet, output: str | Path, form: str = "folder") -> N
         result.candidates.duration[result.winner], result.candidates.duration[result.loser]
     ).tolist()
     for split in ("train", "test"):
-        of_split = [row for row in rows if row["split"] == split]
+        at = [n for n, row in enumerate(rows) if row["split"] == split]
+        if not at and split == "test":
+            continue  # readers of these forms take an empty file for a broken one
+        of_split = [rows[n] for n in at]
         if form == "tangoflux":
-            lengths = [s for s, row in zip(seconds, rows, strict=True) if row["split"] == split]
-            entries = tangoflux_rows(of_split, lengths)
+            entries = tangoflux_rows(of_split, [seconds[n] for n in at])
             text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
             write_text(output / form / f"{split}.json", text + "\n")
-        elif of_split or split == "train":
+        else:
             dataset = to_trl(of_split) if form == "trl" else to_kto(of_split)
             write_table(output / form / f"{split}.parquet", dataset.data.table)
 
@@ -143,7 +145,9 @@ def to_trl(pairs: Iterable[Row]) -> datasets.Dataset:
 
     With tokens, the texts are the tokens: as given where they are text; ids are written in
     decimal with spaces between, and kept as `chosen_ids` and `rejected_ids` beside. Without
-    tokens, the texts are the audio paths. Pass one split only (`pair["split"]`).
+    tokens, the texts are the audio paths. TRL puts prompt and completion together as they are, so
+    a completion starts with a space where two words would run into one. Pass one split only
+    (`pair["split"]`).
     """
     return _dataset(
         [
@@ -198,10 +202,14 @@ def tangoflux_rows(
 
 
 def _completion(pair: Row, side: str) -> str:
+    """The text of a song; a space keeps a tokenizer from joining it with the prompt's last word."""
     tokens = pair.get(f"{side}_tokens")
     if tokens is None:
-        return pair[side]
-    return tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
+        text = str(pair[side])
+    else:
+        text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
+    meets = pair["prompt"][-1:].isalnum() and text[:1].isalnum()
+    return f" {text}" if meets else text
 
 
 def _ids(pair: Row, side: str) -> dict[str, list[int]]:

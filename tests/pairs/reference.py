@@ -93,8 +93,7 @@ def beats(
         )
     assert strategy == "two-axis"
     reaches = [
-        all(song[name] >= value for name, value in settings["threshold"].items())
-        for song in (a, b)
+        all(song[name] >= value for name, value in settings["threshold"].items()) for song in (a, b)
     ]
     return reaches[0] and not reaches[1]
 
@@ -166,7 +165,6 @@ def passes(
     if any(b[name] - a[name] > tolerance for name, tolerance in protect.items()):
         return False
     return all(
-        settings.get(f"match_{name}") is None
-        or abs(a[name] - b[name]) <= settings[f"match_{name}"]
+        settings.get(f"match_{name}") is None or abs(a[name] - b[name]) <= settings[f"match_{name}"]
         for name in ("duration", "loudness")
     )

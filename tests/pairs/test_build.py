@@ -250,7 +250,12 @@ def test_every_source_gives_the_same_pairs(kind, tmp_path):
     from apex_reward.tables import write_table
 
     rows = [
-        {"prompt_id": n % 5, "audio": f"{n}.wav", "musicality": n / 3, "flags": ["silent"] * (n < 2)}
+        {
+            "prompt_id": n % 5,
+            "audio": f"{n}.wav",
+            "musicality": n / 3,
+            "flags": ["silent"] * (n < 2),
+        }
         for n in range(20)
     ]
     path = tmp_path / f"candidates.{kind}"

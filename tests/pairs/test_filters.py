@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.filters import balanced, bound_value, limited, matched, protected, split_flags
+from apex_reward.pairs.filters import (
+    balanced,
+    bound_value,
+    limited,
+    matched,
+    protected,
+    split_flags,
+)
 from tests.pairs.reference import greedy
 
 

@@ -1,0 +1,198 @@
+"""`apex-reward pairs`: files, exit codes, errors, dry run, scoring of candidates without scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from apex_reward import build_pairs
+from apex_reward.cli import app
+from apex_reward.tables import read_jsonl, write_table
+from tests.support import tiny_model, write_wav
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["pairs", *map(str, arguments)])
+
+
+def rows() -> list[dict]:
+    return [
+        {
+            "prompt_id": n // 5,
+            "audio": f"{n}.wav",
+            "musicality": (n * 7 % 11) / 2,
+            "clarity": (n * 5 % 9) / 2,
+            "score_likes": float(n * 13 % 50),
+            "flags": ["silent"] if n == 3 else [],
+            "duration": 10.0 + n % 3,
+        }
+        for n in range(30)
+    ]
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "candidates.jsonl"
+    write_table(path, rows())
+    return path
+
+
+def test_the_folder_is_what_build_pairs_returns(table, tmp_path):
+    done = run(
+        *(table, "--strategy", "pareto", "--axis", "musicality", "--axes", "clarity"),
+        *("--min-margin", 0.5, "--protect", "score_likes=20", "--drop-flags", "silent,clipped"),
+        *("--chosen-floor", "q0.3", "--rejected-ceiling", 4, "--match-duration", 2),
+        *("--max-pairs-per-prompt", 3, "--max-pairs-per-candidate", 2, "--balance-axes"),
+        *("--test-share", 0.4, "--seed", 3, "--output", tmp_path / "out"),
+    )
+    assert done.exit_code == 0, done.output
+    pairs, dropped = build_pairs(
+        rows(),
+        strategy="pareto",
+        axis="musicality",
+        axes=["clarity"],
+        min_margin=0.5,
+        protect={"score_likes": 20.0},
+        drop_flags=["silent", "clipped"],
+        chosen_floor="q0.3",
+        rejected_ceiling=4,
+        match_duration=2.0,
+        max_pairs_per_prompt=3,
+        max_pairs_per_candidate=2,
+        balance_axes=True,
+        test_share=0.4,
+        seed=3,
+    )
+    assert pairs
+    assert read_jsonl(tmp_path / "out" / "pairs.jsonl") == pairs
+    assert read_jsonl(tmp_path / "out" / "dropped.jsonl") == dropped
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dropped.jsonl",
+        "pairs.jsonl",
+        "pairs.parquet",
+        "report.html",
+        "summary.json",
+    ]
+
+
+def test_thresholds_are_read_by_name(table, tmp_path):
+    done = run(
+        *(table, "--strategy", "two-axis", "--threshold", "musicality=3", "--threshold"),
+        *("overall-not-a-column=1", "--output", tmp_path / "out"),
+    )
+    assert done.exit_code == 1
+    assert "no column 'overall-not-a-column'" in done.output
+    mix = "musicality=1,score_likes=0.5"
+    done = run(
+        *(table, "--strategy", "two-axis", "--threshold", "clarity=2", "--threshold", f"{mix}=0.5"),
+        *("--output", tmp_path / "out"),
+    )
+    assert done.exit_code == 0, done.output
+    for pair in read_jsonl(tmp_path / "out" / "pairs.jsonl"):
+        assert pair["chosen_clarity"] >= 2
+        assert pair[f"chosen_{mix}"] >= 0.5
+        assert pair["rejected_clarity"] < 2 or pair[f"rejected_{mix}"] < 0.5
+
+
+def test_dry_run_says_what_each_filter_drops_and_writes_nothing(table, tmp_path):
+    done = run(table, "--min-margin", 4.5, "--drop-flags", "silent", "--dry-run")
+    assert done.exit_code == 0, done.output
+    for part in ("flag silent", "margin below 4.5", "not selected by best-worst", "proposed"):
+        assert part in done.output
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_an_empty_test_split_is_said(table, tmp_path):
+    done = run(table, "--test-share", 0.05, "--output", tmp_path / "out")
+    assert "the test split is empty" in done.output
+    assert done.exit_code == 0
+
+
+def test_no_pair_writes_the_folder_and_exits_with_1(table, tmp_path):
+    done = run(table, "--min-margin", 50, "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no pair was made" in done.output
+    assert len(read_jsonl(tmp_path / "out" / "dropped.jsonl")) == 30 + 6
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--top-k", "2", "--quantile", "0.5"], 2, "--quantile is read by margin and mrsd only"),
+        (["--format", "csv"], 2, "--format is 'csv'; expected one of folder, trl"),
+        (["--protect", "clarity"], 2, "--protect is 'clarity'; expected NAME=NUMBER"),
+        (["--axis", "beauty"], 1, "no column 'beauty'; the numeric columns are prompt_id"),
+        (["--axis", "musicality=x"], 1, "the weight 'x' of musicality"),
+    ],
+)
+def test_wrong_options_end_in_one_clear_error(arguments, code, message, table, tmp_path):
+    done = run(table, *arguments, "--output", tmp_path / "out")
+    assert done.exit_code == code
+    assert message in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_or_dry_run_is_needed(table):
+    done = run(table)
+    assert done.exit_code == 2
+    assert "give --output DIR, or --dry-run" in done.output
+
+
+def test_candidates_without_scores_are_scored(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    unscored = []
+    for n in range(6):
+        write_wav(tmp_path / "songs" / f"{n}.wav", seconds=1.5, seed=n)
+        unscored.append({"prompt_id": n // 3, "audio": f"songs/{n}.wav", "clarity": 9.0})
+    unscored[1]["musicality"] = 5.5  # given scores stay
+    (tmp_path / "songs" / "5.wav").write_text("not a song")
+    write_table(tmp_path / "candidates.jsonl", unscored)
+    done = run(
+        *(tmp_path / "candidates.jsonl", "--strategy", "all", "--axis", "musicality"),
+        *("--model", tmp_path / "model", "--output", tmp_path / "out"),
+    )
+    assert done.exit_code == 1, done.output
+    assert "1 candidates could not be read or scored" in done.output
+    pairs = read_jsonl(tmp_path / "out" / "pairs.jsonl")
+    dropped = read_jsonl(tmp_path / "out" / "dropped.jsonl")
+    assert [pair["chosen"] for pair in pairs if pair["chosen_musicality"] == 5.5] == [
+        "songs/1.wav"
+    ] * 2
+    assert len(pairs) == 3 + 1
+    assert [row["audio"] for row in dropped] == ["songs/5.wav"]
+    assert "not audio that can be decoded" in dropped[0]["reason"]
+    model = tiny_model()
+    from apex_reward.scoring import score_songs
+
+    expected = {
+        f"songs/{Path(row['path']).name}": row["musicality"]
+        for row in score_songs(model, [str(tmp_path / "songs" / f"{n}.wav") for n in (0, 2)])
+    }
+    found = {pair["rejected"]: pair["rejected_musicality"] for pair in pairs}
+    found |= {pair["chosen"]: pair["chosen_musicality"] for pair in pairs}
+    for audio, value in expected.items():
+        assert found[audio] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_model_that_lacks_the_axis_is_wrong_usage(tmp_path):
+    tiny_model(task="popularity").save_pretrained(tmp_path / "model")
+    write_table(tmp_path / "c.jsonl", [{"prompt_id": 1, "audio": "a.wav"}])
+    done = run(tmp_path / "c.jsonl", "--model", tmp_path / "model", "--dry-run")
+    assert done.exit_code == 2
+    assert "but the axes read musicality" in done.output
+
+
+def test_formats_are_written_beside_the_folder(table, tmp_path):
+    for form, name in (("trl", "train.parquet"), ("kto", "train.parquet")):
+        done = run(table, "--format", form, "--output", tmp_path / form)
+        assert done.exit_code == 0
+        assert (tmp_path / form / form / name).exists()
+    done = run(table, "--format", "tangoflux", "--output", tmp_path / "t")
+    entries = json.loads((tmp_path / "t" / "tangoflux" / "train.json").read_text())
+    assert done.exit_code == 0
+    assert set(entries[0]) == {"chosen", "reject", "captions", "duration"}
+    assert entries[0]["duration"] >= 10.0
