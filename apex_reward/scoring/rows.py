@@ -59,22 +59,23 @@ def check_mix(model: ApexReward, mix: str | RewardMix | None) -> str | RewardMix
     """The mix as `song_row` takes it, after checking that it makes sense song by song.
 
     Raises:
-        UsageError: normalised within groups, or over heads that the model lacks.
+        UsageError: normalised within groups, over heads that the model lacks, or `preference`
+            where it has none.
     """
-    if mix is None or mix == PREFERENCE:
-        return mix
-    mixer = as_mix(mix)
-    if mixer.normalization == "group":
+    if mix is None:
+        return None
+    mixer = mix if mix == PREFERENCE else as_mix(mix)
+    if isinstance(mixer, RewardMix) and mixer.normalization == "group":
         raise UsageError(
             "a mix normalised by group compares songs of one prompt, which a row per song does "
             "not know; use range, zscore or none here"
         )
-    heads = model.config.heads
-    absent = [head for head in mixer.weights if head not in heads]
-    if absent:
-        raise UsageError(
-            f"the mix {mixer} needs {', '.join(absent)}; this model has {', '.join(heads)}"
-        )
+    import torch
+
+    # One made-up song shows now what would otherwise fail at the first real one.
+    embedding = torch.zeros(1, model.config.width, device=model.device)
+    with torch.no_grad():
+        model.mix_scores(model.score_embeddings(embedding), embedding, mixer)
     return mixer
 
 

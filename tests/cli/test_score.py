@@ -1,0 +1,234 @@
+"""`apex-reward score` as a user meets it: files, rows, exit codes, messages, kills."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from apex_reward.cli import app
+from apex_reward.cli.score import DEMONSTRATION
+from apex_reward.heads import HEADS
+from apex_reward.preference import PreferenceHead
+from tests.support import tiny_model, write_wav
+
+COMMAND = (sys.executable, "-c", "from apex_reward.cli import main; main()")
+COLUMNS = ["path", "duration", "sample_rate", "segments", *HEADS, "flags", "error"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(segment_seconds=0.25).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    """Three songs and a text."""
+    for n in range(3):
+        write_wav(tmp_path / "songs" / f"{n}.wav", 0.2 + 0.2 * n, 44_100, seed=n, channels=2)
+    (tmp_path / "songs" / "text.mp3").write_text("lyrics")
+    return tmp_path / "songs"
+
+
+def score(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_rows_in_three_formats(songs: Path, model: str, tmp_path: Path) -> None:
+    for ending in ("jsonl", "csv", "parquet"):
+        result = score(songs, "--model", model, "--output", tmp_path / f"f.{ending}")
+        assert result.exit_code == 1  # one input failed
+        assert f"{songs}/text.mp3: is not audio" in result.stderr
+        assert "4 songs, 1 failed, 1.2 s of audio" in result.stdout
+    rows = lines(tmp_path / "f.jsonl")
+    assert [list(row) for row in rows] == [COLUMNS] * 4
+    assert [row["path"] for row in rows] == [
+        f"{songs}/{name}" for name in ("0.wav", "1.wav", "2.wav", "text.mp3")
+    ]
+    assert [row["segments"] for row in rows] == [1, 2, 3, 0]
+    assert pyarrow.parquet.read_table(tmp_path / "f.parquet").to_pylist() == rows
+    with open(tmp_path / "f.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    for head in HEADS:
+        assert [cell[head] for cell in cells][3] == ""
+        assert [float(cell[head]) for cell in cells[:3]] == [row[head] for row in rows[:3]]
+
+
+def test_exit_code_0_when_all_went_well(songs: Path, model: str, tmp_path: Path) -> None:
+    (songs / "text.mp3").unlink()
+    result = score(songs, "--model", model, "--output", tmp_path / "f.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    # What is there already needs no work, with the same exit code.
+    result = score(songs, "--model", model, "--output", tmp_path / "f.jsonl", "--resume")
+    assert result.exit_code == 0
+    assert "nothing to do" in result.stderr
+
+
+def test_without_output_json_lines_into_a_pipe(songs: Path, model: str, tmp_path: Path) -> None:
+    result = score(songs, "--model", model, "--workers", 0)
+    score(songs, "--model", model, "--output", tmp_path / "f.jsonl")
+    assert result.exit_code == 1
+    assert result.stdout == (tmp_path / "f.jsonl").read_text()
+
+
+def test_without_output_a_table_on_a_terminal(
+    songs: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, no colours
+    with pytest.raises(SystemExit) as end:
+        app(["score", str(songs), "--model", model, "--workers", "0"])
+    assert end.value.code == 1
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split() == [
+        *("song", "time", "streams", "likes", "coher", "music", "memor", "clar", "natur", "flags")
+    ]
+    assert [row.split()[0] for row in table[2:]] == ["0.wav", "1.wav", "2.wav", "text.mp3"]
+    assert table[5].split()[-1] == "failed"
+
+
+def test_segments_mix_and_tail(songs: Path, model: str, tmp_path: Path) -> None:
+    output = tmp_path / "f.csv"
+    options = ("--segments", "--mix", "musicality=1,clarity=-1", "--segment-tail", "mask")
+    assert score(songs, "--model", model, "--output", output, *options).exit_code == 1
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    first = rows[0]
+    expected = (float(first["musicality"]) - float(first["clarity"])) / 4
+    assert float(first["reward"]) == pytest.approx(expected, abs=1e-6)
+    with open(tmp_path / "f.segments.csv", newline="") as file:
+        parts = list(csv.DictReader(file))
+    assert [part["segment"] for part in parts] == ["1", "1", "2", "1", "2", "3"]
+    assert list(parts[0]) == ["path", "segment", "start", "end", *HEADS]
+    plain = tmp_path / "plain.jsonl"
+    score(songs, "--model", model, "--output", plain)
+    assert lines(plain)[0]["clarity"] != pytest.approx(float(first["clarity"]), abs=1e-3)
+
+
+def test_the_calibrated_preference_as_a_mix(songs: Path, tmp_path: Path) -> None:
+    head = PreferenceHead({"musicality": 2.0, "clarity": -1.0})
+    tiny_model(segment_seconds=0.25, preference=head.to_dict()).save_pretrained(tmp_path / "model")
+    result = score(songs / "1.wav", "--model", tmp_path / "model", "--mix", "preference")
+    row = json.loads(result.stdout)
+    assert row["reward"] == pytest.approx(2 * row["musicality"] - row["clarity"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{songs}/none"], None),
+        (["{empty}"], "no audio found"),
+        (["{songs}/*.ogg"], "no audio found"),
+        (["{songs}", "--output", "f.xlsx"], "expected .jsonl, .csv, .parquet"),
+        (["{songs}", "--resume"], "need --output"),
+        (["{songs}", "--segments"], "need --output"),
+        (["{songs}", "--mix", "loudness=1"], "is not HEAD=WEIGHT"),
+        (["{songs}", "--mix", "preference"], "calibrated head"),
+        (["{songs}", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["{songs}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["{songs}", "--dtype", "int8"], "expected one of float32, bfloat16, float16"),
+        (["{songs}", "--segment-tail", "cut"], "expected"),
+        (["{songs}", "--batch-segments", "0"], "batch-segments"),
+        (["{songs}", "--workers", "-1"], "workers"),
+        ([], "Missing argument"),
+    ],
+)
+def test_wrong_usage(
+    songs: Path, model: str, tmp_path: Path, arguments: list[str], message: str | None
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    given = [text.format(songs=songs, empty=empty) for text in arguments]
+    result = score(*given, "--model", model)
+    # A file that is named and missing is an input that failed, not wrong usage.
+    assert result.exit_code == (1 if message is None else 2)
+    if message is not None:
+        assert message in " ".join(result.stderr.split())
+
+
+def test_a_missing_file_among_others_is_a_row(songs: Path, model: str, tmp_path: Path) -> None:
+    output = tmp_path / "f.jsonl"
+    given = (songs / "gone.wav", songs / "1.wav")
+    assert score(*given, "--model", model, "--output", output).exit_code == 1
+    gone, there = lines(output)
+    assert (gone["error"], there["error"]) == ("does not exist", None)
+
+
+def test_no_network_names_the_ways_out(songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    started = time.monotonic()
+    result = score(songs)
+    assert time.monotonic() - started < 20
+    assert result.exit_code == 1
+    for part in ("amaai-lab/apex", "network", "--model", "apex-reward demo"):
+        assert part in result.stderr
+
+
+def test_a_demonstration_model_says_so(songs: Path, tmp_path: Path) -> None:
+    tiny_model(segment_seconds=0.25, demonstration=True).save_pretrained(tmp_path / "model")
+    result = score(songs / "0.wav", "--model", tmp_path / "model")
+    assert result.exit_code == 0
+    assert DEMONSTRATION in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom apex_reward.cli import app\n"
+        "try: app(['score', '--help'])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert answer.returncode == 0
+    assert b"--batch-segments" in answer.stdout
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_and_resumed_ends_with_the_same_bytes(
+    model: str, tmp_path: Path
+) -> None:
+    for n in range(40):
+        write_wav(tmp_path / "songs" / f"{n:02}.wav", 0.4 + 0.01 * n, seed=n)
+    (tmp_path / "songs" / "20.wav").write_text("lyrics")
+
+    def command(output: Path, *more: str) -> list[str]:
+        given = ["score", str(tmp_path / "songs"), "--model", model, "--output", str(output)]
+        return [*COMMAND, *given, "--segments", "--workers", "2", *more]
+
+    subprocess.run(command(tmp_path / "whole" / "f.jsonl"), check=False, capture_output=True)
+    output = tmp_path / "killed" / "f.jsonl"
+    partial = output.with_name("f.jsonl.partial")
+    process = subprocess.Popen(command(output), start_new_session=True)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 20:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    left = partial.read_bytes().count(b"\n")
+    assert 20 <= left < 40
+    assert not output.exists()
+    resumed = subprocess.run(command(output, "--resume"), check=False, capture_output=True)
+    assert resumed.returncode == 1  # the text
+    names = {"f.jsonl", "f.segments.jsonl"}
+    for folder in ("whole", "killed"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == names
+    for name in names:
+        expected = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "killed" / name).read_bytes() == expected
