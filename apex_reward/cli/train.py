@@ -85,7 +85,9 @@ def train(
         epochs, batch_size, lr, weight_decay, patience, precision, train_pooling=train_pooling
     )
     if tune_encoder is not None:
-        return _tune(tune_encoder, data, audio_dir, output, condition, settings, encoder, resume)
+        return _tune(
+            tune_encoder, data, audio_dir, output, condition, settings, encoder, songeval, resume
+        )
     found = load_training_data(data, task, layers=train_pooling, encoder=encoder, songeval=songeval)
     about = {**settings.to_dict(), **vars(condition)}
     accelerator = make_accelerator(precision, report_to or (), output, about)
@@ -115,6 +117,7 @@ def _tune(
     condition: Any,
     settings: Any,
     encoder: str | None,
+    songeval: Path | None,
     resume: bool,
 ) -> int:
     if method != "lora":
@@ -124,7 +127,14 @@ def _tune(
     from apex_reward.train.tune import tune_encoder
 
     report = tune_encoder(
-        data, audio_dir, output, condition, settings, encoder=encoder, resume=resume
+        data,
+        audio_dir,
+        output,
+        condition,
+        settings,
+        encoder=encoder,
+        songeval=songeval,
+        resume=resume,
     )
     _print_report(f"test split, {report['n_songs']} songs", report)
     return 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def encoder_config(name: str | Path) -> ApexConfig:
-    """The configuration of a model with this encoder; `encoder_name` is `name`.
+    """The configuration of a model with this encoder; `encoder_name` finds it again.
 
     Args:
         name: folder or hub id in MERT's layout, a folder of a whole ApexReward, or `apex-tiny`.
@@ -30,7 +30,7 @@ def encoder_config(name: str | Path) -> ApexConfig:
         config = ApexConfig.from_pretrained(folder)
     else:
         config = ApexConfig(encoder=read_encoder_config(folder))
-    config.encoder_name = str(name)
+    config.encoder_name = _lasting(name)
     return config
 
 
@@ -47,7 +47,7 @@ def load_encoder(
     folder = resolve(name)
     if read_config(folder).get("model_type") == ApexConfig.model_type:
         model = ApexReward.from_pretrained(folder)
-        model.config.encoder_name = str(name)
+        model.config.encoder_name = _lasting(name)
     else:
         model = ApexReward(encoder_config(name))
         state = read_encoder_state(folder, model.encoder.state_dict())
@@ -56,3 +56,9 @@ def load_encoder(
         torch.nn.Module.to(model.encoder, dtype)
     torch.nn.Module.to(model, torch.device(device))
     return model
+
+
+def _lasting(name: str | Path) -> str:
+    """A folder's full path, so that it is found from any working folder; a hub id as it is."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else str(name)

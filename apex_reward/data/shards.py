@@ -3,6 +3,7 @@
 | column | type |
 |---|---|
 | `audio_id`, `segment_id`, `platform` | text; `segment_id` is `<audio_id>_<1-based number>` |
+| `path` | text, optional: the audio file, relative to the audio folder |
 | `score_streams`, `score_likes` | float, [0, 100] |
 | `segment_embedding` | W float32: the layer embeddings pooled with the layer pooling named below |
 | `layer_embeddings` | 4 x W float16, optional |
@@ -147,6 +148,8 @@ def shard_table(songs: Sequence[SongRows]) -> pa.Table:
         ),
         "platform": pa.array([song.labels.get("platform") for song in owners], pa.string()),
     }
+    if any("path" in song.labels for song in songs):
+        columns["path"] = pa.array([song.labels.get("path") for song in owners], pa.string())
     for head in POPULARITY_HEADS:
         columns[head] = pa.array([song.labels.get(head) for song in owners], pa.float64())
     if songs:

@@ -1,0 +1,266 @@
+"""Audio to shards: a manifest cut into fixed shards, each extracted by one pure function.
+
+A shard is the work of one call, whoever makes it: this process, one process per GPU
+(`accelerate launch`), or a Ray actor on another machine. It is written whole, so that a killed
+run goes on with the shards it lacks and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
+from apex_reward.data.teacher import Teacher, call_teacher
+from apex_reward.errors import UsageError
+from apex_reward.tables import read_jsonl, write_table, write_text
+
+if TYPE_CHECKING:
+    from apex_reward.model.apex import ApexReward
+    from apex_reward.scoring import SongResult
+
+ENGINES = ("local", "ray")
+# A multiple of the scoring engine's block, so that a shard's batches are its own.
+SHARD_SONGS = 64
+WORK = ".extract"
+
+
+@dataclass(frozen=True)
+class ManifestSong:
+    """A song to extract: where its audio is, and the labels that go with it."""
+
+    audio_id: str
+    path: str
+    split: str
+    labels: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Songs that go into one file.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        number: of the file within its split.
+    """
+
+    split: str
+    number: int
+    songs: tuple[ManifestSong, ...]
+
+    @property
+    def name(self) -> str:
+        """As a path below the output folder."""
+        return f"{self.split}/{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How audio is extracted.
+
+    Attributes:
+        audio_dir: folder that the manifest's paths are relative to.
+        encoder: folder, hub id or `apex-tiny`.
+        workers: decoding processes; with Ray the number of actors.
+        batch_segments: segments per encoder batch; None takes the encoder's configuration.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+    """
+
+    audio_dir: Path
+    encoder: str
+    workers: int = 0
+    batch_segments: int | None = None
+    device: str | None = None
+
+
+def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
+    """Shards of `size` songs per split, in manifest order."""
+    shards = []
+    for split in dict.fromkeys(song.split for song in songs):
+        members = [song for song in songs if song.split == split]
+        shards += [
+            Shard(split, number, tuple(members[start : start + size]))
+            for number, start in enumerate(range(0, len(members), size))
+        ]
+    return shards
+
+
+def start(shards: Sequence[Shard], output: Path, resume: bool) -> list[Shard]:
+    """Make the output folder ready and return the shards that are still to do.
+
+    Raises:
+        UsageError: a run to resume that had another manifest.
+    """
+    work = output / WORK
+    listing = "\n".join(f"{s.name} {' '.join(song.audio_id for song in s.songs)}" for s in shards)
+    if not resume:
+        for split in dict.fromkeys(shard.split for shard in shards):
+            shutil.rmtree(output / split, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+        (output / "failed.jsonl").unlink(missing_ok=True)
+    elif (work / "plan.txt").is_file() and (work / "plan.txt").read_text("utf-8") != listing:
+        raise UsageError(f"{output} was begun with another manifest; leave out --resume")
+    write_text(work / "plan.txt", listing)
+    return [shard for shard in shards if not _failures_file(output, shard).is_file()]
+
+
+def extract_shards(
+    model: ApexReward,
+    shards: Sequence[Shard],
+    settings: ExtractSettings,
+    output: Path,
+    teacher: Teacher | None = None,
+    on_song: Callable[[], None] = lambda: None,
+) -> None:
+    """Extract shards with one model; each file appears whole once it is done.
+
+    The decoding workers run ahead over shard borders; the encoder's batches do not.
+
+    Args:
+        teacher: gives the aesthetic labels of songs whose manifest rows lack them.
+        on_song: called after every song.
+    """
+    from apex_reward.scoring import BLOCK_SONGS, run_songs
+
+    assert SHARD_SONGS % BLOCK_SONGS == 0, "a shard's batches must not depend on its neighbours"
+    source = EmbeddingSource.of_model(model)
+    for group in _aligned(shards, BLOCK_SONGS):
+        songs = [str(settings.audio_dir / song.path) for shard in group for song in shard.songs]
+        results = run_songs(
+            model, songs, batch_segments=settings.batch_segments, workers=settings.workers
+        )
+        for shard in group:
+            found = []
+            for _ in shard.songs:
+                found.append(next(results))
+                on_song()
+            _finish(model, shard, found, source, settings, output, teacher)
+
+
+def _aligned(shards: Sequence[Shard], block: int) -> Iterator[list[Shard]]:
+    """Runs of shards that one stream of blocks can serve: only the last may be ragged."""
+    group: list[Shard] = []
+    for shard in shards:
+        group.append(shard)
+        if len(shard.songs) % block:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _finish(
+    model: ApexReward,
+    shard: Shard,
+    results: Sequence[SongResult],
+    source: EmbeddingSource,
+    settings: ExtractSettings,
+    output: Path,
+    teacher: Teacher | None,
+) -> None:
+    """Write a shard and, last, its failures: their file says that the shard is done."""
+    done = [(s, r) for s, r in zip(shard.songs, results, strict=True) if r.error is None]
+    songs = [song for song, _ in done]
+    if teacher is not None and songs:
+        paths = [settings.audio_dir / song.path for song in songs]
+        scores = call_teacher(teacher, [song.audio_id for song in songs], paths)
+        songs = [replace(song, labels={**song.labels, **scores[song.audio_id]}) for song in songs]
+    rows = [_rows(model, song, result) for song, (_, result) in zip(songs, done, strict=True)]
+    if rows:
+        write_shard(output / shard.name, rows, source)
+    failures = [
+        {"audio_id": song.audio_id, "path": song.path, "split": song.split, "error": result.error}
+        for song, result in zip(shard.songs, results, strict=True)
+        if result.error is not None
+    ]
+    write_table(_failures_file(output, shard), failures)
+
+
+def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows:
+    import torch
+
+    assert result.layers is not None
+    with torch.no_grad():
+        pooled = model.pool(result.layers.to(model.device)).float().cpu().numpy()
+    labels = {**song.labels, "path": song.path}
+    return SongRows(song.audio_id, labels, np.asarray(result.layers), pooled)
+
+
+def _failures_file(output: Path, shard: Shard) -> Path:
+    return output / WORK / f"{shard.split}-{shard.number:05d}.jsonl"
+
+
+def finish(shards: Sequence[Shard], output: Path) -> list[dict[str, Any]]:
+    """Gather every shard's failures in `failed.jsonl`, in manifest order; returns them."""
+    failed = [row for shard in shards for row in read_jsonl(_failures_file(output, shard))]
+    write_table(output / "failed.jsonl", failed)
+    return failed
+
+
+def extract(
+    songs: Sequence[ManifestSong],
+    settings: ExtractSettings,
+    output: Path,
+    *,
+    engine: str = "local",
+    resume: bool = False,
+    teacher: Teacher | None = None,
+    on_song: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Extract a manifest: `output/<split>/*.parquet` and `output/failed.jsonl`.
+
+    Under `accelerate launch` with the local engine each process takes every n-th shard, on its
+    own GPU. The shards are the same for any number of workers, processes or Ray actors.
+
+    Args:
+        engine: `local` or `ray`.
+        resume: keep the shards that an interrupted run has finished.
+        teacher: aesthetic labels for songs whose rows lack them (local engine).
+        on_song: called after every song (local engine) or with every finished shard's songs.
+
+    Returns:
+        The failed songs: `audio_id`, `path`, `split`, `error`.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine is {engine!r}; expected one of {', '.join(ENGINES)}")
+    shards = plan(songs)
+    if engine == "ray":
+        from apex_reward.data.extract_ray import extract_with_ray
+
+        if teacher is not None:
+            raise UsageError("a callable teacher runs with the local engine only")
+        extract_with_ray(start(shards, output, resume), settings, output, on_song)
+        return finish(shards, output)
+    return _extract_here(shards, settings, output, resume, teacher, on_song)
+
+
+def _extract_here(
+    shards: Sequence[Shard],
+    settings: ExtractSettings,
+    output: Path,
+    resume: bool,
+    teacher: Teacher | None,
+    on_song: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The local engine, on one process or on each of several."""
+    from accelerate import PartialState
+
+    from apex_reward.data.encoder import load_encoder
+
+    state = PartialState()
+    if state.is_main_process:
+        start(shards, output, resume)
+    state.wait_for_everyone()
+    todo = [shard for shard in shards if not _failures_file(output, shard).is_file()]
+    mine = todo[state.process_index :: state.num_processes]
+    if mine:
+        device = settings.device or state.device
+        model = load_encoder(settings.encoder, device)
+        extract_shards(model, mine, settings, output, teacher, on_song)
+    state.wait_for_everyone()
+    return finish(shards, output)
