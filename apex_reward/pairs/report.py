@@ -128,11 +128,10 @@ def _mean_note(difference: Any, unit: str) -> str:
 
 
 def _list_note(result: PairSet, shown: int) -> str:
-    total = len(result.winner)
-    which = (
-        f"All {total:,} pairs" if shown == total else f"The {shown:,} closest of {total:,} pairs"
+    return (
+        f"{shown:,} of {len(result.winner):,}, smallest margins first. "
+        "A click on a heading sorts by it, another one turns the order."
     )
-    return f"{which}, smallest margins first; a click on a heading sorts, another one turns it."
 
 
 def _data(result: PairSet, listed: Any, output: Path, folder: Path | None) -> str:

@@ -40,7 +40,8 @@ PROBE = """
     if (next) { next.click(); seen.second = margins(); }
   }
   seen.pager = document.getElementById("pager").textContent;
-  seen.missing = document.querySelector("main").textContent.split("not there when this report").length - 1;
+  const text = document.querySelector("main").textContent;
+  seen.missing = text.split("not there when this report").length - 1;
   seen.lengths = await Promise.all([...document.querySelectorAll("audio")].map(
     player => new Promise(resolve => {
       player.onloadedmetadata = () => resolve(player.duration);
