@@ -22,11 +22,15 @@ SEVERITIES = (1, 2, 3)
 # Strength of each damage at severity 1, 2 and 3, and what the number means.
 STRENGTHS: dict[str, tuple[float, float, float]] = {
     "noise": (14.0, 6.0, -2.0),  # signal-to-noise ratio in dB
-    "clipping": (1.2, 0.6, 0.25),  # clipping level as a multiple of the song's RMS
+    "clipping": (1.0, 0.5, 0.2),  # clipping level as a multiple of the song's RMS
     "low-pass": (3000.0, 1400.0, 600.0),  # cutoff in Hz
-    "dropouts": (0.08, 0.2, 0.4),  # share of the time that is silent
+    "dropouts": (
+        0.08,
+        0.2,
+        0.4,
+    ),  # share of the time that is silent (at 3 nearly every gap is open)
     "hum": (-12.0, -4.0, 4.0),  # level of the hum against the song in dB
-    "detuning": (30.0, 70.0, 160.0),  # peak pitch deviation in cents
+    "detuning": (-9.0, -4.0, 0.0),  # level of the out-of-tune double against the song in dB
     "timing jitter": (10.0, 30.0, 80.0),  # largest displacement of a piece in milliseconds
     "reverb mud": (-4.0, 3.0, 12.0),  # level of the reverberation against the song in dB
 }
@@ -118,23 +122,15 @@ def _hum(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
     return _add(song, hum, decibels)
 
 
-def _detuning(song: Wave, cents: float, rng: Rng, rate: int) -> Wave:
-    """Two copies whose pitch wavers apart: every note is out of tune with itself."""
-    deviation = 2 ** (cents / 1200) - 1
-    return 0.5 * sum(
-        (_read(song, _wow(song.shape[-1], deviation, rng, rate)) for _ in range(2)),
-        start=np.zeros_like(song),
-    )
-
-
-def _wow(length: int, deviation: float, rng: Rng, rate: int) -> NDArray[np.float64]:
-    """Read positions, in samples, whose speed wavers by up to `deviation` around 1."""
-    seconds = np.arange(length) / rate
-    position = np.arange(length, dtype=np.float64)
+def _detuning(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
+    """A double of the song whose pitch wavers by up to 60 cents is played along with it."""
+    deviation = 2 ** (60 / 1200) - 1
+    seconds = np.arange(song.shape[-1]) / rate
+    position = np.arange(song.shape[-1], dtype=np.float64)
     for low, high in ((0.6, 1.6), (3.0, 6.0)):
         speed, phase = 2 * np.pi * rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
         position += rate * 0.5 * deviation / speed * np.sin(speed * seconds + phase)
-    return position
+    return _add(song, _read(song, position), decibels)
 
 
 def _timing_jitter(song: Wave, milliseconds: float, rng: Rng, rate: int) -> Wave:

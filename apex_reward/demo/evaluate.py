@@ -1,6 +1,7 @@
 """How well a model hears known damage: clean versions against damaged ones.
 
-Shape key: N = songs, D = damages, V = versions of a song (clean, then severity 1, 2, 3), T = samples.
+Shape key: N = songs, D = damages, V = versions of a song (clean, severity 1, 2, 3),
+T = samples.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class DamageScores:
         wins, falling = self.wins(), self.falling()
         drops = self.values[..., :1] - self.values[..., 1:]
         rows: list[dict[str, str | float]] = []
-        for name, at in [*((d, [i]) for i, d in enumerate(DAMAGES)), ("all", [*range(len(DAMAGES))])]:
+        for name, at in [
+            *((d, [i]) for i, d in enumerate(DAMAGES)),
+            ("all", [*range(len(DAMAGES))]),
+        ]:
             mean = drops[:, at].mean(axis=(0, 1))
             rows.append(
                 {

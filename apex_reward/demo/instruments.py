@@ -97,7 +97,9 @@ def _tables(voice: Voice, frequency: float, rate: int, formants: Array | None) -
     amplitudes = voice.tables * (k * frequency < 0.47 * rate)
     if formants is not None:
         path = np.linspace(formants[0], formants[1], STEPS)  # (STEPS, 3)
-        distance = (k[None, :, None] * frequency - path[:, None, :]) / (90 + 0.07 * path[:, None, :])
+        distance = (k[None, :, None] * frequency - path[:, None, :]) / (
+            90 + 0.07 * path[:, None, :]
+        )
         amplitudes = amplitudes * (0.05 + (1 / (1 + distance**2)).sum(axis=2))
     spectrum = np.zeros((STEPS, TABLE // 2 + 1), dtype=complex)
     spectrum[:, 1 : k.size + 1] = amplitudes * np.exp(1j * voice.phases)

@@ -65,7 +65,7 @@ def plot_climb(path: Path, start: NDArray[np.float32], result: Climb, rate: int)
 
 def _spectrum(
     wave: NDArray[np.float32], rate: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Frequencies in Hz and mean level in dB, over windows of 2048 samples."""
     size = 2048
     frames = wave[: wave.size // size * size].reshape(-1, size) * np.hanning(size)

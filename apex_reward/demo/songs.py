@@ -51,10 +51,14 @@ def make_song(seed: int, seconds: float = 20.0, sample_rate: int = 24_000) -> ND
         parts.append(_bass_part(rng, chords, root, beat, length, sample_rate))
     if rng.random() < 0.9:
         parts.append(_drum_part(rng, beat, dense, length, sample_rate))
-    for _ in range(rng.binomial(3, dense)):
-        parts.append(_chord_part(rng, chords, root, beat, length, sample_rate))
-    for _ in range(1 + rng.binomial(3, 0.6 * dense)):
-        parts.append(_melody(rng, scale, chords, root, beat, length, sample_rate))
+    parts += [
+        _chord_part(rng, chords, root, beat, length, sample_rate)
+        for _ in range(rng.binomial(3, dense))
+    ]
+    parts += [
+        _melody(rng, scale, chords, root, beat, length, sample_rate)
+        for _ in range(1 + rng.binomial(3, 0.6 * dense))
+    ]
     mix = np.zeros(length)
     for part in parts:
         mix += part * np.exp(rng.normal(0, 0.6)) / max(_rms(part), 1e-6)
@@ -191,9 +195,14 @@ def _drum_part(rng: Rng, beat: float, dense: float, length: int, rate: int) -> A
     open_hat = rng.random(16) < 0.08
     crash = np.zeros(16, dtype=bool)
     crash[0] = rng.random() < 0.4
-    lines = (("kick", kick, rng.uniform(0.7, 2.5)), ("snare", snare, 0.7), ("hat", hat, rng.uniform(0.08, 0.5)),
-             ("open", open_hat, rng.uniform(0.1, 0.4)), ("crash", crash, rng.uniform(0.1, 0.5)),
-             ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)))  # fmt: skip
+    lines = (
+        ("kick", kick, rng.uniform(0.7, 2.5)),
+        ("snare", snare, 0.7),
+        ("hat", hat, rng.uniform(0.08, 0.5)),
+        ("open", open_hat, rng.uniform(0.1, 0.4)),
+        ("crash", crash, rng.uniform(0.1, 0.5)),
+        ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)),
+    )
     for kind, pattern, level in lines:
         hit = drum(rng, kind, rate)
         for step in steps[pattern[steps % 16]]:
@@ -246,5 +255,3 @@ def _moving_mean(values: Array, size: int) -> Array:
 
 def _rms(wave: Array) -> float:
     return float(np.sqrt(np.mean(wave**2))) if wave.size else 0.0
-
-

@@ -1,0 +1,125 @@
+"""What apex-tiny is taught with: synthetic recordings, damaged versions of them, made-up labels.
+
+Shape key: N = recordings, T = samples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
+from apex_reward.demo.songs import make_song, make_texture
+from apex_reward.heads import AESTHETIC_HEADS, HEADS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSIONS = 1 + len(SEVERITIES)  # clean, then severity 1, 2 and 3
+# How much a head suffers from a damage, between 0 and 1; what is not named suffers 0.7.
+SUFFERS = {
+    ("noise", "clarity"): 1.0,
+    ("noise", "naturalness"): 0.9,
+    ("clipping", "clarity"): 1.0,
+    ("clipping", "naturalness"): 1.0,
+    ("low-pass", "clarity"): 1.0,
+    ("dropouts", "coherence"): 1.0,
+    ("dropouts", "naturalness"): 0.9,
+    ("hum", "clarity"): 1.0,
+    ("hum", "musicality"): 0.8,
+    ("detuning", "musicality"): 1.0,
+    ("detuning", "naturalness"): 0.9,
+    ("timing jitter", "coherence"): 1.0,
+    ("timing jitter", "musicality"): 0.9,
+    ("reverb mud", "clarity"): 1.0,
+    ("reverb mud", "memorability"): 0.8,
+}
+AMOUNT = (0.0, 0.5, 0.75, 1.0)  # how far each version goes
+TEXTURE_AMOUNT = 0.4  # a recording without music starts as if damaged this much
+SEEDS = 1_000_000  # recordings of one training seed
+Array = NDArray[np.float32]
+
+
+class Material(NamedTuple):
+    """Clean recordings (N, T) as float16 and the taste of each, (N, 2) in [-1, 1]."""
+
+    waves: NDArray[np.float16]
+    taste: Array
+
+
+def make_material(
+    songs: int, textures: int, seconds: float, seed: int
+) -> tuple[Material, Material]:
+    """Songs and textures, each from a seed of its own."""
+    pools = []
+    for maker, count in ((make_song, songs), (make_texture, textures)):
+        waves = np.stack([maker(seed * SEEDS + i, seconds, SAMPLE_RATE) for i in range(count)])
+        pools.append(Material(waves.astype(np.float16), taste(waves)))
+    return pools[0], pools[1]
+
+
+def taste(waves: Array) -> Array:
+    """A made-up taste, (N, 2): one likes bright songs, the other lively ones."""
+    steps = np.diff(waves, axis=1)
+    bright = np.log(np.square(steps).mean(axis=1) / np.square(waves).mean(axis=1))
+    frames = waves[:, : waves.shape[1] // 1200 * 1200].reshape(len(waves), -1, 1200)
+    lively = np.log(np.square(frames).mean(axis=2) + 1e-9).std(axis=1)
+    both = np.stack([bright, lively], axis=1)
+    spread = np.maximum(both.std(axis=0), 1e-6)
+    return np.tanh((both - both.mean(axis=0)) / spread).astype(np.float32)
+
+
+def make_batch(
+    rng: np.random.Generator,
+    songs: Material,
+    textures: Material,
+    seconds: float,
+    texture_share: float,
+) -> tuple[Tensor, Tensor]:
+    """One song per damage in four versions: crops (8 * 4, T) and targets (8 * 4, 7) in [0, 1].
+
+    Some batches are zero-padded, as the last segment of a song is.
+    """
+    length = round(seconds * SAMPLE_RATE)
+    lead = SAMPLE_RATE // 2  # heard by the damage, then cut off: reverberation is already there
+    real = round(length * (1 - rng.choice([0.0, rng.uniform(0, 0.8)])))
+    crops, targets = [], []
+    for name in DAMAGES:
+        textured = rng.random() < texture_share
+        pool = textures if textured else songs
+        number = int(rng.integers(len(pool.waves)))
+        crop = cut(rng, pool.waves[number], real + lead, quietest=-45 if textured else -28)
+        pattern = int(rng.integers(2**30))
+        for version in range(VERSIONS):
+            wave = damage(crop, name, version, pattern, SAMPLE_RATE) if version else crop
+            crops.append(np.pad(wave[lead:], (0, length - real)))
+            base = TEXTURE_AMOUNT if textured else 0.0
+            targets.append(labels(name, version, base, pool.taste[number]))
+    import torch
+
+    return torch.from_numpy(np.stack(crops)), torch.tensor(targets)
+
+
+def cut(rng: np.random.Generator, wave: NDArray[np.float16], length: int, quietest: float) -> Array:
+    """A crop at a random place, speed (and with it pitch) and loudness."""
+    speed = 2 ** rng.uniform(-0.3, 0.3)
+    start = rng.integers(0, max(1, wave.size - int(length * speed) - 1))
+    position = np.minimum(start + np.arange(length) * speed, wave.size - 1)
+    crop = np.interp(position, np.arange(wave.size), wave.astype(np.float32))
+    level = 10 ** (rng.uniform(quietest, -10) / 20)
+    crop = crop * level / max(float(np.sqrt(np.square(crop).mean())), 1e-4)
+    return (crop / max(float(np.abs(crop).max()), 1.0)).astype(np.float32)
+
+
+def labels(name: str, version: int, base: float, taste: Array) -> list[float]:
+    """Targets of the seven heads: quality falls with damage; popularity has a taste besides."""
+    targets = []
+    for head in HEADS:
+        suffered = base + (1 - base) * AMOUNT[version] * SUFFERS.get((name, head), 0.7)
+        if head in AESTHETIC_HEADS:
+            targets.append(0.92 - 0.84 * suffered)
+        else:
+            targets.append(0.75 - 0.6 * suffered + 0.12 * float(taste[HEADS.index(head)]))
+    return targets
