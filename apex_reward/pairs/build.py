@@ -5,7 +5,7 @@ Shape key: N = candidates, M = pairs, A = axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from apex_reward.errors import DataError, listed
 from apex_reward.pairs.audio_facts import check_audio
 from apex_reward.pairs.axes import Floats
-from apex_reward.pairs.candidates import Candidates, arrange
+from apex_reward.pairs.candidates import Candidates, Integers, arrange
 from apex_reward.pairs.filters import (
     Positions,
     balanced,
@@ -284,14 +284,21 @@ def _split(
     """Pairs of one prompt, of one prompt text or of one group stay together."""
     if not options.test_share:
         return np.zeros(len(winner), bool)
-    texts, groups = candidates.column("prompt") or [], candidates.column("group")
-    labels: list[Sequence[tuple[str, Any] | None]] = [
-        [("prompt", number) for number in candidates.prompt[winner].tolist()],
-        *([("text", texts[i]) for i in side.tolist()] for side in (winner, loser)),
-    ]
-    if groups is not None:
-        labels += [
-            [None if groups[i] is None else ("group", groups[i]) for i in side.tolist()]
-            for side in (winner, loser)
-        ]
+    table, prompt = candidates.table, candidates.prompt
+    text = _numbers_of(table["prompt"])
+    labels = [prompt[winner]]
+    start = len(candidates)  # numbers of one kind must not meet those of another
+    labels += [start + text[side] for side in (winner, loser)]
+    if "group" in table.column_names:
+        group = _numbers_of(table["group"])
+        group[group >= 0] += 2 * start
+        labels += [group[side] for side in (winner, loser)]
     return split_pairs(labels, options.test_share, options.seed)
+
+
+def _numbers_of(column: pa.ChunkedArray) -> Integers:
+    """Equal values of a column as equal numbers from 0, null as -1."""
+    import pyarrow.compute as pc
+
+    codes = column.combine_chunks().dictionary_encode().indices
+    return pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -5,26 +5,26 @@ Shape key: M = pairs.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+Labels = npt.NDArray[np.int64]
 
-def split_pairs(
-    labels: Sequence[Sequence[Hashable | None]], test_share: float, seed: int
-) -> npt.NDArray[np.bool_]:
+
+def split_pairs(labels: Sequence[Labels], test_share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which pairs are test pairs.
 
-    Pairs that share any label (the prompt's id, the prompt's text, a group of either song) are
-    connected, directly or through others, and stay on one side. Connected sets are taken in
-    seeded random order into the test split as long as they fit into its share.
+    Pairs that share any label (their prompt, its text, a group of either song) are connected,
+    directly or through others, and stay on one side. Connected sets are taken in seeded random
+    order into the test split as long as they fit into its share.
 
     Args:
-        labels: columns of M labels each; None is no label. Equal labels connect, in one column or
-            in two: (kind, value) tells a group and a prompt of the same name apart.
-        test_share: share of the pairs, in [0, 1). The split never exceeds it by rounding up more
-            than half a pair; it can fall short where the connected sets are large.
+        labels: columns of (M,) numbers; equal numbers connect, in one column or in two, and
+            negative ones are no label. Different kinds of labels need different numbers.
+        test_share: share of the pairs, in [0, 1). The split exceeds it by rounding at most; it
+            falls short where the connected sets are large.
         seed: of the order in which sets are taken.
 
     Returns:
@@ -43,24 +43,19 @@ def split_pairs(
     return test[component]
 
 
-def connected(labels: Sequence[Sequence[Hashable | None]]) -> npt.NDArray[np.int64]:
+def connected(labels: Sequence[Labels]) -> Labels:
     """(M,) number of each pair's connected set, in order of first appearance."""
-    size = len(labels[0]) if labels else 0
-    parent = list(range(size))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    first: dict[Hashable, int] = {}
-    for column in labels:
-        for item, label in enumerate(column):
-            if label is None:
-                continue
-            a, b = root(first.setdefault(label, item)), root(item)
-            # The smaller root wins, so that sets are numbered by their first member.
-            parent[max(a, b)] = min(a, b)
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(root(i), len(numbers)) for i in range(size)], np.int64)
+    size = len(labels[0])
+    pairs = np.concatenate([np.flatnonzero(column >= 0) for column in labels])
+    _, label = np.unique(
+        np.concatenate([column[column >= 0] for column in labels]), return_inverse=True
+    )
+    # A graph with a node per pair and a node per label.
+    nodes = size + int(label.max(initial=-1)) + 1
+    graph = coo_array((np.ones(len(pairs), bool), (pairs, size + label)), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1][:size]
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
