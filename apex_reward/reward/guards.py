@@ -168,7 +168,7 @@ DEFAULT_GUARDS: dict[str, Guard] = {
         Guard("loudness", loudness, "LUFS", low=-50.0, high=-5.0),
         Guard("duration", duration, "s", low=5.0, high=600.0),
         Guard("looping", loop_correlation, "correlation", high=0.9),
-        Guard("noise", noise_floor, "dB", high=-6.0),
+        Guard("noise", noise_floor, "dB", high=-3.0),
     )
 }
 
