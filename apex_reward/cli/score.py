@@ -168,7 +168,7 @@ def _to_terminal(
             if sys.stdout.isatty():
                 rows.append(row)
             else:
-                sys.stdout.write(json_line(row))
+                typer.echo(json_line(row), nl=False)
     if rows:
         _print_rows(model, rows)
     typer.echo(str(tally), err=True)

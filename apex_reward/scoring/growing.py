@@ -6,12 +6,14 @@ killed run loses its last line at most. A `.csv` or `.parquet` is converted when
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_reward.errors import UsageError
 from apex_reward.tables import check_format, json_line, write_table
 
 if TYPE_CHECKING:
@@ -37,11 +39,19 @@ class GrowingTable:
         return [row for row, _ in self._lines()]
 
     def start(self, keep: int = 0) -> None:
-        """Begin behind the first `keep` rows of a former run."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Begin behind the first `keep` rows of a former run.
+
+        Raises UsageError where the file cannot be written.
+        """
         size = sum(length for _, length in self._lines()[:keep]) if keep else 0
-        self.partial.touch()
-        os.truncate(self.partial, size)
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.touch()
+            os.truncate(self.partial, size)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows and hand them to the operating system, where a kill cannot reach them."""

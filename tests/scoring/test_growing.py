@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from apex_reward.errors import UsageError
 from apex_reward.scoring.growing import GrowingTable
 from apex_reward.tables import read_table
 
@@ -84,6 +85,14 @@ def test_starting_anew_forgets_the_old_rows_and_makes_the_folder(tmp_path: Path)
     table.append(ROWS)
     table.start()
     assert table.written() == []
+
+
+def test_where_nothing_can_be_written_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path / "f.csv", "Is a dir"), (tmp_path / "file" / "f.csv", "Not a")):
+        with pytest.raises(UsageError, match=f"cannot be written: {reason}"):
+            GrowingTable(path, SCHEMA).start()
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
