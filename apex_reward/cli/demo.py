@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_reward.cli.common import print_table, reports_errors
+from apex_reward.cli.common import print_table, progress_bar, reports_errors
+
+if TYPE_CHECKING:
+    from apex_reward.demo.tour import Section
 
 
 def register(app: typer.Typer) -> None:
@@ -20,18 +23,29 @@ def demo(
         Path, typer.Option(help="Folder for audio, tables and plots; earlier files are replaced.")
     ] = Path("apex-demo"),
 ) -> None:
-    """The whole tour offline: synthetic songs, damage, scores, gradients.
+    """The whole tour offline: synthetic songs, damage, scores, gradients, pairs, votes.
 
     Uses the embedded apex-tiny, a demonstration model, and takes under two minutes on two cores.
     """
-    from rich.console import Console
-
     from apex_reward.demo.tour import run_demo
 
+    with progress_bar() as progress:
+        task = progress.add_task("working", total=None)
+        sections = run_demo(
+            output, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+        for number, section in enumerate(sections, start=1):
+            progress.stop()  # the bar must not be drawn into the text
+            _show(number, section)
+            progress.start()
+
+
+def _show(number: int, section: Section) -> None:
+    from rich.console import Console
+
     console = Console()
-    for number, section in enumerate(run_demo(output), start=1):
-        console.rule(f"[bold]{number}. {section.title}", align="left")
-        console.print(section.text, highlight=False, markup=False)
-        if section.rows:
-            print_table("", section.columns, section.rows)
-        console.print()
+    console.rule(f"[bold]{number}. {section.title}", align="left")
+    console.print(section.text, highlight=False, markup=False)
+    if section.rows:
+        print_table("", section.columns, section.rows)
+    console.print()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apex_reward.demo import step_pairs
+
 Step = Callable[[Path, list[Path], list[dict[str, Any]]], str]
 
-STEPS: list[tuple[str, Step]] = []
+STEPS: list[tuple[str, Step]] = [("Preference pairs from the scores", step_pairs.run)]

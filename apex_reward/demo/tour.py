@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,15 +43,19 @@ class Section:
     rows: Sequence[Sequence[object]] = ()
 
 
-def run_demo(output: str | Path) -> Iterator[Section]:
+def run_demo(
+    output: str | Path, on_scored: Callable[[int, int], None] | None = None
+) -> Iterator[Section]:
     """Go through the tour, yielding each section when its work is done.
 
     Leaves in `output`: `audio/` (songs, damaged versions, the climbed song), `scores.jsonl` (a row
-    per file as `apex-reward score` writes it, with `song`, `damage`, `severity` and `model`),
+    per file as `apex-reward score` writes it, with `prompt_id` (the song), `damage`, `severity` and
+    `model`),
     `damage.csv`, `damage.png`, `gradient.png`, `summary.json`, and what the later steps write.
 
     Args:
         output: a folder; made where it is not there, files of an earlier tour are replaced.
+        on_scored: called after every scored file with the numbers done and to do.
     """
     from apex_reward.demo.steps import STEPS
     from apex_reward.scoring import load_scorer
@@ -66,7 +70,11 @@ def run_demo(output: str | Path) -> Iterator[Section]:
         f"{len(versions) - len(SONG_SEEDS)} damaged versions are in {folder / 'audio'}.",
     )
     model = load_scorer(MODEL)
-    rows = score_versions(model, versions)
+    rows = []
+    for row in score_versions(model, versions):
+        rows.append(row)
+        if on_scored:
+            on_scored(len(rows), len(versions))
     write_table(folder / "scores.jsonl", rows)
     scores = damage_scores(rows)
     yield _damage_section(folder, scores)
@@ -90,7 +98,7 @@ def run_demo(output: str | Path) -> Iterator[Section]:
 
 
 def make_audio(folder: Path) -> list[dict[str, Any]]:
-    """Write songs and damaged versions as FLAC; rows `path`, `song`, `damage`, `severity`."""
+    """Write songs and damaged versions as FLAC; rows `path`, `prompt_id`, `damage`, `severity`."""
     versions = []
     for number, seed in enumerate(SONG_SEEDS, start=1):
         song = make_song(seed, SONG_SECONDS, SAMPLE_RATE)
@@ -99,28 +107,31 @@ def make_audio(folder: Path) -> list[dict[str, Any]]:
             path = folder / f"song-{number}" / f"{stem}.flac"
             wave = damage(song, name, severity, seed, SAMPLE_RATE) if severity else song
             _write_flac(path, wave)
-            version = {"song": f"song-{number}", "damage": name, "severity": severity}
+            version = {"prompt_id": f"song-{number}", "damage": name, "severity": severity}
             versions.append({"path": str(path), **version})
     return versions
 
 
-def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of `apex-reward score --mix aesthetics` with what each file is, and the model's name."""
     from apex_reward.scoring import score_songs
 
     paths = [str(version["path"]) for version in versions]
     scored = score_songs(model, paths, mix="aesthetics")
     named = {"model": f"{MODEL} (demonstration)"}
-    return [{**row, **version, **named} for row, version in zip(scored, versions, strict=True)]
+    for row, version in zip(scored, versions, strict=True):
+        yield {**row, **version, **named}
 
 
 def damage_scores(rows: list[dict[str, Any]]) -> DamageScores:
     """The mean of the aesthetic heads by song, damage and severity."""
     mean = {
-        (row["song"], row["damage"], row["severity"]): np.mean([row[h] for h in AESTHETIC_HEADS])
+        (row["prompt_id"], row["damage"], row["severity"]): np.mean(
+            [row[h] for h in AESTHETIC_HEADS]
+        )
         for row in rows
     }
-    songs = list(dict.fromkeys(row["song"] for row in rows))
+    songs = list(dict.fromkeys(row["prompt_id"] for row in rows))
     values = [
         [[mean[song, CLEAN, 0], *(mean[song, name, s] for s in SEVERITIES)] for name in DAMAGES]
         for song in songs
@@ -165,7 +176,7 @@ def _gradient_section(folder: Path, model: ApexReward) -> Section:
     ]
     return Section(
         "Gradient: raising a score through the waveform",
-        f"Gradient steps on the samples of song-1 with {name}, each {40} dB below the song. For "
+        f"Gradient steps on the samples of song-1 with {name}, each 40 dB below the song. For "
         f"the first step the gradient promised {result.predicted:+.4f} and {rises[0]:+.4f} came. "
         f"The sum of all steps lies {_below(start, result):.0f} dB below the song. A reward that "
         "is followed blindly gets gamed: a higher score is not yet a better song.",
