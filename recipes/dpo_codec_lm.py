@@ -61,6 +61,7 @@ PLACES = ("forest", "city", "sea", "desert", "attic", "station", "garden", "brid
 VOICES, PITCHES = ("bell", "pipe", "saw", "wind"), 12
 SLOTS, SLOT_SECONDS, SAMPLE_RATE = 16, 0.25, 24_000
 SPECIALS = ("<pad>", "<bos>", "<eos>")
+LOGGED = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
 Row = dict[str, Any]
 
 
@@ -137,7 +138,7 @@ class Listener:
         self.args, self.tokenizer, self.decode, self.device = args, tokenizer, decode, device
 
     def songs(self, policy: Any, prompts: Sequence[str], each: int, seed: int) -> list[Row]:
-        """`each` candidates per prompt as rows for `build_pairs`; undecodable ones lack a reward."""
+        """`each` candidates per prompt as rows for `build_pairs`; `reward` may be None."""
         rows = []
         # A generator of their own: how often songs are drawn does not change the training.
         with torch.random.fork_rng():
@@ -230,7 +231,7 @@ class RewardCurve(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any, logs: Row, **_: Any) -> None:
         if "loss" in logs:
-            self.measure(model, state.global_step, {k: float(v) for k, v in logs.items()})
+            self.measure(model, state.global_step, {k: float(logs[k]) for k in LOGGED})
 
 
 def rise(before: list[Row], after: list[Row]) -> dict[str, float]:

@@ -56,20 +56,20 @@ def choices(draw):
         options["top_k"] = draw(st.integers(1, 3))
     if strategy == "two-axis":
         options["threshold"] = {"musicality": draw(grid), "clarity": draw(grid)}
-    options["min_margin"] = draw(st.sampled_from([0.0, 0.5, 1.5]))
-    options["protect"] = draw(st.sampled_from([{}, {"coherence": 0.5}]))
-    options["drop_flags"] = draw(st.sampled_from([[], ["silent"], ["clipped"]]))
-    for name, values in (
-        ("chosen_floor", st.sampled_from([2.0, "q0.5"])),
-        ("rejected_ceiling", st.sampled_from([2.5, "q0.75"])),
-        ("match_duration", st.sampled_from([0.0, 1.0, 3.0])),
-        ("match_loudness", st.sampled_from([0.0, 1.0, 6.0])),
-        ("max_pairs_per_prompt", st.integers(1, 3)),
-        ("max_pairs_per_candidate", st.integers(1, 2)),
-    ):
-        chosen = draw(st.one_of(st.none(), values))
-        if chosen is not None:
-            options[name] = chosen
+    filters = {
+        "min_margin": st.sampled_from([0.5, 1.5]),
+        "protect": st.just({"coherence": 0.5}),
+        "drop_flags": st.sampled_from([["silent"], ["clipped"]]),
+        "chosen_floor": st.sampled_from([2.0, "q0.5"]),
+        "rejected_ceiling": st.sampled_from([1.5, "q0.75"]),
+        "match_duration": st.sampled_from([0.0, 1.0, 3.0]),
+        "match_loudness": st.sampled_from([0.0, 1.0, 6.0]),
+        "max_pairs_per_prompt": st.integers(1, 3),
+        "max_pairs_per_candidate": st.integers(1, 2),
+    }
+    # Two at a time: all together leave no pair to look at.
+    for name in draw(st.lists(st.sampled_from(sorted(filters)), max_size=2, unique=True)):
+        options[name] = draw(filters[name])
     return options
 
 
@@ -79,6 +79,7 @@ def test_agrees_with_loops_and_accounts_for_every_candidate(rows, options):
     pairs, dropped = build_pairs(rows, **options)
     found = [(pair["prompt_id"], pair["chosen"], pair["rejected"]) for pair in pairs]
     named = {name: options[name] for name in options if name not in ("axis", "axes", "strategy")}
+    named.setdefault("protect", {})
     axes = [options["axis"], *options.get("axes", [])]
     axes += [name for name in options.get("threshold", {}) if name not in axes]
     assert set(found) == reference.build(rows, options["strategy"], axes, **named)
@@ -116,9 +117,30 @@ def test_split_keeps_prompts_and_groups_apart(rows, options, share):
 @settings(max_examples=60, deadline=None)
 @given(rows=candidate_rows(), options=choices(), data=st.data())
 def test_input_order_does_not_show(rows, options, data):
-    twice = [*rows, *rows[: data.draw(st.integers(0, 3))]]
+    # Some audio is listed twice, with other scores the second time.
+    again = [{**row, "musicality": 2.25} for row in rows[: data.draw(st.integers(0, 3))]]
+    twice = [*rows, *again]
     other = data.draw(st.permutations(twice))
     assert json.dumps(build_pairs(twice, **options)) == json.dumps(build_pairs(other, **options))
+
+
+def test_groups_of_chosen_and_of_rejected_songs_hold_pairs_together():
+    rows = [
+        {
+            "prompt_id": prompt,
+            "audio": f"{prompt}/{side}.wav",
+            "musicality": float(side),
+            # The rejected song of a prompt is by the artist of the next prompt's chosen one, in
+            # chains of four prompts.
+            "group": f"artist {prompt + 1 - side}" if (prompt + 1 - side) % 4 else None,
+        }
+        for prompt in range(80)
+        for side in (0, 1)
+    ]
+    pairs, _ = build_pairs(rows, axis="musicality", test_share=0.5)
+    sides = [{p["split"] for p in pairs if p["prompt_id"] // 4 == chain} for chain in range(20)]
+    assert all(len(side) == 1 for side in sides)
+    assert sum(side == {"test"} for side in sides) == 10
 
 
 def songs(*scores: float, **columns: object) -> list[dict]:
@@ -174,6 +196,19 @@ def test_a_pair_below_the_margin_is_a_row_and_so_are_its_candidates():
             "reason": "margin below 0.5",
         }
     ]
+
+
+def test_floor_and_ceiling_are_inclusive():
+    rows = songs(1.0, 2.0, 3.0, 4.0)
+    options = {"strategy": "all", "axis": "musicality"}
+    floor, _ = build_pairs(rows, chosen_floor=3.0, **options)
+    assert {pair["chosen_musicality"] for pair in floor} == {3.0, 4.0}
+    ceiling, _ = build_pairs(rows, rejected_ceiling=2.0, **options)
+    assert {pair["rejected_musicality"] for pair in ceiling} == {1.0, 2.0}
+    # The quantile 2/3 of 1, 2, 3, 4 is 3.
+    quantile, dropped = build_pairs(rows, chosen_floor="q0.6666666666666666", **options)
+    assert quantile == floor
+    assert dropped[-1]["reason"] == "chosen below the floor 3 (q0.6666666666666666)"
 
 
 def test_each_drop_names_its_reason():
