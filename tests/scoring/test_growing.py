@@ -90,7 +90,10 @@ def test_starting_anew_forgets_the_old_rows_and_makes_the_folder(tmp_path: Path)
 def test_where_nothing_can_be_written_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "f.csv").mkdir()
     (tmp_path / "file").touch()
-    for path, reason in ((tmp_path / "f.csv", "Is a dir"), (tmp_path / "file" / "f.csv", "Not a")):
+    for path, reason in (
+        (tmp_path / "f.csv", "Is a dir"),
+        (tmp_path / "file" / "f.csv", "File exists"),
+    ):
         with pytest.raises(UsageError, match=f"cannot be written: {reason}"):
             GrowingTable(path, SCHEMA).start()
 
