@@ -115,7 +115,9 @@ def _lenient_column(values: list[Any]) -> pa.Array:
     try:
         return table_of([{"column": value} for value in values])["column"].combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        texts = [
-            v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values
-        ]
+        texts = [None if value is None else _as_text(value) for value in values]
         return pa.array(texts, pa.string())
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)

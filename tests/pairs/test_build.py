@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -331,6 +332,13 @@ def test_columns_that_nobody_asks_for_may_hold_anything():
     assert len(build_pairs(rows, axis="musicality")[0]) == 1
     with pytest.raises(DataError, match="column 'note' holds string values; an axis needs numbers"):
         build_pairs(rows, axis="note")
+
+
+def test_audio_may_be_path_objects_and_ids_of_two_types():
+    rows = [{**row, "audio": Path(row["audio"])} for row in songs(1.0, 2.0)]
+    rows[1]["prompt_id"] = "1"
+    (pair,), _ = build_pairs(rows, axis="musicality")
+    assert (pair["prompt_id"], pair["chosen"], pair["rejected"]) == ("1", "1.wav", "0.wav")
 
 
 def test_missing_columns_are_listed_together():
