@@ -124,7 +124,8 @@ class LastSteps:
     """Gradients on for the last steps of a sampler that one cannot rewrite, through its callback.
 
     For diffusers pipelines, whose `__call__` runs all steps itself. `inspect.unwrap` takes their
-    no-grad decorator off; the callback then switches gradients on in time.
+    no-grad decorator off; the callback then switches gradients on in time. Where gradients are off
+    already (an evaluation under `torch.no_grad`), they stay off.
 
         with LastSteps(steps, last) as callback:
             run = inspect.unwrap(type(pipeline).__call__)
@@ -149,14 +150,14 @@ class LastSteps:
     def __enter__(self) -> LastSteps:
         self._before = torch.is_grad_enabled()
         self._done = 0
-        torch.set_grad_enabled(self.first == 0)
+        torch.set_grad_enabled(self._before and self.first == 0)
         return self
 
     def __call__(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Called after every step, whatever the pipeline hands over; changes nothing there."""
         self._done += 1
         if self._done == self.first:
-            torch.set_grad_enabled(True)
+            torch.set_grad_enabled(self._before)
         return {}
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: `history.jsonl`, `summary.json` and a picture of its curves."""
+"""What a training run leaves: `history.jsonl`, `summary.json` and a picture of its curves."""
 
 from __future__ import annotations
 

@@ -134,8 +134,10 @@ def test_last_steps_of_a_sampler_that_is_not_ours() -> None:
     assert walk.weight.grad is not None
     assert walk.weight.grad.item() == pytest.approx(2 * 0.9**4 * 2, rel=1e-6)
     assert torch.is_grad_enabled()
-    with torch.no_grad(), LastSteps(5, 5) as callback:
+    with LastSteps(5, 5) as callback:
         assert foreign(walk, callback).requires_grad
+    with torch.no_grad(), LastSteps(5, 2) as callback:
+        assert not foreign(walk, callback).requires_grad
     with pytest.raises(RuntimeError, match="stop"), LastSteps(3, 1):
         raise RuntimeError("stop")
     assert torch.is_grad_enabled()
