@@ -1,0 +1,213 @@
+"""Training runs: resumed after any kill with the same bytes, loaded by the scorer's loader."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.model.checkpoint import load_predictor
+from apex_reward.train.dataset import Data, load_data, split_folders
+from apex_reward.train.session import make_accelerator
+from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.trainer import train
+from tests.train.shards_builder import small_source
+
+SETTINGS = Settings(epochs=6, batch_size=64, lr=3e-3)
+
+
+def result_bytes(output: Path) -> dict[str, bytes]:
+    names = ("history.jsonl", "metrics.json", "best/model.safetensors", "best/training.json")
+    return {name: (output / name).read_bytes() for name in names}
+
+
+def history(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("condition", "pooled"),
+    [(Condition("uncertainty"), False), (Condition("equal", 3, "segment", "popularity"), True)],
+    ids=["song", "segment-trained-pooling"],
+)
+def test_stopped_and_resumed_is_the_same(
+    shards: Path, accelerator: Accelerator, tmp_path: Path, condition: Condition, pooled: bool
+) -> None:
+    data = load_data(split_folders(shards), condition.task, layers=pooled)
+    settings = Settings(epochs=4, batch_size=64, lr=3e-3, train_pooling=pooled)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(data, condition, settings, whole, accelerator=accelerator)
+
+    def stop(row: dict[str, float | int]) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, condition, settings, broken, accelerator=accelerator, on_epoch=stop)
+    assert not (broken / "history.jsonl").exists()
+    assert len((broken / "history.jsonl.partial").read_text().splitlines()) == 2
+    train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+    assert result_bytes(broken) == result_bytes(whole)
+    assert not (broken / "history.jsonl.partial").exists()
+
+
+def test_killed_at_ten_random_moments(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    condition, settings = Condition("standardized"), Settings(epochs=40, batch_size=64, lr=3e-3)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    started = time.perf_counter()
+    train(data, condition, settings, whole, accelerator=accelerator)
+    seconds = time.perf_counter() - started
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+            os._exit(0)
+        time.sleep(moments.uniform(0, seconds / 8))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        kills += os.WIFSIGNALED(status)
+    assert kills >= 8, "the run ended before most kills came; make it longer"
+    train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+    assert result_bytes(broken) == result_bytes(whole)
+
+
+def test_resume_with_other_settings_is_refused(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+    with pytest.raises(UsageError, match="had other settings or data"):
+        other = Settings(epochs=2)
+        train(data, Condition(), other, tmp_path, accelerator=accelerator, resume=True)
+
+
+def test_a_new_run_replaces_an_old_one(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    train(data, Condition(), Settings(epochs=3), tmp_path, accelerator=accelerator)
+    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+    assert len(history(tmp_path)) == 1
+
+
+def test_early_stopping_keeps_the_best_epoch(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    settings = Settings(epochs=60, batch_size=64, lr=2e-2, patience=3)
+    train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
+    rows = history(tmp_path)
+    losses = [row["val_loss"] for row in rows]
+    best = int(np.argmin(losses)) + 1
+    assert len(rows) == best + 3 < 60
+    training = json.loads((tmp_path / "best" / "training.json").read_text())
+    assert training["epoch"] == best
+    assert training["val_loss"] == min(losses)
+
+
+def test_best_predicts_what_metrics_say(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    report = train(data, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
+    config, predictor, pooling = load_predictor(tmp_path / "best")
+    assert (config.task, config.shared, config.width) == ("full", 2, 16)
+    assert torch.equal(pooling.weight, small_source(16).layer_pooling().weight)
+    samples = data["test"].samples("song", "full")
+    with torch.no_grad():
+        pred = predictor(torch.as_tensor(samples.features)).double().numpy()
+    mse = ((pred - samples.labels) ** 2).mean(axis=0)
+    measured = [measures["mse"] for measures in report["metrics"].values()]
+    np.testing.assert_allclose(mse, measured, rtol=1e-5)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_trained_pooling_moves_and_frozen_does_not(
+    shards: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    data = load_data(split_folders(shards), "full", layers=True)
+    first = data.source.layer_pooling().weight
+    settings = Settings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
+    train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
+    _, _, pooling = load_predictor(tmp_path / "best")
+    assert (pooling.weight - first).abs().max() > 1e-3
+
+
+def test_mixed_precision_stays_near(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    condition = Condition("standardized")
+    train(data, condition, SETTINGS, tmp_path / "full", accelerator=accelerator)
+    settings = Settings(epochs=6, batch_size=64, lr=3e-3, precision="bf16")
+    AcceleratorState._reset_state()  # accelerate keeps one precision per process
+    half = make_accelerator("bf16")
+    train(data, condition, settings, tmp_path / "half", accelerator=half)
+    full, low = history(tmp_path / "full"), history(tmp_path / "half")
+    assert full != low
+    assert low[-1]["val_loss"] == pytest.approx(full[-1]["val_loss"], rel=0.05)
+
+
+def test_constant_label_and_standardized(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
+    train_split = data["train"]
+    labels = train_split.labels.copy()
+    labels[:, 3] = 2.5
+    constant = type(train_split)(
+        train_split.embeddings, train_split.song, labels, train_split.audio_ids
+    )
+    changed = Data({**data.splits, "train": constant}, data.source, "full")
+    with pytest.raises(DataError, match="labels of musicality are all equal"):
+        train(changed, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
+
+
+class Remembering(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name = "remembering"
+    requires_logging_directory = False
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+        super().__init__()
+
+    @property
+    def tracker(self) -> list[object]:
+        return self.rows
+
+    def store_init_configuration(self, values: dict[str, object]) -> None:
+        self.configuration = values
+
+    def log(self, values: dict[str, float], step: int | None = None, **_: object) -> None:
+        self.rows.append((step, values))
+
+
+def test_trackers_hear_every_epoch(data: Data, tmp_path: Path) -> None:
+    tracker = Remembering()
+    own = make_accelerator("no", [tracker], tmp_path, {"lr": 1.0})
+    train(
+        data,
+        Condition(),
+        Settings(epochs=3),
+        tmp_path,
+        accelerator=own,
+        on_epoch=lambda row: own.log(row, step=int(row["epoch"])),
+    )
+    assert tracker.configuration == {"lr": 1.0}
+    assert [(step, values) for step, values in tracker.rows] == [
+        (int(row["epoch"]), row) for row in history(tmp_path)
+    ]
+
+
+def test_unknown_tracker() -> None:
+    with pytest.raises(UsageError, match="carrier-pigeon"):
+        make_accelerator("no", ["carrier-pigeon"])
