@@ -25,14 +25,15 @@ def run(folder: Path, songs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
         Text for a person: how many pairs, the clearest ones, where to listen.
     """
     rows = [{**row, "audio": str(song)} for song, row in zip(songs, scores, strict=True)]
-    options = PairOptions(strategy="best-worst", axis="musicality")
+    options = PairOptions("top-bottom", "musicality", top_k=3, max_pairs_per_candidate=1)
     result = build(read_candidates(rows), options)
     write_folder(result, folder / "pairs")
     write_report(result, folder / "pairs")
     counts = summary(result)
     lines = [
         f"{counts['n_candidates']} versions of {counts['n_prompts']} songs "
-        f"-> {counts['n_pairs']} preference pairs on musicality, best against worst"
+        f"-> {counts['n_pairs']} preference pairs on musicality, the best three of each song "
+        "against its worst three; the widest margins:"
     ]
     audio = result.candidates.table["audio"]
     order = (-result.margin).argsort(kind="stable")[:3]
