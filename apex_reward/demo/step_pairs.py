@@ -35,12 +35,13 @@ def run(folder: Path, songs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
         f"-> {counts['n_pairs']} preference pairs on musicality, the best three of each song "
         "against its worst three; the widest margins:"
     ]
-    audio = result.candidates.table["audio"]
+    audio, prompt = result.candidates.table["audio"], result.candidates.table["prompt_id"]
     order = (-result.margin).argsort(kind="stable")[:3]
     for at in order.tolist():
         chosen, rejected = (
             Path(audio[int(side[at])].as_py()).name for side in (result.winner, result.loser)
         )
-        lines.append(f"  {chosen} over {rejected} by {result.margin[at]:.2f}")
+        song = prompt[int(result.winner[at])]
+        lines.append(f"  {song}: {chosen} over {rejected} by {result.margin[at]:.2f}")
     lines.append(f"listen to all of them: {folder / 'pairs' / 'report.html'}")
     return "\n".join(lines)

@@ -20,5 +20,5 @@ def test_versions_of_a_song_are_paired_best_against_worst(tmp_path):
         ("3", "4"),
     ]
     assert "5 versions of 2 songs -> 2 preference pairs" in text
-    assert "version1.wav over version0.wav by 2.50" in text
+    assert "song 0: version1.wav over version0.wav by 2.50" in text
     assert "data:audio/" in (tmp_path / "pairs" / "report.html").read_text()
