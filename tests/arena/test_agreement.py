@@ -1,0 +1,262 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from apex_reward.arena import battles_of, evaluate
+from apex_reward.arena.agreement import direction, mcnemar, reliability
+from apex_reward.arena.findings import findings
+from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
+from apex_reward.arena.simulate import simulate_battles
+from apex_reward.errors import DataError
+
+SYSTEMS = {"one": -1.5, "two": -0.5, "three": 0.5, "four": 1.5}
+
+
+def votes(pairs, **columns):
+    return [
+        {
+            "preference": vote,
+            "s_a": a,
+            "s_b": b,
+            **{key: column[n] for key, column in columns.items()},
+        }
+        for n, (vote, a, b) in enumerate(pairs)
+    ]
+
+
+HAND = [
+    ("A", 2.0, 1.0),  # right, difference 1
+    ("A", 1.0, 3.0),  # wrong, -2
+    ("B", 0.0, 0.5),  # right, -0.5
+    ("B", 1.0, 1.0),  # tie, 0
+    ("A", 5.0, 1.0),  # right, 4
+]
+
+
+def test_figures_worked_out_by_hand():
+    rows = [*votes(HAND), {"preference": "TIE"}, {"preference": "BOTH_BAD"}, {"preference": "A"}]
+    metrics = evaluate(battles_of(rows), rounds=50)
+    overall = metrics["scores"]["s"]["overall"]
+    assert metrics["n_battles"] == 8
+    assert metrics["n_decided"] == 6
+    assert metrics["dropped"] == {"TIE": 1, "BOTH_BAD": 1, "missing_score": 1}
+    assert overall["n"] == 5
+    assert overall["accuracy"] == pytest.approx(3.5 / 5)
+    # differences of A's wins 1, -2, 4 against B's -0.5, 0: four of six comparisons won
+    assert overall["auc"] == pytest.approx(4 / 6)
+    assert overall["p_value"] == pytest.approx(2 * (1 + 4) / 16)  # 3 of 4 untied
+    assert metrics["baselines"]["position_a"]["accuracy"] == pytest.approx(4 / 6)
+    assert metrics["baselines"]["system_only"] == {"n": 0, "accuracy": None, "accuracy_ci95": None}
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_strata_hold_their_battles_and_unknown_ones_count_overall_only():
+    rows = votes(
+        HAND,
+        is_instrumental=[True, "false", None, "yes", False],
+        date=["2026-01-02", "2026-02-02", "2026-02-03", "2026-02-04", None],
+        system_a=["x", "y", "x", "z", "x"],
+        system_b=["y", "x", "z", "y", ""],
+    )
+    strata = evaluate(battles_of(rows), rounds=20)["scores"]["s"]
+    assert {name: entry["n"] for name, entry in strata.items()} == {
+        "overall": 5,
+        "instrumental": 2,
+        "vocal": 2,
+        "month:2026-01": 1,
+        "month:2026-02": 3,
+        "system_pair:x vs y": 2,
+        "system_pair:x vs z": 1,
+        "system_pair:y vs z": 1,
+    }
+    assert strata["instrumental"]["accuracy"] == 0.75  # one right, one tie
+    assert strata["system_pair:x vs y"]["accuracy"] == 0.5
+    assert strata["month:2026-01"]["auc"] is None
+    assert strata["month:2026-01"]["direction"] == "undetermined"
+
+
+def test_a_negated_score_is_the_mirror_image_with_the_opposite_direction():
+    rows = simulate_battles(600, slopes={"s": 0.8}, prompts=200, seed=3)
+    for row in rows:
+        row["minus_a"], row["minus_b"] = -row["s_a"], -row["s_b"]
+    scores = evaluate(battles_of(rows), rounds=300, seed=1)["scores"]
+    plus, minus = scores["s"]["overall"], scores["minus"]["overall"]
+    assert (plus["direction"], minus["direction"]) == ("agrees", "opposes")
+    assert minus["accuracy"] == pytest.approx(1 - plus["accuracy"], abs=1e-12)
+    assert minus["auc"] == pytest.approx(1 - plus["auc"], abs=1e-12)
+    assert minus["p_value"] == plus["p_value"]
+    for key in ("accuracy_ci95", "auc_ci95", "accuracy_ci95_by_prompt", "auc_ci95_by_prompt"):
+        assert minus[key] == pytest.approx([1 - bound for bound in plus[key][::-1]], abs=1e-12)
+
+
+def test_a_known_signal_is_recovered():
+    metrics = evaluate(battles_of(simulate_battles(4000, slopes={"s": 0.7}, seed=5)), rounds=200)
+    overall = metrics["scores"]["s"]["overall"]
+    # E[sigmoid(0.7 |d|)] with d ~ N(0, 2), by quadrature
+    d = np.linspace(0, 12, 40001)
+    density = 2 * np.exp(-(d**2) / 4) / math.sqrt(4 * math.pi)
+    expected = np.trapezoid(density / (1 + np.exp(-0.7 * d)), d)
+    low, high = overall["accuracy_ci95"]
+    assert low < expected < high
+    assert overall["ece"] < 0.03
+    assert overall["direction"] == "agrees"
+
+
+def test_a_score_that_only_knows_systems_is_exposed():
+    rows = simulate_battles(1500, slopes={"noise": 0.0}, strengths=SYSTEMS, seed=2)
+    for row in rows:
+        row["name_a"], row["name_b"] = SYSTEMS[row["system_a"]], SYSTEMS[row["system_b"]]
+    metrics = evaluate(battles_of(rows), rounds=200)
+    name = metrics["scores"]["name"]["overall"]
+    system_only = metrics["baselines"]["system_only"]
+    assert name["direction"] == "agrees"
+    assert name["accuracy"] > 0.7
+    assert system_only["accuracy"] == pytest.approx(name["accuracy"], abs=0.01)
+    assert name["auc_within_system_pairs"] == 0.5
+    words = " ".join(text for tone, text in findings(metrics) if tone == "warning")
+    assert "telling systems apart, not songs" in words
+    assert "No better than that: noise" in words
+
+
+def test_a_score_that_knows_songs_is_credited_within_system_pairs():
+    rows = simulate_battles(1500, slopes={"s": 1.0}, strengths=SYSTEMS, seed=2)
+    metrics = evaluate(battles_of(rows), rounds=200)
+    low, high = metrics["scores"]["s"]["overall"]["auc_within_system_pairs_ci95"]
+    assert 0.6 < low < high < 0.9
+    assert any("it tells songs apart" in text for _, text in findings(metrics))
+
+
+def test_prompt_clusters_widen_the_interval_when_votes_repeat():
+    # every battle copied four times under one prompt: the same knowledge, four times the rows
+    rows = [
+        {**row, "battle_uuid": f"{row['battle_uuid']}-{copy}"}
+        for row in simulate_battles(100, slopes={"s": 0.5}, seed=4)
+        for copy in range(4)
+    ]
+    overall = evaluate(battles_of(rows), rounds=500)["scores"]["s"]["overall"]
+    plain = np.ptp(overall["accuracy_ci95"])
+    clustered = np.ptp(overall["accuracy_ci95_by_prompt"])
+    assert clustered == pytest.approx(2 * plain, rel=0.2)
+
+
+def test_missing_scores_count_for_their_own_score_only():
+    rows = votes(HAND)
+    for row, value in zip(rows, [1.0, None, 2.0, 3.0, None], strict=True):
+        row["t_a"], row["t_b"] = value, 0.5
+    metrics = evaluate(battles_of(rows), rounds=20)
+    assert metrics["scores"]["s"]["overall"]["n"] == 5
+    assert metrics["scores"]["t"]["overall"]["n"] == 3
+    assert metrics["dropped"]["missing_score"] == 2
+    assert metrics["missing_by_score"] == {"s": 0, "t": 2}
+    assert metrics["mcnemar"]["s vs t"]["n"] == 3
+
+
+def test_mcnemar_by_hand():
+    rows = [
+        {"preference": "A", "s_a": s, "s_b": 0.0, "t_a": t, "t_b": 0.0}
+        for s, t in [(1, -1), (1, -1), (1, -1), (-1, 1), (1, 1), (-1, -1), (1, 0)]
+    ]
+    result = mcnemar(battles_of(rows), "s", "t")
+    assert result == {
+        "n": 7,
+        "only_first": 4,
+        "only_second": 1,
+        "p_value": pytest.approx(2 * (1 + 5) / 32),
+    }
+
+
+def test_one_class_only_is_said():
+    metrics = evaluate(battles_of(votes([("A", 1.0, 0.0), ("A", 0.0, 1.0)])), rounds=20)
+    overall = metrics["scores"]["s"]["overall"]
+    assert overall["auc"] is None
+    assert overall["auc_ci95"] is None
+    assert overall["direction"] == "undetermined"
+    assert "every decided battle went to A" in metrics["notes"][0]
+    assert "its AUC is not defined" in findings(metrics)[0].text
+
+
+def test_nothing_to_evaluate_is_refused():
+    with pytest.raises(DataError, match=r"none of the 2 battles was decided"):
+        evaluate(battles_of([{"preference": "TIE"}, {"preference": "BOTH_BAD"}]))
+    with pytest.raises(DataError, match="no decided battle has a score"):
+        evaluate(battles_of([{"preference": "A", "s_a": 1.0}]))
+
+
+def test_direction_is_where_the_interval_lies():
+    assert direction((0.51, 0.6)) == "agrees"
+    assert direction((0.4, 0.49)) == "opposes"
+    assert direction((0.5, 0.6)) == direction((math.nan, math.nan)) == "undetermined"
+
+
+def test_calibration_error_by_hand():
+    # two bins: mean 0.2 with half won, mean 0.8 with all won
+    result = reliability(
+        np.array([0.1, 0.3, 0.7, 0.9]), np.array([True, False, True, True]), bins=2
+    )
+    assert result["ece"] == pytest.approx((0.3 + 0.2) / 2)
+    assert [point["observed"] for point in result["reliability"]] == [0.5, 1.0]
+
+
+def test_same_seed_same_figures_another_seed_other_intervals():
+    battles = battles_of(simulate_battles(200, slopes={"s": 0.5}, seed=1))
+    first, again, other = (evaluate(battles, rounds=100, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    accuracy = [m["scores"]["s"]["overall"]["accuracy_ci95"] for m in (first, other)]
+    assert accuracy[0] != accuracy[1]
+
+
+def test_logistic_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 5))
+    label = rng.random(200) < 1 / (1 + np.exp(-features @ [1, -2, 0, 0.5, 0]))
+    weights = rng.random(200)
+    for l2 in (0.01, 1.0, 50.0):
+        reference = LogisticRegression(
+            C=1 / l2, fit_intercept=False, solver="newton-cholesky", tol=1e-10
+        ).fit(features, label, sample_weight=weights)
+        fitted = fit_logistic(features, label, l2, weights)
+        np.testing.assert_allclose(fitted, reference.coef_[0], atol=1e-7)
+
+
+def test_logistic_survives_votes_that_one_value_separates():
+    features = np.array([[1.0], [2.0], [-1.0]])
+    fitted = fit_logistic(features, [True, True, False], 1e-6)
+    assert 5 < fitted[0] < 100
+
+
+def test_folds_keep_groups_together_and_are_about_equal():
+    groups = np.random.default_rng(1).integers(0, 60, 500)
+    fold = group_folds(groups, 10, seed=0)
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+    assert np.ptp(np.bincount(fold)) <= 8
+    assert (group_folds(groups, 10, seed=1) != fold).any()
+    assert sorted(group_folds([5, 6, 5], 10, seed=0).tolist()) in ([0, 0, 1], [0, 1, 1])
+    with pytest.raises(DataError, match="at least two groups"):
+        group_folds([1, 1, 1], 10, seed=0)
+
+
+def test_the_prior_is_strong_for_noise_and_weak_for_signal():
+    rng = np.random.default_rng(0)
+    features, groups = rng.normal(size=(300, 8)), np.arange(300)
+    noise = (rng.random(300) < 0.5).astype(float)
+    signal = (rng.random(300) < 1 / (1 + np.exp(-3 * features[:, 0]))).astype(float)
+    assert choose_l2(features, noise, groups) >= 30
+    assert choose_l2(features, signal, groups) <= 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_real_battles_give_the_known_answers(shared_folder):
+    from apex_reward.arena import load_battles
+
+    path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
+    metrics = evaluate(load_battles(path, scores=["tj"]))
+    overall = metrics["scores"]["tj"]["overall"]
+    assert overall["accuracy"] == pytest.approx(0.5369211514, abs=1e-9)
+    assert overall["auc"] == pytest.approx(0.5515320334, abs=1e-9)
+    for key in ("accuracy", "auc"):
+        assert overall[f"{key}_ci95"][0] < overall[key] < overall[f"{key}_ci95"][1]
+    assert (metrics["n_battles"], metrics["n_decided"]) == (799, 799)
+    assert overall["direction"] == "agrees"
