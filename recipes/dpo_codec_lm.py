@@ -194,7 +194,8 @@ class Listener:
         rewards: list[float | None] = [None] * len(songs)
         heard = [i for i, song in enumerate(songs) if song is not None]
         if heard:
-            waveforms = [songs[i].reshape(-1) for i in heard]
+            # Songs are (T,) or (C, T); the model hears the mean of the channels.
+            waveforms = [songs[i].reshape(-1, songs[i].shape[-1]).mean(0) for i in heard]
             batch = pad_sequence(waveforms, batch_first=True).to(self.device)
             lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
             values = self.model.reward(batch, self.decode.sample_rate, lengths, mix=self.args.mix)
@@ -246,7 +247,8 @@ def rise(before: list[Row], after: list[Row]) -> dict[str, float]:
         "reward_after": statistics.fmean(new),
         "reward_std_before": statistics.pstdev(old),
         "rise_in_standard_errors": difference / error,
-        "songs_each": len(new),
+        "decoded_before": len(old) / len(before),
+        "decoded_after": len(new) / len(after),
     }
 
 
