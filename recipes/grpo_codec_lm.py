@@ -48,7 +48,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexReward, ApexRewardFunction
 from apex_reward.audio import save_wav
-from apex_reward.heads import HEADS
+from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
 from apex_reward.reward import Guards
 from apex_reward.reward.decoders import CodecDecoder
 from apex_reward.reward.record import before_and_after, write_run
@@ -107,7 +107,8 @@ def make_reward_function(
     guards = None if args.guards == "none" else Guards.default(args.guards, args.penalty)
     if guards and toy:
         guards = guards.limit("duration", low=SLOTS * SLOT_SECONDS / 2)
-    return ApexRewardFunction(model, args.mix, decode=decode, guards=guards)
+    # As bad as the worst song: unscored, gibberish would cost nothing and slowly take over.
+    return ApexRewardFunction(model, args.mix, decode=decode, guards=guards, undecodable=0.0)
 
 
 class RecordedReward:
@@ -151,6 +152,8 @@ def grpo_config(args: argparse.Namespace, processes: int) -> GRPOConfig:
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=5,
         beta=args.kl,
+        # By its own spread, a group of songs that are all good would push as hard as any other.
+        scale_rewards="none",
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -327,15 +330,15 @@ def write_results(
         **before_and_after([[row["reward"] for row in rows] for rows in steps]),
         "guard_rate_before": flagged_share(steps[:tenth]),
         "guard_rate_after": flagged_share(steps[-tenth:]),
+        "undecodable_after": undecodable_share(steps[-tenth:]),
         "seconds": seconds,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
-    heads = [name for name in history[0] if name.rpartition("/")[2] in HEADS]
     panels = {
         "reward": ["reward"],
-        "heads": heads,
-        "guards": ["apex/guard_any", "apex/undecodable", "apex/zero_variance_groups"],
-        "policy": ["entropy"],
+        "aesthetic heads": [f"apex/{head}" for head in AESTHETIC_HEADS],
+        "popularity heads": [f"apex/{head}" for head in POPULARITY_HEADS],
+        "shares": ["apex/guard_any", "apex/undecodable", "apex/zero_variance_groups"],
     }
     write_run(args.output, history, summary, panels)
     print({name: summary[name] for name in summary if name != "settings"})
@@ -347,6 +350,12 @@ def flagged_share(steps: list[list[dict[str, Any]]]) -> float:
     return sum(map(bool, flags)) / max(1, len(flags))
 
 
+def undecodable_share(steps: list[list[dict[str, Any]]]) -> float:
+    """Share of the completions that give no song."""
+    rows = [row for rows in steps for row in rows]
+    return sum(row["flags"] is None for row in rows) / max(1, len(rows))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/grpo_codec_lm"))
@@ -355,7 +364,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
     parser.add_argument("--prompts-per-step", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=SLOTS)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--kl", type=float, default=0.02, help="weight of the KL to the start")
     parser.add_argument("--mix", default="aesthetics")

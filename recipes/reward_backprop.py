@@ -37,11 +37,12 @@ from apex_reward.reward import Guards
 from apex_reward.reward.gradient import LastSteps, run_sampler, song_reward
 from apex_reward.reward.record import write_run
 
-# The toy's songs: 16 frames of a quarter second; in each the level of 24 pitches, hiss and drive.
+# The toy's songs: 16 frames of a quarter second; in each the level of 24 pitches, and how
+# much it hisses, distorts and sustains.
 SAMPLE_RATE = 24_000
 FRAMES, FRAME_SECONDS = 16, 0.25
 PITCHES, REGISTERS, DENSITIES = 24, 4, 3
-CONTROLS = PITCHES + 2
+CONTROLS = PITCHES + 3
 
 
 def main() -> None:
@@ -188,7 +189,7 @@ def one_hot(prompts: list[tuple[int, int]]) -> Tensor:
 
 
 def random_melodies(count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Controls (B, K, F) about -1 (off) and 1 (on), and their conditions; all hiss and distort."""
+    """Controls (B, K, F) about -1 (off) and 1 (on), and their conditions; all distort."""
     prompts = [
         (int(torch.randint(REGISTERS, (1,), generator=random)),
          int(torch.randint(DENSITIES, (1,), generator=random)))
@@ -201,7 +202,7 @@ def random_melodies(count: int, random: torch.Generator) -> tuple[Tensor, Tensor
         on = torch.rand(count, FRAMES, generator=random) < 0.7
         on &= (voice <= densities)[:, None]
         data.scatter_(1, pitch[:, None], torch.where(on, 1.0, -1.0)[:, None])
-    data[:, PITCHES:] = 0.6 + 0.2 * torch.randn(count, 2, 1, generator=random)
+    data[:, PITCHES:] = 0.6 + 0.2 * torch.randn(count, 3, 1, generator=random)
     data += 0.1 * torch.randn(data.shape, generator=random)
     return data, one_hot(prompts)
 
@@ -214,13 +215,15 @@ def synthesize(controls: Tensor) -> Tensor:
     wave = sum(
         torch.sin(2 * math.pi * n * frequency[:, None] * time_) / n**1.5 for n in range(1, 5)
     )
-    envelope = torch.exp(-5 * (time_ % FRAME_SECONDS)) * (time_ % FRAME_SECONDS * 200).clamp(max=1)
     level = torch.sigmoid(4 * controls).repeat_interleave(slot, dim=2)  # (B, K, T)
-    notes = torch.einsum("bkt,kt->bt", level[:, :PITCHES], wave) * envelope * 0.15
+    hiss, drive, sustain = level[:, PITCHES:].unbind(1)
+    since = time_ % FRAME_SECONDS
+    envelope = (200 * since).clamp(max=1) * torch.exp(-8 * (1 - sustain) * since)
+    notes = 0.15 * envelope * torch.einsum("bkt,kt->bt", level[:, :PITCHES], wave)
     random = torch.Generator().manual_seed(0)
-    hiss = 0.15 * torch.randn(len(time_), generator=random).to(time_) * level[:, PITCHES]
-    drive = 1 + 12 * level[:, PITCHES + 1]
-    return 0.4 * torch.tanh(drive * (notes + hiss)) / drive.sqrt()
+    noise = 0.02 * torch.randn(len(time_), generator=random).to(time_)
+    gain = 1 + 20 * drive
+    return 0.5 * torch.tanh(gain * (notes + hiss * noise)) / gain**0.25
 
 
 class PipelineGenerator(nn.Module):
@@ -307,7 +310,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/reward_backprop"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8, help="songs of a process in a micro-batch")
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step")
     parser.add_argument("--sampler-steps", type=int, default=8)

@@ -73,6 +73,8 @@ class ApexRewardFunction:
         loudness: LUFS that songs are brought to before they are scored; None leaves them. Guards
             measure what was decoded.
         batch_segments: segments per encoder batch; None takes the configuration's.
+        undecodable: reward of a completion that gives no song. With None TRL leaves it out of the
+            update, so nothing keeps a policy from drifting there: watch `undecodable`.
         name: under which TRL logs it.
 
     Raises:
@@ -90,6 +92,7 @@ class ApexRewardFunction:
         sample_rate: int | None = None,
         loudness: float | None = None,
         batch_segments: int | None = None,
+        undecodable: float | None = None,
         name: str = "apex",
     ) -> None:
         self.model = model
@@ -100,6 +103,7 @@ class ApexRewardFunction:
         self.sample_rate = sample_rate or decoded_rate or model.config.sample_rate
         self.loudness = loudness
         self.batch_segments = batch_segments
+        self.undecodable = undecodable
         self.__name__ = name
         self._lowest(songs=1)
 
@@ -121,8 +125,8 @@ class ApexRewardFunction:
             columns: the dataset's other columns, B values each, and TRL's own.
 
         Returns:
-            B rewards; None where a completion gives no song (nothing decoded, no samples, samples
-            that are NaN, infinite or far outside [-1, 1]): TRL leaves those out of the update.
+            B rewards; `undecodable` where a completion gives no song (nothing decoded, no samples,
+            samples that are NaN, infinite or far outside [-1, 1]).
         """
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
         keys = prompt_keys(prompts)
@@ -136,7 +140,7 @@ class ApexRewardFunction:
                 for song in kept
             ]
         lowest = self._lowest(len(everywhere(raw)[0]))
-        rewards: list[float | None] = [None] * len(songs)
+        rewards: list[float | None] = [self.undecodable] * len(songs)
         for i, reward, tripped in zip(present, raw, flags, strict=True):
             rewards[i] = self.guards.adjust(reward, tripped, lowest)
         rows = [

@@ -74,6 +74,8 @@ def test_what_does_not_decode_is_none_and_leaves_the_others_alone(model: ApexRew
     assert log["apex/undecodable"] == 1.0
     assert log["apex/zero_variance_groups"] == 1.0
     assert call(function, []) == []
+    priced = ApexRewardFunction(model, MIX, decode=by_first_id, undecodable=-2.0)
+    assert call(priced, [[99], [1]]) == pytest.approx([-2.0, alone[0]], abs=1e-5)
 
 
 @pytest.mark.parametrize(
