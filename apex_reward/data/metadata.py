@@ -115,9 +115,11 @@ def choose_columns(
             for field, names in PRESETS[name].items()
             if any(column in present for column in names)
         }
+        # With all columns named by hand nothing speaks for a platform's preset.
+        fits = preset != "auto" or name == "plain" or "streams" in found
         found |= columns
         missing = [field for field in REQUIRED if field not in found]
-        if not missing:
+        if fits and not missing:
             return name, found
     raise DataError(
         f"{path} has no column for {listed(missing)}; it has {listed(present, 20)}. Name them with "

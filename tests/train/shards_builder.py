@@ -95,9 +95,7 @@ def _split_table(
         for head, direction in directions.items()
     }
     labels = {head: _popularity(latent[head]) for head in POPULARITY_HEADS}
-    labels |= {
-        head: np.clip(3 + AESTHETIC_SPREAD * latent[head], 1, 5) for head in AESTHETIC_HEADS
-    }
+    labels |= {head: np.clip(3 + AESTHETIC_SPREAD * latent[head], 1, 5) for head in AESTHETIC_HEADS}
     owner = np.repeat(np.arange(count), rng.integers(1, 4, count))
     number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
     embedding = hidden[owner] + SEGMENT_NOISE * rng.standard_normal((len(owner), width))

@@ -62,9 +62,7 @@ def test_stopped_and_resumed_is_the_same(
     assert not (broken / "history.jsonl.partial").exists()
 
 
-def test_killed_at_ten_random_moments(
-    data: Data, accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_killed_at_ten_random_moments(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     condition, settings = Condition("standardized"), Settings(epochs=40, batch_size=64, lr=3e-3)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.perf_counter()
@@ -90,8 +88,8 @@ def test_resume_with_other_settings_is_refused(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+    other = Settings(epochs=2)
     with pytest.raises(UsageError, match="had other settings or data"):
-        other = Settings(epochs=2)
         train(data, Condition(), other, tmp_path, accelerator=accelerator, resume=True)
 
 
@@ -144,9 +142,7 @@ def test_trained_pooling_moves_and_frozen_does_not(
     assert (pooling.weight - first).abs().max() > 1e-3
 
 
-def test_mixed_precision_stays_near(
-    data: Data, accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_mixed_precision_stays_near(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     condition = Condition("standardized")
     train(data, condition, SETTINGS, tmp_path / "full", accelerator=accelerator)
     settings = Settings(epochs=6, batch_size=64, lr=3e-3, precision="bf16")
@@ -158,7 +154,9 @@ def test_mixed_precision_stays_near(
     assert low[-1]["val_loss"] == pytest.approx(full[-1]["val_loss"], rel=0.05)
 
 
-def test_constant_label_and_standardized(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_constant_label_and_standardized(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
     train_split = data["train"]
     labels = train_split.labels.copy()
     labels[:, 3] = 2.5

@@ -1,0 +1,133 @@
+"""Metadata to a manifest: columns, filters, report."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apex_reward.audio import save_wav
+from apex_reward.data.labels import scores_of_counts
+from apex_reward.data.metadata import choose_columns, count_of, read_metadata, time_of
+from apex_reward.data.prepare import PrepareSettings, prepare
+from apex_reward.errors import DataError, UsageError
+from apex_reward.tables import read_jsonl, read_table, write_table
+
+OLD, NEWEST = "2024-01-01T00:00:00Z", "2024-06-15T00:00:00Z"
+
+
+def rows(count: int, **changes: Any) -> list[dict[str, Any]]:
+    made = [
+        {"id": f"s{i}", "play_count": 10 + i, "upvote_count": i, "created_at": OLD}
+        for i in range(count)
+    ]
+    return [{**row, **changes} for row in made]
+
+
+def test_filters_are_counted_by_reason(tmp_path: Path) -> None:
+    table = rows(40)
+    table += rows(1, id="zero", play_count=0)
+    table += rows(1, id="lost", play_count=None)
+    table += rows(1, id="negative", upvote_count=-1)
+    table += rows(1, id="s0")
+    table += rows(1, id="newest", created_at=NEWEST)
+    table += rows(1, id="fresh", created_at="2024-06-02T00:00:00Z")  # 13 days before
+    table += rows(1, id="aged", created_at="2024-06-01T00:00:00Z")  # 14 days before
+    table += rows(1, id="undated", created_at=None)
+    write_table(tmp_path / "suno.jsonl", table)
+    songs = read_metadata(tmp_path / "suno.jsonl")
+    report = prepare(songs, PrepareSettings(), tmp_path / "out")
+    assert report["rows_in"] == 48
+    assert report["dropped"] == {
+        "counts missing or negative": 2,
+        "duplicate audio_id": 1,
+        "released within two weeks of the newest": 2,
+        "zero streams": 1,
+    }
+    assert report["kept"] == 42
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    manifest = read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert {"aged", "undated"} <= {row["audio_id"] for row in manifest}
+    expected = scores_of_counts([row["streams"] for row in manifest])
+    np.testing.assert_allclose([row["score_streams"] for row in manifest], expected)
+    assert manifest[0]["path"] == "s0.mp3"
+    assert {row["platform"] for row in manifest} == {"suno"}
+    assert report["splits"] == {"train": 36, "test": 4, "val": 2}
+    assert len(read_jsonl(tmp_path / "out" / "dropped.jsonl")) == 6
+
+
+def test_audio_is_checked(tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    rng = np.random.default_rng(0)
+    sounds = [(0.1 * rng.standard_normal((1, 2400))).astype(np.float32) for _ in range(20)]
+    table = []
+    for i, sound in enumerate(sounds):
+        save_wav(audio / f"{i}.wav", sound, 24_000)
+        table.append({"audio_id": f"a{i}", "path": f"{i}.wav", "streams": i + 1, "likes": i})
+    save_wav(audio / "again.wav", sounds[3], 24_000)
+    (audio / "broken.wav").write_text("no audio")
+    for name in ("again", "broken", "missing"):
+        table.append({"audio_id": name, "path": f"{name}.wav", "streams": 5, "likes": 5})
+    write_table(tmp_path / "songs.csv", table)
+    songs = read_metadata(tmp_path / "songs.csv")
+    reports = [
+        prepare(songs, PrepareSettings(audio, workers=workers), tmp_path / str(workers))
+        for workers in (0, 2)
+    ]
+    assert reports[0]["dropped"] == {"duplicate audio": 1, "unreadable audio": 2}
+    assert reports[0] == reports[1]
+    details = {row["audio_id"]: row for row in read_jsonl(tmp_path / "0" / "dropped.jsonl")}
+    assert "does not exist" in details["missing"]["detail"]
+    for name in ("manifest.parquet", "report.json", "dropped.jsonl", "distributions.png"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_platforms_are_balanced_unless_asked_not_to(tmp_path: Path) -> None:
+    write_table(tmp_path / "s.csv", rows(60, created_at=None))
+    udio = [{"id": f"u{i}", "plays": i + 1, "likes": i} for i in range(20)]
+    write_table(tmp_path / "u.csv", udio)
+    songs = [song for name in ("s.csv", "u.csv") for song in read_metadata(tmp_path / name)]
+    balanced = prepare(songs, PrepareSettings(), tmp_path / "a")
+    assert balanced["platforms"] == {"suno": 20, "udio": 20}
+    assert balanced["dropped"] == {"balance of platforms": 40}
+    whole = prepare(songs, PrepareSettings(balance=False), tmp_path / "b")
+    assert whole["platforms"] == {"suno": 60, "udio": 20}
+
+
+def test_nothing_left(tmp_path: Path) -> None:
+    write_table(tmp_path / "s.csv", rows(3, play_count=0))
+    with pytest.raises(DataError, match=r"no song of 3 is left.*'zero streams': 3"):
+        prepare(read_metadata(tmp_path / "s.csv"), PrepareSettings(), tmp_path / "out")
+
+
+def test_explicit_columns_go_before_presets(tmp_path: Path) -> None:
+    write_table(tmp_path / "x.csv", [{"key": "k1", "heard": "1,204", "hearts": 3}])
+    columns = {"audio_id": "key", "streams": "heard", "likes": "hearts"}
+    (song,) = read_metadata(tmp_path / "x.csv", columns=columns)
+    assert (song.audio_id, song.streams, song.likes, song.platform) == ("k1", 1204.0, 3.0, "x")
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(DataError, match=r"no column for likes.*--likes-column"):
+        choose_columns(Path("m.csv"), ["id", "plays"], "plain", {})
+    with pytest.raises(DataError, match="no column hearts"):
+        choose_columns(Path("m.csv"), ["id", "plays"], "plain", {"likes": "hearts"})
+    with pytest.raises(UsageError, match="preset is 'tidal'"):
+        choose_columns(Path("m.csv"), ["id"], "tidal", {})
+
+
+def test_counts_and_times() -> None:
+    assert [count_of(v) for v in ("12", 3, None, "", "x", -2, float("nan"))] == [
+        12.0, 3.0, None, None, None, None, None,
+    ]  # fmt: skip
+    day = datetime(2024, 6, 1, tzinfo=timezone.utc)
+    seconds = int(day.timestamp())
+    texts = ("2024-06-01", "2024-06-01T00:00:00Z", "2024-06-01T02:00:00+02:00")
+    for value in (*texts, seconds, 1000 * seconds):
+        assert time_of(value) == day
+    assert time_of("soon") is None

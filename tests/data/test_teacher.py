@@ -1,0 +1,64 @@
+"""Teacher labels: files and callables, checked before they are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from apex_reward.data.teacher import call_teacher, parse_songeval, read_teacher
+from apex_reward.errors import DataError
+from apex_reward.heads import AESTHETIC_HEADS
+from apex_reward.tables import write_table
+
+GOOD = {head: 1.0 + i for i, head in enumerate(AESTHETIC_HEADS)}
+
+
+def test_file_of_columns_or_of_json(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.csv", [{"audio_id": "x", **GOOD}])
+    capitals = {head.capitalize(): value for head, value in GOOD.items()}
+    write_table(
+        tmp_path / "b.jsonl", [{"path": "d/x.mp3", "songeval_scores": json.dumps(capitals)}]
+    )
+    assert read_teacher(tmp_path / "a.csv") == read_teacher(tmp_path / "b.jsonl") == {"x": GOOD}
+
+
+def test_all_problems_together(tmp_path: Path) -> None:
+    table = [
+        {"audio_id": "x", **GOOD, "clarity": 5.5},
+        {"audio_id": "y", **GOOD, "coherence": None},
+        {"audio_id": "x", **GOOD},
+    ]
+    write_table(tmp_path / "a.jsonl", table)
+    with pytest.raises(DataError) as error:
+        read_teacher(tmp_path / "a.jsonl")
+    text = str(error.value)
+    for part in ("given twice: x", "x: clarity is 5.5", "y: coherence is None; expected 1 to 5"):
+        assert part in text
+
+
+def test_missing_columns(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.csv", [{"audio_id": "x", "clarity": 2.0}])
+    with pytest.raises(DataError, match="no column coherence, musicality"):
+        read_teacher(tmp_path / "a.csv")
+
+
+def test_callable() -> None:
+    paths = [Path("a.wav"), Path("b.wav")]
+    assert call_teacher(lambda given: [GOOD for _ in given], ["a", "b"], paths)["b"] == GOOD
+    with pytest.raises(DataError, match="1 results for 2 songs"):
+        call_teacher(lambda given: [GOOD], ["a", "b"], paths)
+    with pytest.raises(DataError, match="naturalness is 9"):
+        call_teacher(lambda given: [{**GOOD, "naturalness": 9}] * 2, ["a", "b"], paths)
+
+
+def test_songeval_column_as_text_or_struct() -> None:
+    text = pa.chunked_array([[json.dumps(GOOD), None, "[1]", "{not json"]])
+    scores, problems = parse_songeval(text)
+    assert scores[0].tolist() == list(GOOD.values())
+    assert problems == ["2 values are not an object of five scores"]
+    struct, problems = parse_songeval(pa.chunked_array([pa.array([GOOD])]))
+    assert struct[0].tolist() == list(GOOD.values())
+    assert problems == []

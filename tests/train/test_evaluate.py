@@ -1,0 +1,108 @@
+"""Evaluation: metrics, song averages, intervals, published checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from apex_reward import metrics
+from apex_reward.errors import UsageError
+from apex_reward.heads import HEADS
+from apex_reward.model.checkpoint import load_predictor
+from apex_reward.train.dataset import Data, load_data, split_folders
+from apex_reward.train.evaluate import evaluate, song_means
+from apex_reward.train.intervals import bootstrap_intervals
+from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.trainer import train
+from tests.support import write_best_model
+from tests.train.shards_builder import write_shards
+
+
+def test_segment_predictions_are_averaged_per_song(
+    shards: Path, data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    condition = Condition("standardized", mode="segment")
+    settings = Settings(epochs=2, batch_size=64, lr=3e-3)
+    trained = train(data, condition, settings, tmp_path / "run", accelerator=accelerator)
+    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50)
+    assert (report["mode"], report["loss"], report["n_songs"]) == ("segment", "standardized", 70)
+    _, predictor, _ = load_predictor(tmp_path / "run" / "best")
+    split = data["test"]
+    with torch.no_grad():
+        scores = predictor(torch.as_tensor(split.embeddings)).double().numpy()
+    slow = np.array([scores[split.song == song].mean(axis=0) for song in range(70)])
+    for column, head in enumerate(HEADS):
+        for name in ("mse", "mae", "pearson", "spearman"):
+            value = getattr(metrics, name)(slow[:, column], split.labels[:, column])
+            assert report["metrics"][head][name] == pytest.approx(value, rel=1e-5)
+            assert trained["metrics"][head][name] == pytest.approx(value, rel=1e-5)
+        low, high = report["ci95"][head]["mse"]
+        assert low < report["metrics"][head]["mse"] < high
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["metrics"] == report["metrics"]
+    with open(tmp_path / "out" / "examples.csv", newline="") as file:
+        examples = list(csv.DictReader(file))
+    best = [row for row in examples if row["head"] == "clarity" and row["kind"] == "best"]
+    errors = np.abs(slow - split.labels)[:, HEADS.index("clarity")]
+    assert best[0]["audio_id"] == split.audio_ids[int(errors.argmin())]
+    assert len(examples) == 7 * 20
+
+
+def test_song_means() -> None:
+    scores = np.array([[1.0], [3.0], [7.0]])
+    assert song_means(scores, np.array([0, 0, 1])).tolist() == [[2.0], [7.0]]
+
+
+def test_intervals_equal_the_general_loop() -> None:
+    rng = np.random.default_rng(1)
+    label = np.round(rng.normal(size=(60, 2)), 1)  # with ties
+    pred = np.round(label + rng.normal(size=(60, 2)), 1)
+    found = bootstrap_intervals(pred, label, ["a", "b"], rounds=40, seed=5)
+    for column, head in enumerate("ab"):
+        for name in ("mse", "mae", "pearson", "spearman"):
+            expected = metrics.bootstrap_interval(
+                getattr(metrics, name), pred[:, column], label[:, column], rounds=40, seed=5
+            )
+            np.testing.assert_allclose(found[head][name], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("task", "shared"), [("full", 2), ("popularity", 3)])
+def test_published_checkpoint(tmp_path: Path, task: str, shared: int) -> None:
+    from apex_reward.data.shards import EmbeddingSource
+
+    published = EmbeddingSource.published()
+    write_shards(tmp_path / "data", {"test": 6}, width=768, source=published)
+    file = write_best_model(tmp_path / "best_model.pt", task, shared, mode="segment", loss="equal")
+    report = evaluate(file, tmp_path / "data" / "test", tmp_path / "out", bootstrap=5)
+    assert (report["mode"], report["loss"], report["shared"]) == ("segment", "equal", shared)
+    _, predictor, _ = load_predictor(file)
+    split = load_data({"test": tmp_path / "data" / "test"}, task)["test"]
+    with torch.no_grad():
+        scores = predictor(torch.as_tensor(split.embeddings)).double().numpy()
+    expected = metrics.mse(song_means(scores, split.song)[:, 1], split.labels[:, 1])
+    assert report["metrics"]["score_likes"]["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_trained_pooling_is_evaluated_on_the_layers(
+    shards: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    layered = load_data(split_folders(shards), "full", layers=True)
+    settings = Settings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
+    trained = train(layered, Condition(), settings, tmp_path / "run", accelerator=accelerator)
+    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=0)
+    for head in HEADS:
+        assert report["metrics"][head] == pytest.approx(trained["metrics"][head], rel=1e-5)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["ci95"]["clarity"] == {
+        name: [None, None] for name in ("mse", "mae", "pearson", "spearman")
+    }
+
+
+def test_unknown_mode(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mode is 'album'"):
+        evaluate("x", tmp_path, tmp_path, mode="album")
