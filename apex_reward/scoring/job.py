@@ -68,14 +68,16 @@ def score_to_file(
     """
     check_format(output)
     target = Path(output)
+    sidecar = target.with_name(target.name + ".partial.json")
+    songs = GrowingTable(target, song_schema(model, settings.mix))
+    parts = GrowingTable(segments_path(target), segment_schema(model))
     if resume and target.exists():
+        for leftover in (songs.partial, sidecar):  # of a kill in the very last step
+            leftover.unlink(missing_ok=True)
         for row in read_table(target).to_pylist():
             on_row(row, False)
         return
     stamp = _stamp(model, sources, settings)
-    songs = GrowingTable(target, song_schema(model, settings.mix))
-    parts = GrowingTable(segments_path(target), segment_schema(model))
-    sidecar = target.with_name(target.name + ".partial.json")
     block = block_songs(settings.batch_segments or model.config.batch_segments)
     kept: list[Row] = []
     if resume and (rows := songs.written()):
@@ -208,10 +210,13 @@ def _stamp(model: ApexReward, sources: Sequence[str], settings: ScoreSettings) -
 
 
 def _model_hash(model: ApexReward) -> str:
-    """A hash of every weight: the same name may hold another model tomorrow."""
+    """A hash of weights and settings: the same name may hold another model tomorrow."""
     import torch
 
-    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict()
+    names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference")
+    values = json.dumps({name: config[name] for name in names}, sort_keys=True)
+    digest = hashlib.blake2b(values.encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

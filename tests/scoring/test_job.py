@@ -141,6 +141,8 @@ def test_resume_of_a_finished_run_does_nothing(
     monkeypatch.setattr(engine, "decode_songs", lambda *_: pytest.fail("it decoded"))
     for name, content in unbroken.items():
         (tmp_path / name).write_bytes(content)
+    for left in ("f.jsonl.partial", "f.jsonl.partial.json"):  # killed in the very last step
+        (tmp_path / left).touch()
     assert run(model, songs, tmp_path / "f.jsonl", resume=True) == [False] * 8
     assert everything(tmp_path) == unbroken
 
@@ -150,6 +152,7 @@ def test_resume_of_a_finished_run_does_nothing(
     [
         ({"songs": slice(0, 7)}, "inputs"),
         ({"seed": 1}, "model"),
+        ({"layers": (0, 1, 2, 3)}, "model"),
         ({"settings": ScoreSettings(mix="aesthetics", segments=True)}, "settings"),
         ({"settings": ScoreSettings(mix="overall")}, "settings"),
         ({"settings": ScoreSettings("overall", segments=True, batch_segments=2)}, "settings"),
