@@ -141,6 +141,8 @@ def calibrate(
     names = list(votes.scores)
     if score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
+    if attach is not None:
+        _check_heads(names)
     vectors = None if embeddings is None else load_embeddings(embeddings, votes)
     metrics, head, design = fit(votes, names, embeddings=vectors, rounds=bootstrap, seed=seed)
     if counts:
@@ -284,14 +286,18 @@ def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> dict[str, Any]
         return run_protocol(battles_of(rows, dropped=dropped), progress=show)
 
 
-def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
-    """Save a model that offers the head as its mix `preference`."""
+def _check_heads(names: Sequence[str]) -> None:
     from apex_reward.heads import HEADS
-    from apex_reward.scoring import load_scorer
 
-    foreign = [weight for weight in head.weights if weight not in HEADS]
+    foreign = [name for name in names if name not in HEADS]
     if foreign:
         raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
+
+
+def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
+    """Save a model that offers the head as its mix `preference`."""
+    from apex_reward.scoring import load_scorer
+
     model = load_scorer(name, device="cpu")
     absent = [weight for weight in head.weights if weight not in model.config.heads]
     width = len(head.embedding_weights or ())

@@ -1,0 +1,143 @@
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from apex_reward.arena import battles_of, calibrate, evaluate, leaderboards, learning_curve
+from apex_reward.arena.document import Grid, Heading, Picture, Words, as_markdown, as_page
+from apex_reward.arena.findings import findings
+from apex_reward.arena.plots import forest, heat_map, reliability_curve
+from apex_reward.arena.report import calibration_report, evaluation_report, leaderboard_report
+from apex_reward.arena.simulate import simulate_battles
+
+SYSTEMS = {"one": -1.0, "two": 0.0, "three <b>": 1.0}
+
+
+class Balanced(HTMLParser):
+    """Raises where a tag closes that is not the open one."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(path):
+    """Self-contained, balanced, every plot valid XML; returns the text."""
+    text = path.read_text()
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert "{{" not in text
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
+    assert "<script" not in text
+    for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        ElementTree.fromstring(svg)
+    return text
+
+
+def opposed():
+    rows = simulate_battles(
+        500, slopes={"s": -0.8, "t": 0.8}, strengths=SYSTEMS, prompts=150, undecided=0.1, seed=1
+    )
+    return battles_of(rows)
+
+
+def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
+    metrics = evaluate(opposed(), rounds=50)
+    evaluation_report(metrics, tmp_path)
+    page = check_page(tmp_path / "report.html")
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (page, markdown):
+        assert "s points the wrong way" in text
+        assert "t agrees with people" in text
+        assert "the vote was a tie" in text
+        assert "Calibrate it before use" in text
+    accuracy = metrics["scores"]["s"]["overall"]["accuracy"]
+    assert f"{accuracy:.3f}" in markdown
+    assert "three &lt;b&gt;" in page
+    assert "three <b>" not in page
+    assert page.count("<svg") == 1 + 2 + 2  # forest, a reliability curve and a heat map per score
+    assert f"| TIE | {metrics['dropped']['TIE']} |" in markdown
+
+
+def test_a_stratum_that_turns_round_is_warned_of():
+    rows = simulate_battles(800, slopes={"s": 1.0}, seed=2, instrumental=0.8)
+    for row in rows:
+        if not row["is_instrumental"]:
+            row["s_a"], row["s_b"] = -row["s_a"], -row["s_b"]
+    found = findings(evaluate(battles_of(rows), rounds=100))
+    assert any(
+        tone == "warning" and "wrong way on vocal battles" in text and "overall it agrees" in text
+        for tone, text in found
+    )
+
+
+def test_a_position_that_wins_more_is_warned_of():
+    rows = [{"preference": "A" if n % 4 else "B", "s_a": n % 7, "s_b": 3} for n in range(200)]
+    found = findings(evaluate(battles_of(rows), rounds=100))
+    assert any("A won 75.0% of the battles" in text for tone, text in found if tone == "warning")
+
+
+def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
+    metrics, _, design = calibrate(opposed(), ["s"], rounds=50)
+    metrics["calibration"]["learning_curve"] = learning_curve(
+        design, anchors=[0, 20], test_size=50, repeats=2
+    )
+    calibration_report(metrics, tmp_path)
+    page = check_page(tmp_path / "report.html")
+    assert metrics["calibration"]["verdict"] in (tmp_path / "report.md").read_text()
+    assert "systems alone, without the score" in page
+    assert "How many anchor votes?" in page
+
+
+def test_leaderboard_report_holds_the_rank_correlation(tmp_path):
+    metrics = leaderboards(opposed(), ["t"], rounds=50)
+    leaderboard_report(metrics, tmp_path)
+    page = check_page(tmp_path / "report.html")
+    assert f"{metrics['scores']['t']['rank_correlation']:.3f}" in page
+    assert "Arena scores from t" in page
+
+
+def test_blocks_render_in_both_forms():
+    blocks = [
+        Heading("Part", "A note."),
+        Words("Careful & <sharp>", "warning"),
+        Grid(("name", "value"), [["x|y", 0.12345], ["z", None], ["w", 3e-7]]),
+        Picture("A plot", "<svg></svg>"),
+    ]
+    markdown = as_markdown("Title", "Sub", blocks)
+    assert "| x\\|y | 0.123 |\n| z | - |\n| w | 3e-07 |" in markdown
+    assert "**Careful & <sharp>**" in markdown
+    page = as_page("Title", "Sub", blocks)
+    assert '<p class="warning">Careful &amp; &lt;sharp&gt;</p>' in page
+    assert '<td class="number">0.123</td>' in page
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        forest([("only", 0.5, None, "agrees", "")]),
+        forest([("a", 0.2, (0.1, 0.3), "opposes", "n 3"), ("b", 0.9, (0.9, 0.9), "agrees", "")]),
+        reliability_curve([]),
+        reliability_curve([{"predicted": 0.5, "observed": 1.0, "n": 3}]),
+        heat_map([], {}),
+    ],
+)
+def test_plots_of_odd_data_are_valid(svg):
+    ElementTree.fromstring(svg)
+
+
+def test_forest_puts_larger_values_to_the_right_and_chance_between():
+    svg = forest([("low", 0.4, (0.35, 0.45), "opposes", ""), ("high", 0.6, None, "agrees", "")])
+    low, high = map(float, re.findall(r'cx="([\d.]+)"', svg))
+    chance = float(re.search(r'class="chance" x1="([\d.]+)"', svg)[1])
+    assert low < chance < high
+    assert chance == pytest.approx((low + high) / 2, abs=0.2)
