@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     textures: int = 64
     song_seconds: float = 10.0
     crop_seconds: float = 3.0
+    segment_seconds: float = 30.0
     texture_share: float = 0.15
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -52,8 +53,8 @@ class Settings(NamedTuple):
 
 
 SHORT = Settings(
-    steps=4, songs=4, textures=2, song_seconds=4.0, crop_seconds=1.0, whole_songs=2,
-    whole_batches=1, whole_passes=2, checked_songs=1, checked_seconds=3.0,
+    steps=4, songs=4, textures=2, song_seconds=4.0, crop_seconds=1.0, segment_seconds=2.0,
+    whole_songs=2, whole_batches=1, whole_passes=2, checked_songs=1, checked_seconds=3.0,
 )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def train(settings: Settings, seed: int) -> tuple[ApexReward, list[dict[str, flo
     """The trained model and a history row per step."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    model = build_model()
+    model = build_model(settings.segment_seconds)
     history = train_crops(model, rng, settings, seed)
     return model, history + train_whole(model, rng, settings, seed, len(history))
 
@@ -149,7 +150,7 @@ def learn(
     return row
 
 
-def build_model() -> ApexReward:
+def build_model(segment_seconds: float) -> ApexReward:
     """APEX's architecture, narrower in every part."""
     encoder = {
         "hidden_size": 96,
@@ -163,7 +164,8 @@ def build_model() -> ApexReward:
     return ApexReward(
         ApexConfig(
             encoder=encoder, encoder_name="apex-tiny", layers=(1, 2, 3, 4), trunk_widths=(64, 48),
-            head_widths=(32, 16), trunk_dropout=0.1, head_dropout=0.05, demonstration=True,
+            head_widths=(32, 16), trunk_dropout=0.1, head_dropout=0.05,
+            segment_seconds=segment_seconds, demonstration=True,
         )
     )  # fmt: skip
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apex_reward.demo import step_pairs
+from apex_reward.demo import step_arena, step_pairs
 
 Step = Callable[[Path, list[Path], list[dict[str, Any]]], str]
 
-STEPS: list[tuple[str, Step]] = [("Preference pairs from the scores", step_pairs.run)]
+STEPS: list[tuple[str, Step]] = [
+    ("Preference pairs from the scores", step_pairs.run),
+    ("Arena: agreement with votes", step_arena.run),
+]

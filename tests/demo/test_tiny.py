@@ -1,0 +1,85 @@
+"""The embedded apex-tiny: small, says what it is, hears damage in synthetic and in real songs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import apex_reward.demo
+from apex_reward import ApexReward
+from apex_reward.audio import load_audio
+from apex_reward.audio.resample import resample
+from apex_reward.demo import DAMAGES, make_song, score_damage
+from apex_reward.heads import HEADS
+
+FOLDER = Path(apex_reward.demo.__file__).parent / "apex_tiny"
+# Two windows of the long song, one of each other file; starts in seconds.
+WINDOWS = {"songeval_example": (20, 80), "music_arena_debug_a": (5,), "music_arena_debug_b": (5,)}
+SECONDS, RATE = 20, 24_000
+
+
+@pytest.fixture(scope="module")
+def model() -> ApexReward:
+    return ApexReward.from_pretrained("apex-tiny")
+
+
+def test_it_is_small_and_has_every_part_of_the_architecture(model: ApexReward) -> None:
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 3_000_000
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert len(model.config.layers) == 4
+    assert model.config.task == "full"
+    assert model.config.segment_seconds == 30
+    assert model.predictor.heads == HEADS
+    batch_norms = [m for m in model.predictor.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert len(batch_norms) == 2 + 2 * len(HEADS)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_it_says_that_it_is_a_demonstration(model: ApexReward) -> None:
+    assert model.config.demonstration is True
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert "demonstration" in card
+    assert "not the published APEX" in card
+    assert "synthetic" in card
+
+
+def test_it_hears_damage_in_an_unseen_synthetic_song(model: ApexReward) -> None:
+    scores = score_damage(model, [make_song(987_654_321, seconds=12.0)])
+    rows = {row["damage"]: row for row in scores.table()}
+    assert rows["all"]["pairs_won"] >= 0.9
+    assert rows["all"]["drop_3"] > rows["all"]["drop_1"] > 0.1
+
+
+def test_gradients_reach_every_real_sample(model: ApexReward) -> None:
+    wave = torch.from_numpy(make_song(1, seconds=1.0))[None].requires_grad_(True)
+    model.reward(wave, RATE, mix="aesthetics").sum().backward()
+    assert (wave.grad != 0).float().mean() > 0.99
+
+
+@pytest.mark.slow
+def test_it_hears_damage_in_windows_of_real_recordings(
+    model: ApexReward, shared_folder: Path
+) -> None:
+    scores = score_damage(model, real_windows(shared_folder))
+    rows = scores.table()
+    for row in rows:
+        print(row)
+    shares = {str(row["damage"]): float(row["pairs_won"]) for row in rows}
+    assert shares["all"] >= 0.85
+    assert min(shares[name] for name in DAMAGES) >= 0.60
+    assert float(rows[-1]["series_falling"]) >= 0.75
+
+
+def real_windows(shared_folder: Path) -> list[np.ndarray]:
+    """Four windows of 20 s at 24 kHz, mono."""
+    windows = []
+    for name, starts in WINDOWS.items():
+        waveform = load_audio(shared_folder / "audio" / f"{name}.mp3")
+        mono = torch.from_numpy(waveform.samples.mean(axis=0))
+        song = resample(mono, waveform.sample_rate, RATE).numpy()
+        windows += [song[start * RATE : (start + SECONDS) * RATE] for start in starts]
+    assert [w.size for w in windows] == [SECONDS * RATE] * 4
+    return windows

@@ -1,0 +1,96 @@
+"""The recipe of apex-tiny: its short mode runs, twice the same; a longer one learns."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from apex_reward import ApexReward
+from apex_reward.tables import read_jsonl, read_table
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "train_tiny.py"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_tiny", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_short(recipe: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> Path:
+    arguments = ["train_tiny.py", "--output", str(folder), "--seed", str(seed), "--short"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    threads = torch.get_num_threads()
+    recipe.main()
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_short_mode_leaves_what_recipes_leave_and_repeats_itself(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_short(recipe, tmp_path / "a", monkeypatch, seed=3)
+    history = read_jsonl(first / "history.jsonl")
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(list(row.values())).all() for row in history)
+    summary = json.loads((first / "summary.json").read_text())
+    keys = {"reward_before", "reward_after", "reward_std_before", "seconds", "settings", "model"}
+    assert keys <= set(summary)
+    assert "demonstration" in summary["model"]
+    assert (first / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (first / "clean.wav").is_file()
+    assert (first / "timing-jitter.wav").is_file()
+    assert len(read_table(first / "damage.csv")) == 9
+
+    model = ApexReward.from_pretrained(first / "apex_tiny")
+    embedded = ApexReward.from_pretrained("apex-tiny")
+    assert {n: v.shape for n, v in model.state_dict().items()} == {
+        n: v.shape for n, v in embedded.state_dict().items()
+    }
+    assert model.config.demonstration is True
+    assert model.config.to_dict() == {
+        **embedded.config.to_dict(),
+        "_name_or_path": model.config.to_dict().get("_name_or_path"),
+        "segment_seconds": 2.0,
+    }
+
+    second = run_short(recipe, tmp_path / "b", monkeypatch, seed=3)
+    weights = "apex_tiny/model.safetensors"
+    assert (first / weights).read_bytes() == (second / weights).read_bytes()
+    assert (first / "history.jsonl").read_bytes() == (second / "history.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_separates_clean_from_damaged(recipe: ModuleType) -> None:
+    settings = recipe.Settings(
+        steps=70, songs=24, textures=4, song_seconds=5.0, crop_seconds=2.0, whole_songs=2,
+        whole_batches=1, whole_passes=1,
+    )  # fmt: skip
+    _, history = recipe.train(settings, seed=0)
+    crops = history[: settings.steps]
+    before = np.mean([row["pairs_won"] for row in crops[:10]])
+    after = np.mean([row["pairs_won"] for row in crops[-10:]])
+    assert before < 0.65
+    assert after > 0.72
+    assert np.mean([row["ranking"] for row in crops[-10:]]) < crops[0]["ranking"] - 0.15
+
+
+def test_losses_worked_by_hand(recipe: ModuleType) -> None:
+    logits = torch.zeros(4, 7)
+    logits[:, 2:] = torch.tensor([3.0, 2.0, 2.0, 0.0])[:, None]
+    loss, row = recipe.losses(logits, torch.full((4, 7), 0.5), ranking=1.0)
+    gaps = np.array([1.0, 1.0, 3.0, 0.0, 2.0])  # clean minus each, then neighbouring severities
+    assert row["ranking"] == pytest.approx(np.log1p(np.exp(0.5 - 2 * gaps)).mean(), abs=1e-6)
+    assert row["pairs_won"] == 1.0
+    sigmoid = 1 / (1 + np.exp(-np.array([3.0, 2.0, 2.0, 0.0])))
+    assert row["reward"] == pytest.approx(4 * (sigmoid[0] - sigmoid[1:]).mean(), abs=1e-6)
+    assert loss.item() == pytest.approx(row["ranking"] + row["regression"], abs=1e-6)
