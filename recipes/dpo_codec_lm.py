@@ -58,7 +58,7 @@ from apex_reward.tables import write_table
 # rest. The prompt names a register, a mood and a place, only the first two of which matter.
 REGISTERS, MOODS = ("low", "middle", "high"), ("calm", "lively")
 PLACES = ("forest", "city", "sea", "desert", "attic", "station", "garden", "bridge")
-VOICES, PITCHES = ("bell", "pipe", "saw", "wind"), 12
+VOICES, COMMON, PITCHES = ("bell", "pipe", "saw", "wind"), (1, 3, 1, 3), 12
 SLOTS, SLOT_SECONDS, SAMPLE_RATE = 16, 0.25, 24_000
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 LOGGED = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
@@ -385,15 +385,15 @@ def warm_started(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> L
 def random_song(rng: random.Random) -> str:
     """A prompt and a random walk in its register, with rests where it is calm.
 
-    The voice changes now and then, and any voice is as likely: which ones the reward likes is for
-    DPO to find out.
+    Bells are rare and the voice seldom changes: whether the reward likes either is for DPO to find
+    out.
     """
     register, mood, place = (rng.choice(words) for words in (REGISTERS, MOODS, PLACES))
     lowest, rests = 3 * REGISTERS.index(register), 0.3 if mood == "calm" else 0.1
-    step, voice, words = rng.randrange(6), rng.choice(VOICES), []
+    step, voice, words = rng.randrange(6), rng.choices(VOICES, COMMON)[0], []
     for _ in range(SLOTS):
         step = min(5, max(0, step + rng.choice((-2, -1, 0, 1, 2))))
-        voice = rng.choice(VOICES) if rng.random() < 0.3 else voice
+        voice = rng.choices(VOICES, COMMON)[0] if rng.random() < 0.15 else voice
         words.append("rest" if rng.random() < rests else f"{voice}{lowest + step}")
     return " ".join([register, mood, place, *words, "<eos>"])
 
