@@ -105,6 +105,8 @@ def start(shards: Sequence[Shard], output: Path, resume: bool) -> list[Shard]:
         (output / "failed.jsonl").unlink(missing_ok=True)
     elif (work / "plan.txt").is_file() and (work / "plan.txt").read_text("utf-8") != listing:
         raise UsageError(f"{output} was begun with another manifest; leave out --resume")
+    for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
+        leftover.unlink()
     write_text(work / "plan.txt", listing)
     return [shard for shard in shards if not _failures_file(output, shard).is_file()]
 

@@ -58,13 +58,13 @@ def train(
     if resume and state.is_file():
         load_state(program, state)
     elif accelerator.is_main_process:
-        _clear(output)
+        clear(output)
     while True:
         if accelerator.is_main_process and program.history[0]:
             row = program.history[0][-1]
             if program.best_epoch[0] == program.epoch or not (output / "best").is_dir():
                 save_best(program, 0, data.source, output / "best")
-            _write_history(program.history[0], output / "history.jsonl.partial")
+            write_history(program.history[0], output / "history.jsonl.partial")
             on_epoch(row)
         accelerator.wait_for_everyone()
         if program.finished:
@@ -165,11 +165,12 @@ def save_best(program: Program, index: int, source: EmbeddingSource, folder: Pat
     temporary.rename(folder)
 
 
-def _write_history(rows: Sequence[HistoryRow], path: Path) -> None:
+def write_history(rows: Sequence[HistoryRow], path: Path) -> None:
+    """A row per epoch as JSON lines, whole."""
     write_text(path, "".join(json_line(row) for row in rows))
 
 
-def _clear(output: Path) -> None:
+def clear(output: Path) -> None:
     """Take away what an earlier run left: a folder holds one run's results."""
     shutil.rmtree(output / "best", ignore_errors=True)
     files = ("history.jsonl.partial", "history.jsonl", "metrics.json", "curves.png", STATE_FILE)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from apex_reward.data.encoder import load_encoder
 from apex_reward.errors import UsageError
 from apex_reward.model.apex import ApexReward
-from apex_reward.tables import json_line, write_json, write_text
+from apex_reward.tables import atomic_path, write_json
 from apex_reward.train.dataset import Split, split_folders
 from apex_reward.train.draws import DROPOUT, epoch_batches, stream
 from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint, head_metrics, write_report
@@ -31,7 +31,7 @@ from apex_reward.train.session import load_training_data, make_accelerator
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.songs import AudioSongs, song_paths
 from apex_reward.train.steps import label_variances
-from apex_reward.train.trainer import STATE_FILE, train
+from apex_reward.train.trainer import STATE_FILE, clear, train, write_history
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -88,11 +88,12 @@ def tune_encoder(
     state = output / STATE_FILE
     if resume and state.is_file():
         tuner.load_state(state)
+    else:
+        clear(output)
     while not tuner.finished:
         tuner.run_epoch(found, songs, variances)
         tuner.save_state(state)
-        rows = "".join(json_line(row) for row in tuner.history)
-        write_text(output / "history.jsonl.partial", rows)
+        write_history(tuner.history, output / "history.jsonl.partial")
     tuner.restore_best()
     best = tuner.merged_model()
     report = _report(tuner, songs["test"], found["test"], condition)
@@ -101,7 +102,8 @@ def tune_encoder(
     write_json(output / "best" / TRAINING_FILE, {**about, "epoch": tuner.best_epoch})
     write_report(output, report)
     plot_curves(tuner.history, condition, output / "curves.png")
-    (output / "history.jsonl.partial").replace(output / "history.jsonl")
+    write_history(tuner.history, output / "history.jsonl")
+    (output / "history.jsonl.partial").unlink(missing_ok=True)
     return report
 
 
@@ -228,8 +230,6 @@ class _Tuner:
         return whole
 
     def save_state(self, path: Path) -> None:
-        from apex_reward.tables import atomic_path
-
         state = {
             "about": self._about(),
             "epoch": self.epoch,

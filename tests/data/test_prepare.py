@@ -71,8 +71,8 @@ def test_audio_is_checked(tmp_path: Path) -> None:
         table.append({"audio_id": f"a{i}", "path": f"{i}.wav", "streams": i + 1, "likes": i})
     save_wav(audio / "again.wav", sounds[3], 24_000)
     (audio / "broken.wav").write_text("no audio")
-    for name in ("again", "broken", "missing"):
-        table.append({"audio_id": name, "path": f"{name}.wav", "streams": 5, "likes": 5})
+    spoilt = ("again", "broken", "missing")
+    table += [{"audio_id": n, "path": f"{n}.wav", "streams": 5, "likes": 5} for n in spoilt]
     write_table(tmp_path / "songs.csv", table)
     songs = read_metadata(tmp_path / "songs.csv")
     reports = [

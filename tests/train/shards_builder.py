@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def write_shards(
     for split, count in songs.items():
         table = _split_table(split, count, directions, rng, source)
         starts = np.linspace(0, len(table), files + 1).astype(int)
-        for number, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for number, (start, end) in enumerate(pairwise(starts)):
             path = folder / split / f"{number:05d}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             part = table.slice(start, end - start)

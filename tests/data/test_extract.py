@@ -1,0 +1,206 @@
+"""Extraction: rows, failures, any number of workers, kills, Ray, and from there to a scorer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from apex_reward.audio import save_wav
+from apex_reward.data.extract import ExtractSettings, ManifestSong, extract, plan
+from apex_reward.data.manifest import read_manifest
+from apex_reward.errors import DataError, UsageError
+from apex_reward.heads import AESTHETIC_HEADS
+from apex_reward.model import ApexReward
+from apex_reward.tables import read_jsonl, write_table
+from tests.support import tiny_model
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole tiny model whose segments last one second."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ManifestSong]]:
+    """A folder of audio and its manifest; two of the files cannot be read."""
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    manifest = []
+    for i in range(150):
+        rate = (24_000, 16_000)[i % 2]
+        seconds = rng.uniform(0.1, 2.2)
+        samples = 0.1 * rng.standard_normal((1 + i % 2, int(rate * seconds)))
+        save_wav(folder / f"{i}.wav", samples.astype(np.float32), rate)
+        split = ("val", "test")[i % 2] if i < 20 else "train"
+        labels = {"platform": "suno", "score_streams": i / 2, "score_likes": 50.0}
+        manifest.append(ManifestSong(f"a{i}", f"{i}.wav", split, labels))
+    (folder / "7.wav").write_text("no audio")
+    manifest.append(ManifestSong("gone", "gone.wav", "train", {}))
+    return folder, manifest
+
+
+def shards_of(output: Path) -> dict[str, bytes]:
+    files = sorted([*output.glob("*/*.parquet"), output / "failed.jsonl"])
+    return {str(file.relative_to(output)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def extracted(
+    encoder: Path,
+    songs: tuple[Path, list[ManifestSong]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    output = tmp_path_factory.mktemp("extracted")
+    extract(songs[1], ExtractSettings(songs[0], str(encoder)), output)
+    return output
+
+
+def test_rows_are_the_models_embeddings(
+    extracted: Path, encoder: Path, songs: tuple[Path, list[ManifestSong]]
+) -> None:
+    from apex_reward.audio import load_audio
+
+    model = ApexReward.from_pretrained(encoder)
+    table = pq.read_table(extracted / "train" / "00000.parquet")
+    rows = table.to_pylist()
+    wanted = [s.audio_id for s in songs[1] if s.split == "train"][:64]
+    assert list(dict.fromkeys(row["audio_id"] for row in rows)) == wanted
+    assert {field.name for field in table.schema} == {
+        "audio_id", "segment_id", "platform", "path", "score_streams", "score_likes",
+        "segment_embedding", "layer_embeddings",
+    }  # fmt: skip
+    waveform = load_audio(songs[0] / "20.wav")
+    mine = [row for row in rows if row["audio_id"] == "a20"]
+    assert [row["segment_id"] for row in mine] == [f"a20_{n + 1}" for n in range(len(mine))]
+    with torch.no_grad():
+        samples = torch.from_numpy(np.ascontiguousarray(waveform.samples))[None]
+        layers = model.embed_layers(samples, waveform.sample_rate)[0]
+        pooled = model.embed(samples, waveform.sample_rate)[0]
+    stored = np.mean([row["segment_embedding"] for row in mine], axis=0)
+    np.testing.assert_allclose(stored, pooled, rtol=1e-4, atol=1e-5)
+    stored = np.mean([row["layer_embeddings"] for row in mine], axis=0)
+    np.testing.assert_allclose(stored, layers, rtol=2e-3, atol=2e-3)
+    assert mine[0]["score_streams"] == 10.0
+
+
+def test_failures_have_reasons(extracted: Path) -> None:
+    failed = read_jsonl(extracted / "failed.jsonl")
+    assert [(row["audio_id"], row["split"]) for row in failed] == [
+        ("a7", "test"),
+        ("gone", "train"),
+    ]
+    assert "does not exist" in failed[1]["error"]
+    rows = [r for f in extracted.glob("*/*.parquet") for r in pq.read_table(f).to_pylist()]
+    assert len({row["segment_id"] for row in rows}) == len(rows)
+    assert len({row["audio_id"] for row in rows}) == 149
+
+
+def test_any_number_of_workers(
+    extracted: Path, encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    extract(songs[1], ExtractSettings(songs[0], str(encoder), workers=2), tmp_path)
+    assert shards_of(tmp_path) == shards_of(extracted)
+
+
+def test_killed_at_ten_random_moments(
+    extracted: Path, encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    settings = ExtractSettings(songs[0], str(encoder))
+    started = time.perf_counter()
+    extract(songs[1], settings, tmp_path / "timed")
+    seconds = time.perf_counter() - started
+    moments, kills = random.Random(0), 0
+    output = tmp_path / "killed"
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            extract(songs[1], settings, output, resume=True)
+            os._exit(0)
+        time.sleep(moments.uniform(0, seconds / 3))
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert kills >= 6, "the run ended before most kills came"
+    extract(songs[1], settings, output, resume=True)
+    assert shards_of(output) == shards_of(extracted)
+    assert not list(output.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same(
+    extracted: Path, encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    import ray
+
+    settings = ExtractSettings(songs[0], str(encoder), workers=2)
+    try:
+        failed = extract(songs[1], settings, tmp_path, engine="ray")
+    finally:
+        ray.shutdown()
+    assert [row["audio_id"] for row in failed] == ["a7", "gone"]
+    assert shards_of(tmp_path) == shards_of(extracted)
+
+
+def test_resume_with_another_manifest_is_refused(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    settings = ExtractSettings(songs[0], str(encoder))
+    extract(songs[1][:3], settings, tmp_path)
+    with pytest.raises(UsageError, match="another manifest"):
+        extract(songs[1][:4], settings, tmp_path, resume=True)
+
+
+def test_callable_teacher_labels_the_rows(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    def teacher(paths: Any) -> list[dict[str, float]]:
+        return [dict.fromkeys(AESTHETIC_HEADS, 1.0 + int(path.stem) / 100) for path in paths]
+
+    chosen = [song for song in songs[1] if song.split == "train"][:5]
+    extract(chosen, ExtractSettings(songs[0], str(encoder)), tmp_path, teacher=teacher)
+    for row in pq.read_table(tmp_path / "train" / "00000.parquet").to_pylist():
+        expected = 1.0 + int(row["audio_id"][1:]) / 100
+        assert json.loads(row["songeval_scores"]) == dict.fromkeys(AESTHETIC_HEADS, expected)
+
+
+def test_plan_keeps_manifest_order() -> None:
+    songs = [ManifestSong(str(i), "", ("train", "val")[i % 3 == 0], {}) for i in range(10)]
+    shards = plan(songs, size=4)
+    assert [shard.name for shard in shards] == [
+        "val/00000.parquet", "train/00000.parquet", "train/00001.parquet",
+    ]  # fmt: skip
+    assert [song.audio_id for song in shards[1].songs] == ["1", "2", "4", "5"]
+
+
+def test_manifest_problems_are_listed_together(tmp_path: Path) -> None:
+    rows = [
+        {"audio_id": "a", "path": "a.wav", "split": "train"},
+        {"audio_id": "a", "path": "b.wav", "split": "dev"},
+        {"audio_id": "c", "path": None, "split": "val"},
+    ]
+    write_table(tmp_path / "m.jsonl", rows)
+    with pytest.raises(DataError) as error:
+        read_manifest(tmp_path / "m.jsonl")
+    for part in ("1 audio_ids repeat: a", "splits dev; expected train", "1 rows lack audio_id"):
+        assert part in str(error.value)
+    write_table(tmp_path / "n.csv", [{"id": 1}])
+    with pytest.raises(DataError, match="no column audio_id, path"):
+        read_manifest(tmp_path / "n.csv")
+
+
+def test_unknown_engine(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="engine is 'spark'; expected one of local, ray"):
+        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="spark")
