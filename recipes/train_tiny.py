@@ -35,7 +35,7 @@ WHOLE = 1_000  # added to the seed for the songs of the second stage
 class Settings(NamedTuple):
     """What a run depends on, beside its seed."""
 
-    steps: int = 600
+    steps: int = 500
     songs: int = 400
     textures: int = 64
     song_seconds: float = 10.0
@@ -46,8 +46,8 @@ class Settings(NamedTuple):
     weight_decay: float = 0.02
     ranking: float = 1.0
     whole_songs: int = 48
-    whole_batches: int = 24
-    whole_passes: int = 20
+    whole_batches: int = 16
+    whole_passes: int = 24
     checked_songs: int = 6
     checked_seconds: float = 20.0
 
@@ -96,12 +96,10 @@ def train_crops(
     )
     history = []
     for step in range(1, settings.steps + 1):
-        waves, targets = make_batch(
-            rng, songs, textures, settings.crop_seconds, settings.texture_share
-        )
+        batch = make_batch(rng, songs, textures, settings.crop_seconds, settings.texture_share)
         with torch.autocast("cpu", torch.bfloat16):
-            layers = model.encoder(waves)
-        row = learn(model, optimizer, layers, targets, settings.ranking)
+            layers = model.encoder(batch.waves, batch.real)
+        row = learn(model, optimizer, layers, batch.targets, settings.ranking)
         schedule.step()
         history.append({"step": step, **row})
         if step % 25 == 0:
@@ -112,16 +110,17 @@ def train_crops(
 def train_whole(
     model: ApexReward, rng: np.random.Generator, settings: Settings, seed: int, done: int
 ) -> list[dict[str, float]]:
-    """Second stage: pooling and predictor go on with whole segments, padded as in scoring."""
+    """Second stage: pooling and predictor go on with whole segments, cut as in scoring."""
     seconds = model.config.segment_seconds
     songs, textures = make_material(
         settings.whole_songs, settings.whole_songs // 4 + 1, 1.3 * seconds, seed + WHOLE
     )
     batches = []
     for _ in range(settings.whole_batches):
-        waves, targets = make_batch(rng, songs, textures, seconds, settings.texture_share)
+        batch = make_batch(rng, songs, textures, seconds, settings.texture_share)
         with torch.no_grad():
-            batches.append((model.encode_segments(waves), targets))
+            layers = model.encode_segments(batch.waves, batch.real)
+        batches.append((layers, batch.targets))
     model.encoder.requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [*model.pooling.parameters(), *model.predictor.parameters()], settings.learning_rate / 3
@@ -165,7 +164,7 @@ def build_model(segment_seconds: float) -> ApexReward:
         ApexConfig(
             encoder=encoder, encoder_name="apex-tiny", layers=(1, 2, 3, 4), trunk_widths=(64, 48),
             head_widths=(32, 16), trunk_dropout=0.1, head_dropout=0.05,
-            segment_seconds=segment_seconds, demonstration=True,
+            segment_seconds=segment_seconds, segment_tail="mask", demonstration=True,
         )
     )  # fmt: skip
 

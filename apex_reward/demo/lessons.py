@@ -49,6 +49,14 @@ class Material(NamedTuple):
     taste: Array
 
 
+class Batch(NamedTuple):
+    """Crops (8 * 4, T), their real samples (8 * 4,) and targets (8 * 4, 7) in [0, 1]."""
+
+    waves: Tensor
+    real: Tensor
+    targets: Tensor
+
+
 def make_material(
     songs: int, textures: int, seconds: float, seed: int
 ) -> tuple[Material, Material]:
@@ -77,11 +85,8 @@ def make_batch(
     textures: Material,
     seconds: float,
     texture_share: float,
-) -> tuple[Tensor, Tensor]:
-    """One song per damage in four versions: crops (8 * 4, T) and targets (8 * 4, 7) in [0, 1].
-
-    Some batches are zero-padded, as the last segment of a song is.
-    """
+) -> Batch:
+    """One song per damage in four versions; some batches are zero-padded, as a song's end is."""
     length = round(seconds * SAMPLE_RATE)
     lead = SAMPLE_RATE // 2  # heard by the damage, then cut off: reverberation is already there
     real = round(length * (1 - rng.choice([0.0, rng.uniform(0, 0.8)])))
@@ -99,7 +104,8 @@ def make_batch(
             targets.append(labels(name, version, base, pool.taste[number]))
     import torch
 
-    return torch.from_numpy(np.stack(crops)), torch.tensor(targets)
+    lengths = torch.full((len(crops),), real)
+    return Batch(torch.from_numpy(np.stack(crops)), lengths, torch.tensor(targets))
 
 
 def cut(rng: np.random.Generator, wave: NDArray[np.float16], length: int, quietest: float) -> Array:

@@ -36,11 +36,12 @@ def test_every_label_falls_with_severity_and_stays_in_range(name: str) -> None:
 def test_a_batch_holds_every_damage_in_four_versions() -> None:
     songs, textures = make_material(2, 2, seconds=3.0, seed=0)
     assert songs.waves.shape == (2, 72_000)
-    waves, targets = make_batch(np.random.default_rng(0), songs, textures, 1.0, 0.5)
+    waves, real, targets = make_batch(np.random.default_rng(0), songs, textures, 1.0, 0.5)
     assert waves.shape == (8 * 4, 24_000)
+    assert real.shape == (8 * 4,)
     assert targets.shape == (8 * 4, 7)
-    again, _ = make_batch(np.random.default_rng(0), songs, textures, 1.0, 0.5)
-    assert waves.equal(again)
+    again = make_batch(np.random.default_rng(0), songs, textures, 1.0, 0.5)
+    assert waves.equal(again.waves)
     versions = waves.view(8, 4, -1)
     assert (versions[:, 0] - versions[:, 3]).abs().amax(dim=1).min() > 0.001
     quality = targets.view(8, 4, 7)
@@ -52,8 +53,9 @@ def test_some_batches_are_padded_with_zeros_at_the_end() -> None:
     rng = np.random.default_rng(1)
     ends = []
     for _ in range(12):
-        waves, _ = make_batch(rng, songs, textures, 1.0, 0.0)
+        waves, real, _ = make_batch(rng, songs, textures, 1.0, 0.0)
         ends.append(int(waves.abs().sum(dim=0).nonzero().max()) + 1)
+        assert real.unique().tolist() == [pytest.approx(ends[-1], abs=5)]
     assert max(ends) > 23_900
     assert min(ends) < 20_000
 
