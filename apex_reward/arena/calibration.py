@@ -68,7 +68,7 @@ class Calibration:
 
     Attributes:
         slopes: score name -> log-odds per unit of its difference.
-        biases: system -> log-odds; they average to zero.
+        biases: system -> log-odds; they sum to zero, as their features do.
         embedding_weights: (W,) or None.
         l2: strength of the prior on the scaled features.
     """
@@ -128,11 +128,7 @@ def fit_calibration(design: Design, *, l2: float | None = None, seed: int = 0) -
     )
     return Calibration(
         slopes=dict(zip(design.names, (slopes / score_scale).tolist(), strict=True)),
-        biases=dict(
-            zip(design.system_names, (biases - biases.mean()).tolist(), strict=True)
-            if len(biases)
-            else ()
-        ),
+        biases=dict(zip(design.system_names, biases.tolist(), strict=True)),
         embedding_weights=tuple((weights / embedding_scale).tolist()) if width else None,
         l2=l2,
     )

@@ -90,7 +90,7 @@ def _within_systems(name: str, overall: dict[str, Any]) -> list[Finding]:
 
 def _systems(scores: dict[str, Any], systems: dict[str, Any]) -> list[Finding]:
     """One warning for all scores that are no better than the systems' names."""
-    if systems["accuracy"] is None:
+    if systems["accuracy"] is None or systems["accuracy"] <= 0.5:
         return []
     behind = [
         f"{name} {strata['overall']['accuracy']:.1%}"

@@ -146,4 +146,10 @@ def _download(hub_id: str, audio: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["battle_data/**", *(["audio_files/**"] if audio else [])]
-    return Path(snapshot_download(hub_id, repo_type="dataset", allow_patterns=patterns))
+    try:
+        return Path(snapshot_download(hub_id, repo_type="dataset", allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise DataError(
+            f"{hub_id} is neither a file or folder here nor could it be fetched from the hub "
+            f"({type(error).__name__}); check the name and the network"
+        ) from error

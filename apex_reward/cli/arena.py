@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.cli.score import DEMONSTRATION
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -232,6 +233,8 @@ def score(
         scorer = load_reward(model)
     else:
         scorer = load_scorer(model, encoder=encoder, device=device, dtype=dtype)
+        if scorer.config.demonstration:
+            typer.secho(DEMONSTRATION, err=True, fg="yellow")
     total = len({path for pair in paths for path in pair if path})
     with progress_bar() as bar:
         task = bar.add_task("songs", total=total)

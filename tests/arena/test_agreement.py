@@ -121,6 +121,20 @@ def test_a_score_that_only_knows_systems_is_exposed():
     assert "No better than that: noise" in words
 
 
+def test_the_system_baseline_is_held_out():
+    # a pair of systems of its own for every battle: in-sample their strengths know every vote
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            **{"preference": "AB"[rng.integers(2)], "system_a": f"a{n}", "system_b": f"b{n}"},
+            **{"s_a": rng.normal(), "s_b": 0.0},
+        }
+        for n in range(60)
+    ]
+    metrics = evaluate(battles_of(rows), rounds=20)
+    assert metrics["baselines"]["system_only"]["accuracy"] == 0.5  # unseen systems: all ties
+
+
 def test_a_score_that_knows_songs_is_credited_within_system_pairs():
     rows = simulate_battles(1500, slopes={"s": 1.0}, strengths=SYSTEMS, seed=2)
     metrics = evaluate(battles_of(rows), rounds=200)

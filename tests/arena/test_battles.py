@@ -243,6 +243,15 @@ def test_a_hub_id_downloads_the_votes(tmp_path, monkeypatch):
     }
 
 
+def test_a_hub_that_does_not_answer_is_one_message(monkeypatch):
+    def fails(*args, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(DataError, match=r"neither a file .* hub \(ConnectionError\)"):
+        read_rows("somebody/something")
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_tables_in_three_forms_read_the_same(tmp_path, ending):
     rows = [

@@ -24,6 +24,7 @@ def test_a_known_signal_s_weights_are_recovered():
     metrics, head, _ = calibrate(battles, list(slopes), rounds=50)
     for name, slope in slopes.items():
         assert head.weights[name] == pytest.approx(slope, abs=0.1)
+    assert sum(metrics["calibration"]["bias"].values()) == pytest.approx(0, abs=1e-9)
     for system, strength in SYSTEMS.items():
         assert metrics["calibration"]["bias"][system] == pytest.approx(strength, abs=0.15)
     assert metrics["calibration"]["adds_to_systems"] is True

@@ -184,10 +184,12 @@ def test_cmi_reward_bench_s_contract(folder):
         SimpleNamespace(audio=str(folder / "0.wav"), text="a song", lyrics="", ref_audio=None),
         {"audio": waveform, "text": "", "lyrics": "la", "ref_audio": None},
         SimpleNamespace(audio=waveform[0], text="", lyrics="", ref_audio=None),
+        # three times as long: beside it the others are padded by whole segments
+        {"audio": torch.cat([waveform, waveform, waveform], dim=1)},
     ]
     scores = bench.score_batch(inputs, batch_size=2, max_dur=30.0, anything="else")
     assert isinstance(scores, np.ndarray)
-    assert scores.shape == (3, 2)
+    assert scores.shape == (4, 2)
     assert (scores[:, 0] == 0).all()
     assert scores[1, 1] == pytest.approx(scores[2, 1], abs=1e-6)
     for row, name in ((0, "0.wav"), (1, "2.wav")):
@@ -196,7 +198,7 @@ def test_cmi_reward_bench_s_contract(folder):
             torch.from_numpy(song.samples)[None], song.sample_rate, mix="musicality=1"
         )
         assert scores[row, 1] == pytest.approx(expected.item(), abs=1e-5)
-    for size in (1, 3):
+    for size in (1, 4):
         again = bench.score_batch(inputs, batch_size=size, max_dur=0)
         assert again == pytest.approx(scores, abs=1e-5)
 
