@@ -153,7 +153,7 @@ def grpo_config(args: argparse.Namespace, processes: int) -> GRPOConfig:
         warmup_steps=5,
         beta=args.kl,
         # By its own spread, a group of songs that are all good would push as hard as any other.
-        scale_rewards="none",
+        scale_rewards="batch",
         logging_steps=1,
         save_strategy="no",
         report_to=[],
@@ -360,11 +360,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/grpo_codec_lm"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
     parser.add_argument("--prompts-per-step", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=SLOTS)
-    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--kl", type=float, default=0.02, help="weight of the KL to the start")
     parser.add_argument("--mix", default="aesthetics")

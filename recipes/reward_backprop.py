@@ -221,7 +221,7 @@ def synthesize(controls: Tensor) -> Tensor:
     envelope = (200 * since).clamp(max=1) * torch.exp(-8 * (1 - sustain) * since)
     notes = 0.15 * envelope * torch.einsum("bkt,kt->bt", level[:, :PITCHES], wave)
     random = torch.Generator().manual_seed(0)
-    noise = 0.02 * torch.randn(len(time_), generator=random).to(time_)
+    noise = 0.004 * torch.randn(len(time_), generator=random).to(time_)
     gain = 1 + 20 * drive
     return 0.5 * torch.tanh(gain * (notes + hiss * noise)) / gain**0.25
 
