@@ -201,8 +201,11 @@ def leaderboard(
 
 def score(
     battles: BattlesArgument,
-    audio_dir: Annotated[Path, typer.Option(help="Folder that the songs' paths start from.")],
     output: Annotated[Path, typer.Option(help="Battles with scores: .csv, .jsonl or .parquet.")],
+    audio_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the songs' paths start from; default: the battles' own."),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(help="Hub id, folder, apex-tiny; audiobox; or package.module:Class."),
@@ -226,8 +229,8 @@ def score(
     from apex_reward.tables import check_format
 
     check_format(output)
-    rows, _, _ = read_rows(battles, audio=True)
-    paths = song_paths(rows, audio_dir)
+    rows, folder, _ = read_rows(battles, audio=True)
+    paths = song_paths(rows, audio_dir or folder)
     scorer: Any
     if model == AudioboxAdapter.name or ":" in model:
         scorer = load_reward(model)

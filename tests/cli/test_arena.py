@@ -201,6 +201,14 @@ def test_score_then_evaluate(tmp_path):
     scored = read_table(tmp_path / "scored.csv")
     assert {"clarity_a", "score_likes_b", "error_a", "error_b"} <= set(scored.column_names)
     first = (tmp_path / "scored.csv").read_bytes()
+    # Without --audio-dir the songs lie beside the battles.
+    write_table(tmp_path / "audio" / "battles.jsonl", rows)
+    run(
+        *("score", tmp_path / "audio" / "battles.jsonl", "--model", tmp_path / "tiny"),
+        *("--workers", 0, "--device", "cpu", "--output", tmp_path / "beside.csv"),
+        code=1,
+    )
+    assert (tmp_path / "beside.csv").read_bytes() == first
     run(*arguments, "--output", tmp_path / "scored.csv", "--resume", code=1)
     assert (tmp_path / "scored.csv").read_bytes() == first
     run("evaluate", tmp_path / "scored.csv", "--bootstrap", 20, "--output", tmp_path / "out")
