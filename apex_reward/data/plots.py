@@ -21,7 +21,7 @@ def plot_distributions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for line, head in enumerate(POPULARITY_HEADS):
         count = head.removeprefix("score_")
         top = max(float(row[count] or 0) for row in rows)
-        edges = np.concatenate([[0], np.geomspace(1, max(top, 2), 40)])
+        edges = np.concatenate([[0], np.geomspace(1, max(top, 2), 20)])
         scores = np.linspace(0, 100, 21)
         _outlines(panels[line][0], rows, "platform", count, edges)
         panels[line][0].set_xscale("symlog", linthresh=1)
