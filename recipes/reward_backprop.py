@@ -12,7 +12,7 @@ its transformer or U-Net:
         --sampler-steps 50 --last 1 --batch 1 --learning-rate 1e-4
 
 Leaves history.jsonl (`reward` of training prompts, `held_out`, `grad_norm`), summary.json,
-curves.png and audio/ of held-out prompts before and after.
+curves.png, trained.safetensors and audio/ of held-out prompts before and after.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from apex_reward import ApexReward
@@ -62,6 +63,11 @@ def main() -> None:
     before = judge.songs()
     history = train(args, accelerator, generator, model, prompts, judge)
     if accelerator.is_main_process:
+        trained = {
+            name: p.detach().cpu() for name, p in generator.named_parameters() if p.requires_grad
+        }
+        args.output.mkdir(parents=True, exist_ok=True)
+        save_file(trained, args.output / "trained.safetensors")
         write_results(args, history, before, judge.songs(), generator.sample_rate, started)
 
 
@@ -239,9 +245,9 @@ class PipelineGenerator(nn.Module):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
         denoiser = getattr(self.pipeline, "transformer", None) or self.pipeline.unet
-        denoiser.add_adapter(
-            LoraConfig(r=8, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
-        )
+        projections = ["to_q", "to_k", "to_v", "to_out.0"]
+        lora = LoraConfig(r=8, lora_alpha=16, target_modules=projections)
+        inject_adapter_in_model(lora, denoiser)
         denoiser.enable_gradient_checkpointing()
         self.denoiser = denoiser
         self.steps, self.last, self.file = args.sampler_steps, args.last, args.prompts

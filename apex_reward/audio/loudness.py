@@ -159,8 +159,8 @@ def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Tensor | None
             f"{waveforms.shape[1]} channels; BS.1770-4 weighs up to 6 "
             "(is the tensor (B, T, C)? it must be (B, C, T))"
         )
-    if sample_rate < 8000:
-        raise UsageError(f"sample_rate is {sample_rate} Hz; loudness needs at least 8000 Hz")
+    if sample_rate < 4000:
+        raise UsageError(f"sample_rate is {sample_rate} Hz; loudness needs at least 4000 Hz")
     batch, samples = waveforms.shape[0], waveforms.shape[-1]
     if lengths is None:
         return torch.full((batch,), samples, device=waveforms.device)

@@ -150,7 +150,7 @@ def test_under_autocast_it_is_the_same() -> None:
         ((100,), 24_000, None, r"shape \(100,\); expected \(B, T\)"),
         ((1, 0), 24_000, None, "T >= 1"),
         ((1, 24_000, 2), 24_000, None, r"is the tensor \(B, T, C\)"),
-        ((1, 24_000), 4, None, "at least 8000 Hz"),
+        ((1, 24_000), 24, None, "at least 4000 Hz"),
         ((2, 24_000), 24_000, [0, 5], r"lengths are \[0, 5\]"),
         ((2, 24_000), 24_000, [5], "expected 2 values"),
     ],
