@@ -212,7 +212,8 @@ def _known_and_unique(
 
 def uuid_of(row: Mapping[str, Any]) -> str:
     """A battle's `battle_uuid` (or `battle_id`), empty text without one."""
-    value = row.get("battle_uuid") or row.get("battle_id")
+    value = row.get("battle_uuid")
+    value = row.get("battle_id") if value is None else value
     return "" if value is None else str(value).strip()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_reward.arena.battles import uuid_of
 from apex_reward.arena.rewards import RewardModel
 from apex_reward.arena.sources import Row
 from apex_reward.errors import AudioError, DataError, UsageError
@@ -179,6 +180,5 @@ def _song_path(row: Row, side: str, folder: Path, by_stem: Mapping[str, Path]) -
         value = value.get("path")
     if value:
         return str(folder / str(value))
-    uuid = row.get("battle_uuid") or row.get("battle_id")
-    found = by_stem.get(f"{uuid}_{side}")
+    found = by_stem.get(f"{uuid_of(row)}_{side}")
     return None if found is None else str(found)

@@ -302,7 +302,7 @@ def _check_heads(names: Sequence[str]) -> None:
 
 def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
     """Save a model that offers the head as its mix `preference`."""
-    from apex_reward.scoring import load_scorer
+    from apex_reward.scoring.load import load_scorer, without_bars
 
     model = load_scorer(name, device="cpu")
     absent = [weight for weight in head.weights if weight not in model.config.heads]
@@ -314,7 +314,8 @@ def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
             f"{model.config.width}"
         )
     model.config.preference = head.to_dict()
-    model.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
     typer.echo(f"{folder}: score with --model {folder} --mix preference")
 
 

@@ -39,6 +39,8 @@ def test_votes_duplicates_and_spellings_are_counted():
 def test_battle_id_is_an_alias_and_battles_without_an_id_are_never_duplicates():
     named = [{"battle_id": "x", "preference": "A"}, {"battle_id": "x", "preference": "B"}]
     assert battles_of(named).dropped["duplicate"] == 1
+    numbered = [{"battle_uuid": 0, "battle_id": 5, "preference": "A"} for _ in range(2)]
+    assert battles_of(numbered).uuid.tolist() == ["0"]
     unnamed = [{"preference": "A"}, {"preference": "A"}]
     assert len(battles_of(unnamed)) == 2
 
