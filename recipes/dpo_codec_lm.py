@@ -263,6 +263,9 @@ def dpo_config(args: argparse.Namespace) -> DPOConfig:
         lr_scheduler_type="cosine",
         warmup_steps=5,
         beta=args.beta,
+        # DPO alone may lower the likelihood of chosen songs too, until they no longer decode.
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, args.sft_weight],
         max_length=None,
         logging_steps=args.logging_steps,
         save_strategy="no",
@@ -411,6 +414,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=0.1, help="weight of the KL to the start")
+    parser.add_argument("--sft-weight", type=float, default=0.5, help="of the chosen songs")
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--logging-steps", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=SLOTS)

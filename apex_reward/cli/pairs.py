@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from apex_reward.pairs.build import PairSet
     from apex_reward.pairs.options import PairOptions
 
-FAILED = ("unreadable audio", "not scored")
-
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
@@ -145,7 +143,7 @@ def pairs(
         write_folder(result, output, form)
         write_report(result, output, candidates.parent)
         typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
-    return _exit_code(result)
+    return _exit_code(result, scored=model is not None)
 
 
 def _numbers_by_name(option: str, given: list[str] | None) -> dict[str, float]:
@@ -208,15 +206,13 @@ def _print_counts(result: PairSet) -> None:
         )
 
 
-def _exit_code(result: PairSet) -> int:
-    """1 when audio could not be read or scored, or when there is no pair to train on."""
-    failed = sum(result.dropped.counts().get(reason, 0) for reason in FAILED)
+def _exit_code(result: PairSet, scored: bool) -> int:
+    """1 when this run could not read or score some audio."""
+    counts = result.dropped.counts()
+    failed = counts.get("unreadable audio", 0) + (counts.get("not scored", 0) if scored else 0)
     if failed:
-        typer.secho(
-            f"{failed} candidates could not be read or scored; see dropped.jsonl",
-            err=True,
-            fg="red",
-        )
+        text = f"{failed} candidates could not be read or scored; dropped.jsonl says why"
+        typer.secho(text, err=True, fg="red")
     if not len(result.winner):
         typer.secho("no pair was made; the table says why", err=True, fg="red")
-    return SOME_FAILED if failed or not len(result.winner) else OK
+    return SOME_FAILED if failed else OK

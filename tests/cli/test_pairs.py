@@ -111,12 +111,27 @@ def test_an_empty_test_split_is_said(table, tmp_path):
     assert done.exit_code == 0
 
 
-def test_no_pair_writes_the_folder_and_exits_with_1(table, tmp_path):
+def test_no_pair_is_said_and_still_writes_the_folder(table, tmp_path):
     done = run(table, "--min-margin", 50, "--output", tmp_path / "out")
-    assert done.exit_code == 1
+    assert done.exit_code == 0
     assert "no pair was made" in done.output
     assert len(read_jsonl(tmp_path / "out" / "dropped.jsonl")) == 30 + 6
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_rows_that_failed_before_are_drops_and_unreadable_audio_fails_this_run(tmp_path):
+    failed = rows()
+    failed[0]["error"] = "is empty (0 bytes)"
+    write_table(tmp_path / "c.jsonl", failed)
+    done = run(tmp_path / "c.jsonl", "--output", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "not scored" in done.output
+    (tmp_path / "7.wav").write_text("not a song")
+    done = run(tmp_path / "c.jsonl", "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "1 candidates could not be read" in done.output
+    reasons = {r["audio"]: r["reason"] for r in read_jsonl(tmp_path / "out" / "dropped.jsonl")}
+    assert reasons["7.wav"].startswith("unreadable audio: is not audio that can be decoded")
 
 
 @pytest.mark.parametrize(

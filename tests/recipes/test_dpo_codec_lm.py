@@ -41,7 +41,7 @@ def run(output: Path, *arguments: str) -> dict:
 
 @pytest.mark.slow
 def test_fresh_generations_get_better(tmp_path):
-    short = ["--candidates", "6", "--top-k", "2", "--epochs", "2", "--fresh", "1"]
+    short = ["--candidates", "8", "--top-k", "2", "--fresh", "1", "--logging-steps", "10"]
     summary = run(tmp_path, "--seed", "0", *short, "--warm-steps", "150")
     assert summary["reward_after"] > summary["reward_before"]
     assert summary["rise_in_standard_errors"] >= 3
@@ -49,11 +49,10 @@ def test_fresh_generations_get_better(tmp_path):
     assert summary["settings"]["seed"] == 0
 
     history = read_jsonl(tmp_path / "history.jsonl")
-    assert [row["step"] for row in history] == [0, 5, 10, 15, 20]
-    # DPO starts at log 2 and learns to tell its pairs apart.
-    assert history[1]["loss"] == pytest.approx(np.log(2), abs=0.02)
-    assert history[-1]["loss"] < history[1]["loss"] - 0.02
-    assert history[-1]["rewards/accuracies"] > 0.6
+    assert [row["step"] for row in history] == [0, 10, 20, 30]
+    assert history[-1]["loss"] < history[1]["loss"] - 0.05
+    assert history[-1]["rewards/margins"] > history[1]["rewards/margins"] > 0
+    assert summary["decoded_after"] > 0.8
 
     pairs = read_jsonl(tmp_path / "pairs.jsonl")
     sides = [{pair["prompt"] for pair in pairs if pair["split"] == s} for s in ("train", "test")]
