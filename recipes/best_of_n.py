@@ -59,7 +59,7 @@ def main() -> None:
     sizes = [2**k for k in range(int(math.log2(largest)) + 1)]
     rng = np.random.default_rng(args.seed)
     history = [best_of(n, groups, reference, args.repeats, rng) for n in sizes]
-    write_results(args, groups, history, time.time() - started)
+    write_results(args, judge, groups, history, time.time() - started)
 
 
 def best_of(
@@ -173,6 +173,7 @@ def references(args: argparse.Namespace) -> Iterator[Waveform]:
 
 def write_results(
     args: argparse.Namespace,
+    judge: Judge,
     groups: list[list[dict[str, Any]]],
     history: list[dict[str, Any]],
     seconds: float,
@@ -190,6 +191,7 @@ def write_results(
         "distance_before": history[0]["distance"],
         "distance_after": history[-1]["distance"],
         "seconds": seconds,
+        "demonstration": judge.model.config.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
     panels = {

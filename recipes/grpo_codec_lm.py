@@ -91,7 +91,7 @@ def main() -> None:
     completions = gather_object(reward.rows)
     if state.is_main_process:
         completions.sort(key=lambda row: row["step"])
-        write_results(args, trainer.state.log_history, completions, time.time() - started)
+        write_results(args, trainer.state.log_history, reward, completions, time.time() - started)
         write_songs(args.output / "audio", completions, decode)
     state.wait_for_everyone()
 
@@ -312,6 +312,7 @@ def write_songs(folder: Path, completions: list[dict[str, Any]], decode: Decoder
 def write_results(
     args: argparse.Namespace,
     log: list[dict[str, Any]],
+    reward: RecordedReward,
     completions: list[dict[str, Any]],
     seconds: float,
 ) -> None:
@@ -332,6 +333,7 @@ def write_results(
         "guard_rate_after": flagged_share(steps[-tenth:]),
         "undecodable_after": undecodable_share(steps[-tenth:]),
         "seconds": seconds,
+        "demonstration": reward.function.model.config.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
     panels = {

@@ -68,7 +68,7 @@ def main() -> None:
         }
         args.output.mkdir(parents=True, exist_ok=True)
         save_file(trained, args.output / "trained.safetensors")
-        write_results(args, history, before, judge.songs(), generator.sample_rate, started)
+        write_results(args, history, before, judge, started)
 
 
 def train(
@@ -288,11 +288,11 @@ def write_results(
     args: argparse.Namespace,
     history: list[dict[str, Any]],
     before: dict[str, Any],
-    after: dict[str, Any],
-    sample_rate: int,
+    judge: Judge,
     started: float,
 ) -> None:
     """Figures of the held-out prompts, curves and songs."""
+    after = judge.songs()
     summary = {
         "reward_before": statistics.fmean(before["rewards"]),
         "reward_after": statistics.fmean(after["rewards"]),
@@ -300,6 +300,7 @@ def write_results(
         "guard_rate_before": statistics.fmean(map(bool, before["flags"])),
         "guard_rate_after": statistics.fmean(map(bool, after["flags"])),
         "seconds": time.time() - started,
+        "demonstration": judge.model.config.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
     panels = {"reward": ["reward", "held_out"], "gradient norm": ["grad_norm"]}
@@ -308,7 +309,7 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     for name, songs in (("before", before), ("after", after)):
         for i, song in enumerate(songs["waveforms"][:4]):
-            save_wav(folder / f"{name}_{i}.wav", song.numpy(), sample_rate)
+            save_wav(folder / f"{name}_{i}.wav", song.numpy(), judge.generator.sample_rate)
     print({name: value for name, value in summary.items() if name != "settings"})
 
 

@@ -51,16 +51,20 @@ def write_run(
     Args:
         output: the folder; made where it is not there.
         history: a row per logged step, each with `step`.
-        summary: JSON-ready values.
+        summary: JSON-ready values. A true `demonstration` puts a note on the picture.
         panels: title of each panel of the picture, and the columns of `history` it shows.
     """
     write_table(output / "history.jsonl", history)
     write_json(output / "summary.json", summary)
-    draw_curves(history, panels, output / "curves.png")
+    note = "reward of a demonstration model" if summary.get("demonstration") else ""
+    draw_curves(history, panels, output / "curves.png", note)
 
 
 def draw_curves(
-    history: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]], path: Path
+    history: Sequence[Mapping[str, Any]],
+    panels: Mapping[str, Sequence[str]],
+    path: Path,
+    note: str = "",
 ) -> None:
     """Draw columns of a history over its `step`, a panel for each entry of `panels`."""
     import matplotlib as mpl
@@ -77,6 +81,8 @@ def draw_curves(
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
+    if note:
+        figure.suptitle(note, fontsize=9, color="0.4", x=0.01, ha="left")
     figure.savefig(path, dpi=120)
 
 
