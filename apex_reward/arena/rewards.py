@@ -20,8 +20,6 @@ from apex_reward.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from apex_reward.model import ApexReward
-
 AUDIOBOX_AXES = {
     "CE": "audiobox_enjoyment",
     "CU": "audiobox_usefulness",
@@ -42,22 +40,6 @@ class RewardModel(Protocol):
     def score(self, waveforms: Tensor, sample_rate: int) -> Mapping[str, npt.ArrayLike]:
         """Score name -> (B,) values of float songs (B, C, T) in [-1, 1] at `sample_rate` Hz."""
         ...
-
-
-class ApexAdapter:
-    """`ApexReward` as a `RewardModel`: a score per head."""
-
-    def __init__(self, model: ApexReward) -> None:
-        self.name = str(model.config.name_or_path or "apex")
-        self._model = model
-
-    def score(self, waveforms: Tensor, sample_rate: int) -> dict[str, npt.ArrayLike]:
-        """Head -> (B,) values."""
-        import torch
-
-        with torch.inference_mode():
-            scores = self._model(waveforms.to(self._model.device), sample_rate)
-        return {head: scores[head].cpu().numpy() for head in scores.heads}
 
 
 class AudioboxAdapter:

@@ -37,13 +37,16 @@ def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[tuple[str | None
     if not audio_folder.is_dir():
         raise DataError(f"{audio_folder} is not a folder; --audio-dir holds the battles' songs")
     by_stem = {path.stem: path for path in sorted(audio_folder.glob("*_[ab].*"))}
-    found = [tuple(_song_path(row, side, audio_folder, by_stem) for side in "ab") for row in rows]
+    found = [
+        (_song_path(row, "a", audio_folder, by_stem), _song_path(row, "b", audio_folder, by_stem))
+        for row in rows
+    ]
     if all(a is None and b is None for a, b in found):
         raise DataError(
             "no battle names a song: expected columns audio_a and audio_b with paths below "
             f"{audio_folder}, or files <battle_uuid>_a.* and <battle_uuid>_b.* in it"
         )
-    return [(a, b) for a, b in found]
+    return found
 
 
 def score_battles(

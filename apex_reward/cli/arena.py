@@ -44,6 +44,7 @@ AudioOption = Annotated[
 ListeningOption = Annotated[
     float | None, typer.Option(help="Only battles whose songs were each heard this many seconds.")
 ]
+BinaryOption = Annotated[bool, typer.Option("--binary", help="Only votes for A or B.")]
 PrebakedOption = Annotated[
     bool, typer.Option("--no-prebaked", help="Leave out battles on the Arena's own prompts.")
 ]
@@ -80,6 +81,7 @@ def evaluate(
     with_audio: AudioOption = False,
     min_listening: ListeningOption = None,
     no_prebaked: PrebakedOption = False,
+    binary: BinaryOption = False,
 ) -> int:
     """Does a score agree with people? Accuracy, AUC, intervals, direction, baselines."""
     from apex_reward.arena.agreement import evaluate as measure
@@ -89,7 +91,7 @@ def evaluate(
     from apex_reward.arena.table3 import write_table3
     from apex_reward.tables import write_json
 
-    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     rows, dropped = load_rows(battles, keep=keep, tables=table or ())
     metrics = measure(battles_of(rows, scores=score, dropped=dropped), rounds=bootstrap, seed=seed)
     if classifiers:
@@ -126,6 +128,7 @@ def calibrate(
     with_audio: AudioOption = False,
     min_listening: ListeningOption = None,
     no_prebaked: PrebakedOption = False,
+    binary: BinaryOption = False,
 ) -> int:
     """Fit a preference head and per-system biases to votes; judge them on held-out votes."""
     from apex_reward.arena.anchors import learning_curve
@@ -137,7 +140,7 @@ def calibrate(
     counts = _counts(anchors)
     if attach is not None and output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
-    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     votes = load_battles(battles, scores=score, keep=keep, tables=table or ())
     names = list(votes.scores)
     if score is None and len(names) != 1:
@@ -172,6 +175,7 @@ def leaderboard(
     with_audio: AudioOption = False,
     min_listening: ListeningOption = None,
     no_prebaked: PrebakedOption = False,
+    binary: BinaryOption = False,
 ) -> int:
     """Arena scores of systems from votes, and from any score."""
     from apex_reward.arena.leaderboard import leaderboards
@@ -179,7 +183,7 @@ def leaderboard(
     from apex_reward.arena.report import leaderboard_report
     from apex_reward.tables import write_json, write_table
 
-    keep = _filter(last_months, with_audio, min_listening, no_prebaked)
+    keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     votes = load_battles(battles, scores=score or (), keep=keep, tables=table or ())
     metrics = leaderboards(votes, score or (), rounds=bootstrap, seed=seed)
     boards = {"leaderboard": metrics["leaderboard"]}
@@ -260,12 +264,17 @@ def score(
 
 
 def _filter(
-    last_months: int | None, with_audio: bool, min_listening: float | None, no_prebaked: bool
+    last_months: int | None,
+    with_audio: bool,
+    min_listening: float | None,
+    no_prebaked: bool,
+    binary: bool,
 ) -> BattleFilter:
     from apex_reward.arena.sources import BattleFilter
 
     return BattleFilter(
         last_months=last_months,
+        binary=binary,
         audio=with_audio,
         min_listening=min_listening,
         prebaked=not no_prebaked,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apex_reward.arena.cmi import CMIRewardModel
-from apex_reward.arena.rewards import ApexAdapter, AudioboxAdapter, RewardModel, load_reward
+from apex_reward.arena.rewards import AudioboxAdapter, RewardModel, load_reward
 from apex_reward.arena.score import NOT_NAMED, score_battles, song_paths
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, DataError, UsageError
@@ -126,19 +126,6 @@ def test_songs_are_found_by_battle_id_without_audio_columns(tmp_path):
         song_paths([{"battle_uuid": "u-2"}], tmp_path)
     with pytest.raises(DataError, match="is not a folder"):
         song_paths(rows, tmp_path / "nowhere")
-
-
-def test_adapters_keep_the_protocol(folder):
-    song = load_audio(folder / "0.wav")
-    waveforms = torch.from_numpy(song.samples)[None]
-    model = tiny_model()
-    adapter = ApexAdapter(model)
-    assert isinstance(adapter, RewardModel)
-    scores = adapter.score(waveforms, song.sample_rate)
-    assert list(scores) == list(HEADS)
-    assert scores["clarity"] == pytest.approx(
-        model(waveforms, song.sample_rate).clarity.detach().numpy()
-    )
 
 
 @pytest.mark.parametrize("as_text", [False, True])

@@ -127,6 +127,16 @@ def test_filters_reach_the_data_card(table, tmp_path):
     assert "before the chosen months" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_binary_votes_leave_the_ties_out_of_a_leaderboard(table, tmp_path):
+    used = []
+    for flags in ([], ["--binary"]):
+        run("leaderboard", table, "--bootstrap", 5, "--output", tmp_path / "out", *flags)
+        used.append(json.loads((tmp_path / "out" / "metrics.json").read_text()))
+    ties = sum(row["preference"] == "TIE" for row in read_table(table).to_pylist())
+    assert used[0]["n_used"] - used[1]["n_used"] == ties > 0
+    assert used[1]["dropped"]["TIE"] == ties
+
+
 def test_calibrate_writes_a_head_that_a_model_offers(tmp_path):
     rows = simulate_heads(300, strengths=SYSTEMS, seed=2)
     write_table(tmp_path / "battles.csv", rows)
