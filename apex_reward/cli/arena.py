@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_reward.cli.arena_tables import print_calibration, print_evaluation, with_interval
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
 from apex_reward.cli.score import DEMONSTRATION
 from apex_reward.errors import UsageError
@@ -96,7 +97,7 @@ def evaluate(
     metrics = measure(battles_of(rows, scores=score, dropped=dropped), rounds=bootstrap, seed=seed)
     if classifiers:
         metrics["classifiers"] = _run_classifiers(rows, dropped)
-    _print_evaluation(metrics)
+    print_evaluation(metrics)
     if output is not None:
         write_json(output / "metrics.json", metrics)
         evaluation_report(metrics, output)
@@ -153,7 +154,7 @@ def calibrate(
         metrics["calibration"]["learning_curve"] = learning_curve(
             design, anchors=counts, test_size=test_size, repeats=repeats, seed=seed
         )
-    _print_calibration(metrics["calibration"])
+    print_calibration(metrics["calibration"])
     if output is not None:
         write_json(output / "metrics.json", metrics)
         write_json(output / "preference.json", head.to_dict())
@@ -192,7 +193,7 @@ def leaderboard(
     for title, board in boards.items():
         print_table(title, list(board[0]), [list(row.values()) for row in board])
     for name, part in metrics["scores"].items():
-        value = _with_interval(part["rank_correlation"], part["rank_correlation_ci95"])
+        value = with_interval(part["rank_correlation"], part["rank_correlation_ci95"])
         typer.echo(f"rank correlation of {name} with the votes: {value or 'not defined'}")
     if output is not None:
         write_json(output / "metrics.json", metrics)
@@ -326,75 +327,3 @@ def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
     with without_bars():
         model.save_pretrained(folder)
     typer.echo(f"{folder}: score with --model {folder} --mix preference")
-
-
-def _print_evaluation(metrics: dict[str, Any]) -> None:
-    from apex_reward.arena.findings import findings
-    from apex_reward.arena.table3 import table3_grid
-
-    entries = {
-        (name if stratum == "overall" else f"{name}, {stratum}"): strata[stratum]
-        for name, strata in metrics["scores"].items()
-        for stratum in ("overall", "instrumental", "vocal")
-        if stratum in strata
-    }
-    entries |= {name.replace("_", " "): entry for name, entry in metrics["baselines"].items()}
-    title = f"{metrics['n_decided']} decided of {metrics['n_battles']} battles"
-    _print_figures(title, entries)
-    left_out = {reason: count for reason, count in metrics["dropped"].items() if count}
-    if left_out:
-        print_table("left out", ("reason", "battles"), list(left_out.items()))
-    if "classifiers" in metrics:
-        columns, cells = table3_grid(metrics["classifiers"])
-        # The F1 columns are in table3.md: five columns are what a terminal holds.
-        print_table("Table 3, published / honest", columns[:5], [row[:5] for row in cells])
-        typer.echo(metrics["classifiers"]["rules_line"])
-    _print_findings([*findings(metrics), *(("plain", note) for note in metrics["notes"])])
-
-
-def _print_figures(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """A row per entry that fits into 80 columns; the p-values are in metrics.json."""
-    rows = [
-        [
-            name,
-            entry["n"],
-            _with_interval(entry["accuracy"], entry["accuracy_ci95"]),
-            _with_interval(entry.get("auc"), entry.get("auc_ci95")),
-            entry.get("direction"),
-        ]
-        for name, entry in entries.items()
-    ]
-    print_table(title, ("score", "n", "accuracy, 95%", "AUC, 95%", "direction"), rows)
-
-
-def _print_calibration(part: dict[str, Any]) -> None:
-    from apex_reward.arena.report import CALIBRATED
-
-    names = [name for name in CALIBRATED if name in part]
-    entries = {name.replace("_", " "): part[name]["overall"] for name in names}
-    _print_figures(f"held out, folds by {part['grouped_by']}", entries)
-    for kind in ("slope", "bias"):
-        if part[kind]:
-            print_table(f"{kind} in log-odds", ("of", kind), list(part[kind].items()))
-    if "learning_curve" in part:
-        shown = [name for name in names if name in part["learning_curve"][0]]
-        curve = [
-            [row["anchors"], *(row[name]["accuracy"] for name in shown)]
-            for row in part["learning_curve"]
-        ]
-        print_table("mean accuracy over anchor votes", ("anchors", *shown), curve)
-    typer.echo(part["verdict"])
-
-
-def _print_findings(found: list[Any]) -> None:
-    for tone, text in found:
-        colour = {"good": "green", "warning": "yellow"}.get(tone)
-        typer.secho(text, fg=colour)
-
-
-def _with_interval(value: float | None, interval: Sequence[float] | None) -> str | None:
-    """`0.537 .503-.569`, short enough for two in a row."""
-    if value is None or interval is None:
-        return None if value is None else f"{value:.3f}"
-    low, high = (f"{bound:.3f}".replace("0.", ".", 1) for bound in interval)
-    return f"{value:.3f} {low}-{high}"
