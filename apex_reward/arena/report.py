@@ -110,16 +110,20 @@ def leaderboard_report(metrics: dict[str, Any], folder: Path) -> None:
     """Write `report.html` and `report.md` of `arena leaderboard` into `folder`."""
     blocks = _board_blocks("Arena scores from votes", metrics["leaderboard"])
     for name, part in metrics["scores"].items():
-        interval = interval_text(part["rank_correlation_ci95"]) or "-"
-        value = part["rank_correlation"]
-        text = "not defined" if value is None else f"{value:.3f}, 95% interval {interval}"
         blocks += _board_blocks(f"Arena scores from {name}", part["leaderboard"])
-        blocks.append(
-            Words(f"Rank correlation with the votes' order: {text} ({part['n']} battles).")
-        )
+        blocks.append(Words(rank_correlation_words(part)))
     blocks += _data_card(metrics)
     title = "Leaderboard of systems"
     write_document(folder, title, f"{metrics['n_used']} of {metrics['n_battles']} votes", blocks)
+
+
+def rank_correlation_words(part: Mapping[str, Any]) -> str:
+    """How well a score's order of systems agrees with the votes', in words."""
+    value, interval = part["rank_correlation"], part["rank_correlation_ci95"]
+    text = "not defined" if value is None else f"{value:.3f}"
+    if interval is not None:
+        text += f", 95% interval {interval[0]:.3f} to {interval[1]:.3f}"
+    return f"Rank correlation of the systems with the votes' order: {text} ({part['n']} battles)."
 
 
 def _subtitle(metrics: dict[str, Any]) -> str:

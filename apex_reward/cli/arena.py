@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.cli.arena_tables import print_calibration, print_evaluation, with_interval
+from apex_reward.cli.arena_tables import print_calibration, print_evaluation
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
 from apex_reward.cli.score import DEMONSTRATION
 from apex_reward.errors import UsageError
@@ -181,7 +181,7 @@ def leaderboard(
     """Arena scores of systems from votes, and from any score."""
     from apex_reward.arena.leaderboard import leaderboards
     from apex_reward.arena.load import load_battles
-    from apex_reward.arena.report import leaderboard_report
+    from apex_reward.arena.report import leaderboard_report, rank_correlation_words
     from apex_reward.tables import write_json, write_table
 
     keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
@@ -192,9 +192,8 @@ def leaderboard(
         boards[f"leaderboard_{name}"] = part["leaderboard"]
     for title, board in boards.items():
         print_table(title, list(board[0]), [list(row.values()) for row in board])
-    for name, part in metrics["scores"].items():
-        value = with_interval(part["rank_correlation"], part["rank_correlation_ci95"])
-        typer.echo(f"rank correlation of {name} with the votes: {value or 'not defined'}")
+    for part in metrics["scores"].values():
+        typer.echo(rank_correlation_words(part))
     if output is not None:
         write_json(output / "metrics.json", metrics)
         for title, board in boards.items():

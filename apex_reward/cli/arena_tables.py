@@ -41,8 +41,8 @@ def _print_figures(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None
         [
             name,
             entry["n"],
-            with_interval(entry["accuracy"], entry["accuracy_ci95"]),
-            with_interval(entry.get("auc"), entry.get("auc_ci95")),
+            _with_interval(entry["accuracy"], entry["accuracy_ci95"]),
+            _with_interval(entry.get("auc"), entry.get("auc_ci95")),
             entry.get("direction"),
         ]
         for name, entry in entries.items()
@@ -76,7 +76,7 @@ def _print_findings(found: list[Any]) -> None:
         typer.secho(text, fg=colour)
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str | None:
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str | None:
     """`0.537 .503-.569`, short enough for two in a row."""
     if value is None or interval is None:
         return None if value is None else f"{value:.3f}"
