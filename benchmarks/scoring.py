@@ -6,9 +6,10 @@
 
 Both ways score the same MP3 files with the same made-up weights of the published size in the same
 process. The published way: no workers, one segment at a time, every hidden state of the encoder
-kept and brought to NumPy on the CPU. `CPU s` is the processor time of this process and its workers
-per song, which other programs on the machine disturb less than the wall time. `share` is the encoder's arithmetic per second, all else of
-the run counted as waiting, over what a large matrix product of that number type reaches here.
+kept and brought to NumPy on the CPU. `ratio` is in wall time. `CPU s` is the processor time of
+this process and its workers per song, which other programs on the machine disturb less. `share`
+is the encoder's arithmetic per second, all else of the run counted as waiting, over what a large
+matrix product of that number type reaches here.
 """
 
 from __future__ import annotations
