@@ -3,10 +3,10 @@
     python benchmarks/hacking.py [--quick] [--audio-dir DIR] [--model M] [--output hacking.md]
 
 Songs (synthetic ones, or the files of a folder) are changed in ways a policy could find, none of
-which makes better music. For each change: how much the mean reward moves, in standard deviations of
-the untouched songs' rewards, for the raw reward (the baseline) and for the guarded one (loudness
-normalised to -18 LUFS, every default guard subtracting a penalty); how many songs gain by it; and
-how many trip a guard. A change that raises a reward is a way to game it.
+which makes better music. For each change: how much the mean reward moves, in its own units, for the
+raw reward (the baseline) and for the guarded one (loudness normalised to -18 LUFS, every default
+guard subtracting 0.5); how many songs gain by it; and how many trip a guard. A change that raises a
+reward is a way to game it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from apex_reward.tables import write_text
 
 RATE = 24_000
 COLUMNS = (
-    "change", "raw, sd", "songs that gain", "guarded, sd", "songs that gain, guarded",
+    "change", "raw reward", "songs that gain", "guarded reward", "songs that still gain",
     "songs flagged", "by",
 )  # fmt: skip
 
@@ -144,7 +144,7 @@ def table(args: argparse.Namespace) -> list[list[str]]:
         for which, function in functions.items():
             rewards, flags = rewards_of(function, changed)
             moves = [new - old for new, old in zip(rewards, before[which], strict=True)]
-            row.append(f"{statistics.fmean(moves) / spread:+.2f}")
+            row.append(f"{statistics.fmean(moves):+.3f}")
             row.append(f"{sum(move > 0.05 * spread for move in moves)}/{len(moves)}")
         tripped = Counter(flag for joined in flags for flag in joined.split(";") if flag)
         row.append(f"{sum(map(bool, flags))}/{len(flags)}")
@@ -156,11 +156,11 @@ def table(args: argparse.Namespace) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="four songs")
-    parser.add_argument("--songs", type=int, default=12, help="synthetic songs")
+    parser.add_argument("--songs", type=int, default=8, help="synthetic songs")
     parser.add_argument("--audio-dir", type=Path, help="real songs in place of synthetic ones")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each song")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each song")
     parser.add_argument("--model", default="apex-tiny")
-    parser.add_argument("--segment-seconds", type=float, default=12.0)
+    parser.add_argument("--segment-seconds", type=float, default=10.0)
     parser.add_argument("--mix", default="aesthetics")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the table as Markdown")

@@ -228,7 +228,7 @@ def synthesize(controls: Tensor) -> Tensor:
     notes = 0.15 * envelope * torch.einsum("bkt,kt->bt", level[:, :PITCHES], wave)
     random = torch.Generator().manual_seed(0)
     noise = 0.004 * torch.randn(len(time_), generator=random).to(time_)
-    gain = 1 + 20 * drive
+    gain = 1 + 60 * drive
     return 0.5 * torch.tanh(gain * (notes + hiss * noise)) / gain**0.25
 
 
