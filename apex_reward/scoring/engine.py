@@ -170,10 +170,11 @@ class _Packer:
             songs, samples, real = zip(
                 *(self._waiting.popleft() for _ in range(count)), strict=True
             )
+            # A song that was too long for the GPU has its segments on the CPU.
+            batch = torch.stack([part.to(device) for part in samples])
+            lengths = torch.stack([length.to(device) for length in real])
             with torch.no_grad():
-                layers = self._model.encode_segments(
-                    torch.stack(samples).to(device), torch.stack(real).to(device), self._size
-                )
+                layers = self._model.encode_segments(batch, lengths, self._size)
             for song, part in zip(songs, layers.float().cpu().split(1), strict=True):
                 song.parts.append(part)
 
