@@ -79,6 +79,7 @@ def draw_curves(
                 _draw(axis, points, colour, column)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
+        axis.ticklabel_format(useOffset=False)
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
     if note:
@@ -87,12 +88,11 @@ def draw_curves(
 
 
 def _draw(axis: Any, points: list[tuple[float, float]], colour: Any, label: str) -> None:
+    """The values; where there are many, faint behind their moving mean."""
     steps, values = zip(*points, strict=True)
-    width = max(1, len(values) // 20)
-    smooth = [
-        math.fsum(values[max(0, i - width) : i + width + 1])
-        / len(values[max(0, i - width) : i + width + 1])
-        for i in range(len(values))
-    ]
-    axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-    axis.plot(steps, smooth, color=colour, linewidth=1.8, label=label.rpartition("/")[2])
+    width = len(values) // 20
+    windows = [values[max(0, i - width) : i + width + 1] for i in range(len(values))]
+    if width:
+        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+    means = [math.fsum(window) / len(window) for window in windows]
+    axis.plot(steps, means, color=colour, linewidth=1.8, label=label.rpartition("/")[2])
