@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    count, seconds = (3, 35.0) if arguments.quick else (16, 100.0)
+    count, seconds = (3, 35.0) if arguments.quick else (6, 90.0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_encoder(arguments.encoder, device)
     rows = []

@@ -42,6 +42,8 @@ from apex_reward.train.trainer import build_program, test_reports
 # Correlation of each label with its signal: popularity is noisy, as in the paper.
 RHO = {head: 0.6 if head in POPULARITY_HEADS else 0.85 for head in HEADS}
 AESTHETIC_SD = 0.65
+# Curves that coincide stay visible.
+STYLES = {"equal": "-", "weighted": "--", "uncertainty": ":", "standardized": "-"}
 GROUPS = {"popularity": POPULARITY_HEADS, "aesthetics": AESTHETIC_HEADS}
 
 
@@ -168,7 +170,7 @@ def plot(results: list[tuple[Setting, Program]], path: Path) -> None:
                 length = min(map(len, curves))
                 values = np.array([curve[:length] for curve in curves])
                 epochs = np.arange(1, length + 1)
-                panel.plot(epochs, values.mean(axis=0), label=loss)
+                panel.plot(epochs, values.mean(axis=0), STYLES[loss], label=loss)
                 panel.fill_between(epochs, values.min(axis=0), values.max(axis=0), alpha=0.2)
             panel.set_title(f"{setting.name}: {group}")
             panel.set_xlabel("epoch")

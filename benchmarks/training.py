@@ -41,7 +41,8 @@ from apex_reward.train.table import markdown
 from apex_reward.train.trainer import build_program
 
 BATCH = 512
-SONGS, SEGMENTS = int(211_000 * 0.85), int(1_200_000 * 0.85)
+# Training samples: 85% of the paper's songs and segments.
+PAPER = {"song": int(211_000 * 0.85), "segment": int(1_200_000 * 0.85)}
 COLUMNS = ("what", "ours, s", "baseline, s", "times faster", "floor, s", "ours / floor")
 
 
@@ -230,18 +231,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="Markdown file")
     parser.add_argument("--quick", action="store_true", help="a small size, in seconds")
+    parser.add_argument("--part", choices=("song", "segment", "grid"), help="one part only")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     accelerator = Accelerator()
     device = accelerator.device
     rate = matmul_rate(device)
-    quick = arguments.quick
-    rows = epoch_rows("song", 4096 if quick else SONGS, 4 if quick else 30, rate, accelerator)
-    rows += epoch_rows(
-        "segment", 8192 if quick else SEGMENTS, 4 if quick else 30, rate, accelerator
-    )
-    rows.append(grid_row(512 if quick else 4096, rate, accelerator))
+    sizes = {"song": 4096, "segment": 8192} if arguments.quick else PAPER
+    rows = []
+    for mode, size in sizes.items():
+        if arguments.part in (None, mode):
+            steps = 4 if arguments.quick else 30
+            rows += epoch_rows(mode, size, steps, rate, accelerator)
+    if arguments.part in (None, "grid"):
+        rows.append(grid_row(512 if arguments.quick else 2048, rate, accelerator))
     where = torch.cuda.get_device_name() if device.type == "cuda" else "2-core CPU"
     text = markdown(COLUMNS, rows)
     text += f"\n{where}, {arguments.threads} thread(s), float32; measured matrix-product rate "
