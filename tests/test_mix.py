@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from apex_reward import RewardMix
+from apex_reward import ApexReward, RewardMix
 from apex_reward.errors import DataError, UsageError
 from apex_reward.heads import HEADS, Scores, head_range
 from apex_reward.mix import NAMED_MIXES, as_mix
 from apex_reward.tables import write_table
+from tests.support import golden_song, tiny_model
 
 WEIGHTS = st.dictionaries(
     st.sampled_from(HEADS), st.floats(-5, 5, allow_subnormal=False), min_size=1
@@ -210,3 +211,14 @@ def test_wrong_uses_are_named() -> None:
         RewardMix({"clarity": 1.0})(Scores(scores.score_streams, scores.score_likes))
     with pytest.raises(UsageError, match="'weights' is missing"):
         RewardMix.from_dict({"normalization": "range"})
+
+
+def test_a_mix_saved_with_the_model_returns_with_it(tmp_path: Path) -> None:
+    model, song = tiny_model(1), torch.tensor(golden_song(1, 24_000, 1, 0.5))
+    mix = RewardMix({"clarity": 1.0, "score_likes": -0.5}).with_reference(random_scores(4))
+    model.config.mix = mix.to_dict()
+    model.save_pretrained(tmp_path)
+    loaded = ApexReward.from_pretrained(tmp_path)
+    assert RewardMix.from_dict(loaded.config.mix) == mix
+    expected = mix(model(song, 24_000))
+    torch.testing.assert_close(loaded.reward(song, 24_000), expected)
