@@ -66,4 +66,5 @@ def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
     hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if frames is None:
         return hidden.mean(dim=1)
-    return torch.einsum("nfw,nf->nw", hidden, frames.to(hidden.dtype))
+    # Not a matrix product: autocast would run that in half precision.
+    return (hidden * frames.to(hidden.dtype)[:, :, None]).sum(dim=1)
