@@ -142,6 +142,7 @@ def test_noise_floor_reads_the_level_of_added_noise() -> None:
     tone = sine(440) * (torch.arange(RATE * 8) // 6_000 % 2)
     mixed = tone + noise(level=float(tone.std()) / 10)
     assert noise_floor(mixed, RATE) == pytest.approx(-20, abs=1.5)
+    assert noise_floor(noise(1_000.0), RATE) == pytest.approx(0.0, abs=0.3)  # 17 minutes
     assert noise_floor(torch.zeros(RATE * 8), RATE) == -math.inf
     assert noise_floor(noise(0.01), RATE) == -math.inf
 
