@@ -416,7 +416,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--beta", type=float, default=0.1, help="weight of the KL to the start")
     parser.add_argument("--sft-weight", type=float, default=0.5, help="of the chosen songs")
     parser.add_argument("--lora-rank", type=int, default=8)
-    parser.add_argument("--logging-steps", type=int, default=5)
+    parser.add_argument("--logging-steps", type=int, default=10)
     parser.add_argument("--max-tokens", type=int, default=SLOTS)
     parser.add_argument("--mix", default="aesthetics")
     parser.add_argument("--reward-model", default="apex-tiny", help="hub id or folder")

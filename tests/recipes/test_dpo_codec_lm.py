@@ -41,7 +41,7 @@ def run(output: Path, *arguments: str) -> dict:
 
 @pytest.mark.slow
 def test_fresh_generations_get_better(tmp_path):
-    short = ["--candidates", "8", "--top-k", "2", "--fresh", "1", "--logging-steps", "10"]
+    short = ["--candidates", "8", "--top-k", "2", "--fresh", "1"]
     summary = run(tmp_path, "--seed", "0", *short, "--warm-steps", "150")
     assert summary["reward_after"] > summary["reward_before"]
     assert summary["rise_in_standard_errors"] >= 3
