@@ -22,6 +22,7 @@ from apex_reward.data.encoder import load_encoder
 from apex_reward.errors import UsageError
 from apex_reward.model.apex import ApexReward
 from apex_reward.tables import atomic_path, write_json
+from apex_reward.train.adapters import add_adapters, merge_adapters
 from apex_reward.train.dataset import Split, split_folders
 from apex_reward.train.draws import DROPOUT, epoch_batches, stream
 from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint, head_metrics, write_report
@@ -35,9 +36,6 @@ from apex_reward.train.trainer import STATE_FILE, clear, train, write_history
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-RANK, SCALE = 8, 16
-TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 def tune_encoder(
@@ -94,9 +92,16 @@ def tune_encoder(
         tuner.run_epoch(found, songs, variances)
         tuner.save_state(state)
         write_history(tuner.history, output / "history.jsonl.partial")
+    return _finish(tuner, songs["test"], found["test"], condition, output)
+
+
+def _finish(
+    tuner: _Tuner, songs: AudioSongs, split: Split, condition: Condition, output: Path
+) -> dict[str, Any]:
+    """Leave the best model, merged, and its measures."""
     tuner.restore_best()
     best = tuner.merged_model()
-    report = _report(tuner, songs["test"], found["test"], condition)
+    report = _report(tuner, songs, split, condition)
     best.save_pretrained(output / "best")
     about = {"mode": "song", "loss": condition.loss, "seed": condition.seed, "tuned": "lora"}
     write_json(output / "best" / TRAINING_FILE, {**about, "epoch": tuner.best_epoch})
@@ -258,44 +263,6 @@ class _Tuner:
 
     def _about(self) -> str:
         return json.dumps({**self.settings.to_dict(), **vars(self.condition)})
-
-
-def add_adapters(encoder: nn.Module) -> nn.ModuleList:
-    """Put LoRA adapters on the attention projections; only they require gradients.
-
-    Returns:
-        The adapters' own modules, which hold nothing of the encoder.
-
-    Raises:
-        UsageError: the encoder has no such projections.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    encoder.requires_grad_(False)
-    try:
-        inject_adapter_in_model(
-            LoraConfig(r=RANK, lora_alpha=SCALE, target_modules=TARGETS), encoder
-        )
-    except ValueError as error:
-        raise UsageError(f"this encoder takes no adapters: {error}") from error
-    adapters = nn.ModuleList()
-    for layer in _adapted(encoder):
-        adapters += [layer.lora_A, layer.lora_B]
-    return adapters
-
-
-def merge_adapters(encoder: nn.Module) -> None:
-    """Work the adapters into the weights and take them out: the encoder's names are as before."""
-    for name, layer in [(n, m) for n, m in encoder.named_modules() if m in set(_adapted(encoder))]:
-        layer.merge()
-        parent, _, leaf = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), leaf, layer.get_base_layer())
-
-
-def _adapted(encoder: nn.Module) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
-    return [module for module in encoder.modules() if isinstance(module, LoraLayer)]
 
 
 def _report(tuner: _Tuner, songs: AudioSongs, split: Split, condition: Condition) -> dict[str, Any]:

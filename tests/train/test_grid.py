@@ -23,7 +23,7 @@ SMALL += [Condition(loss, 3, "segment", "popularity") for loss in ("equal", "unc
 
 def test_grid_equals_separate_runs(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     """Also where models stop early, each in its own epoch."""
-    settings = Settings(epochs=14, batch_size=64, lr=1e-2, patience=3)
+    settings = Settings(epochs=10, batch_size=64, lr=1e-2, patience=2)
     left: dict[str, list[int]] = {}
     rows = run_grid(
         data,
