@@ -35,7 +35,7 @@ WHOLE = 1_000  # added to the seed for the songs of the second stage
 class Settings(NamedTuple):
     """What a run depends on, beside its seed."""
 
-    steps: int = 500
+    steps: int = 450
     songs: int = 400
     textures: int = 64
     song_seconds: float = 10.0

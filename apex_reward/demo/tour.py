@@ -153,9 +153,9 @@ def _damage_section(folder: Path, scores: DamageScores) -> Section:
     return Section(
         "Scores: does damage lower them?",
         f"Every file was scored as by `apex-reward score --model {MODEL} --mix aesthetics`. Below: "
-        "how often the clean version won, how often the score fell at every step, and how far the "
-        "mean of the aesthetic heads (1 to 5) dropped.",
-        ["damage", "clean won", "falling series", "drop, mild", "drop, medium", "drop, severe"],
+        "how often the clean version won, how often the score falls at every step, and how far the "
+        "mean of the aesthetic heads (1 to 5) drops at severity 1, 2 and 3.",
+        ["damage", "clean won", "falls", "drop 1", "drop 2", "drop 3"],
         rows,
     )
 
