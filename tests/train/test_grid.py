@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
 from apex_reward.heads import POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.grid import run_grid
 from apex_reward.train.settings import Condition, Settings, conditions
-from apex_reward.train.trainer import train
+from apex_reward.train.trainer import build_program, train
 from tests.train.shards_builder import RHO, SONGS, reachable_spearman, write_shards
 
 LOSSES = ("equal", "weighted", "uncertainty", "standardized")
@@ -105,10 +107,28 @@ def test_uncertainty_finds_the_noisier_heads(accelerator: Accelerator, tmp_path:
     data = load_data(split_folders(shards), "full")
     settings = Settings(epochs=60, batch_size=128, lr=1e-2, patience=60)
     train(data, Condition("uncertainty"), settings, tmp_path, accelerator=accelerator)
-    import json
-
     last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
     aesthetic = [head for head in RHO if head not in POPULARITY_HEADS]
     sigmas = [last[f"sigma_{head}"] for head in aesthetic]
     assert sigmas == sorted(sigmas)
     assert min(last[f"sigma_{head}"] for head in POPULARITY_HEADS) > 5 * max(sigmas)
+
+
+def test_models_that_stay_are_not_touched_by_one_that_leaves(
+    data: Data, accelerator: Accelerator
+) -> None:
+    """Weights, running statistics and the optimiser's memory stay with their model."""
+    table = [Condition(loss, seed=seed) for loss, seed in zip(LOSSES, (1, 2, 2, 3), strict=True)]
+    settings = Settings(epochs=9, batch_size=64, lr=1e-2)
+    whole = build_program(table, data, settings, accelerator)
+    part = build_program([table[1], table[3]], data, settings, accelerator)
+    for program in (whole, part):
+        program.run_epoch()
+    whole.active = [1, 3]
+    whole.resize(torch.tensor([1, 3]))
+    for program in (whole, part):
+        program.run_epoch()
+    for model in range(2):
+        expected = part.stack.state_of(model)
+        for name, value in whole.stack.state_of(model).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
