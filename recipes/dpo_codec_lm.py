@@ -118,7 +118,7 @@ def main() -> None:
     }
     panels = {
         "reward of fresh generations": ["reward"],
-        "DPO loss": ["loss"],
+        "loss, DPO + SFT": ["loss"],
         "accuracy on training pairs": ["rewards/accuracies"],
     }
     write_run(args.output, curve.rows, summary, panels)
