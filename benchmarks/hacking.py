@@ -168,9 +168,9 @@ def main() -> None:
     started = time.perf_counter()
     text = markdown_table(COLUMNS, table(args))
     machine = f"{os.cpu_count()}-core CPU ({platform.machine()})"
-    text += (
-        f"\n{args.model}, mix {args.mix}, {time.perf_counter() - started:.0f} s on a {machine}\n"
-    )
+    name = args.model + (" (a demonstration model)" if args.model == "apex-tiny" else "")
+    seconds = time.perf_counter() - started
+    text += f"\n\n{name}, mix {args.mix}, {seconds:.0f} s on a {machine}\n"
     print(text)
     if args.output:
         write_text(args.output, text)
