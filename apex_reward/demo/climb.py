@@ -35,7 +35,7 @@ def climb(
     song: NDArray[np.float32],
     sample_rate: int,
     steps: int = 8,
-    size: float = 0.01,
+    size: float = 0.003,
     mix: str = "aesthetics",
 ) -> Climb:
     """Raise the reward of a song by normalised gradient steps on its samples.
@@ -45,7 +45,7 @@ def climb(
     Args:
         song: (T,) samples in [-1, 1].
         steps: K.
-        size: relative length of a step; 0.01 is 40 dB below the song.
+        size: relative length of a step; 0.003 is 50 dB below the song.
         mix: the reward to raise.
     """
     import torch

@@ -176,7 +176,7 @@ def _gradient_section(folder: Path, model: ApexReward) -> Section:
     ]
     return Section(
         "Gradient: raising a score through the waveform",
-        f"Gradient steps on the samples of song-1 with {name}, each 40 dB below the song. For "
+        f"Gradient steps on the samples of song-1 with {name}, each 50 dB below the song. For "
         f"the first step the gradient promised {result.predicted:+.4f} and {rises[0]:+.4f} came. "
         f"The sum of all steps lies {_below(start, result):.0f} dB below the song. A reward that "
         "is followed blindly gets gamed: a higher score is not yet a better song.",

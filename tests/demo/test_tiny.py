@@ -49,7 +49,7 @@ def test_it_says_that_it_is_a_demonstration(model: ApexReward) -> None:
 def test_it_hears_damage_in_an_unseen_synthetic_song(model: ApexReward) -> None:
     scores = score_damage(model, [make_song(987_654_321, seconds=12.0)])
     rows = {row["damage"]: row for row in scores.table()}
-    assert rows["all"]["pairs_won"] >= 0.9
+    assert rows["all"]["pairs_won"] >= 0.8
     assert rows["all"]["drop_3"] > rows["all"]["drop_1"] > 0.1
 
 
