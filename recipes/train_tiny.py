@@ -1,10 +1,10 @@
 """Train apex-tiny, the demonstration model, from nothing but synthetic songs.
 
-    python recipes/train_tiny.py --output out/tiny --seed 0            # about 15 minutes, one core
+    python recipes/train_tiny.py --output out/tiny --seed 0            # 15 to 25 minutes, one core
     python recipes/train_tiny.py --output out/tiny --seed 0 --short    # seconds: does it run?
 
-The default settings made the embedded checkpoint; at one thread on the same kind of processor they
-make it again, bit for bit. Every training batch holds one song per kind of damage in four versions
+The default settings and seed 0 made the embedded checkpoint. It runs on one thread, so that a seed
+gives the same bytes again on the same kind of processor. Every training batch holds one song per kind of damage in four versions
 (clean and three severities); the heads learn made-up labels that fall with severity, and a ranking
 loss asks each version to score below the one before it. No real song and no human label is used.
 """
