@@ -4,9 +4,10 @@
     python recipes/train_tiny.py --output out/tiny --seed 0 --short    # seconds: does it run?
 
 The default settings and seed 0 made the embedded checkpoint. It runs on one thread, so that a seed
-gives the same bytes again on the same kind of processor. Every training batch holds one song per kind of damage in four versions
-(clean and three severities); the heads learn made-up labels that fall with severity, and a ranking
-loss asks each version to score below the one before it. No real song and no human label is used.
+gives the same bytes again on the same kind of processor. Every training batch holds one song per
+kind of damage in four versions (clean and three severities); the heads learn made-up labels that
+fall with severity, and a ranking loss asks each version to score below the one before it. No real
+song and no human label is used.
 """
 
 from __future__ import annotations
