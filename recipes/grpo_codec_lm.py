@@ -1,7 +1,8 @@
 """GRPO on a language model of sound tokens, with songs scored by ApexReward.
 
     python recipes/grpo_codec_lm.py --output runs/grpo
-    accelerate launch --num_processes 2 --cpu recipes/grpo_codec_lm.py --output runs/grpo
+    accelerate launch --num_processes 2 recipes/grpo_codec_lm.py --output runs/grpo      (two GPUs)
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/grpo_codec_lm.py --output runs/grpo
 
 With no other argument: a small Llama over note tokens, warm-started here, LoRA, apex-tiny as the
 reward; some minutes on two CPU cores. For the real thing name a codec language model and its codec:
@@ -333,6 +334,7 @@ def write_results(
         "guard_rate_after": flagged_share(steps[-tenth:]),
         "undecodable_after": undecodable_share(steps[-tenth:]),
         "seconds": seconds,
+        "processes": PartialState().num_processes,
         "demonstration": reward.function.model.config.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }

@@ -59,9 +59,14 @@ def test_grpo_raises_the_reward(tmp_path: Path) -> None:
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_grpo_in_two_processes_gives_the_rewards_of_one(tmp_path: Path) -> None:
-    launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu")
+def test_grpo_in_two_processes_gives_the_rewards_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # accelerate 1.15 launches one process only where it is given --cpu.
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     _, summary = run("grpo_codec_lm.py", tmp_path, "--steps", 2, launch=launch)
+    assert summary["processes"] == 2
     rows = read_jsonl(tmp_path / "completions.jsonl")
     assert len(rows) == 2 * 32
     module = recipe_module("grpo_codec_lm")
