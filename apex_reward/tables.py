@@ -60,7 +60,11 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; raises DataError with the line number of a bad line."""
-    rows = []
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file one by one, for files larger than memory; as `read_jsonl`."""
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -71,8 +75,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
                 raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} line {number} is not a JSON object: {line.strip()[:80]}")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def read_table(path: str | Path) -> pa.Table:

@@ -68,8 +68,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(target, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
         write_json(target, {"a": float("nan")})
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert json.loads(target.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

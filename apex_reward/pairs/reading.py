@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError, UsageError
 from apex_reward.pairs.axes import is_number
-from apex_reward.tables import check_format, read_table, table_of
+from apex_reward.tables import check_format, iterate_jsonl, read_table, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,13 +52,11 @@ def _read_jsonl_blocks(path: str | Path) -> pa.Table:
     blocks: list[pa.Table] = []
     rows: list[Mapping[str, Any]] = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows.append(_json_object(path, number, line))
-                if len(rows) == JSONL_BLOCK:
-                    blocks.append(_table_of_rows(rows))
-                    rows = []
+        for row in iterate_jsonl(path):
+            rows.append(row)
+            if len(rows) == JSONL_BLOCK:
+                blocks.append(_table_of_rows(rows))
+                rows = []
         blocks.append(_table_of_rows(rows))
         blocks = [block for block in blocks if block.num_columns] or blocks[:1]
         return pa.concat_tables(_agreed(blocks), promote_options="permissive")
@@ -66,16 +64,6 @@ def _read_jsonl_blocks(path: str | Path) -> pa.Table:
         raise DataError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{path} cannot be read as .jsonl: {error}") from error
-
-
-def _json_object(path: str | Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path} line {number} is not a JSON object: {line.strip()[:80]}")
-    return row
 
 
 def _agreed(blocks: list[pa.Table]) -> list[pa.Table]:
