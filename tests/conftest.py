@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SHARED_VARIABLE = "APEX_REWARD_SHARED"
+
+# Machines are noisy, so no deadlines; continuous checks see the same examples every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

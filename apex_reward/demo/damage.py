@@ -107,7 +107,7 @@ def _dropouts(song: Wave, share: float, rng: Rng, rate: int) -> Wave:
     np.add.at(edges, begin, 1)
     np.add.at(edges, end, -1)
     gain = 1.0 - (np.cumsum(edges[:-1]) > 0)
-    window = np.ones(max(1, rate // 1000))
+    window = np.ones(min(max(1, rate // 1000), length))
     return song * np.convolve(gain, window / window.size, mode="same")
 
 
