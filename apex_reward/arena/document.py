@@ -71,7 +71,7 @@ def as_markdown(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table.
 
-    >>> print(markdown_table(["score", "auc"], [["tj", 0.5515], ["other", None]]))
+    >>> print(markdown_table(["score", "auc"], [["tj", 0.5516], ["other", None]]))
     | score | auc |
     |---|---|
     | tj | 0.552 |
