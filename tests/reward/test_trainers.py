@@ -52,12 +52,14 @@ def train(
     reward: Callable[..., Any],
     trainer_class: Any = GRPOTrainer,
     config_class: Any = GRPOConfig,
+    **settings: Any,
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """One step; what was logged, and how far the policy moved."""
     config = config_class(
         output_dir=str(folder), max_steps=1, per_device_train_batch_size=4, num_generations=4,
         max_completion_length=4, learning_rate=1e-2, logging_steps=1, save_strategy="no",
         report_to=[], use_cpu=True, bf16=False, disable_tqdm=True, seed=0, beta=0.0,
+        **settings,
     )  # fmt: skip
     start = policy()
     trainer = trainer_class(
@@ -105,6 +107,23 @@ def test_empty_and_undecodable_completions_leave_the_policy_alone(
     function = ApexRewardFunction(model, decode=lambda completion_ids: [None] * len(completion_ids))
     log, moved = train(tmp_path, function)
     assert log["reward"] is None
+    assert log["apex/undecodable"] == 1.0
+    assert moved == 0
+
+
+def test_completions_that_end_at_once_are_no_songs(model: ApexReward, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    def decode(completion_ids: list[list[int]]) -> list[torch.Tensor | None]:
+        seen.extend(completion_ids)
+        return [play(ids) for ids in completion_ids]
+
+    only_the_end = {"suppress_tokens": [i for i, word in enumerate(WORDS) if word != "<eos>"]}
+    log, moved = train(
+        tmp_path, ApexRewardFunction(model, decode=decode), generation_kwargs=only_the_end
+    )
+    assert len(seen) == 4
+    assert all(ids in ([], [1]) for ids in seen)
     assert log["apex/undecodable"] == 1.0
     assert moved == 0
 
