@@ -161,6 +161,7 @@ def test_the_model_stays_in_eval_mode_inside_a_training_policy():
     model = policy[1]
     assert policy[0].training
     assert not any(module.training for module in model.modules())
+    assert not any(module.training for module in model.encoder.train().modules())
     assert torch.equal(model(songs(), RATE).stack(), model(songs(), RATE).stack())
 
 
