@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apex_reward.heads import Scores as Scores
-    from apex_reward.mix import RewardMix as RewardMix
     from apex_reward.model import ApexConfig as ApexConfig
     from apex_reward.model import ApexReward as ApexReward
     from apex_reward.pairs import build_pairs as build_pairs
-    from apex_reward.reward import ApexRewardFunction as ApexRewardFunction
+    from apex_reward.rewards import ApexRewardFunction as ApexRewardFunction
+    from apex_reward.scores.mix import RewardMix as RewardMix
+    from apex_reward.scores.scores import Scores as Scores
 
 try:
     __version__ = version("apex-reward")
@@ -26,9 +26,9 @@ except PackageNotFoundError:  # a source tree that is not installed
 _PUBLIC = {
     "ApexConfig": "apex_reward.model",
     "ApexReward": "apex_reward.model",
-    "ApexRewardFunction": "apex_reward.reward",
-    "RewardMix": "apex_reward.mix",
-    "Scores": "apex_reward.heads",
+    "ApexRewardFunction": "apex_reward.rewards",
+    "RewardMix": "apex_reward.scores.mix",
+    "Scores": "apex_reward.scores.scores",
     "build_pairs": "apex_reward.pairs",
 }
 __all__ = list(_PUBLIC)

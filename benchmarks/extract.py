@@ -23,8 +23,8 @@ from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.data.encoder import load_encoder
 from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, plan, start
+from apex_reward.files.tables import write_text
 from apex_reward.model import ApexReward
-from apex_reward.tables import write_text
 from apex_reward.train.table import markdown
 
 RATE = 44_100

@@ -28,8 +28,8 @@ from apex_reward.arena.document import markdown_table
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import make_song
+from apex_reward.files.tables import write_text
 from apex_reward.scoring import find_audio
-from apex_reward.tables import write_text
 
 RATE = 24_000
 COLUMNS = (

@@ -26,11 +26,11 @@ import torch
 from accelerate import Accelerator
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.heads import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
+from apex_reward.files.tables import write_text
 from apex_reward.metrics import spearman
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.pooling import LayerPooling
-from apex_reward.tables import write_text
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.dataset import Data, Split
 from apex_reward.train.losses import LOSSES
 from apex_reward.train.plots import save_figure

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from apex_reward.files.tables import write_table
 from apex_reward.pairs.build import build
 from apex_reward.pairs.export import write_folder
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.reading import read_candidates
-from apex_reward.tables import write_table
 
 SIZES = [(10_000, 1_000), (100_000, 10_000), (1_000_000, 100_000)]
 Pairs = set[tuple[str, str]]

@@ -32,9 +32,9 @@ from transformers import HubertModel
 
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
+from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, ApexReward
 from apex_reward.scoring import default_workers, score_songs
-from apex_reward.tables import write_text
 
 COLUMNS = (
     *("way", "dtype", "compiled", "batch", "workers"),
@@ -164,7 +164,7 @@ def own_scores(model: ApexReward, songs: Sequence[str], batch: int, workers: int
     errors = [row["error"] for row in rows if row["error"]]
     if errors:
         raise SystemExit(f"a made-up song could not be scored: {errors[0]}")
-    return np.array([[row[head] for head in model.config.heads] for row in rows])
+    return np.array([[row[head] for head in model.config.head_names] for row in rows])
 
 
 def with_setting(model: ApexReward, setting: Setting) -> ApexReward:

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.heads import HEADS, POPULARITY_HEADS, task_heads
+from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, Predictor
-from apex_reward.tables import write_text
+from apex_reward.scores.apex import HEADS, POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data, Samples, Split
 from apex_reward.train.draws import epoch_batches
 from apex_reward.train.losses import uncertainty

@@ -34,11 +34,11 @@ from transformers import set_seed
 from apex_reward import ApexReward
 from apex_reward.audio import Waveform, load_audio, save_wav
 from apex_reward.demo import DAMAGES, damage, make_song
-from apex_reward.mix import as_mix
-from apex_reward.reward import Guards
-from apex_reward.reward.record import write_run
+from apex_reward.files.tables import write_table
+from apex_reward.report.run import write_run
+from apex_reward.rewards import Guards
+from apex_reward.scores.mix import as_mix
 from apex_reward.scoring import find_audio
-from apex_reward.tables import write_table
 
 SAMPLE_RATE = 24_000
 TOY_PROMPTS, TOY_REFERENCES, TOY_SECONDS = 10, 32, 6.0

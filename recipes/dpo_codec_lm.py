@@ -49,10 +49,10 @@ from trl import DPOConfig, DPOTrainer
 
 from apex_reward import ApexReward, build_pairs
 from apex_reward.audio import save_wav
+from apex_reward.files.tables import write_table
 from apex_reward.pairs.export import to_trl
-from apex_reward.reward.decoders import CodecDecoder
-from apex_reward.reward.record import write_run
-from apex_reward.tables import write_table
+from apex_reward.report.run import write_run
+from apex_reward.rewards.decoders import CodecDecoder
 
 # The toy's prompts and tokens: a slot of music each, one of four voices at one of 12 pitches, or a
 # rest. The prompt names a register, a mood and a place, only the first two of which matter.

@@ -49,11 +49,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexReward, ApexRewardFunction
 from apex_reward.audio import save_wav
-from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
-from apex_reward.reward import Guards
-from apex_reward.reward.decoders import CodecDecoder
-from apex_reward.reward.record import before_and_after, write_run
-from apex_reward.tables import write_table
+from apex_reward.files.tables import write_table
+from apex_reward.report.run import before_and_after, write_run
+from apex_reward.rewards import Guards
+from apex_reward.rewards.decoders import CodecDecoder
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 
 # The toy's tokens: a slot of music each, one of four timbres at one of 12 pitches, or a rest.
 TIMBRES = ("pluck", "organ", "fuzz", "hiss")

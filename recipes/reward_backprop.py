@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from apex_reward import ApexReward
 from apex_reward.audio import save_wav
-from apex_reward.reward import Guards
-from apex_reward.reward.gradient import LastSteps, run_sampler, song_reward
-from apex_reward.reward.record import write_run
+from apex_reward.report.run import write_run
+from apex_reward.rewards import Guards
+from apex_reward.rewards.gradient import LastSteps, run_sampler, song_reward
 
 # The toy's songs: 16 frames of a quarter second; in each the level of 24 pitches, and how
 # much it hisses, distorts and sustains.

@@ -34,10 +34,10 @@ from apex_reward.data.metadata import read_metadata
 from apex_reward.data.prepare import PrepareSettings, prepare
 from apex_reward.data.teacher import read_teacher
 from apex_reward.demo import make_song
-from apex_reward.heads import AESTHETIC_HEADS
-from apex_reward.reward.record import write_run
+from apex_reward.files.tables import write_table
+from apex_reward.report.run import write_run
+from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import score_songs
-from apex_reward.tables import write_table
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import Checkpoint, head_metrics, predict_split
 from apex_reward.train.session import load_training_data, make_accelerator
@@ -120,7 +120,7 @@ def untrained(model: Checkpoint, seed: int) -> Checkpoint:
 def mean_spearman(model: Checkpoint, data: Data) -> list[float]:
     """Test Spearman of every head."""
     pred = predict_split(model, data["test"], "song")
-    measured = head_metrics(pred, data["test"].labels.astype(np.float64), model.config.heads)
+    measured = head_metrics(pred, data["test"].labels.astype(np.float64), model.config.head_names)
     return [measures["spearman"] for measures in measured.values()]
 
 

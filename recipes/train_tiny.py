@@ -26,8 +26,8 @@ from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.demo import DAMAGES, damage, make_song, score_damage
 from apex_reward.demo.lessons import VERSIONS, make_batch, make_material
-from apex_reward.heads import AESTHETIC_HEADS
-from apex_reward.tables import write_json, write_table
+from apex_reward.files.tables import write_json, write_table
+from apex_reward.scores.apex import AESTHETIC_HEADS
 
 RATE = 24_000
 WHOLE = 1_000  # added to the seed for the songs of the second stage

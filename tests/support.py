@@ -15,6 +15,7 @@ from torch import Tensor
 from apex_reward.audio import save_wav
 from apex_reward.model import ApexConfig, ApexReward, Predictor
 
+SEGMENT = 0.25
 GOLDEN = Path(__file__).parent / "golden"
 
 TINY_ENCODER: dict[str, Any] = {

@@ -28,8 +28,8 @@ from apex_reward.arena.features import (
     published_features,
 )
 from apex_reward.errors import DataError
-from apex_reward.heads import AESTHETIC_HEADS, HEADS
 from apex_reward.metrics import FloatArray, IntArray, auc
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 FOLDS = 10
 SEED = 42

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from apex_reward.tables import write_text
+from apex_reward.files.tables import write_text
 
 
 @dataclass(frozen=True)

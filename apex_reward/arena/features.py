@@ -12,8 +12,8 @@ import numpy as np
 
 from apex_reward.arena.battles import Battles
 from apex_reward.errors import DataError, listed
-from apex_reward.heads import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.metrics import FloatArray
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 
 _TINY = 1e-9  # the paper's guard against a division by zero
 

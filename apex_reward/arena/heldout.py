@@ -35,7 +35,7 @@ from apex_reward.arena.logistic import group_folds, sigmoid, splits
 from apex_reward.arena.records import json_ready
 from apex_reward.errors import DataError
 from apex_reward.metrics import FloatArray
-from apex_reward.preference import PreferenceHead
+from apex_reward.scores.preference import PreferenceHead
 
 OUTER_FOLDS = 10
 

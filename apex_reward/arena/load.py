@@ -14,8 +14,8 @@ import numpy as np
 from apex_reward.arena.battles import Battles, battles_of, uuid_of
 from apex_reward.arena.sources import BattleFilter, Row, filter_rows, read_rows
 from apex_reward.errors import DataError, listed
+from apex_reward.files.tables import read_table
 from apex_reward.metrics import FloatArray
-from apex_reward.tables import read_table
 
 
 def load_rows(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.arena.battles import uuid_of
-from apex_reward.arena.rewards import RewardModel
 from apex_reward.arena.sources import Row
 from apex_reward.errors import AudioError, DataError, UsageError
-from apex_reward.tables import check_format, json_line, read_jsonl, write_table
+from apex_reward.files.tables import check_format, json_line, read_jsonl, write_table
+from apex_reward.rewards.foreign.audiobox import RewardModel
 
 if TYPE_CHECKING:
     from apex_reward.model import ApexReward

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from apex_reward.heads import HEADS, head_range
+from apex_reward.scores.apex import HEADS, head_range
 
 
 def simulate_battles(

@@ -20,7 +20,7 @@ from typing import Any
 
 from apex_reward.arena.cells import VOTES, month_of, truth, vote_of
 from apex_reward.errors import DataError, UsageError
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Row = Mapping[str, Any]

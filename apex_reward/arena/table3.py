@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.arena.document import Block, Grid, Heading, Words, markdown_table
-from apex_reward.tables import write_table, write_text
+from apex_reward.files.tables import write_table, write_text
 
 COLUMNS = (
     "auc_overall",

@@ -15,7 +15,7 @@ from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from apex_reward.arena.sources import BattleFilter
-    from apex_reward.preference import PreferenceHead
+    from apex_reward.scores.preference import PreferenceHead
 
 SHOWN_FAILURES = 10
 
@@ -90,7 +90,7 @@ def evaluate(
     from apex_reward.arena.load import load_rows
     from apex_reward.arena.report import evaluation_report
     from apex_reward.arena.table3 import write_table3
-    from apex_reward.tables import write_json
+    from apex_reward.files.tables import write_json
 
     keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     rows, dropped = load_rows(battles, keep=keep, tables=table or ())
@@ -136,7 +136,7 @@ def calibrate(
     from apex_reward.arena.heldout import calibrate as fit
     from apex_reward.arena.load import load_battles, load_embeddings
     from apex_reward.arena.report import calibration_report
-    from apex_reward.tables import write_json
+    from apex_reward.files.tables import write_json
 
     counts = _counts(anchors)
     if attach is not None and output is None:
@@ -182,7 +182,7 @@ def leaderboard(
     from apex_reward.arena.leaderboard import leaderboards
     from apex_reward.arena.load import load_battles
     from apex_reward.arena.report import leaderboard_report, rank_correlation_words
-    from apex_reward.tables import write_json, write_table
+    from apex_reward.files.tables import write_json, write_table
 
     keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     votes = load_battles(battles, scores=score or (), keep=keep, tables=table or ())
@@ -226,11 +226,11 @@ def score(
     ] = False,
 ) -> int:
     """Score both songs of every battle; a song that fails is a row with its reason."""
-    from apex_reward.arena.rewards import AudioboxAdapter, load_reward
     from apex_reward.arena.score import score_battles, song_paths
     from apex_reward.arena.sources import read_rows
+    from apex_reward.files.tables import check_format
+    from apex_reward.rewards.foreign.audiobox import AudioboxAdapter, load_reward
     from apex_reward.scoring import default_workers, load_scorer
-    from apex_reward.tables import check_format
 
     check_format(output)
     rows, folder, _ = read_rows(battles, audio=True)
@@ -302,7 +302,7 @@ def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> dict[str, Any]
 
 
 def _check_heads(names: Sequence[str]) -> None:
-    from apex_reward.heads import HEADS
+    from apex_reward.scores.apex import HEADS
 
     foreign = [name for name in names if name not in HEADS]
     if foreign:
@@ -311,15 +311,15 @@ def _check_heads(names: Sequence[str]) -> None:
 
 def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
     """Save a model that offers the head as its mix `preference`."""
-    from apex_reward.scoring.load import load_scorer, without_bars
+    from apex_reward.rewards.load import load_scorer, without_bars
 
     model = load_scorer(name, device="cpu")
-    absent = [weight for weight in head.weights if weight not in model.config.heads]
+    absent = [weight for weight in head.weights if weight not in model.config.head_names]
     width = len(head.embedding_weights or ())
     if absent or width not in (0, model.config.width):
         raise UsageError(
             f"--attach {name}: the preference head needs {', '.join(head.weights)} and embeddings "
-            f"of width {width}; the model has {', '.join(model.config.heads)} and "
+            f"of width {width}; the model has {', '.join(model.config.head_names)} and "
             f"{model.config.width}"
         )
     model.config.preference = head.to_dict()

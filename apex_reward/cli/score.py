@@ -85,10 +85,10 @@ def score(
     ] = False,
 ) -> int:
     """Score songs: a row per input, whatever happens to it."""
-    from apex_reward.mix import RewardMix
+    from apex_reward.files.tables import check_format
+    from apex_reward.scores.mix import RewardMix
     from apex_reward.scoring import ScoreSettings, default_workers, find_audio, load_scorer
     from apex_reward.scoring.rows import PREFERENCE
-    from apex_reward.tables import check_format
 
     if output is None and (segments or resume):
         raise UsageError("--segments and --resume need --output FILE")
@@ -120,7 +120,7 @@ def import_model(
     from apex_reward.scoring.convert import import_published
 
     model = import_published(predictor, encoder, output)
-    heads = ", ".join(model.config.heads)
+    heads = ", ".join(model.config.head_names)
     typer.echo(f"{output}: {model.num_parameters():,} weights, heads {heads}")
     typer.echo(f"score with it: apex-reward score SONGS --model {output}")
     return OK
@@ -151,8 +151,8 @@ def _to_terminal(
     model: ApexReward, sources: list[str], settings: ScoreSettings, workers: int
 ) -> int:
     """A table on a terminal, JSON lines into a pipe."""
+    from apex_reward.files.tables import json_line
     from apex_reward.scoring import score_songs
-    from apex_reward.tables import json_line
 
     rows = []
     results = score_songs(
@@ -187,7 +187,7 @@ def _print_rows(model: ApexReward, rows: list[dict[str, Any]]) -> None:
     table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("song", overflow="ellipsis", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    values = [name for name in (*model.config.heads, "reward") if name in rows[0]]
+    values = [name for name in (*model.config.head_names, "reward") if name in rows[0]]
     for name in values:
         table.add_column(SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
     table.add_column("flags")

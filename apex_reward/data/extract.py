@@ -18,7 +18,7 @@ import numpy as np
 from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
 from apex_reward.data.teacher import Teacher, call_teacher
 from apex_reward.errors import UsageError
-from apex_reward.tables import read_jsonl, write_table, write_text
+from apex_reward.files.tables import read_jsonl, write_table, write_text
 
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward

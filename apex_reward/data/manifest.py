@@ -9,8 +9,8 @@ from apex_reward.data.extract import ManifestSong
 from apex_reward.data.shards import SPLITS
 from apex_reward.data.teacher import TeacherScores
 from apex_reward.errors import DataError, listed
-from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 
 REQUIRED = ("audio_id", "path")
 

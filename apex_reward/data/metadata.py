@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

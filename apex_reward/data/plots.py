@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from apex_reward.heads import POPULARITY_HEADS
-from apex_reward.tables import atomic_path
+from apex_reward.files.tables import atomic_path
+from apex_reward.scores.apex import POPULARITY_HEADS
 
 
 def plot_distributions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -22,7 +22,7 @@ from apex_reward.data.metadata import Song
 from apex_reward.data.plots import plot_distributions
 from apex_reward.data.splits import balance_platforms, split_songs
 from apex_reward.errors import AudioError, DataError
-from apex_reward.tables import write_json, write_table
+from apex_reward.files.tables import write_json, write_table
 
 FRESH = timedelta(days=14)
 # Reasons in the order in which they are looked for; a song is counted under the first.

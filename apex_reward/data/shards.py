@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
-from apex_reward.tables import atomic_path
+from apex_reward.files.tables import atomic_path
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 
 if TYPE_CHECKING:
     import pyarrow as pa

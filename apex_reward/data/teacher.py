@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_reward.errors import DataError, listed
-from apex_reward.heads import AESTHETIC_HEADS, head_range
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
+from apex_reward.scores.apex import AESTHETIC_HEADS, head_range
 
 if TYPE_CHECKING:
     import pyarrow as pa

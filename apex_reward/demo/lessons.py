@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
 from apex_reward.demo.songs import make_song, make_texture
-from apex_reward.heads import AESTHETIC_HEADS, HEADS
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 if TYPE_CHECKING:
     from torch import Tensor

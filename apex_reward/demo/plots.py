@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apex_reward.demo.damage import DAMAGES, SEVERITIES
-from apex_reward.tables import atomic_path
+from apex_reward.files.tables import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import numpy as np
 from apex_reward.arena import battles_of, evaluate
 from apex_reward.arena.findings import findings
 from apex_reward.arena.report import evaluation_report
-from apex_reward.tables import write_json, write_table
+from apex_reward.files.tables import write_json, write_table
 
 BATTLES = 400
 SLOPE = 2.0

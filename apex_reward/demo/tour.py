@@ -14,8 +14,8 @@ from apex_reward.demo.climb import Climb, climb
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
 from apex_reward.demo.evaluate import DamageScores
 from apex_reward.demo.songs import make_song
-from apex_reward.heads import AESTHETIC_HEADS
-from apex_reward.tables import write_json, write_table
+from apex_reward.files.tables import write_json, write_table
+from apex_reward.scores.apex import AESTHETIC_HEADS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,15 +16,15 @@ from transformers import PreTrainedModel
 
 from apex_reward.audio.segment import cut_segments
 from apex_reward.errors import UsageError
-from apex_reward.heads import Scores
-from apex_reward.mix import RewardMix, as_mix
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.encoder import MertEncoder
+from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.packing import encode_packed
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor
-from apex_reward.preference import PreferenceHead
+from apex_reward.scores.mix import RewardMix, as_mix
+from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.scores import Scores
 
 DEFAULT_MIX = "aesthetics"
 Lengths = Tensor | Sequence[int] | None
@@ -183,7 +183,7 @@ class ApexReward(PreTrainedModel):
             empty = embeddings.new_empty(0, len(self.config.heads))
             return Scores.from_stack(empty, self.config.heads)
         values = _in_full_precision(self.predictor, embeddings)
-        return Scores.from_stack(values, self.predictor.heads)
+        return Scores.from_stack(values, self.config.heads)
 
     def train(self, mode: bool = True) -> ApexReward:
         """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.

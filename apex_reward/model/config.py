@@ -9,8 +9,9 @@ from transformers import HubertConfig, PreTrainedConfig
 
 from apex_reward.audio.segment import SEGMENT_TAILS
 from apex_reward.errors import UsageError
-from apex_reward.heads import task_heads
 from apex_reward.model.predictor import PUBLISHED_HEAD_WIDTHS, published_trunk_widths
+from apex_reward.scores.apex import known_heads, task_heads
+from apex_reward.scores.head import Head
 
 PUBLISHED_MODEL = "amaai-lab/apex"
 PUBLISHED_ENCODER = "m-a-p/MERT-v1-95M"
@@ -95,8 +96,13 @@ class ApexConfig(PreTrainedConfig):
         return int(self.encoder.get("hidden_size", 768))
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """The heads of the task, in order."""
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of the task with their ranges, in order."""
+        return tuple(known_heads(self.head_names))
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The names of the heads, in order."""
         return task_heads(self.task)
 
     @property

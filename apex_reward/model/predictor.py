@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from apex_reward.errors import UsageError
-from apex_reward.heads import head_range, task_heads
+from apex_reward.scores.apex import head_range, task_heads
 
 PUBLISHED_TRUNK_WIDTHS = {2: (512, 256), 3: (512, 384, 256)}
 PUBLISHED_HEAD_WIDTHS = (128, 64)

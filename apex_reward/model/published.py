@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import HubertConfig
 
 from apex_reward.errors import CheckpointError
-from apex_reward.heads import AESTHETIC_HEADS, HEADS
 from apex_reward.model.config import MERT_95M
 from apex_reward.model.files import check_tensors, read_config, read_weights, weight_file
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 # The first tensor of a predictor: what stands before it is the prefix a wrapper added.
 ANCHOR = "shared.0.block.0.weight"

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_reward.errors import DataError, listed
-from apex_reward.heads import HEADS, POPULARITY_HEADS
+from apex_reward.scores.apex import HEADS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from apex_reward.mix import RewardMix
+    from apex_reward.scores.mix import RewardMix
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,21 +32,17 @@ def axis_values(table: pa.Table, axis: str) -> Floats:
         return numbers(table, axis)
     from torch import from_numpy
 
-    from apex_reward.heads import Scores
+    from apex_reward.scores.scores import Scores
 
-    # Scores always hold the popularity heads; a mix that leaves them out never reads them.
-    used = [head for head in HEADS if head in mix.weights or head in POPULARITY_HEADS]
-    empty = np.full(len(table), np.nan)
-    columns = {head: numbers(table, head) if head in mix.weights else empty for head in used}
-    scores = Scores(**{head: from_numpy(values) for head, values in columns.items()})
-    return mix(scores).numpy()
+    return mix(Scores({head: from_numpy(numbers(table, head)) for head in mix.weights})).numpy()
 
 
 def axis_mix(table: pa.Table, axis: str) -> RewardMix | None:
     """The mix that an axis names, None where it is a column; a column of that name comes first."""
-    from apex_reward.mix import NAMED_MIXES, RewardMix
+    from apex_reward.scores.apex import APEX_MIXES
+    from apex_reward.scores.mix import RewardMix
 
-    if axis in table.column_names or not ("=" in axis or axis in NAMED_MIXES):
+    if axis in table.column_names or not ("=" in axis or axis in APEX_MIXES):
         return None
     return RewardMix.parse(axis)
 

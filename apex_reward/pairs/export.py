@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apex_reward.files.tables import atomic_path, json_line, write_json, write_table, write_text
 from apex_reward.pairs.build import PairSet
-from apex_reward.tables import atomic_path, json_line, write_json, write_table, write_text
 
 if TYPE_CHECKING:
     import datasets

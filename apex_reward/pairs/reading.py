@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.tables import check_format, iterate_jsonl, read_table, table_of
 from apex_reward.pairs.axes import is_number
-from apex_reward.tables import check_format, iterate_jsonl, read_table, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,10 +19,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from apex_reward.files.tables import write_text
 from apex_reward.pairs import plots
 from apex_reward.pairs.audio_facts import resolve
 from apex_reward.pairs.build import PairSet
-from apex_reward.tables import write_text
 
 MOST_PAIRS = 5_000
 """Pairs in the list, those with the smallest margins; the plots show all."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.errors import UsageError
-from apex_reward.heads import HEADS
 from apex_reward.pairs.audio_facts import resolve
 from apex_reward.pairs.axes import axis_mix, measure
 from apex_reward.pairs.filters import split_flags
+from apex_reward.scores.apex import HEADS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,11 +53,11 @@ def score_unscored(
         UsageError: no axis reads a head, or the model lacks one that an axis reads.
     """
     heads = wanted_heads(table, axes)
-    absent = [head for head in heads if head not in model.config.heads]
+    absent = [head for head in heads if head not in model.config.head_names]
     if not heads or absent:
         reads = ", ".join(absent) or "no head of it"
         raise UsageError(
-            f"the model scores {', '.join(model.config.heads)}, but the axes read {reads}"
+            f"the model scores {', '.join(model.config.head_names)}, but the axes read {reads}"
         )
     values = {head: measure(table, head).copy() for head in heads}
     gaps = np.isnan(np.stack(list(values.values()))).any(axis=0)

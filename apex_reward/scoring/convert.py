@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_reward.errors import UsageError
-from apex_reward.scoring.load import without_bars
+from apex_reward.rewards.load import without_bars
 
 if TYPE_CHECKING:
     from apex_reward.model import ApexReward

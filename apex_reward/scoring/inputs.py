@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.tables import read_jsonl
+from apex_reward.files.tables import read_jsonl
 
 LIST_ENDINGS = (".txt", ".jsonl")
 

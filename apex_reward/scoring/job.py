@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.mix import RewardMix
-from apex_reward.scoring.engine import BLOCK_SONGS
-from apex_reward.scoring.growing import GrowingTable
+from apex_reward.files.growing import GrowingTable
+from apex_reward.files.tables import check_format, read_table, write_json
+from apex_reward.rewards.engine import BLOCK_SONGS
+from apex_reward.scores.mix import RewardMix
 from apex_reward.scoring.rows import Row, check_mix, score_songs
-from apex_reward.tables import check_format, read_table, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +136,7 @@ def song_schema(model: ApexReward, mix: str | RewardMix | None) -> pa.Schema:
             ("duration", pa.float64()),
             ("sample_rate", pa.int64()),
             ("segments", pa.int64()),
-            *((head, pa.float64()) for head in model.config.heads),
+            *((head, pa.float64()) for head in model.config.head_names),
             *([("reward", pa.float64())] if mix is not None else []),
             ("flags", pa.list_(pa.string())),
             ("error", pa.string()),
@@ -155,7 +155,7 @@ def segment_schema(model: ApexReward) -> pa.Schema:
             ("segment", pa.int64()),
             ("start", pa.float64()),
             ("end", pa.float64()),
-            *((head, pa.float64()) for head in model.config.heads),
+            *((head, pa.float64()) for head in model.config.head_names),
         ],
         metadata=_metadata(model),
     )

@@ -10,8 +10,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.mix import RewardMix, as_mix
-from apex_reward.scoring.engine import BLOCK_SONGS, SongResult, run_songs
+from apex_reward.rewards.engine import BLOCK_SONGS, SongResult, run_songs
+from apex_reward.scores.mix import RewardMix, as_mix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def check_mix(model: ApexReward, mix: str | RewardMix | None) -> str | RewardMix
 
 def song_row(model: ApexReward, result: SongResult, mix: str | RewardMix | None = None) -> Row:
     """The row of one song, as in `score_songs`."""
-    values: Row = dict.fromkeys(model.config.heads)
+    values: Row = dict.fromkeys(model.config.head_names)
     if mix is not None:
         values["reward"] = None
     if result.layers is not None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from apex_reward.data.shards import SPLITS, EmbeddingSource, FloatArray
 from apex_reward.data.teacher import TeacherScores
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.heads import task_heads
+from apex_reward.scores.apex import task_heads
 from apex_reward.train.split_reader import IntArray, SplitReader
 
 Mode = Literal["song", "segment"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from apex_reward import metrics
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.errors import UsageError
-from apex_reward.tables import write_json, write_table
+from apex_reward.files.tables import write_json, write_table
 from apex_reward.train.dataset import MODES, Split, load_data, recorded_sources
 from apex_reward.train.intervals import METRICS, bootstrap_intervals
 
@@ -124,12 +124,12 @@ def evaluate(
         "loss": loaded.training.get("loss"),
         "shared": loaded.config.shared,
         "n_songs": len(split.labels),
-        "metrics": head_metrics(pred, split.labels.astype(np.float64), loaded.config.heads),
-        "ci95": bootstrap_intervals(pred, split.labels, loaded.config.heads, bootstrap, seed),
+        "metrics": head_metrics(pred, split.labels.astype(np.float64), loaded.config.head_names),
+        "ci95": bootstrap_intervals(pred, split.labels, loaded.config.head_names, bootstrap, seed),
     }
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
-        write_examples(output, pred, split, loaded.config.heads)
+        write_examples(output, pred, split, loaded.config.head_names)
     return report
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_reward.tables import read_jsonl, write_table
+from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
 from apex_reward.train.resume import load_state, save_state
 from apex_reward.train.settings import Condition, Settings

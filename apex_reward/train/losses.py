@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.heads import POPULARITY_HEADS
+from apex_reward.scores.apex import POPULARITY_HEADS
 
 Loss = Literal["equal", "weighted", "uncertainty", "standardized"]
 LOSSES: tuple[str, ...] = get_args(Loss)

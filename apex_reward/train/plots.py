@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_reward.heads import HEADS
-from apex_reward.tables import atomic_path
+from apex_reward.files.tables import atomic_path
+from apex_reward.scores.apex import HEADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

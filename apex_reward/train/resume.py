@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.tables import atomic_path
+from apex_reward.files.tables import atomic_path
 from apex_reward.train.program import Program
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from apex_reward.errors import UsageError
-from apex_reward.heads import task_heads
+from apex_reward.scores.apex import task_heads
 from apex_reward.train.dataset import MODES
 from apex_reward.train.losses import LOSSES, PAPER_LOSSES
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apex_reward.audio.decoding.decode import DecodeSettings, decode_song
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.errors import DataError
 from apex_reward.scoring import run_songs
-from apex_reward.scoring.decode import DecodeSettings, decode_song
 from apex_reward.train.dataset import Data
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from apex_reward.data.shards import EmbeddingSource, FloatArray, list_values
 from apex_reward.data.teacher import TeacherScores, parse_songeval
 from apex_reward.errors import listed
-from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS, head_range
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS, head_range
 
 if TYPE_CHECKING:
     import pyarrow as pa

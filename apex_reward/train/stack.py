@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apex_reward.heads import head_range, task_heads
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor
+from apex_reward.scores.apex import head_range, task_heads
 
 if TYPE_CHECKING:
     from apex_reward.model.config import ApexConfig

@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from apex_reward.heads import AESTHETIC_HEADS, POPULARITY_HEADS
-from apex_reward.tables import write_text
+from apex_reward.files.tables import write_text
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 from apex_reward.train.intervals import METRICS
 
 Row = dict[str, Any]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.data.shards import EmbeddingSource
+from apex_reward.files.tables import json_line, write_text
 from apex_reward.model.checkpoint import save_predictor
-from apex_reward.tables import json_line, write_text
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import TRAINING_FILE, head_metrics, song_means, write_report
 from apex_reward.train.plots import plot_curves

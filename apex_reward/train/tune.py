@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from apex_reward.data.encoder import load_encoder
 from apex_reward.errors import UsageError
+from apex_reward.files.tables import atomic_path, write_json
 from apex_reward.model.apex import ApexReward
-from apex_reward.tables import atomic_path, write_json
 from apex_reward.train.adapters import add_adapters, merge_adapters
 from apex_reward.train.dataset import Split, split_folders
 from apex_reward.train.draws import DROPOUT, epoch_batches, stream
@@ -125,7 +125,7 @@ class _Tuner:
     ) -> None:
         self.model, self.condition, self.settings = model, condition, settings
         self.accelerator, self.config = accelerator, start.config
-        self.heads = start.config.heads
+        self.heads = start.config.head_names
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(condition.seed))
             self.adapters = add_adapters(model.encoder)

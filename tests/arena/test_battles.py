@@ -9,7 +9,7 @@ from apex_reward.arena.cells import month_of, truth
 from apex_reward.arena.load import load_battles, load_embeddings
 from apex_reward.arena.sources import BattleFilter, audio_path, filter_rows, read_rows
 from apex_reward.errors import DataError, UsageError
-from apex_reward.tables import write_table
+from apex_reward.files.tables import write_table
 
 
 def row(uuid="1", preference="A", a=1.0, b=0.0, **cells):

@@ -12,8 +12,8 @@ from apex_reward.arena.features import antisymmetric_features, published_feature
 from apex_reward.arena.simulate import simulate_heads
 from apex_reward.arena.table3 import write_table3
 from apex_reward.errors import DataError
-from apex_reward.heads import HEADS
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
+from apex_reward.scores.apex import HEADS
 from tests.arena.paper_script import largest_gap, paper_battles, table3
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from apex_reward.arena.cmi import CMIRewardModel
-from apex_reward.arena.rewards import AudioboxAdapter, RewardModel, load_reward
 from apex_reward.arena.score import NOT_NAMED, score_battles, song_paths
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, DataError, UsageError
-from apex_reward.heads import HEADS
-from apex_reward.tables import read_table
+from apex_reward.files.tables import read_table
+from apex_reward.rewards.foreign.audiobox import AudioboxAdapter, RewardModel, load_reward
+from apex_reward.rewards.stacks.cmi import CMIRewardModel
+from apex_reward.scores.apex import HEADS
 from tests.support import tiny_model, write_wav
 
 

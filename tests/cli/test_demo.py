@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from apex_reward.cli import app
 from apex_reward.demo import DAMAGES, SEVERITIES, damage, make_song, tour
-from apex_reward.heads import AESTHETIC_HEADS, HEADS
-from apex_reward.tables import read_jsonl, read_table
+from apex_reward.files.tables import read_jsonl, read_table
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 
 @pytest.fixture(scope="module")

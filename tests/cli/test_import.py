@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from apex_reward.audio import load_audio, save_wav
 from apex_reward.cli import app
-from apex_reward.heads import HEADS
 from apex_reward.model import ApexReward
+from apex_reward.scores.apex import HEADS
 from tests.support import GOLDEN, golden_song, write_best_model, write_mert_folder
 
 FIGURES = json.loads((GOLDEN / "golden.json").read_text())["models"]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from apex_reward import build_pairs
 from apex_reward.cli import app
-from apex_reward.tables import read_jsonl, write_table
+from apex_reward.files.tables import read_jsonl, write_table
 from tests.support import tiny_model, write_wav
 
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from apex_reward.cli import app
 from apex_reward.cli.score import DEMONSTRATION
-from apex_reward.heads import HEADS
-from apex_reward.preference import PreferenceHead
+from apex_reward.scores.apex import HEADS
+from apex_reward.scores.preference import PreferenceHead
 from tests.support import tiny_model, write_wav
 
 COMMAND = (sys.executable, "-c", "from apex_reward.cli import main; main()")

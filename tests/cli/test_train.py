@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
-from apex_reward.heads import AESTHETIC_HEADS, HEADS
+from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model.checkpoint import load_predictor
-from apex_reward.tables import read_jsonl, write_table
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
 

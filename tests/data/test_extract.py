@@ -19,9 +19,9 @@ from apex_reward.audio import save_wav
 from apex_reward.data.extract import ExtractSettings, ManifestSong, extract, plan
 from apex_reward.data.manifest import read_manifest
 from apex_reward.errors import DataError, UsageError
-from apex_reward.heads import AESTHETIC_HEADS
+from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model import ApexReward
-from apex_reward.tables import read_jsonl, write_table
+from apex_reward.scores.apex import AESTHETIC_HEADS
 from tests.support import tiny_model
 
 

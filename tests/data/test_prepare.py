@@ -15,7 +15,7 @@ from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import choose_columns, count_of, read_metadata, time_of
 from apex_reward.data.prepare import PrepareSettings, prepare
 from apex_reward.errors import DataError, UsageError
-from apex_reward.tables import read_jsonl, read_table, write_table
+from apex_reward.files.tables import read_jsonl, read_table, write_table
 
 OLD, NEWEST = "2024-01-01T00:00:00Z", "2024-06-15T00:00:00Z"
 

@@ -10,8 +10,8 @@ import pytest
 
 from apex_reward.data.teacher import call_teacher, parse_songeval, read_teacher
 from apex_reward.errors import DataError
-from apex_reward.heads import AESTHETIC_HEADS
-from apex_reward.tables import write_table
+from apex_reward.files.tables import write_table
+from apex_reward.scores.apex import AESTHETIC_HEADS
 
 GOOD = {head: 1.0 + i for i, head in enumerate(AESTHETIC_HEADS)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apex_reward.demo import DAMAGES, SEVERITIES, DamageScores, damage, make_song, score_damage
-from apex_reward.heads import Scores
+from apex_reward.scores.scores import Scores
 
 
 def test_table_of_two_songs_worked_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from apex_reward.demo import DAMAGES
 from apex_reward.demo.lessons import VERSIONS, cut, labels, make_batch, make_material, taste
-from apex_reward.heads import HEADS
+from apex_reward.scores.apex import HEADS
 
 NEUTRAL = np.zeros(2, dtype=np.float32)
 

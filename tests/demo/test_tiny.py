@@ -13,7 +13,7 @@ from apex_reward import ApexReward
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import DAMAGES, make_song, score_damage
-from apex_reward.heads import HEADS
+from apex_reward.scores.apex import HEADS
 
 FOLDER = Path(apex_reward.demo.__file__).parent / "apex_tiny"
 # Two windows of the long song, one of each other file; starts in seconds.

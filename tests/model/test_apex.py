@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from apex_reward import ApexConfig, ApexReward, RewardMix
 from apex_reward.errors import AudioError, UsageError
-from apex_reward.heads import HEADS, POPULARITY_HEADS
+from apex_reward.scores.apex import HEADS, POPULARITY_HEADS
 from tests.support import small_config, tiny_model
 
 RATE = 24_000
@@ -171,7 +171,7 @@ def test_round_trip_keeps_every_score_and_setting(tmp_path):
     model.save_pretrained(tmp_path)
     again = ApexReward.from_pretrained(tmp_path)
     assert torch.equal(model(songs(), RATE).stack(), again(songs(), RATE).stack())
-    assert again(songs(), RATE).heads == POPULARITY_HEADS
+    assert again(songs(), RATE).names == POPULARITY_HEADS
     assert (again.config.segment_tail, again.config.demonstration) == ("mask", True)
     assert torch.equal(
         again.reward(songs(), RATE), again.reward(songs(), RATE, mix="score_likes=2")

@@ -283,7 +283,7 @@ def test_a_mix_is_an_axis_under_its_own_text():
 def test_every_source_gives_the_same_pairs(kind, tmp_path):
     from datasets import Dataset
 
-    from apex_reward.tables import write_table
+    from apex_reward.files.tables import write_table
 
     rows = [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex_reward.demo.step_pairs import run
-from apex_reward.tables import read_jsonl
+from apex_reward.files.tables import read_jsonl
 from tests.support import write_wav
 
 

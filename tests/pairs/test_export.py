@@ -12,11 +12,11 @@ import pytest
 from datasets import load_dataset
 
 from apex_reward import build_pairs
+from apex_reward.files.tables import read_jsonl
 from apex_reward.pairs.build import build
 from apex_reward.pairs.export import tangoflux_rows, to_kto, to_trl, write_folder
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.reading import read_candidates
-from apex_reward.tables import read_jsonl
 
 WORDS = ["calm", "fast", *map(str, range(12))]
 

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from apex_reward.tables import read_jsonl
+from apex_reward.files.tables import read_jsonl
 from tests.support import tiny_model
 
 REPOSITORY = Path(__file__).parents[2]

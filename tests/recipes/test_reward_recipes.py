@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from apex_reward.audio import load_audio
-from apex_reward.tables import read_jsonl
+from apex_reward.files.tables import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

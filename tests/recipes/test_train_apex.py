@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from apex_reward.files.tables import read_jsonl
 from apex_reward.scoring import score_songs
-from apex_reward.tables import read_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
 

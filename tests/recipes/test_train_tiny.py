@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from apex_reward import ApexReward
-from apex_reward.tables import read_jsonl, read_table
+from apex_reward.files.tables import read_jsonl, read_table
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_tiny.py"
 

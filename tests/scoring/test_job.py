@@ -12,12 +12,12 @@ import pyarrow.parquet
 import pytest
 
 from apex_reward.errors import UsageError
-from apex_reward.heads import HEADS
 from apex_reward.model import ApexReward
-from apex_reward.scoring import ScoreSettings, engine, job, score_songs, score_to_file
+from apex_reward.rewards import engine
+from apex_reward.scores.apex import HEADS
+from apex_reward.scoring import ScoreSettings, job, score_songs, score_to_file
 from apex_reward.scoring.job import block_songs
-from tests.scoring.conftest import SEGMENT
-from tests.support import tiny_model
+from tests.support import SEGMENT, tiny_model
 
 SEGMENTS = ScoreSettings(mix="overall", segments=True)
 

@@ -10,9 +10,9 @@ import torch
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
-from apex_reward.heads import HEADS
-from apex_reward.mix import RewardMix
 from apex_reward.model import ApexReward
+from apex_reward.scores.apex import HEADS
+from apex_reward.scores.mix import RewardMix
 from apex_reward.scoring import score_songs
 from apex_reward.scoring.rows import printable
 from tests.support import tiny_model

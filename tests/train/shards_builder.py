@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_reward.data.shards import EmbeddingSource, list_column
-from apex_reward.heads import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.pooling import PUBLISHED_BIAS, PUBLISHED_WEIGHT
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 
 WIDTH = 32
 # Strength of the signal per head; the rest is noise no model can predict.

@@ -13,7 +13,7 @@ import pytest
 
 from apex_reward.data.shards import EmbeddingSource, list_column
 from apex_reward.errors import DataError
-from apex_reward.heads import AESTHETIC_HEADS
+from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
 from tests.train.shards_builder import small_source, write_shards
 

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 
 from apex_reward import metrics
 from apex_reward.errors import UsageError
-from apex_reward.heads import HEADS
 from apex_reward.model.checkpoint import load_predictor
+from apex_reward.scores.apex import HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.evaluate import evaluate, song_means
 from apex_reward.train.intervals import bootstrap_intervals

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from apex_reward.heads import POPULARITY_HEADS, task_heads
+from apex_reward.scores.apex import POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.grid import run_grid
 from apex_reward.train.settings import Condition, Settings, conditions

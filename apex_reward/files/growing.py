@@ -1,0 +1,85 @@
+"""Result files that grow in `F.partial` and become `F` at the end.
+
+While it grows a result is JSON lines, whatever `F` ends in: a line is whole or missing, so a
+killed run loses its last line at most. A `.csv` or `.parquet` is converted when all rows are there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import check_format, json_line, write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class GrowingTable:
+    """A table that is written row by row and can be taken up again.
+
+    Args:
+        path: F, ending in `.jsonl`, `.csv` or `.parquet`.
+        schema: columns and types of F; its metadata goes into a Parquet file.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+        self._ending = check_format(path)
+        self._schema = schema
+
+    def written(self) -> list[dict[str, Any]]:
+        """The whole rows that a former run left; none where it left no file."""
+        return [row for row, _ in self._lines()]
+
+    def start(self, keep: int = 0) -> None:
+        """Begin behind the first `keep` rows of a former run.
+
+        Raises UsageError where the file cannot be written.
+        """
+        size = sum(length for _, length in self._lines()[:keep]) if keep else 0
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.touch()
+            os.truncate(self.partial, size)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows and hand them to the operating system, where a kill cannot reach them."""
+        with open(self.partial, "ab") as file:
+            file.write(b"".join(json_line(row).encode() for row in rows))
+
+    def finish(self) -> None:
+        """Make F of the partial file."""
+        import pyarrow as pa
+
+        if self._ending == ".jsonl":
+            self.partial.replace(self.path)
+            return
+        write_table(self.path, pa.Table.from_pylist(self.written(), schema=self._schema))
+        self.partial.unlink()
+
+    def _lines(self) -> list[tuple[dict[str, Any], int]]:
+        """Whole rows with their length in bytes, up to the first line that is not one."""
+        rows: list[tuple[dict[str, Any], int]] = []
+        if not self.partial.exists():
+            return rows
+        with open(self.partial, "rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith(b"\n") or not isinstance(row, dict):
+                    break
+                rows.append((row, len(line)))
+        return rows

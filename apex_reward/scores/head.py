@@ -1,0 +1,39 @@
+"""`Head`: one named output of a reward model, with its range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from apex_reward.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Head:
+    """One named output of a reward model; higher is better.
+
+    Args:
+        name: column and attribute name; a panel writes `model.head`.
+        low, high: its range; infinite where it has no bound.
+
+    Raises:
+        UsageError: no name, a name with a comma or an equals sign (mixes are written
+            `HEAD=WEIGHT,...`), or a range that is empty.
+    """
+
+    name: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set(",= \n"):
+            raise UsageError(
+                f"a head is called {self.name!r}; expected a name without comma, = or space"
+            )
+        if not self.low < self.high:
+            raise UsageError(f"head {self.name} ranges from {self.low} to {self.high}; swap them?")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both ends of the range are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)

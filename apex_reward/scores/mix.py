@@ -1,0 +1,297 @@
+"""`RewardMix`: the heads of a song as one scalar reward, on the autograd graph.
+
+    reward = sum over heads of weight * normalised head
+
+Shape key: B = batch of songs, H = heads in the mix, G = groups (prompts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.scores.apex import APEX_MIXES, known_heads
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Normalization = Literal["range", "zscore", "group", "none"]
+Value = TypeVar("Value", "Tensor", float)
+
+
+@dataclass(frozen=True)
+class RewardMix:
+    """Heads to one scalar reward; higher is better, differentiable, batched.
+
+    Args:
+        weights: weight of each head, any finite number, negative ones too. They are used as they
+            are, never divided by their sum: rewards of two mixes add up to the reward of the mix
+            with their summed weights.
+        normalization: what happens to a head before it is weighted.
+            `range`: its range is mapped to [0, 1];
+            `zscore`: (score - mean) / std of `reference`;
+            `group`: (score - mean) / std within the songs of one prompt, population std;
+                0 where the songs of a group all have the same score (so for a lone song);
+            `none`: nothing.
+        reference: mean and standard deviation of each head, for `zscore`; `with_reference`
+            computes them from songs.
+
+    Raises:
+        UsageError: no head, a weight or a reference that is not finite.
+
+    >>> RewardMix.parse("musicality=1,score_likes=0.3").weights
+    {'musicality': 1.0, 'score_likes': 0.3}
+    """
+
+    weights: Mapping[str, float]
+    normalization: Normalization = "range"
+    reference: Mapping[str, tuple[float, float]] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise UsageError("the mix is empty; give at least one head, as musicality=1")
+        for head, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise UsageError(f"the weight of {head} is {weight}; expected a finite number")
+        if self.normalization not in get_args(Normalization):
+            raise UsageError(
+                f"normalization is {self.normalization!r}; "
+                f"expected one of {', '.join(get_args(Normalization))}"
+            )
+        if self.reference is not None:
+            self._check_reference(self.reference)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        normalization: Normalization = "range",
+        reference: Mapping[str, tuple[float, float]] | None = None,
+        mixes: Mapping[str, Mapping[str, float]] = APEX_MIXES,
+    ) -> RewardMix:
+        """Read the text form `HEAD=WEIGHT,...`, or a named mix.
+
+        Args:
+            text: any heads; whether a model has them is checked where the mix meets it.
+            mixes: weights by name; a model brings its own.
+
+        Raises:
+            UsageError: for anything else, saying which part is wrong.
+        """
+        if text.strip() in mixes:
+            return cls(dict(mixes[text.strip()]), normalization, reference)
+        weights: dict[str, float] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            head, equals, number = (piece.strip() for piece in part.partition("="))
+            if not equals or not head:
+                raise UsageError(
+                    f"{part!r} in the mix {text!r} is not HEAD=WEIGHT; "
+                    f"the named mixes are {', '.join(mixes)}"
+                )
+            if head in weights:
+                raise UsageError(f"{head} is twice in the mix {text!r}; give each head once")
+            try:
+                weights[head] = float(number)
+            except ValueError:
+                raise UsageError(
+                    f"the weight {number!r} of {head} in the mix {text!r} is not a number"
+                ) from None
+        return cls(weights, normalization, reference)
+
+    def __str__(self) -> str:
+        """The text form that `parse` reads (weights only)."""
+        return ",".join(f"{head}={weight:g}" for head, weight in self.weights.items())
+
+    def __call__(self, scores: Scores, groups: Tensor | None = None) -> Tensor:
+        """Mix the scores of a batch.
+
+        Args:
+            scores: heads of (B,) each.
+            groups: (B,) integers, equal for songs of one prompt; read by `group` only. None: the
+                whole batch is one group.
+
+        Returns:
+            (B,) rewards on the graph of `scores`. In units of weight x range, of standard
+            deviations, or of the heads, by the normalisation.
+
+        Raises:
+            UsageError: a head is absent from the scores, `groups` has another length, or
+                `zscore` has no reference.
+        """
+        if groups is not None and groups.shape != (scores.songs,):
+            raise UsageError(
+                f"groups have shape {tuple(groups.shape)}; expected ({scores.songs},), one per song"
+            )
+        ranges = {head.name: head for head in scores.heads}
+        terms = [
+            weight * self._normalized(head, scores[head], ranges[head], groups)
+            for head, weight in self.weights.items()
+        ]
+        return sum(terms[1:], start=terms[0])
+
+    def check(self, heads: Sequence[Head]) -> None:
+        """Whether a model of these heads can serve the mix.
+
+        Raises:
+            UsageError: it weighs a head that is not there, normalises one without bounds by
+                `range`, or lacks the reference of `zscore`.
+        """
+        ranges = {head.name: head for head in heads}
+        if absent := [name for name in self.weights if name not in ranges]:
+            raise UsageError(
+                f"the mix weighs {', '.join(absent)}, which this model has not; "
+                f"its heads are {', '.join(ranges)}"
+            )
+        for name in self.weights:
+            self._ends(ranges[name])
+
+    def lowest(self, songs: int = 1, heads: Sequence[Head] | None = None) -> float:
+        """The lowest reward a song can get, from the ranges of the heads.
+
+        Args:
+            heads: of the model, for their ranges; None takes those of APEX.
+            songs: size of the largest group; read by `group` only, where a z-score of n songs lies
+                within sqrt(n - 1).
+        """
+        bound = math.sqrt(max(songs - 1, 0))
+        ranges = {head.name: head for head in heads or known_heads(self.weights)}
+        total = 0.0
+        for name, weight in self.weights.items():
+            ends = (-bound, bound) if self.normalization == "group" else self._ends(ranges[name])
+            total += min(weight * end for end in ends) if weight else 0.0
+        return total
+
+    def with_reference(self, songs: Scores | str | Path) -> RewardMix:
+        """The same mix with `zscore` statistics of a set of songs (population std).
+
+        Args:
+            songs: their Scores, or a `.jsonl`, `.csv` or `.parquet` file with a column per head,
+                as `apex-reward score --output` writes it. Rows without a score are left out.
+
+        Raises:
+            DataError: the file lacks a head of the mix.
+            UsageError: a head does not vary over the songs.
+        """
+        if isinstance(songs, Scores):
+            columns = {head: songs[head].detach().double().tolist() for head in self.weights}
+        else:
+            columns = _score_columns(songs, tuple(self.weights))
+        reference = {head: _mean_and_std(column) for head, column in columns.items()}
+        return replace(self, normalization="zscore", reference=reference)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form, read by `from_dict`; this is what `config.mix` of a model holds."""
+        reference = self.reference or {}
+        return {
+            "weights": dict(self.weights),
+            "normalization": self.normalization,
+            "reference": {head: list(pair) for head, pair in reference.items()} or None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RewardMix:
+        """Rebuild what `to_dict` wrote; raises UsageError where it is not that."""
+        if "weights" not in values:
+            raise UsageError(f"a saved mix has the keys {', '.join(values)}; 'weights' is missing")
+        reference = values.get("reference")
+        return cls(
+            dict(values["weights"]),
+            values.get("normalization", "range"),
+            reference and {head: (pair[0], pair[1]) for head, pair in reference.items()},
+        )
+
+    def _normalized(self, name: str, score: Tensor, head: Head, groups: Tensor | None) -> Tensor:
+        if self.normalization == "group":
+            return _standardized_in_groups(score, groups)
+        return self._scaled(name, score, head)
+
+    def _ends(self, head: Head) -> tuple[float, float]:
+        """The ends of a head's range in the units of the mix."""
+        if self.normalization == "group":
+            return head.low, head.high
+        return self._scaled(head.name, head.low, head), self._scaled(head.name, head.high, head)
+
+    def _scaled(self, name: str, score: Value, head: Head) -> Value:
+        """A score in the units of `range`, `zscore` or `none`."""
+        if self.normalization == "none":
+            return score
+        if self.normalization == "range":
+            if not head.bounded:
+                raise UsageError(
+                    f"head {name} ranges from {head.low:g} to {head.high:g}, which cannot be "
+                    "mapped to [0, 1]; use the normalisation zscore or none"
+                )
+            return (score - head.low) / (head.high - head.low)
+        if self.reference is None:
+            raise UsageError(
+                "this mix normalises by zscore but has no reference; "
+                "call mix.with_reference(scores or a file of scores) first"
+            )
+        mean, std = self.reference[name]
+        return (score - mean) / std
+
+    def _check_reference(self, reference: Mapping[str, tuple[float, float]]) -> None:
+        for head in self.weights:
+            if head not in reference:
+                raise UsageError(f"the reference of the mix lacks {head}; it needs every head")
+            mean, std = reference[head]
+            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+                raise UsageError(
+                    f"the reference of {head} is mean {mean}, std {std}; "
+                    "expected finite numbers and a std above 0"
+                )
+
+
+def as_mix(
+    mix: str | Mapping[str, Any] | RewardMix,
+    mixes: Mapping[str, Mapping[str, float]] = APEX_MIXES,
+) -> RewardMix:
+    """A mix from its text form, a name in `mixes`, its saved form, or itself."""
+    if isinstance(mix, str):
+        return RewardMix.parse(mix, mixes=mixes)
+    return mix if isinstance(mix, RewardMix) else RewardMix.from_dict(mix)
+
+
+def _standardized_in_groups(score: Tensor, groups: Tensor | None) -> Tensor:
+    """(B,) scores to zero mean and unit population std within each group; constant groups to 0."""
+    import torch
+
+    if groups is None:
+        groups = torch.zeros(score.shape[0], dtype=torch.long)
+    names, index = torch.unique(groups.to(score.device), return_inverse=True)
+    empty = score.new_zeros(len(names))
+    count = empty.index_add(0, index, torch.ones_like(score))
+    centred = score - (empty.index_add(0, index, score) / count)[index]
+    variance = (empty.index_add(0, index, centred**2) / count)[index]
+    # Rounding alone leaves a spread of about eps * score; dividing by it would make noise a reward.
+    size = (empty.index_add(0, index, score.detach().abs()) / count)[index]
+    rounding = 8 * torch.finfo(score.dtype).eps * size
+    varies = variance > rounding**2
+    return torch.where(varies, centred / torch.where(varies, variance, 1.0).sqrt(), 0.0)
+
+
+def _mean_and_std(values: list[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values) if values else math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values), 1)
+    return mean, math.sqrt(variance)
+
+
+def _score_columns(path: str | Path, heads: tuple[str, ...]) -> dict[str, list[float]]:
+    from apex_reward.files.tables import read_table
+
+    table = read_table(path)
+    missing = [head for head in heads if head not in table.column_names]
+    if missing:
+        raise DataError.listing(
+            f"{path} cannot be the reference of the mix", [f"no column {head}" for head in missing]
+        )
+    return {
+        head: [float(value) for value in table[head].to_pylist() if value is not None]
+        for head in heads
+    }

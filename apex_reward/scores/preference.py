@@ -1,0 +1,132 @@
+"""`PreferenceHead`: a reward fitted to human votes, linear in the heads and in song embeddings.
+
+    reward(song)   = sum over heads of weight * score  +  embedding . embedding_weights
+    P(a preferred) = sigmoid(reward(a) - reward(b))          (Bradley and Terry 1952)
+
+A reward of one song that is subtracted in pairs cannot depend on which song is called A: swapping
+the two gives one minus the probability, by construction. Rewards are in log-odds; only their
+differences mean something, so there is no constant. `apex-reward arena calibrate` fits one.
+
+Shape key: B = batch of songs, W = embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.scores.scores import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FIELDS = {"weights", "embedding_weights", "fitted"}
+
+
+@dataclass(frozen=True)
+class PreferenceHead:
+    """Heads and, optionally, song embeddings to one scalar reward in log-odds.
+
+    Args:
+        weights: log-odds per unit of each head; on a model's scores every name must be a head.
+        embedding_weights: (W,) log-odds per unit of each embedding dimension, or None.
+        fitted: what it was fitted on and how well it does (battles, prior, held-out accuracy);
+            kept for the reader, never used.
+
+    Raises:
+        UsageError: no weight at all, or one that is not finite.
+
+    >>> head = PreferenceHead({"musicality": 1.5})
+    >>> PreferenceHead.from_dict(head.to_dict()) == head
+    True
+    """
+
+    weights: Mapping[str, float]
+    embedding_weights: tuple[float, ...] | None = None
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.weights and not self.embedding_weights:
+            raise UsageError("a preference head needs a weight for a head or for the embedding")
+        named = [*self.weights.items(), *enumerate(self.embedding_weights or ())]
+        broken = [str(name) for name, weight in named if not math.isfinite(weight)]
+        if broken:
+            raise UsageError(f"weights of a preference head must be finite: {', '.join(broken)}")
+
+    def __call__(self, scores: Scores, embeddings: Tensor | None = None) -> Tensor:
+        """(B,) rewards on the autograd graph of `scores` and of `embeddings` (B, W).
+
+        Raises UsageError where a head is absent, or embeddings are absent or of another width.
+        """
+        terms = [weight * scores[head] for head, weight in self.weights.items()]
+        if self.embedding_weights is not None:
+            terms.append(self._embedding_term(embeddings))
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether a call must be given song embeddings."""
+        return self.embedding_weights is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; what `config.preference` of a model holds."""
+        return {
+            "weights": {name: float(weight) for name, weight in self.weights.items()},
+            "embedding_weights": (
+                None
+                if self.embedding_weights is None
+                else [float(w) for w in self.embedding_weights]
+            ),
+            "fitted": dict(self.fitted),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> PreferenceHead:
+        """Inverse of `to_dict`; raises DataError for another layout."""
+        weights, vector = value.get("weights"), value.get("embedding_weights")
+        if set(value) - _FIELDS or not isinstance(weights, Mapping):
+            raise DataError(
+                f"a preference head has the keys {', '.join(sorted(_FIELDS))}, 'weights' being a "
+                f"map of names to numbers; given: {', '.join(map(str, value)) or 'nothing'}"
+            )
+        return cls(
+            weights={str(name): float(weight) for name, weight in weights.items()},
+            embedding_weights=None if vector is None else tuple(float(w) for w in vector),
+            fitted=dict(value.get("fitted") or {}),
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> PreferenceHead:
+        """Read the `preference.json` that `apex-reward arena calibrate` writes."""
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist") from None
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} is not JSON: {error.msg} in line {error.lineno}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{path} is not a preference head: expected a JSON object")
+        return cls.from_dict(value)
+
+    def _embedding_term(self, embeddings: Tensor | None) -> Tensor:
+        import torch
+
+        width = len(self.embedding_weights or ())
+        if embeddings is None:
+            raise UsageError(f"this preference head needs (B, {width}) song embeddings; none given")
+        if embeddings.ndim != 2 or embeddings.shape[1] != width:
+            raise UsageError(
+                f"embeddings have shape {tuple(embeddings.shape)}; expected (B, {width}), the "
+                "width that the preference head was fitted on"
+            )
+        return embeddings @ torch.as_tensor(
+            self.embedding_weights, dtype=embeddings.dtype, device=embeddings.device
+        )

@@ -1,0 +1,182 @@
+"""`Scores`: what a reward model says of a batch of songs, an open vocabulary of heads.
+
+Shape key: B = batch of songs, H = heads, M = members of an ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import UsageError
+from apex_reward.scores.apex import apex_heads, known_heads
+from apex_reward.scores.head import Head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Scores(Mapping[str, "Tensor"]):
+    """Scores of a batch of songs: an ordered mapping of head name to a (B,) tensor.
+
+    Heads are attributes too (`scores.musicality`), where their name is a Python name. Tensors stay
+    on the autograd graph. An ensemble's scores are the means over its members; `members` holds what
+    each member says and `std` their spread.
+
+    Args:
+        values: head name to (B,) tensor, in head order.
+        heads: the heads with their ranges, in the same order; None takes the ranges of APEX's
+            heads by their names and none for others.
+        members: (M, B, H) scores of each member of an ensemble; None where there is none.
+
+    Raises:
+        UsageError: no head, tensors that are not (B,) of one length, names that differ from
+            those of `heads`, or members of another shape.
+
+    >>> import torch
+    >>> scores = Scores({"groove": torch.tensor([0.5, 0.75])}, heads=[Head("groove", 0, 1)])
+    >>> scores.groove.tolist(), scores["groove"] is scores.groove, len(scores)
+    ([0.5, 0.75], True, 1)
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        heads: Sequence[Head] | None = None,
+        members: Tensor | None = None,
+    ) -> None:
+        self._values = dict(values)
+        self.heads: tuple[Head, ...] = tuple(known_heads(values) if heads is None else heads)
+        self.members = members
+        names = [head.name for head in self.heads]
+        if names != list(self._values) or not names:
+            raise UsageError(
+                f"scores for {', '.join(self._values) or 'no head'}; "
+                f"the heads are {', '.join(names) or 'none'}"
+            )
+        shapes = {tuple(value.shape) for value in self._values.values()}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise UsageError(
+                f"scores have shapes {', '.join(map(str, sorted(shapes)))}; expected (B,) each"
+            )
+        expected = (self.songs, len(names))
+        if members is not None and tuple(members.shape[1:]) != expected:
+            raise UsageError(
+                f"members have shape {tuple(members.shape)}; expected (M, {expected[0]}, "
+                f"{expected[1]})"
+            )
+
+    @classmethod
+    def from_stack(
+        cls,
+        values: Tensor,
+        heads: Sequence[Head | str] | None = None,
+        members: Tensor | None = None,
+    ) -> Scores:
+        """Build from a (B, H) tensor with a column per head, in the order of `heads`.
+
+        None takes APEX's heads: all seven, or the first two where there are two columns.
+        """
+        heads = apex_heads(values.shape[-1]) if heads is None else heads
+        named = [head.name if isinstance(head, Head) else head for head in heads]
+        if values.ndim != 2 or values.shape[1] != len(named):
+            raise UsageError(
+                f"scores have shape {tuple(values.shape)}; expected (B, {len(named)}) "
+                f"for the heads {', '.join(named)}"
+            )
+        ranged = [head for head in heads if isinstance(head, Head)]
+        columns = dict(zip(named, values.unbind(dim=1), strict=True))
+        return cls(columns, ranged if len(ranged) == len(named) else None, members)
+
+    @classmethod
+    def from_members(cls, members: Tensor, heads: Sequence[Head]) -> Scores:
+        """Build from (M, B, H) scores of an ensemble: the means over its members."""
+        return cls.from_stack(members.mean(dim=0), heads, members)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The heads' names, in order."""
+        return tuple(self._values)
+
+    @property
+    def songs(self) -> int:
+        """B, the number of songs."""
+        return int(next(iter(self._values.values())).shape[0])
+
+    def __getitem__(self, head: str) -> Tensor:
+        """The (B,) scores of one head; raises UsageError where it is absent."""
+        try:
+            return self._values[head]
+        except KeyError:
+            raise UsageError(
+                f"no head {head!r} in these scores; present: {', '.join(self._values)}"
+            ) from None
+
+    def get(self, head: str, default: Any = None) -> Any:
+        """The (B,) scores of one head, or `default` where it is absent."""
+        return self._values.get(head, default)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """The number of heads, as of any mapping; `songs` is the batch's size."""
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Tensor:
+        values = self.__dict__.get("_values", {})
+        if name in values:
+            return values[name]
+        raise AttributeError(f"no head {name!r} in these scores; present: {', '.join(values)}")
+
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(self._values)}; {self.songs} songs)"
+
+    def stack(self) -> Tensor:
+        """All heads as one (B, H) tensor in head order."""
+        import torch
+
+        return torch.stack(list(self._values.values()), dim=1)
+
+    @property
+    def std(self) -> Scores | None:
+        """Spread of an ensemble's members (population standard deviation); None without one."""
+        if self.members is None:
+            return None
+        spread = self.members.std(dim=0, correction=0)
+        return Scores.from_stack(spread, [Head(head.name, 0.0) for head in self.heads])
+
+    def member(self, index: int) -> Scores:
+        """What one member of an ensemble says."""
+        if self.members is None:
+            raise UsageError("these scores are of one model; there are no members")
+        return Scores.from_stack(self.members[index], self.heads)
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Scores:
+        """The same scores with `function` applied to every head's tensor (`.detach`, `.cpu`)."""
+        members = None if self.members is None else function(self.members)
+        return Scores(
+            {name: function(value) for name, value in self._values.items()}, self.heads, members
+        )
+
+    def renamed(self, prefix: str) -> Scores:
+        """The same scores under the names `prefix.head`, as in a panel."""
+        heads = [Head(f"{prefix}.{head.name}", head.low, head.high) for head in self.heads]
+        values = dict(zip((h.name for h in heads), self._values.values(), strict=True))
+        return Scores(values, heads, self.members)
+
+    def rows(self) -> list[dict[str, float]]:
+        """One JSON-ready dict per song: the heads in order, then `<head>_std` with an ensemble."""
+        rows = [
+            dict(zip(self._values, values, strict=True))
+            for values in self.stack().detach().cpu().tolist()
+        ]
+        spread = self.std
+        if spread is not None:
+            names = [f"{name}_std" for name in self._values]
+            for row, values in zip(rows, spread.stack().detach().cpu().tolist(), strict=True):
+                row.update(zip(names, values, strict=True))
+        return rows

@@ -1,0 +1,36 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import read_jsonl
+from apex_reward.report.run import before_and_after, write_run
+
+
+def test_before_and_after_by_hand() -> None:
+    steps: list[list[float | None]] = [[0.0, 1.0, None], [1.0, 4.0], *[[9.0]] * 16, [5.0], [7.0]]
+    result = before_and_after(steps)  # tenths of 20 steps are two steps
+    assert result["reward_before"] == 1.5
+    assert result["reward_std_before"] == pytest.approx(1.5)
+    assert result["reward_after"] == 6.0
+    assert before_and_after([[1.0], [2.0]])["reward_after"] == 2.0
+    with pytest.raises(UsageError, match="no scored song"):
+        before_and_after([[None], [1.0]])
+    with pytest.raises(UsageError, match="no scored song"):
+        before_and_after([])
+
+
+@pytest.mark.parametrize("demonstration", [True, False])
+def test_a_run_is_written(tmp_path: Path, demonstration: bool) -> None:
+    history = [{"step": i, "reward": i / 10, "rare": 1.0 if i == 3 else None} for i in range(5)]
+    panels = {"reward": ["reward", "rare"], "nothing": ["absent"]}
+    write_run(tmp_path / "run", history, {"seed": 1, "demonstration": demonstration}, panels)
+    assert read_jsonl(tmp_path / "run" / "history.jsonl") == history
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary == {"seed": 1, "demonstration": demonstration}
+    assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,201 @@
+"""Each guard has songs that trip it and songs, real ones among them, that do not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from apex_reward.audio import load_audio
+from apex_reward.audio.resample import resample
+from apex_reward.demo.songs import make_song
+from apex_reward.errors import UsageError
+from apex_reward.rewards.guards import (
+    DEFAULT_GUARDS,
+    Guard,
+    Guards,
+    as_guards,
+    clipped_share,
+    dc_offset,
+    inaudible_share,
+    loop_correlation,
+    noise_floor,
+    silent_share,
+)
+
+RATE = 24_000
+
+
+def sine(hertz: float, seconds: float = 8.0, level: float = 0.3) -> Tensor:
+    time = torch.arange(round(RATE * seconds)) / RATE
+    return level * torch.sin(2 * math.pi * hertz * time)
+
+
+def noise(seconds: float = 8.0, level: float = 0.1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return level * torch.randn(round(RATE * seconds), generator=generator)
+
+
+def song(seed: int = 1, seconds: float = 8.0) -> Tensor:
+    return torch.tensor(make_song(seed, seconds=seconds, sample_rate=RATE))
+
+
+def with_silence(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x, (0, len(x)))
+
+
+GAMED = {
+    "silence": [torch.zeros(RATE * 8), with_silence(song()), noise(level=1e-4)],
+    "clipping": [(song() * 30).clamp(-1, 1), (20 * sine(220)).clamp(-1, 1), 4 * sine(220)],
+    "dc": [song() + 0.1, torch.full((RATE * 8,), 0.5)],
+    "inaudible": [song() + sine(8, level=0.4), sine(3)],
+    "loudness": [song() * 1e-3, (song() * 50).clamp(-1, 1), torch.zeros(RATE * 8)],
+    "duration": [song()[:RATE], song()[:1]],
+    "looping": [song()[: 2 * RATE].repeat(4), song()[:20_001].repeat(10), sine(220)],
+    "noise": [noise(), song() + 2 * song().std() * noise(level=1.0)],
+}
+
+
+@pytest.mark.parametrize("name", list(DEFAULT_GUARDS))
+def test_gamed_songs_trip_their_guard(name: str) -> None:
+    for gamed in GAMED[name]:
+        assert name in Guards().flags(Guards().measure(gamed, RATE))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_synthetic_songs_trip_none(seed: int) -> None:
+    measured = Guards().measure(song(seed, 12.0), RATE)
+    assert Guards().flags(measured) == [], measured
+
+
+def test_a_real_song_trips_none(shared_folder: Path) -> None:
+    played = load_audio(shared_folder / "audio" / "songeval_example.mp3")
+    assert Guards().flags(Guards().measure(torch.tensor(played.samples), played.sample_rate)) == []
+    mono = resample(torch.tensor(played.mono), played.sample_rate, RATE)
+    for start in range(0, len(mono) - 8 * RATE, 20 * RATE):
+        measured = Guards().measure(mono[start : start + 8 * RATE], RATE)
+        assert Guards().flags(measured) == [], (start / RATE, measured)
+
+
+@pytest.mark.parametrize("name", ["music_arena_debug_a.mp3", "music_arena_debug_b.mp3"])
+def test_the_debug_system_of_an_arena_is_heard_as_noise_only(
+    name: str, shared_folder: Path
+) -> None:
+    # These two files are white noise at -40 LUFS: the placeholder of a system without a model.
+    played = load_audio(shared_folder / "audio" / name)
+    measured = Guards().measure(torch.tensor(played.samples), played.sample_rate)
+    assert Guards().flags(measured) == ["noise"]
+
+
+def test_silent_share_counts_frames() -> None:
+    quarter = torch.cat([sine(440, 1.0), torch.zeros(3 * RATE)])
+    assert silent_share(quarter, RATE) == pytest.approx(0.75)
+    assert silent_share(sine(440, level=0.9e-3 * math.sqrt(2)), RATE) == 1.0
+    assert silent_share(sine(440, level=1.1e-3 * math.sqrt(2)), RATE) == 0.0
+
+
+def test_clipped_share_counts_flat_tops_of_three() -> None:
+    wave = torch.zeros(100)
+    wave[[3, 4]] = 1.0  # two samples touch full scale: no flat top
+    wave[10:14] = 1.0
+    wave[20:23] = -1.2
+    wave[[30, 31, 32]] = torch.tensor([1.0, -1.0, 1.0])
+    assert clipped_share(wave, RATE) == pytest.approx(0.07)
+    assert clipped_share(torch.ones(2), RATE) == 0.0
+
+
+def test_offsets_and_bands_in_their_units() -> None:
+    assert dc_offset(torch.tensor([0.5, 0.1]), RATE) == pytest.approx(0.3)
+    mixed = sine(440, level=0.3) + sine(10, level=0.3) + 0.5
+    assert inaudible_share(mixed, RATE) == pytest.approx(0.5, abs=1e-3)
+    high = torch.sin(2 * math.pi * 18_000 * torch.arange(48_000) / 48_000)
+    assert inaudible_share(high, 48_000) == pytest.approx(1.0, abs=1e-3)
+    assert inaudible_share(torch.zeros(100), RATE) == 0.0
+
+
+def test_loop_correlation_against_a_loop_over_lags() -> None:
+    rate = 100
+    generator = torch.Generator().manual_seed(2)
+    wave = torch.randn(250, generator=generator, dtype=torch.float64)
+    wave[120:] += 0.8 * wave[:130]
+    centred = wave - wave.mean()
+    expected = max(
+        float(
+            (centred[lag:] * centred[:-lag]).sum()
+            / (centred[lag:].square().sum() * centred[:-lag].square().sum()).sqrt()
+        )
+        for lag in range(40, 126)
+    )
+    assert loop_correlation(wave, rate) == pytest.approx(expected, abs=1e-6)
+    assert loop_correlation(torch.zeros(1000), rate) == 0.0
+    assert loop_correlation(torch.ones(10), rate) == 0.0
+
+
+def test_noise_floor_reads_the_level_of_added_noise() -> None:
+    assert noise_floor(noise(), RATE) == pytest.approx(0.0, abs=0.3)
+    assert noise_floor(noise(level=1e-3), RATE) == pytest.approx(0.0, abs=0.3)
+    assert noise_floor(sine(440), RATE) < -40
+    # A gated tone with noise 20 dB below it in total power.
+    tone = sine(440) * (torch.arange(RATE * 8) // 6_000 % 2)
+    mixed = tone + noise(level=float(tone.std()) / 10)
+    assert noise_floor(mixed, RATE) == pytest.approx(-20, abs=1.5)
+    assert noise_floor(noise(1_000.0), RATE) == pytest.approx(0.0, abs=0.3)  # 17 minutes
+    assert noise_floor(torch.zeros(RATE * 8), RATE) == -math.inf
+    assert noise_floor(noise(0.01), RATE) == -math.inf
+
+
+def test_actions() -> None:
+    flag, penalty, veto = (
+        Guard(action, dc_offset, "full scale", high=0.1, action=action, penalty=0.25)
+        for action in ("flag", "penalty", "veto")
+    )
+    guards = Guards((flag, penalty))
+    assert guards.adjust(0.9, [], lowest=-1.0) == 0.9
+    assert guards.adjust(0.9, ["flag"], lowest=-1.0) == 0.9
+    assert guards.adjust(0.9, ["flag", "penalty"], lowest=-1.0) == pytest.approx(0.65)
+    guards = Guards((penalty, veto))
+    assert guards.adjust(0.9, ["veto", "penalty"], lowest=-1.0) == -1.0
+    assert Guards((veto,), veto_reward=-3.0).adjust(0.9, ["veto"], lowest=-1.0) == -3.0
+
+
+def test_penalties_of_several_guards_add_up() -> None:
+    guards = Guards.of(["silence", "loudness"], action="penalty", penalty=0.2)
+    flags = guards.flags(guards.measure(torch.zeros(RATE), RATE))
+    assert flags == ["silence", "loudness"]
+    assert guards.adjust(1.0, flags, lowest=0.0) == pytest.approx(0.6)
+
+
+def test_choosing_guards() -> None:
+    assert as_guards(None).guards == ()
+    assert {guard.action for guard in as_guards("veto").guards} == {"veto"}
+    assert as_guards([DEFAULT_GUARDS["dc"]]).names == ("dc",)
+    limited = Guards().limit("duration", low=1.0)
+    assert limited.flags(limited.measure(song()[: 2 * RATE], RATE)) == []
+    assert limited.guards[-3] == Guard(**{**vars(DEFAULT_GUARDS["duration"]), "low": 1.0})
+
+
+def test_stereo_is_averaged_and_the_song_is_left_alone() -> None:
+    stereo = torch.stack([song(), -song() + 0.5])
+    before = stereo.clone()
+    measured = Guards().measure(stereo.requires_grad_(), RATE)
+    assert measured["dc"] == pytest.approx(0.25, abs=1e-3)
+    torch.testing.assert_close(stereo.detach(), before)
+    assert stereo.grad is None
+
+
+def test_wrong_uses_are_named() -> None:
+    with pytest.raises(UsageError, match="no guard hum; the guards are silence"):
+        Guards.of(["hum"])
+    with pytest.raises(UsageError, match="no guard 'dc' to limit"):
+        Guards.of(["silence"]).limit("dc", high=1.0)
+    with pytest.raises(UsageError, match="have a name twice"):
+        Guards((DEFAULT_GUARDS["dc"], DEFAULT_GUARDS["dc"]))
+    with pytest.raises(UsageError, match="action of guard x is 'mute'"):
+        Guard("x", dc_offset, "full scale", action="mute")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="limits 2 to 1"):
+        Guard("x", dc_offset, "full scale", low=2, high=1)
+    with pytest.raises(UsageError, match=r"shape \(0,\)"):
+        Guards().measure(torch.zeros(0), RATE)
