@@ -6,7 +6,7 @@ L = kept layers (4), W = embedding width, H = heads (2 or 7).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apex_reward.audio.segment import cut_segments
-from apex_reward.errors import UsageError
 from apex_reward.model.config import ApexConfig
+from apex_reward.model.encoded import (
+    EncodedModel,
+    Lengths,
+    Prompts,
+    encode_pieces,
+    song_features,
+)
 from apex_reward.model.encoders.mert import MertEncoder
-from apex_reward.model.inputs import prepare_waveforms
-from apex_reward.model.packing import encode_packed
+from apex_reward.model.encoders.segments import MertSegments
+from apex_reward.model.inputs import at_loudness
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor
-from apex_reward.scores.mix import RewardMix, as_mix
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.apex import APEX_MIXES
+from apex_reward.scores.head import Head
+from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
-DEFAULT_MIX = "aesthetics"
-Lengths = Tensor | Sequence[int] | None
 
-
-class ApexReward(PreTrainedModel):
+class ApexReward(PreTrainedModel, EncodedModel):
     """Differentiable, batched reward model for songs.
 
     The model stays in eval mode, also inside a policy's `train()`. Encoder weights are frozen
@@ -47,6 +50,7 @@ class ApexReward(PreTrainedModel):
     config_class = ApexConfig
     base_model_prefix = "apex"
     main_input_name = "waveforms"
+    name = "apex"
     # A bf16 sigmoid times 100 moves in steps of half a point.
     _keep_in_fp32_modules_strict = ["pooling", "predictor"]  # noqa: RUF012
     _no_split_modules = ["HubertEncoderLayer", "ParametrizedConv1d"]  # noqa: RUF012
@@ -61,11 +65,43 @@ class ApexReward(PreTrainedModel):
         self.post_init()
         self.eval()
 
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of the task with their ranges, in order."""
+        return self.config.heads
+
+    @property
+    def encoders(self) -> tuple[MertSegments, ...]:
+        """MERT over 30-second segments; its song feature is the (B, L, W) layer embedding."""
+        return (MertSegments(self.encoder, self.config),)
+
+    @property
+    def mixes(self) -> dict[str, dict[str, float]]:
+        """Weights of the named mixes that this task's heads allow."""
+        names = set(self.config.head_names)
+        return {name: mix for name, mix in APEX_MIXES.items() if names.issuperset(mix)}
+
+    @property
+    def default_mix(self) -> str:
+        """The mix where nobody names one and none is saved."""
+        return "aesthetics" if self.config.task == "full" else "popularity"
+
+    @property
+    def saved_mix(self) -> Mapping[str, Any] | None:
+        """The mix saved with the model."""
+        return self.config.mix
+
+    @property
+    def preference(self) -> Mapping[str, Any] | None:
+        """The calibrated preference head saved with the model."""
+        return self.config.preference
+
     def forward(
         self,
         waveforms: Tensor,
         sample_rate: int,
         lengths: Lengths = None,
+        prompts: Prompts = None,
         batch_segments: int | None = None,
     ) -> Scores:
         """Scores of a batch of songs; a song scores the same alone or in any batch.
@@ -74,6 +110,7 @@ class ApexReward(PreTrainedModel):
             waveforms: float tensor (B, T) or (B, C, T) in [-1, 1], zero-padded on the right.
             sample_rate: of the waveforms, Hz.
             lengths: (B,) real samples of each song, 1 to T; None where no song is padded.
+            prompts: not read; every reward model takes them.
             batch_segments: segments per encoder batch; None takes the configuration's.
 
         Returns:
@@ -90,38 +127,29 @@ class ApexReward(PreTrainedModel):
         waveforms: Tensor,
         sample_rate: int,
         lengths: Lengths = None,
-        mix: str | RewardMix | None = None,
+        mix: Mix | None = None,
         groups: Tensor | None = None,
+        loudness: float | None = None,
         batch_segments: int | None = None,
     ) -> Tensor:
         """One scalar per song, (B,), on the autograd graph; higher is better.
+
+        The short form of `Reward` for one model.
 
         Args:
             mix: a `RewardMix`, its text form, a named mix, or `preference` where the model holds a
                 calibrated head. None takes the mix saved with the model, else `aesthetics`.
             groups: (B,) prompt of each song, for a mix normalised within groups.
+            loudness: LUFS that the mono mix of every song is brought to first; the reward is then
+                blind to gain. None scores the songs as they are.
 
         The other arguments and errors are those of `forward`.
         """
+        if loudness is not None:
+            waveforms = at_loudness(waveforms, sample_rate, loudness, lengths)
         embeddings = self.embed(waveforms, sample_rate, lengths, batch_segments)
-        return self.mix_scores(self.score_embeddings(embeddings), embeddings, mix, groups)
-
-    def mix_scores(
-        self,
-        scores: Scores,
-        embeddings: Tensor,
-        mix: str | RewardMix | None = None,
-        groups: Tensor | None = None,
-    ) -> Tensor:
-        """Rewards (B,) of scores that are there already, and the embeddings (B, W) behind them.
-
-        `mix`, `groups` and the errors are those of `reward`.
-        """
-        if mix == "preference":
-            return self._preference_head()(scores, embeddings)
-        if mix is None:
-            mix = RewardMix.from_dict(self.config.mix) if self.config.mix else DEFAULT_MIX
-        return as_mix(mix)(scores, groups)
+        scores = self.score_embeddings(embeddings)
+        return mix_scores(resolve_mix(mix, self), scores, embeddings, groups)
 
     def embed(
         self,
@@ -141,16 +169,10 @@ class ApexReward(PreTrainedModel):
         batch_segments: int | None = None,
     ) -> Tensor:
         """Layer embeddings of whole songs (B, L, W); arguments and errors as in `forward`."""
-        songs, ends = prepare_waveforms(waveforms, sample_rate, lengths, self.config.sample_rate)
-        segments = cut_segments(
-            songs,
-            ends,
-            self.config.segment_samples,
-            self.config.sample_rate,
-            self.config.segment_tail,
-        )
-        layers = self.encode_segments(segments.samples, segments.real, batch_segments)
-        return segments.song_means(layers, songs=len(ends))
+        if len(waveforms) == 0:
+            return waveforms.new_empty(0, len(self.config.layers), self.config.width)
+        (layers,) = song_features(self.encoders, waveforms, sample_rate, lengths, batch_segments)
+        return layers
 
     def encode_segments(
         self,
@@ -166,12 +188,15 @@ class ApexReward(PreTrainedModel):
         """
         if len(segments) == 0:
             return segments.new_empty(0, len(self.config.layers), self.config.width)
-        return encode_packed(
-            self.encoder,
-            segments.to(self.encoder.feature_projection.projection.weight.dtype),
-            real if self.config.segment_tail == "mask" else None,
-            batch_segments or self.config.batch_segments,
-        )
+        return encode_pieces(self.encoders[0], segments, real, batch_segments)
+
+    def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
+        """Scores of song features, one (B, L, W) tensor of layer embeddings."""
+        return self.score_embeddings(self.embeddings_of(features))
+
+    def embeddings_of(self, features: Sequence[Tensor]) -> Tensor:
+        """Song embeddings (B, W) of song features."""
+        return self.pool(features[0])
 
     def pool(self, layers: Tensor) -> Tensor:
         """Layer pooling in full precision: (N, L, W) -> (N, W)."""
@@ -232,14 +257,6 @@ class ApexReward(PreTrainedModel):
         from apex_reward.model.checkpoint import compose_published
 
         return compose_published(cls, predictor, encoder, **kwargs)
-
-    def _preference_head(self) -> PreferenceHead:
-        if not self.config.preference:
-            raise UsageError(
-                "mix 'preference' needs a calibrated head, and this model holds none; "
-                "`apex-reward arena calibrate` makes one"
-            )
-        return PreferenceHead.from_dict(self.config.preference)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: constructors initialise, and loading is strict about every tensor."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from apex_reward.audio.loudness import normalize_loudness
 from apex_reward.audio.resample import resample, resampled_length
 from apex_reward.errors import AudioError, UsageError, listed
 
@@ -29,7 +30,7 @@ def prepare_waveforms(
 
     Args and errors are those of `ApexReward.forward`.
     """
-    mono = _mono(waveforms)
+    mono = mono_mix(waveforms)
     ends = _song_lengths(lengths, *mono.shape)
     if any(end < mono.shape[1] for end in ends):
         mono = mono.masked_fill(_beyond(mono, ends), 0.0)
@@ -42,7 +43,27 @@ def prepare_waveforms(
     return resampled, new_ends
 
 
-def _mono(waveforms: Tensor) -> Tensor:
+def at_loudness(
+    waveforms: Tensor,
+    sample_rate: int,
+    target: float,
+    lengths: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """The mono mix (B, T) of each song, brought to one loudness in LUFS; differentiable.
+
+    Models hear the mono mix, so its loudness is what counts. Silence stays as it is.
+    """
+    mono = mono_mix(waveforms)
+    ends = torch.tensor(_song_lengths(lengths, *mono.shape), device=mono.device)
+    return normalize_loudness(mono, sample_rate, target, ends)
+
+
+def mono_mix(waveforms: Tensor) -> Tensor:
+    """The mean over channels of (B, T) or (B, C, T), (B, T), after checking the layout.
+
+    Raises:
+        UsageError: no float tensor, another number of dimensions, or more channels than samples.
+    """
     if not isinstance(waveforms, Tensor) or not waveforms.is_floating_point():
         given = waveforms.dtype if isinstance(waveforms, Tensor) else type(waveforms).__name__
         raise UsageError(
@@ -55,13 +76,24 @@ def _mono(waveforms: Tensor) -> Tensor:
             "one song is waveform[None]"
         )
     if waveforms.ndim == 2:
+        _check_layout(waveforms)
         return waveforms
-    if waveforms.shape[1] == 0 or waveforms.shape[1] > max(MAX_CHANNELS, waveforms.shape[2]):
+    if waveforms.shape[1] == 0 or waveforms.shape[1] > min(MAX_CHANNELS, waveforms.shape[2]):
         raise UsageError(
             f"waveforms have shape {tuple(waveforms.shape)}, read as (B, C, T) with "
             f"{waveforms.shape[1]} channels; did you pass (B, T, C)?"
         )
     return waveforms.mean(dim=1)
+
+
+def _check_layout(waveforms: Tensor) -> None:
+    """Refuse one song of (T, C) samples, as decoders give it, read as T songs of C samples."""
+    songs, samples = waveforms.shape
+    if 0 < samples <= MAX_CHANNELS and songs > MAX_CHANNELS:
+        raise UsageError(
+            f"waveforms have shape {tuple(waveforms.shape)}, read as {songs} songs of {samples} "
+            "samples; one song of (T, C) samples is waveform.T[None]"
+        )
 
 
 def _song_lengths(lengths: Tensor | Sequence[int] | None, songs: int, samples: int) -> list[int]:

@@ -1,0 +1,194 @@
+"""Reward models made of encoders: how songs become features, once per encoder, and features scores.
+
+A `SongEncoder` is an encoder with the way it hears songs: its rate, its windows, their weights. An
+`EncodedModel` names its encoders and says what their features mean. So several models can share an
+encoder, and windows of many songs share its batches.
+
+Shape key: B = songs, C = channels, T = samples, N = pieces, n = samples in a piece, W = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from apex_reward.audio.segment import Segments
+from apex_reward.errors import UsageError
+from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.model.packing import encode_packed
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+Lengths = Tensor | Sequence[int] | None
+Prompt = str | Mapping[str, str]
+Prompts = Sequence[Prompt] | None
+
+
+@runtime_checkable
+class SongEncoder(Protocol):
+    """An encoder and how it hears songs.
+
+    Attributes:
+        name: short, for messages.
+        sample_rate: Hz of the mono song it hears.
+        batch_segments: pieces per encoder batch where nobody says.
+        window: samples of a piece; None where a song is heard whole, in one pass of its own.
+        by_length: whether pieces weigh by their real length in a song's mean, or all alike.
+    """
+
+    name: str
+    sample_rate: int
+    batch_segments: int
+    window: int | None
+    by_length: bool
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """Songs (B, T) at `sample_rate`, zero beyond their lengths, to pieces.
+
+        Where `window` is None one song is given at a time, of its own length.
+        """
+        ...
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        """Pieces (N, n), of which (N,) samples are real, to features (N, ...) on the graph."""
+        ...
+
+    def fingerprint(self) -> Hashable:
+        """Equal for two encoders that give the same features: weights and settings."""
+        ...
+
+
+class EncodedModel:
+    """Base of reward models that are made of song encoders.
+
+    A subclass has `name`, `heads`, `encoders` and `score_features`; the rest follows.
+    """
+
+    name: str
+    differentiable = True
+    reads_text = False
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The named outputs with their ranges, in order."""
+        raise NotImplementedError
+
+    @property
+    def encoders(self) -> tuple[SongEncoder, ...]:
+        """The encoders whose song features `score_features` takes, in that order."""
+        raise NotImplementedError
+
+    def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
+        """Scores of songs from one (B, ...) tensor of song means per encoder."""
+        raise NotImplementedError
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that songs are best given at: that of the first encoder."""
+        return self.encoders[0].sample_rate
+
+    def __call__(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
+    ) -> Scores:
+        """Scores of a batch of songs; a song scores the same alone or in any batch.
+
+        Args:
+            waveforms: float tensor (B, T) or (B, C, T) in [-1, 1], zero-padded on the right.
+            sample_rate: Hz.
+            lengths: (B,) real samples of each song; None where no song is padded.
+            prompts: B texts, for a model that reads them.
+
+        Returns:
+            `Scores` of (B,) tensors on the autograd graph.
+
+        Raises:
+            UsageError: a wrong shape, dtype, rate, length or number of prompts.
+            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+        """
+        texts = check_prompts(self.name, self.reads_text, prompts, len(waveforms))
+        return self.score_features(
+            song_features(self.encoders, waveforms, sample_rate, lengths), texts
+        )
+
+
+def song_features(
+    encoders: Iterable[SongEncoder],
+    waveforms: Tensor,
+    sample_rate: int,
+    lengths: Lengths = None,
+    batch_segments: int | None = None,
+) -> list[Tensor]:
+    """Song features (B, ...) of every encoder, on the graph; songs are resampled once per rate.
+
+    Args and errors are those of `EncodedModel.__call__`; `batch_segments`: pieces per encoder
+    batch, which bounds the memory of the backward pass; None takes each encoder's own.
+    """
+    at_rate: dict[int, tuple[Tensor, list[int]]] = {}
+    features = []
+    for encoder in encoders:
+        rate = encoder.sample_rate
+        if rate not in at_rate:
+            at_rate[rate] = prepare_waveforms(waveforms, sample_rate, lengths, rate)
+        songs, ends = at_rate[rate]
+        features.append(_encoded(encoder, songs, ends, batch_segments))
+    return features
+
+
+def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> Prompts:
+    """The prompts that a model is to be given: none where it reads none.
+
+    Raises:
+        UsageError: it reads text and was given none, or another number than songs.
+    """
+    if not reads_text:
+        return None
+    if prompts is None:
+        raise UsageError(
+            f"{name} judges songs by their prompts and none were given; pass prompts=, one text "
+            "per song (score --prompts FILE, or a column 'prompt', on the command line)"
+        )
+    if isinstance(prompts, str) or len(prompts) != songs:
+        given = "one text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+        raise UsageError(f"{given} for {songs} songs; expected a list with one per song")
+    return prompts
+
+
+def encode_pieces(
+    encoder: SongEncoder, samples: Tensor, real: Tensor | None, batch_segments: int | None = None
+) -> Tensor:
+    """Features (N, ...) of pieces (N, n), in batches of bounded memory, on the graph."""
+    return encode_packed(
+        _Callable(encoder), samples, real, batch_segments or encoder.batch_segments
+    )
+
+
+def _encoded(
+    encoder: SongEncoder, songs: Tensor, ends: list[int], batch_segments: int | None
+) -> Tensor:
+    if encoder.window is not None:
+        pieces = encoder.cut(songs, ends)
+        found = encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
+        return pieces.song_means(found, songs=len(ends))
+    whole = []
+    for song, end in zip(songs, ends, strict=True):
+        pieces = encoder.cut(song[None, :end], [end])
+        found = encode_pieces(encoder, pieces.samples, pieces.real, 1)
+        whole.append(pieces.song_means(found, songs=1))
+    return torch.cat(whole)
+
+
+class _Callable:
+    """A song encoder as the callable with weights that `encode_packed` batches."""
+
+    def __init__(self, encoder: SongEncoder) -> None:
+        self._encoder = encoder
+
+    def __call__(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        return self._encoder.encode(samples, real)
+
+    def parameters(self) -> Iterable[Any]:
+        own = getattr(self._encoder, "parameters", None)
+        return own() if own is not None else ()
