@@ -84,6 +84,17 @@ def cut_segments(
     )
 
 
+def whole_song(song: Tensor, length: int, at_least: int) -> Segments:
+    """One song (1, T) as one piece of its own length, zero-padded where shorter than `at_least`."""
+    device = song.device
+    return Segments(
+        samples=F.pad(song[:, :length], (0, max(0, at_least - length))),
+        song=torch.zeros(1, dtype=torch.int64, device=device),
+        real=torch.tensor([length], device=device),
+        weight=torch.ones(1, dtype=torch.float64, device=device),
+    )
+
+
 def segment_lengths(length: int, segment_samples: int, sample_rate: int, tail: str) -> list[int]:
     """Real samples in each segment of a song of `length` samples.
 

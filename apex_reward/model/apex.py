@@ -26,6 +26,7 @@ from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.segments import MertSegments
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.precision import in_full_precision
 from apex_reward.model.predictor import Predictor
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
@@ -200,14 +201,14 @@ class ApexReward(PreTrainedModel, EncodedModel):
 
     def pool(self, layers: Tensor) -> Tensor:
         """Layer pooling in full precision: (N, L, W) -> (N, W)."""
-        return _in_full_precision(self.pooling, layers)
+        return in_full_precision(self.pooling, layers)
 
     def score_embeddings(self, embeddings: Tensor) -> Scores:
         """Scores of song embeddings (B, W), in full precision whatever the encoder's dtype."""
         if len(embeddings) == 0:
             empty = embeddings.new_empty(0, len(self.config.heads))
             return Scores.from_stack(empty, self.config.heads)
-        values = _in_full_precision(self.predictor, embeddings)
+        values = in_full_precision(self.predictor, embeddings)
         return Scores.from_stack(values, self.config.heads)
 
     def train(self, mode: bool = True) -> ApexReward:
@@ -273,17 +274,3 @@ def predictor_of(config: ApexConfig) -> Predictor:
         trunk_dropout=config.trunk_dropout,
         head_dropout=config.head_dropout,
     )
-
-
-def _in_full_precision(module: torch.nn.Module, x: Tensor) -> Tensor:
-    """Run a small module outside autocast, its weights widened to at least float32."""
-    weight = next(module.parameters())
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        if weight.dtype == dtype:
-            return module(x.to(dtype))
-        state = {
-            name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in [*module.named_parameters(), *module.named_buffers()]
-        }
-        return torch.func.functional_call(module, state, (x.to(dtype),))

@@ -203,8 +203,8 @@ def _compose(
     model.predictor.load_state_dict(predictor.state_dict())
     model.pooling.load_state_dict(pooling.state_dict())
     # The predictor stays in float32, as in a whole model loaded with a dtype.
-    torch.nn.Module.to(model.encoder, _dtype(dtype))
-    torch.nn.Module.to(model, _device(device_map))
+    torch.nn.Module.to(model.encoder, as_dtype(dtype))
+    torch.nn.Module.to(model, as_device(device_map))
     return model
 
 
@@ -235,7 +235,8 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A number type from its name; `auto` is float32."""
     if isinstance(dtype, torch.dtype):
         return dtype
     found = torch.float32 if dtype == "auto" else getattr(torch, dtype, None)
@@ -244,7 +245,8 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _device(device_map: Any) -> torch.device | str:
+def as_device(device_map: Any) -> torch.device | str:
+    """The one device that a `device_map` names."""
     if device_map in (None, "cpu"):
         return "cpu"
     if device_map == "auto":

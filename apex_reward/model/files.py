@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from apex_reward.errors import CheckpointError, listed
 
 EMBEDDED_MODEL = "apex-tiny"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "demo" / "apex_tiny"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "best_model.pt")
+# In this order: where a folder holds several, the plain ones come first.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model_state_dict.pt", "best_model.pt")
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
@@ -95,6 +97,14 @@ def read_weights(path: Path) -> Any:
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
+
+
+def in_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with every float as float32, whatever the file holds."""
+    return {
+        name: value.to(torch.float32) if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
 
 
 def check_tensors(file: Path, found: dict[str, Any], expected: dict[str, Tensor]) -> None:

@@ -1,0 +1,290 @@
+"""MuQ natively: log-mel, convolutional subsampling, conformer layers up to the one that is used.
+
+Built of torch and of transformers' conformer layers, differentiable from the waveform on. Nothing
+is computed beyond the wanted hidden state: no quantiser, no positional convolution (MuQ's positions
+are rotary), no layer above. Source of the facts: the MuQ paper (arXiv 2501.01108) and its
+published files.
+
+Memory. Attention runs through scaled-dot-product kernels that never hold the (F, F) matrix, and
+where gradients are asked for a song longer than `RECOMPUTE_FRAMES`, the log-mel, pieces of
+`PIECE_FRAMES` of the subsampling and each conformer layer are recomputed: what grows with the song
+is one (F, W) tensor per layer and one layer's inner tensors.
+
+Shape key: N = songs or windows, n = samples, M = mel frames (100 a second), F = frames (25 a
+second), W = width (1024 published).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Wav2Vec2ConformerConfig
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
+    Wav2Vec2ConformerEncoderLayer,
+)
+
+from apex_reward.errors import UsageError
+
+SAMPLE_RATE = 24_000
+N_FFT, HOP, MELS = 2048, 240, 128
+# The spectrogram mirrors n_fft / 2 samples at both ends, so a song needs more than that.
+MIN_SAMPLES = 1200
+MEL_PER_FRAME = 4
+# Four 3x3 convolutions, two of them with stride 2, reach 9 mel frames to either side.
+HALO_FRAMES = 3
+PIECE_FRAMES = 250
+RECOMPUTE_FRAMES = 750
+HALF = (torch.bfloat16, torch.float16)
+NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class MuqConfig:
+    """Sizes and constants of a MuQ; the defaults are those of MuQ-large-msd-iter.
+
+    Args:
+        width: W. depth: conformer layers of the whole model. heads: of its attention.
+        feed_forward: inner width of the feed-forward blocks. activation: theirs and the
+            convolution block's. kernel: of the depthwise convolution, odd.
+        channels: of the subsampling convolutions. rotary_base: of the rotary positions.
+        norm_eps: of the layer norm behind the last layer.
+        mean, std: of the log-mel in dB, which is brought to 0 and 1 with them.
+
+    Raises:
+        UsageError: sizes that do not fit each other.
+    """
+
+    width: int = 1024
+    depth: int = 12
+    heads: int = 16
+    feed_forward: int = 4096
+    activation: str = "swish"
+    kernel: int = 31
+    channels: int = 512
+    rotary_base: float = 10_000
+    norm_eps: float = 1e-5
+    mean: float = 6.768444971712967
+    std: float = 18.417922652295623
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}; expected a positive number"
+            for name, value in vars(self).items()
+            if not isinstance(value, str) and name != "mean" and not value > 0
+        ]
+        if not problems and self.width % (2 * self.heads):
+            problems.append(
+                f"width {self.width} is no multiple of twice the number of heads, {self.heads}"
+            )
+        if self.kernel % 2 == 0:
+            problems.append(f"kernel is {self.kernel}; expected an odd number")
+        if problems:
+            raise UsageError("MuqConfig: " + "; ".join(problems))
+
+    def conformer(self) -> Wav2Vec2ConformerConfig:
+        """The configuration of transformers' conformer layers."""
+        settings: dict[str, Any] = {
+            "hidden_size": self.width,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.feed_forward,
+            "hidden_act": self.activation,
+            "conv_depthwise_kernel_size": self.kernel,
+            "position_embeddings_type": "rotary",
+            "attn_implementation": "sdpa",
+        }
+        return Wav2Vec2ConformerConfig(**settings)
+
+
+class MuqEncoder(nn.Module):
+    """Songs (N, n) at 24 kHz to one hidden state (N, F, W). Always in eval mode.
+
+    Tensor names are those of the published file without its prefix `model.`. The log-mel, the
+    norms and the residual stream are float32 at least, also with half-precision weights.
+
+    Args:
+        config: sizes; None takes the published ones.
+        layer: which hidden state, 0 (the conformer's input) to `depth` (its output behind the
+            last layer norm); layers above are not built.
+
+    Raises:
+        UsageError: a layer that the model does not have.
+    """
+
+    def __init__(self, config: MuqConfig | None = None, layer: int = 6) -> None:
+        super().__init__()
+        self.config = config or MuqConfig()
+        if not 0 <= layer <= self.config.depth:
+            raise UsageError(f"layer is {layer}; expected 0 to {self.config.depth}")
+        self.layer = layer
+        self.conv = Subsampling(self.config.channels, self.config.width)
+        self.conformer = Conformer(self.config, layer)
+        self.eval()
+
+    def train(self, mode: bool = True) -> MuqEncoder:
+        """Stay in eval mode: no dropout, whatever a trainer asks."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MuqEncoder:
+        """Cast or move all tensors, but leave norms in float32 where `fn` asks for half."""
+        norms = (module for module in self.modules() if isinstance(module, NORMS))
+        kept = {id(t) for norm in norms for t in (*norm.parameters(), *norm.buffers())}
+
+        def apply(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            half = found.dtype in HALF and id(tensor) in kept
+            return tensor.to(found.device) if half else found
+
+        return super()._apply(apply, recurse)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Hidden state `layer` (N, F, W), F = ceil(n // 240 / 4), of songs (N, n).
+
+        Args:
+            samples: mono at 24 kHz, at least `MIN_SAMPLES` of them; all real (a padded song has
+                other scores than the song alone).
+
+        Raises:
+            UsageError: fewer samples, or float16 weights that overflow on these songs.
+        """
+        if samples.shape[-1] < MIN_SAMPLES:
+            raise UsageError(
+                f"songs have {samples.shape[-1]} samples; MuQ needs {MIN_SAMPLES} at 24 kHz, "
+                "zero-pad them"
+            )
+        weights = self.conv.linear.weight.dtype
+        wide = torch.promote_types(weights, torch.float32)
+        frames = -(-(samples.shape[-1] // HOP) // MEL_PER_FRAME)
+        mel = _run(log_mel, frames, samples.to(wide), self.config.mean, self.config.std)
+        with _computing_in(weights, samples.device.type):
+            hidden = self.conformer(self.conv(mel).to(wide))
+        if weights == torch.float16 and not bool(hidden.isfinite().all()):
+            raise UsageError(
+                "MuQ overflows in float16 on these songs; use bfloat16 or float32 (dtype=, or "
+                "--dtype on the command line)"
+            )
+        return hidden
+
+
+class Subsampling(nn.Module):
+    """Log-mel (N, 128, M) to frames (N, ceil(M / 4), W): two residual blocks and a projection."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(_ResidualBlock(1, channels), _ResidualBlock(channels, channels))
+        self.linear = nn.Linear(channels * MELS // MEL_PER_FRAME, width)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """All frames, in pieces with enough of their neighbours to equal one pass."""
+        frames = -(-mel.shape[-1] // MEL_PER_FRAME)
+        starts = range(0, frames, PIECE_FRAMES)
+        parts = [
+            _run(self._piece, frames, mel, start, min(start + PIECE_FRAMES, frames))
+            for start in starts
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _piece(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        first = max(0, start - HALO_FRAMES)
+        seen = mel[:, None, :, MEL_PER_FRAME * first : MEL_PER_FRAME * (stop + HALO_FRAMES)]
+        grid = self.conv(seen)[..., start - first : stop - first]
+        return self.linear(grid.flatten(1, 2).transpose(1, 2))
+
+
+class Conformer(nn.Module):
+    """The first layers of the conformer, and the norm behind them where they are all."""
+
+    def __init__(self, config: MuqConfig, layers: int) -> None:
+        super().__init__()
+        self.head_size, self.base = config.width // config.heads, config.rotary_base
+        inner = config.conformer()
+        self.layers = nn.ModuleList(Wav2Vec2ConformerEncoderLayer(inner) for _ in range(layers))
+        last = layers == config.depth
+        self.layer_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if last else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Frames (N, F, W) to the hidden state behind the last layer here."""
+        frames = hidden.shape[1]
+        rotary = rotary_positions(frames, self.head_size, self.base, hidden)
+        for layer in self.layers:
+            hidden = _run(layer, frames, hidden, None, rotary)
+        return hidden if self.layer_norm is None else self.layer_norm(hidden)
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norms beside a third, halving both directions."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv3 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(inner)) + self.bn3(self.conv3(x)))
+
+
+def log_mel(samples: Tensor, mean: float, std: float) -> Tensor:
+    """Standardised log-mel (N, 128, n // 240) of songs (N, n) at 24 kHz, outside autocast.
+
+    Hann window of 2048, hop 240, power, 128 HTK bands without normalisation over 0 to 12 kHz, in
+    dB with a floor at 1e-10; the last frame is left out, as published.
+    """
+    with torch.autocast(samples.device.type, enabled=False):
+        window = torch.hann_window(N_FFT, dtype=samples.dtype, device=samples.device)
+        spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[..., :-1]
+        power = spectrum.real.square() + spectrum.imag.square()
+        bands = _bands().to(samples.device, samples.dtype) @ power
+        return (10 * bands.clamp_min(1e-10).log10() - mean) / std
+
+
+def rotary_positions(frames: int, size: int, base: float, like: Tensor) -> Tensor:
+    """Cosines and sines (2, frames, 1, 1, size) of the rotary positions, in `like`'s dtype.
+
+    Frequencies base^(-2i / size), repeated for both halves (arXiv 2104.09864). Computed per call:
+    transformers' module keeps the last length, which two threads would overwrite for each other.
+    """
+    steps = torch.arange(0, size, 2, dtype=like.dtype, device=like.device) / size
+    angles = torch.arange(frames, dtype=like.dtype, device=like.device)[:, None] / base**steps
+    both = torch.cat([angles, angles], dim=-1)[:, None, None, :]
+    return torch.stack([both.cos(), both.sin()])
+
+
+@cache
+def _bands() -> Tensor:
+    """(128, 1025) weights of the mel bands, in float64."""
+    bands = mel_filter_bank(
+        num_frequency_bins=N_FFT // 2 + 1,
+        num_mel_filters=MELS,
+        min_frequency=0.0,
+        max_frequency=SAMPLE_RATE / 2,
+        sampling_rate=SAMPLE_RATE,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(bands).T.contiguous()
+
+
+def _run(step: Callable[..., Tensor], frames: int, *args: Any) -> Tensor:
+    """`step(*args)`; for a long song on the graph its inner tensors are recomputed in backward."""
+    if torch.is_grad_enabled() and frames > RECOMPUTE_FRAMES:
+        return checkpoint(step, *args, use_reentrant=False, preserve_rng_state=False)
+    return step(*args)
+
+
+def _computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager[Any]:
+    """With half-precision weights: products in half, norms and sums in float32."""
+    if dtype in HALF:
+        return torch.autocast(device_type, dtype=dtype)
+    return nullcontext()

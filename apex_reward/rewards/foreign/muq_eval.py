@@ -1,0 +1,176 @@
+"""MuQ-Eval A1: mean opinions of a song's first ten seconds, over MuQ (arXiv 2603.22677, MIT).
+
+The published file was not seen when this was written: layout and arithmetic follow its authors'
+description. The reader is strict and lists every name and shape that differs, so a file that is
+laid out otherwise is refused and never scored wrongly.
+
+Shape key: B = songs, N = windows, F = frames (25 a second), W = MuQ's width (1024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apex_reward.audio.segment import Segments, cut_segments
+from apex_reward.model.encoded import EncodedModel, Prompts
+from apex_reward.model.encoders.muq import SAMPLE_RATE, MuqConfig, MuqEncoder
+from apex_reward.model.encoders.muq_songs import MuqSongs
+from apex_reward.model.precision import in_full_precision
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+PUBLISHED = "zhudi2825/MuQ-Eval-A1"
+HEARD_SAMPLES = 10 * SAMPLE_RATE
+# The published keys, in words.
+HEADS = {"MI": Head("musical_impression"), "TA": Head("text_alignment")}
+
+
+class MuqEval(EncodedModel, nn.Module):
+    """MuQ-Eval A1 as a reward model: musical impression and text alignment.
+
+    Both are mean opinions on a scale of 1 to 5, without a clamp, so without bounds. It hears the
+    first 10 s at 24 kHz mono, zero-padded where the song is shorter, and no text: its text
+    alignment is a guess from the audio alone. Always in eval mode; weights are frozen, gradients
+    reach the waveform.
+
+    Args:
+        muq: MuQ's sizes; None takes the published ones.
+        attention: inner width of the attention pooling.
+        inner: inner width of each of the two outputs.
+    """
+
+    name = "muq-eval"
+
+    def __init__(
+        self, muq: MuqConfig | None = None, attention: int = 128, inner: int = 512
+    ) -> None:
+        super().__init__()
+        config = muq or MuqConfig()
+        self.inner_widths = {"attention": attention, "inner": inner}
+        self.encoder = MuqEncoder(config, layer=config.depth)
+        self.pooling = AttentionPooling(config.width, attention)
+        self.opinions = nn.ModuleDict({key: Opinion(config.width, inner) for key in HEADS})
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Two heads without bounds."""
+        return tuple(HEADS.values())
+
+    @property
+    def encoders(self) -> tuple[MuqSongs, ...]:
+        """MuQ with the attention pooling; its song feature is (B, W)."""
+        return (_FirstTenSeconds(self.encoder, self.pooling),)
+
+    def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
+        """Scores of song features, one (B, W) tensor."""
+        values = [in_full_precision(opinion, features[0]) for opinion in self.opinions.values()]
+        return Scores.from_stack(torch.cat(values, dim=1), self.heads)
+
+    def train(self, mode: bool = True) -> MuqEval:
+        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
+        return super().train(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json`, whole or not at all."""
+        from apex_reward.rewards.foreign.muq_eval_files import save_muq_eval
+
+        save_muq_eval(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "muq-eval", *, encoder: str | Path | None = None, **options: Any
+    ) -> MuqEval:
+        """Load a folder of `save_pretrained`, or the published file.
+
+        Args:
+            name: a folder, or `muq-eval` or its hub id for the published one.
+            encoder: as in `from_published`.
+            options: `dtype` of the encoder (the rest keeps float32), `device_map`, and the hub's
+                (`revision`, `cache_dir`, `token`, ...).
+
+        Raises:
+            CheckpointError: nothing there, not such a model, or any missing, extra or misshapen
+                tensor.
+        """
+        from apex_reward.rewards.foreign.muq_eval_files import load_muq_eval
+
+        return load_muq_eval(name, encoder, **options)
+
+    @classmethod
+    def from_published(
+        cls,
+        predictor: str | Path = PUBLISHED,
+        encoder: str | Path | None = None,
+        **options: Any,
+    ) -> MuqEval:
+        """Read the published `model_state_dict.pt`.
+
+        Args:
+            predictor: that file, or a folder or hub id that holds it.
+            encoder: folder or hub id of a MuQ: gives its sizes, and its weights where the file
+                holds none. None takes the published sizes, or the hub's MuQ for the weights.
+            options: as in `from_pretrained`.
+
+        Raises:
+            CheckpointError: as in `from_pretrained`.
+        """
+        from apex_reward.rewards.foreign.muq_eval_files import compose_muq_eval
+
+        return compose_muq_eval(predictor, encoder, **options)
+
+
+class AttentionPooling(nn.Module):
+    """Hidden states (N, F, W) to (N, W): a mean over time with learned weights."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.Linear(width, inner), nn.Tanh(), nn.Linear(inner, 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The pooled states; the weights are a softmax over the frames."""
+        return (self.attention(hidden).softmax(dim=1) * hidden).sum(dim=1)
+
+
+class Opinion(nn.Module):
+    """Song features (B, W) to one mean opinion (B, 1); published indices 0 and 3 hold weights."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, inner), nn.GELU(), nn.Identity(), nn.Linear(inner, 1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The opinions, unclamped."""
+        return self.mlp(features)
+
+
+class _FirstTenSeconds(MuqSongs):
+    """One window per song, its first ten seconds, through MuQ and the attention pooling."""
+
+    batch_segments = 4
+    window: int | None = HEARD_SAMPLES
+
+    def __init__(self, muq: MuqEncoder, pooling: AttentionPooling) -> None:
+        super().__init__(muq)
+        self.pooling = pooling
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """Songs (B, T) to one zero-padded window each."""
+        heard = [min(length, HEARD_SAMPLES) for length in lengths]
+        return cut_segments(songs[:, :HEARD_SAMPLES], heard, HEARD_SAMPLES, self.sample_rate)
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        """Features (N, W) of windows; the zeros count, as published."""
+        return in_full_precision(self.pooling, self.muq(samples))
+
+    def weights(self) -> Sequence[nn.Module]:
+        """MuQ and the pooling."""
+        return (self.muq, self.pooling)

@@ -1,0 +1,178 @@
+"""SongEval: five aesthetic scores of a whole song, natively and differentiably.
+
+The teacher of APEX's aesthetic heads (Yao et al. 2025, arXiv 2505.10793). Layout and arithmetic are
+those of the published model; its code is Apache-2.0, MuQ's weights are CC BY-NC 4.0.
+
+Shape key: B = songs, T = samples, F = frames (25 a second), W = MuQ's width (1024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apex_reward.model.encoded import EncodedModel, Lengths, Prompts, song_features
+from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder
+from apex_reward.model.encoders.muq_songs import MuqSongs
+from apex_reward.model.precision import in_full_precision
+from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+# SongEval reads this one of MuQ's 13 hidden states (0 is the conformer's input).
+LAYER = 6
+ATTENTIONS = 4
+ATTENTION_HEADS = 8
+HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
+
+
+class SongEval(EncodedModel, nn.Module):
+    """SongEval as a reward model: coherence, musicality, memorability, clarity, naturalness.
+
+    Hears the whole song in one pass, mono at 24 kHz (resampled by our own windowed sinc; the
+    published pipeline resamples with librosa). Every head lies in [1, 5]. Always in eval mode;
+    weights are frozen, and gradients reach the waveform. The head computes in float32 at least.
+
+    Costs, per second of song: about 15 billion multiply-adds, three quarters of them in MuQ's
+    subsampling; memory grows with the song as described in `apex_reward.model.encoders.muq`.
+
+    Args:
+        muq: MuQ's sizes; None takes the published ones.
+        feed_forward: inner width of the head, 4096 published; None is four times MuQ's width.
+    """
+
+    name = "songeval"
+    mixes = {"aesthetics": APEX_MIXES["aesthetics"]}  # noqa: RUF012
+    default_mix = "aesthetics"
+
+    def __init__(self, muq: MuqConfig | None = None, feed_forward: int | None = None) -> None:
+        super().__init__()
+        self.encoder = MuqEncoder(muq, LAYER)
+        self.head = SongEvalHead(self.encoder.config.width, feed_forward)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Five heads in [1, 5]."""
+        return HEADS
+
+    @property
+    def encoders(self) -> tuple[MuqSongs, ...]:
+        """MuQ with the head's pooling; its song feature is the (B, 2W) input of the last layer."""
+        return (_PooledSongs(self.encoder, self.head),)
+
+    def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
+        """Scores of song features, one (B, 2W) tensor."""
+        values = in_full_precision(self.head.fc, features[0])
+        return Scores.from_stack(2 * torch.tanh(values) + 3, HEADS)
+
+    def embed(self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None) -> Tensor:
+        """Time-means (B, W) of the hidden state that SongEval reads; arguments as of a call."""
+        (means,) = song_features([MuqSongs(self.encoder)], waveforms, sample_rate, lengths)
+        return means
+
+    def train(self, mode: bool = True) -> SongEval:
+        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
+        return super().train(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json`, whole or not at all."""
+        from apex_reward.rewards.foreign.songeval_files import save_songeval
+
+        save_songeval(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "songeval", *, encoder: str | Path | None = None, **options: Any
+    ) -> SongEval:
+        """Load a folder of `save_pretrained` or `apex-reward import --kind songeval`.
+
+        Args:
+            name: that folder; a published head (a file or its folder) is composed with a MuQ.
+            encoder: hub id or folder of the MuQ for a published head; None is the published one.
+            options: `dtype` of the encoder (the head keeps float32), `device_map`, and the hub's
+                (`revision`, `cache_dir`, `token`, ...).
+
+        Raises:
+            CheckpointError: nothing there, not such a model, or any missing or misshapen tensor.
+        """
+        from apex_reward.rewards.foreign.songeval_files import load_songeval
+
+        return load_songeval(name, encoder, **options)
+
+    @classmethod
+    def from_published(
+        cls, predictor: str | Path, encoder: str | Path | None = None, **options: Any
+    ) -> SongEval:
+        """Compose the published files.
+
+        Args:
+            predictor: `ckpt/model.safetensors` of ASLP-lab/SongEval, or a folder that holds it.
+            encoder: hub id or folder of MuQ-large-msd-iter; None is the hub's.
+            options: as in `from_pretrained`.
+
+        Raises:
+            CheckpointError: as in `from_pretrained`. Tensors that nothing needs are warned of.
+        """
+        from apex_reward.rewards.foreign.songeval_files import compose_songeval
+
+        return compose_songeval(predictor, encoder, **options)
+
+
+class SongEvalHead(nn.Module):
+    """Hidden states (N, F, W) to the last layer's input (N, 2W); `fc` makes five values of it.
+
+    Tensor names are those of the published file.
+    """
+
+    def __init__(self, width: int, feed_forward: int | None = None) -> None:
+        super().__init__()
+        inner = feed_forward or 4 * width
+        self.ffd = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+        self.attn = nn.ModuleList(
+            nn.MultiheadAttention(width, ATTENTION_HEADS) for _ in range(ATTENTIONS)
+        )
+        self.fc = nn.Linear(2 * width, len(HEADS))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[time-mean behind four attentions in a row, time-maximum before them], (N, 2W)."""
+        before = self.ffd(hidden)
+        after = before
+        for attention in self.attn:
+            after = _attend(cast(nn.MultiheadAttention, attention), after)
+        return torch.cat([after.mean(dim=1), before.amax(dim=1)], dim=1)
+
+
+def _attend(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Self-attention of (N, F, W) that never holds the (F, F) weights.
+
+    The module's own call would, in eval mode without gradients.
+    """
+    parts = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    query, key, value = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts
+    )
+    found = F.scaled_dot_product_attention(query, key, value)
+    return attention.out_proj(found.transpose(1, 2).flatten(2))
+
+
+class _PooledSongs(MuqSongs):
+    """Whole songs through MuQ and the head's pooling."""
+
+    def __init__(self, muq: MuqEncoder, head: SongEvalHead) -> None:
+        super().__init__(muq)
+        self.head = head
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        """The feature (1, 2W) of one song (1, n)."""
+        return in_full_precision(self.head, self.muq(samples))
+
+    def weights(self) -> Sequence[nn.Module]:
+        """MuQ and the head's pooling."""
+        return (self.muq, self.head.ffd, self.head.attn)
