@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from apex_reward.errors import UsageError
 
@@ -56,9 +57,7 @@ def pearson(pred: npt.ArrayLike, target: npt.ArrayLike) -> float:
     # Compared as given: subtracting the mean of equal floats need not leave exact zeros.
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    x, y = x - x.mean(), y - y.mean()
-    value = (x / np.linalg.norm(x)) @ (y / np.linalg.norm(y))
-    return float(np.clip(value, -1.0, 1.0))
+    return float(stats.pearsonr(x, y).statistic)
 
 
 def spearman(pred: npt.ArrayLike, target: npt.ArrayLike) -> float:
@@ -66,21 +65,7 @@ def spearman(pred: npt.ArrayLike, target: npt.ArrayLike) -> float:
     x, y = _paired(pred, target)
     if np.isnan(x).any() or np.isnan(y).any():
         return math.nan
-    return pearson(average_ranks(x), average_ranks(y))
-
-
-def average_ranks(values: npt.ArrayLike) -> FloatArray:
-    """Ranks from 1 to N of (N,) values; ties share the mean of the ranks they span.
-
-    >>> average_ranks([30, 10, 10]).tolist()
-    [3.0, 1.5, 1.5]
-    """
-    _, group, counts = np.unique(
-        np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
-    )
-    last = np.cumsum(counts)
-    mean_rank = last - (counts - 1) / 2
-    return np.asarray(mean_rank[group], dtype=np.float64)
+    return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
 def accuracy(difference: npt.ArrayLike, a_won: npt.ArrayLike) -> float:
@@ -119,7 +104,7 @@ def auc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     n_negative = len(values) - n_positive
     if n_positive == 0 or n_negative == 0 or np.isnan(values).any():
         return math.nan
-    rank_sum = average_ranks(values)[positive].sum()
+    rank_sum = stats.rankdata(values)[positive].sum()
     return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
@@ -205,15 +190,7 @@ def binomial_p_value(successes: int, trials: int) -> float:
     if not 0 <= successes <= trials:
         raise UsageError(f"{successes} successes in {trials} trials; expected 0 to {trials}")
     smaller = min(successes, trials - successes)
-    if trials <= 1000:
-        tail = sum(math.comb(trials, k) for k in range(smaller + 1)) / 2**trials
-    else:
-        logs = [
-            math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-            for k in range(smaller + 1)
-        ]
-        tail = float(np.exp(np.array(logs) - trials * math.log(2)).sum())
-    return min(1.0, 2 * tail)
+    return min(1.0, 2 * float(stats.binom.cdf(smaller, trials, 0.5)))
 
 
 def _paired(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

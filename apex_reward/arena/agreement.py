@@ -4,9 +4,13 @@
 
 - `missing_by_score`: decided battles that lack NAME; `dropped.missing_score` counts the decided
   battles that lack any of the evaluated scores. Such a battle still counts for the others.
+- `accuracy_ci95` is exact and `auc_ci95` a score interval (`arena.intervals`), so that both hold
+  for a handful of battles; `direction` is claimed by the rule there, and where prompts are given
+  only if `auc_ci95_by_prompt` leaves 0.5 out on the same side.
 - figures of a stratum (`overall`, `instrumental`, `vocal`, `month:2026-02`, `system_pair:X vs Y`):
   `n`, `accuracy`, `accuracy_ci95`, `auc`, `auc_ci95`, `direction`, `p_value`, and where prompts
-  are given `accuracy_ci95_by_prompt`, `auc_ci95_by_prompt` (whole prompts resampled). A stratum
+  are given `accuracy_ci95_by_prompt`, `auc_ci95_by_prompt` (whole prompts resampled, never
+  narrower than the interval over battles). A stratum
   without battles is left out. With one class only the AUC is null and the direction undetermined.
 - `p_value` leaves score ties out, as the sign test does; the accuracy counts them one half.
 - `overall` adds `ece` and `reliability`: P(A wins) = sigmoid(slope * difference), the slope fitted
@@ -32,6 +36,14 @@ import numpy.typing as npt
 
 from apex_reward.arena.battles import Battles, BoolArray
 from apex_reward.arena.bootstrap import PairedRounds, bootstrap_rounds, resample_counts
+from apex_reward.arena.intervals import (
+    accuracy_interval,
+    auc_interval,
+    direction,
+    hull,
+    pairwise_error,
+    rank_test,
+)
 from apex_reward.arena.logistic import fit_logistic, group_folds, sigmoid, splits
 from apex_reward.arena.records import json_ready
 from apex_reward.errors import DataError, listed
@@ -41,6 +53,7 @@ from apex_reward.metrics import (
     accuracy,
     auc,
     binomial_p_value,
+    cluster_codes,
     correctness,
     percentile_interval,
 )
@@ -152,31 +165,33 @@ def pair_names(battles: Battles) -> npt.NDArray[np.str_]:
 def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
     """n, accuracy, AUC, their intervals, the direction and the p-value of (N,) differences."""
     won = part.a_won
-    accuracies, aucs = bootstrap_rounds(difference, won, rounds=rounds, seed=seed)
-    auc_interval = percentile_interval(aucs)
+    n_won = int(won.sum())
+    value = auc(difference, won)
+    by_battle = accuracy_interval(difference, won), auc_interval(value, n_won, len(won) - n_won)
     correct = correctness(difference, won)
+    claimed = direction(len(part), by_battle[1], rank_test(difference, won))
     result: dict[str, Any] = {
         "n": len(part),
         "accuracy": accuracy(difference, won),
-        "accuracy_ci95": percentile_interval(accuracies),
-        "auc": auc(difference, won),
-        "auc_ci95": auc_interval,
-        "direction": direction(auc_interval),
+        "accuracy_ci95": by_battle[0],
+        "auc": value,
+        "auc_ci95": by_battle[1],
+        "direction": claimed,
         "p_value": binomial_p_value(int((correct == 1).sum()), int((correct != 0.5).sum())),
     }
     if part.has_prompts:
-        accuracies, aucs = bootstrap_rounds(
+        samples = bootstrap_rounds(
             difference, won, rounds=rounds, seed=seed, clusters=part.clusters
         )
-        result["accuracy_ci95_by_prompt"] = percentile_interval(accuracies)
-        result["auc_ci95_by_prompt"] = percentile_interval(aucs)
+        by_prompt = [
+            hull(percentile_interval(values), interval)
+            for values, interval in zip(samples, by_battle, strict=True)
+        ]
+        result["accuracy_ci95_by_prompt"], result["auc_ci95_by_prompt"] = by_prompt
+        low, high = by_prompt[1]
+        if low <= 0.5 <= high:
+            result["direction"] = "undetermined"
     return result
-
-
-def direction(auc_interval: tuple[float, float]) -> str:
-    """`agrees` when the AUC interval lies above 0.5, `opposes` below, else `undetermined`."""
-    low, high = auc_interval
-    return "agrees" if low > 0.5 else "opposes" if high < 0.5 else "undetermined"
 
 
 def baselines(decided: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
@@ -276,9 +291,16 @@ def _within_system_pairs(part: Battles, name: str, *, rounds: int, seed: int) ->
     turned = part.system[:, 0] > part.system[:, 1]
     difference = np.where(turned, -1.0, 1.0) * part.difference(name)
     first_won = part.a_won ^ turned
-    paired = PairedRounds(difference, first_won, pair_names(part))
+    pair = cluster_codes(pair_names(part))
+    won = np.bincount(pair[first_won], minlength=pair.max() + 1)
+    lost = np.bincount(pair) - won
+    paired = PairedRounds(difference, first_won, pair)
     samples = [paired.auc(counts) for counts in resample_counts(len(part), rounds, seed)]
+    value = float(paired.auc(np.ones((1, len(part))))[0])
+    reach = 1.96 * pairwise_error(won, lost)
+    # Few comparisons: no narrower than what an order that says nothing would spread.
+    around = max(0.0, value - reach), min(1.0, value + reach)
     return {
-        "auc_within_system_pairs": float(paired.auc(np.ones((1, len(part))))[0]),
-        "auc_within_system_pairs_ci95": percentile_interval(np.concatenate(samples)),
+        "auc_within_system_pairs": value,
+        "auc_within_system_pairs_ci95": hull(percentile_interval(np.concatenate(samples)), around),
     }

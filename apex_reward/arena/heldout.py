@@ -135,8 +135,8 @@ def verdict(figures: dict[str, Any], tests: dict[str, Any]) -> str:
             f"{words}. The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
         )
     return (
-        f"{words}. The systems alone are as good as the calibrated score (McNemar p = "
-        f"{p_value:.2g}): what calibration gains here is knowledge of systems, not of songs."
+        f"{words}. These votes do not tell the calibrated score from the systems alone (McNemar p "
+        f"= {p_value:.2g}): nothing here shows that it knows more about songs than their systems."
     )
 
 

@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from apex_reward.errors import UsageError
-from apex_reward.metrics import average_ranks
 
 FloatArray = npt.NDArray[np.float64]
 ALPHA = math.log(0.5) / math.log(0.8)  # about 3.106
@@ -29,7 +29,7 @@ def percentiles(counts: npt.ArrayLike) -> FloatArray:
     values = np.asarray(counts, np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise UsageError(f"counts of shape {values.shape}; expected (N,) finite numbers")
-    return 100.0 * average_ranks(values) / max(len(values), 1)
+    return np.asarray(100.0 * stats.rankdata(values) / max(len(values), 1))
 
 
 def popularity_scores(percentile: npt.ArrayLike) -> FloatArray:

@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import battles_of, evaluate
-from apex_reward.arena.agreement import direction, mcnemar, reliability
+from apex_reward.arena.agreement import mcnemar, reliability
 from apex_reward.arena.findings import findings
 from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
 from apex_reward.arena.simulate import simulate_battles
@@ -199,12 +199,6 @@ def test_nothing_to_evaluate_is_refused():
         evaluate(battles_of([{"preference": "A", "s_a": 1.0}]))
 
 
-def test_direction_is_where_the_interval_lies():
-    assert direction((0.51, 0.6)) == "agrees"
-    assert direction((0.4, 0.49)) == "opposes"
-    assert direction((0.5, 0.6)) == direction((math.nan, math.nan)) == "undetermined"
-
-
 def test_calibration_error_by_hand():
     # two bins: mean 0.2 with half won, mean 0.8 with all won
     result = reliability(
@@ -218,8 +212,8 @@ def test_same_seed_same_figures_another_seed_other_intervals():
     battles = battles_of(simulate_battles(200, slopes={"s": 0.5}, seed=1))
     first, again, other = (evaluate(battles, rounds=100, seed=seed) for seed in (0, 0, 1))
     assert first == again
-    accuracy = [m["scores"]["s"]["overall"]["accuracy_ci95"] for m in (first, other)]
-    assert accuracy[0] != accuracy[1]
+    by_prompt = [m["scores"]["s"]["overall"]["auc_ci95_by_prompt"] for m in (first, other)]
+    assert by_prompt[0] != by_prompt[1]
 
 
 def test_logistic_equals_scikit_learn():

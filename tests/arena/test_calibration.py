@@ -41,7 +41,7 @@ def test_systems_are_not_credited_to_a_score_that_follows_them():
     assert part["uncalibrated"]["overall"]["direction"] == "agrees"  # confounded
     assert abs(head.weights["s"]) < 0.1  # and the head sees through it
     assert part["adds_to_systems"] is False
-    assert "knowledge of systems, not of songs" in part["verdict"]
+    assert "do not tell the calibrated score from the systems alone" in part["verdict"]
     gap = part["calibrated"]["overall"]["accuracy"] - part["system_only"]["overall"]["accuracy"]
     assert abs(gap) < 0.02
 
