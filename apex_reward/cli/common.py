@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ParamSpec
 
 import typer
 
 from apex_reward.errors import ApexError, UsageError
+from apex_reward.report.terminal import print_table as print_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -65,28 +66,3 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
         transient=True,
     ) as progress:
         yield progress
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table for a person, on stdout: numbers right-aligned with three decimals."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    body = [[_cell(value) for value in row] for row in rows]
-    for position, name in enumerate(columns):
-        numeric = bool(body) and all(_is_number(row[position]) for row in body)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in body:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()

@@ -55,7 +55,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 def json_line(row: Mapping[str, Any]) -> str:
     """One row as a JSON line, ending in a newline; NaN becomes null."""
-    return json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -155,11 +155,12 @@ def _flat(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=table.column_names)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The value as JSON has it: NaN and infinities as None, at any depth; tuples as lists."""
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else None
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value

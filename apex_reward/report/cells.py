@@ -1,0 +1,97 @@
+"""One formatter of cells, for HTML, Markdown and the terminal alike."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+NOTHING = "-"
+# Digits with what stands between them: `0.1 / 0.2`, `[0.512, 0.561]`, `714.98 ± 1.41`, `3:05`.
+_NUMBERS = re.compile(r"[-+\[(]?[.\d][-+.,:;%±/()\[\]\d\s]*")
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Joiners that scripts and emoji need; they move nothing and hide nothing.
+_JOINERS = "\u200c\u200d"
+
+
+def cell(value: object, decimals: int = 3) -> str:
+    """The text of one cell.
+
+    None and NaN are a dash; a float has `decimals` decimals, or one digit and an exponent where
+    that would round it to zero; lists are joined by commas; in text, control characters are shown.
+
+    >>> [cell(value) for value in (None, 1.23456, 0.00002, 7, True, ["dc", "silent"])]
+    ['-', '1.235', '2e-05', '7', 'yes', 'dc, silent']
+    """
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):
+        return _decimal(float(value), decimals)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(cell(item, decimals) for item in value)
+    return visible(str(value))
+
+
+def _decimal(value: float, decimals: int) -> str:
+    if math.isnan(value):
+        return NOTHING
+    if 0 < abs(value) < 0.5 * 10**-decimals:
+        return f"{value:.0e}"
+    if math.isfinite(value) and abs(value) >= 1e9:
+        return f"{value:.{decimals}e}"
+    return f"{value + 0.0:.{decimals}f}"  # a negative zero becomes zero
+
+
+def visible(text: str) -> str:
+    r"""Text with its control and direction characters as escapes, so that a name is what it looks.
+
+    >>> print(visible("a\x1b[31mred\u202e"))
+    a\x1b[31mred\u202e
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN and character not in _JOINERS
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def middle_cut(text: str, length: int) -> str:
+    """Text of at most `length` characters: what is too long loses its middle, not its ends.
+
+    >>> middle_cut("a long name of a song.wav", 15)
+    'a long …ong.wav'
+    """
+    if len(text) <= length:
+        return text
+    keep = max(0, length - 1)
+    tail = keep // 2
+    return text[: keep - tail] + "…" + (text[-tail:] if tail else "")
+
+
+def is_numeric(values: Iterable[object]) -> bool:
+    """Whether a column holds numbers (or nothing) only, and at least one: it is right-aligned."""
+    texts = [cell(value) for value in values if not isinstance(value, bool)]
+    known = [text for text in texts if text != NOTHING]
+    return bool(known) and all(_is_number(text) for text in known)
+
+
+def _is_number(text: str) -> bool:
+    if _NUMBERS.fullmatch(text):
+        return any(character.isdigit() for character in text)
+    try:
+        float(text)  # exponents and infinities
+    except ValueError:
+        return False
+    return True

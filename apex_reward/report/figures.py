@@ -1,0 +1,170 @@
+"""How every picture looks and is saved: one palette, one style, PNG and, when asked, SVG and PDF.
+
+Figures are matplotlib's without pyplot, so nothing is global and nothing needs a display. The
+kinds that several reports share are in `apex_reward.report.charts`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import atomic_path
+from apex_reward.report.cells import visible
+
+FORMATS = ("png", "svg", "pdf")
+INK, SOFT, LINE = "#1c2330", "#5b6472", "#d9dee6"
+BAR, GOOD, BAD = "#3f6ea8", "#1f7a4d", "#b4442f"
+SERIES = (BAR, "#c2721a", GOOD, "#8a4fa3", BAD, "#12818f", "#7a6a1e", "#b0437f")
+"""Colours of lines, in order; every one has a contrast of at least 3 on white."""
+TONES = {"good": GOOD, "bad": BAD, "neutral": SOFT, "plain": BAR}
+# The names that a page's style sheet gives to these colours, in light and in dark.
+_VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": SOFT,
+    "axes.formatter.useoffset": False,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.prop_cycle": mpl.cycler(color=SERIES),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.5,
+    "figure.facecolor": "white",
+    "figure.titlesize": 10,
+    "font.size": 9,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "apex-reward",
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "xtick.labelsize": 8,
+    "ytick.color": SOFT,
+    "ytick.labelsize": 8,
+}
+_DATELESS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The package's look for figures made within the block."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script that the font lacks; pages keep it as text, which the browser draws.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float = 4.0, height: float = 2.4) -> tuple[Figure, Axes]:
+    """A figure of `width` x `height` inches with one plot; 4 inches are a phone's width."""
+    figure, panels = new_panels(1, 1, width, height)
+    return figure, panels[0]
+
+
+def new_panels(
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches with a grid of plots, in reading order."""
+    with style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    return figure, list(grid.flat)
+
+
+def label(text: str) -> str:
+    r"""A name as matplotlib shall draw it: no mathematics, control characters shown.
+
+    >>> print(label("$100"))
+    \$100
+    """
+    return visible(text).replace("$", r"\$")
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """The formats of `--figures pdf,svg`: PNG first, as it is always written.
+
+    Raises:
+        UsageError: a format that is none of `FORMATS`.
+    """
+    asked = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if unknown := [name for name in asked if name not in FORMATS]:
+        raise UsageError(
+            f"figures can't be written as {', '.join(unknown)}; choose from {', '.join(FORMATS)}"
+        )
+    return tuple(dict.fromkeys(("png", *asked)))
+
+
+def save_figure(
+    figure: Figure, path: str | Path, formats: Sequence[str] = ("png",), dpi: int = 130
+) -> list[Path]:
+    """Write a figure whole in each format; the same figure gives the same bytes.
+
+    Args:
+        figure: what is drawn.
+        path: the file without its ending.
+        formats: some of `FORMATS`.
+        dpi: dots per inch of the PNG.
+
+    Returns:
+        The files, in the order of `formats`.
+    """
+    files = []
+    for kind in formats:
+        file = Path(f"{path}.{kind}")
+        with atomic_path(file) as temporary, style():
+            figure.savefig(temporary, format=kind, dpi=dpi, metadata=_DATELESS[kind])
+        files.append(file)
+    return files
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element for a page: it scales, and its colours are the page's.
+
+    Args:
+        figure: its label (`figure.set_label`) says what it shows to those who can't see it.
+        name: distinguishes the ids of this figure from those of others on the page.
+    """
+    text = io.StringIO()
+    with style():
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    # The page's font; matplotlib 3.8 writes size and family as one.
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    head = re.search(r'viewBox="[^"]*"', svg)
+    words = escape(visible(str(figure.get_label())))
+    opening = f'<svg role="img" aria-label="{words}" {head[0] if head else ""}>'
+    return opening + svg[svg.index(">") + 1 :]

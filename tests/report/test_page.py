@@ -1,0 +1,133 @@
+"""Pages and notebook tables: escaped, complete, with players."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+
+from apex_reward.audio import save_wav
+from apex_reward.report import charts, songs
+from apex_reward.report.document import (
+    Grid,
+    Heading,
+    Picture,
+    Tiles,
+    Words,
+    as_markdown,
+    as_page,
+    write_document,
+)
+from apex_reward.report.notebook import rows_html
+from apex_reward.report.page import render
+from apex_reward.report.songs import Player, place_songs
+
+HOSTILE = "</script><script>alert('1')</script> \"quoted\" \u202e\x1b | x"
+
+
+def blocks() -> list[object]:
+    figure = charts.bars({HOSTILE: 2}, "battles")
+    return [
+        Heading("Findings", HOSTILE),
+        Words(HOSTILE, "warning"),
+        Tiles({"pairs": 12_345, "share": 0.5}),
+        Picture(HOSTILE, figure, "first", note="a note"),
+        Picture("Second", charts.bars({"a": 1}, "battles"), "second", wide=True),
+        Grid(
+            ["name", "auc", "song"],
+            [[HOSTILE, 0.5516, Player(HOSTILE, "a.wav")], ["b", None, None]],
+        ),
+    ]
+
+
+def test_a_page_escapes_every_name() -> None:
+    page = as_page(HOSTILE, HOSTILE, blocks())  # type: ignore[arg-type]
+    assert "alert(&#39;1&#39;)" in page
+    assert "<script>alert" not in page
+    assert "&#34;quoted&#34;" in page
+    assert "DejaVu" not in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert r"\u202e\x1b" in page
+    assert '<td class="number">0.552</td>' in page
+    assert '<td class="number">-</td>' in page
+    assert "<b>12,345</b><span>pairs</span>" in page
+    assert page.count("<svg role=") == 2
+    assert page.count('<div class="plots">') == 1
+    assert not re.search(r'(?:src|href)="?http', page)
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_blocks_as_markdown() -> None:
+    text = as_markdown("Title", "", blocks()[2:])  # type: ignore[arg-type]
+    shown = r"\</script>\<script>alert('1')\</script> \"quoted\" \\u202e\\x1b \| x".replace(
+        '\\"', '"'
+    )
+    assert text.split("\n\n") == [
+        "# Title",
+        "12345 pairs, 0.500 share",
+        f"*{shown}: drawn in `report.html`.*",
+        "*Second: drawn in `report.html`.*",
+        f"| name | auc | song |\n|:--|--:|:--|\n| {shown} | 0.552 | {shown} |\n| b | - | - |\n",
+    ]
+
+
+def test_a_document_leaves_its_pictures_when_asked(tmp_path: Path) -> None:
+    write_document(tmp_path, "T", "s", blocks(), ("pdf",))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "first.pdf", "report.html", "report.md", "second.pdf",
+    ]  # fmt: skip
+
+
+def test_a_missing_value_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="title"):
+        render("report/templates/base.html", subtitle="")
+
+
+def test_rows_of_a_notebook_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    song = tmp_path / "a'\"<b>.wav"
+    save_wav(song, np.zeros((1, 80), np.float32), 8000)
+    rows = [
+        {"path": str(song), "clarity": 3.14159, "flags": ["dc"], "error": None},
+        {"path": "absent.wav", "clarity": math.nan, "flags": [], "error": HOSTILE},
+    ]
+    html = rows_html([*rows, *rows], limit=2)
+    assert html.count("<audio") == 1
+    assert "base64,UklGR" in html  # RIFF
+    assert "3.142" in html
+    assert "<script>alert" not in html
+    assert "&lt;b&gt;.wav" in html
+    assert "2 of 4 rows." in html
+    monkeypatch.setattr("apex_reward.report.notebook.EMBED_BYTES", 10)
+    assert rows_html(rows).count("<audio") == 0
+    assert "of 2 rows" not in rows_html(rows)
+
+
+def test_songs_are_embedded_copied_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / "in" / name for name in ("ä #1.wav", "b.flac", "日本.mp3")]
+    files[0].parent.mkdir()
+    for number, file in enumerate(files):
+        file.write_bytes(b"x" * (number + 1))
+    page = tmp_path / "out"
+    assert place_songs([files[1], None], page)[0][1] is None
+    assert place_songs([files[1], None], page)[0][0].endswith("base64,eHg=")  # type: ignore[union-attr]
+    monkeypatch.setattr(songs, "EMBED_BYTES", 2)
+    sources, note = place_songs([*files, None], page)
+    assert sources == [
+        "report_files/00000-1.wav", "report_files/00001-b.flac", "report_files/00002.mp3", None,
+    ]  # fmt: skip
+    assert note == ""
+    assert (page / "report_files" / "00002.mp3").read_bytes() == b"xxx"
+    monkeypatch.setattr(songs, "COPY_BYTES", 3)
+    sources, note = place_songs(files, page)
+    assert sources[2] == "../in/%E6%97%A5%E6%9C%AC.mp3"
+    assert note == "1 songs were too many to copy: the page plays them from where they are."
+    assert sorted(path.name for path in (page / "report_files").iterdir()) == [
+        "00000-1.wav", "00001-b.flac",
+    ]  # fmt: skip
+    assert [path.name for path in page.iterdir()] == ["report_files"]
