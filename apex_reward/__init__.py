@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from apex_reward.model import ApexConfig as ApexConfig
     from apex_reward.model import ApexReward as ApexReward
     from apex_reward.pairs import build_pairs as build_pairs
-    from apex_reward.rewards import ApexRewardFunction as ApexRewardFunction
+    from apex_reward.rewards.guards import Guard as Guard
+    from apex_reward.rewards.guards import Guards as Guards
+    from apex_reward.rewards.load import load_reward_model as load_reward_model
+    from apex_reward.rewards.panel import Panel as Panel
+    from apex_reward.rewards.protocol import RewardModel as RewardModel
+    from apex_reward.rewards.reward import Reward as Reward
+    from apex_reward.rewards.stacks.trl import ApexRewardFunction as ApexRewardFunction
+    from apex_reward.scores.head import Head as Head
     from apex_reward.scores.mix import RewardMix as RewardMix
+    from apex_reward.scores.preference import PreferenceHead as PreferenceHead
     from apex_reward.scores.scores import Scores as Scores
 
 try:
@@ -26,10 +34,18 @@ except PackageNotFoundError:  # a source tree that is not installed
 _PUBLIC = {
     "ApexConfig": "apex_reward.model",
     "ApexReward": "apex_reward.model",
-    "ApexRewardFunction": "apex_reward.rewards",
+    "ApexRewardFunction": "apex_reward.rewards.stacks.trl",
+    "Guard": "apex_reward.rewards.guards",
+    "Guards": "apex_reward.rewards.guards",
+    "Head": "apex_reward.scores.head",
+    "Panel": "apex_reward.rewards.panel",
+    "PreferenceHead": "apex_reward.scores.preference",
+    "Reward": "apex_reward.rewards.reward",
     "RewardMix": "apex_reward.scores.mix",
+    "RewardModel": "apex_reward.rewards.protocol",
     "Scores": "apex_reward.scores.scores",
     "build_pairs": "apex_reward.pairs",
+    "load_reward_model": "apex_reward.rewards.load",
 }
 __all__ = list(_PUBLIC)
 

@@ -34,7 +34,9 @@ from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, ApexReward
-from apex_reward.scoring import default_workers, score_songs
+from apex_reward.rewards.load import default_workers
+from apex_reward.rewards.reward import Reward
+from apex_reward.scoring import score_songs
 
 COLUMNS = (
     *("way", "dtype", "compiled", "batch", "workers"),
@@ -160,7 +162,7 @@ def published_scores(model: ApexReward, encoder: HubertModel, songs: Sequence[st
 
 def own_scores(model: ApexReward, songs: Sequence[str], batch: int, workers: int) -> np.ndarray:
     """The same through this package: (songs, heads)."""
-    rows = list(score_songs(model, songs, batch_segments=batch, workers=workers))
+    rows = list(score_songs(Reward(model, batch_segments=batch), songs, workers=workers))
     errors = [row["error"] for row in rows if row["error"]]
     if errors:
         raise SystemExit(f"a made-up song could not be scored: {errors[0]}")

@@ -36,7 +36,7 @@ from apex_reward import ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.report.run import write_run
 from apex_reward.rewards import Guards
-from apex_reward.rewards.gradient import LastSteps, run_sampler, song_reward
+from apex_reward.rewards.gradient import LastSteps, run_sampler
 
 # The toy's songs: 16 frames of a quarter second; in each the level of 24 pitches, and how
 # much it hisses, distorts and sustains.
@@ -59,9 +59,10 @@ def main() -> None:
     generator = FlowGenerator(args) if toy else PipelineGenerator(args)
     generator.to(accelerator.device)
     prompts, held_out = generator.prompts()
-    judge = Judge(generator, model, held_out, args)
+    reward = Reward(model, args.mix, loudness=args.loudness)
+    judge = Judge(generator, reward, held_out, args)
     before = judge.songs()
-    history = train(args, accelerator, generator, model, prompts, judge)
+    history = train(args, accelerator, generator, reward, prompts, judge)
     if accelerator.is_main_process:
         trained = {
             name: p.detach().cpu() for name, p in generator.named_parameters() if p.requires_grad
@@ -75,7 +76,7 @@ def train(
     args: argparse.Namespace,
     accelerator: Accelerator,
     generator: Any,
-    model: ApexReward,
+    reward: Reward,
     prompts: list[Any],
     judge: Judge,
 ) -> list[dict[str, Any]]:
@@ -93,17 +94,15 @@ def train(
             with accelerator.accumulate(wrapped):
                 with accelerator.autocast():
                     waveforms = wrapped([prompts[i] for i in chosen], random)
-                rewards = song_reward(
-                    model, waveforms, generator.sample_rate, mix=args.mix, loudness=args.loudness
-                )
+                rewards = reward(waveforms, generator.sample_rate)
                 # Staying near the start keeps the songs of the generator from becoming one.
                 drift = sum((p - q).square().sum() for p, q in zip(parameters, start, strict=True))
                 accelerator.backward(args.anchor * drift - rewards.mean())
                 norm = accelerator.clip_grad_norm_(parameters, args.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-        reward = accelerator.gather(rewards.detach()).mean().item()
-        history.append({"step": step, "reward": reward, "grad_norm": float(norm)})
+        mean = accelerator.gather(rewards.detach()).mean().item()
+        history.append({"step": step, "reward": mean, "grad_norm": float(norm)})
         if step % args.judge_every == 0 or step == args.steps:
             history[-1]["held_out"] = statistics.fmean(judge.songs()["rewards"])
             accelerator.print({name: round(value, 4) for name, value in history[-1].items()})
@@ -114,9 +113,9 @@ class Judge:
     """Songs of the held-out prompts from noise that is always the same, scored as they are."""
 
     def __init__(
-        self, generator: Any, model: ApexReward, prompts: list[Any], args: argparse.Namespace
+        self, generator: Any, reward: Reward, prompts: list[Any], args: argparse.Namespace
     ) -> None:
-        self.generator, self.model, self.prompts, self.args = generator, model, prompts, args
+        self.generator, self.reward, self.prompts, self.args = generator, reward, prompts, args
         self.guards = Guards().limit("duration", low=FRAMES * FRAME_SECONDS / 2)
 
     @torch.no_grad()
@@ -125,9 +124,7 @@ class Judge:
         random = torch.Generator().manual_seed(12345)
         waveforms = self.generator(self.prompts, random)
         rate = self.generator.sample_rate
-        rewards = song_reward(
-            self.model, waveforms, rate, mix=self.args.mix, loudness=self.args.loudness
-        )
+        rewards = self.reward(waveforms, rate)
         flags = [self.guards.flags(self.guards.measure(song, rate)) for song in waveforms]
         return {"waveforms": waveforms.cpu(), "rewards": rewards.tolist(), "flags": flags}
 
@@ -300,7 +297,7 @@ def write_results(
         "guard_rate_before": statistics.fmean(map(bool, before["flags"])),
         "guard_rate_after": statistics.fmean(map(bool, after["flags"])),
         "seconds": time.time() - started,
-        "demonstration": judge.model.config.demonstration,
+        "demonstration": judge.reward.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
     panels = {"reward": ["reward", "held_out"], "gradient norm": ["grad_norm"]}

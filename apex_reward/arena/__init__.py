@@ -11,12 +11,10 @@ from apex_reward.arena.heldout import calibrate
 from apex_reward.arena.leaderboard import arena_scores, leaderboards
 from apex_reward.arena.load import load_battles, load_embeddings
 from apex_reward.arena.sources import BattleFilter
-from apex_reward.rewards.foreign.audiobox import RewardModel
 
 __all__ = [
     "BattleFilter",
     "Battles",
-    "RewardModel",
     "arena_scores",
     "battles_of",
     "calibrate",

@@ -62,6 +62,43 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return F.pad(output, (0, length - output.shape[-1]))
 
 
+class BlockResampler:
+    """`resample` for a song that comes in blocks; the blocks' outputs, joined, equal it.
+
+    Each block is resampled with the samples around it that the filter reaches, and cut where input
+    and output samples coincide, so that the filter's phases are the same.
+
+    Args:
+        from_rate, to_rate: as in `resample`.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        _check_rates(from_rate, to_rate)
+        self.rates = from_rate, to_rate
+        divisor = math.gcd(from_rate, to_rate)
+        self._step, self._phases = from_rate // divisor, to_rate // divisor
+        reach = math.ceil(FILTER_WIDTH * self._step / (min(self._step, self._phases) * ROLLOFF)) + 2
+        self._context = -(-reach // self._step) * self._step
+        self._kept: Tensor | None = None
+        self._lead = 0  # samples of `_kept` whose output is out already
+
+    def push(self, block: Tensor, last: bool) -> Tensor:
+        """The output (m,) that a further block (n,) settles; all that is left with the last."""
+        if self._kept is None and last:
+            return resample(block, *self.rates)
+        kept = block if self._kept is None else torch.cat([self._kept, block])
+        ready = len(kept) if last else (len(kept) - self._context) // self._step * self._step
+        if ready <= self._lead:
+            self._kept = kept
+            return block.new_empty(0)
+        output = resample(kept, *self.rates)
+        end = len(output) if last else ready // self._step * self._phases
+        found = output[self._lead // self._step * self._phases : end]
+        drop = max(0, ready - self._context)
+        self._kept, self._lead = kept[drop:], ready - drop
+        return found
+
+
 def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
     """Samples after resampling: the ceiling of length * to_rate / from_rate.
 

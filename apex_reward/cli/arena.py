@@ -10,7 +10,23 @@ import typer
 
 from apex_reward.cli.arena_tables import print_calibration, print_evaluation
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
-from apex_reward.cli.score import DEMONSTRATION
+from apex_reward.cli.rewards import (
+    BatchOption,
+    CautionOption,
+    DeviceOption,
+    DType,
+    DTypeOption,
+    EncoderOption,
+    GuardsOption,
+    LoudnessOption,
+    MixOption,
+    ModelOption,
+    RewardOption,
+    RewardOptions,
+    TailOption,
+    WorkersOption,
+    build_reward,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -210,38 +226,39 @@ def score(
         Path | None,
         typer.Option(help="Folder that the songs' paths start from; default: the battles' own."),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(help="Hub id, folder, apex-tiny; audiobox; or package.module:Class."),
-    ] = "amaai-lab/apex",
-    encoder: Annotated[str | None, typer.Option(help="Encoder, in place of the model's.")] = None,
-    batch_segments: Annotated[
-        int | None, typer.Option(min=1, help="Segments per encoder batch.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    model: ModelOption = None,
+    reward: RewardOption = None,
+    mix: MixOption = None,
+    loudness: LoudnessOption = None,
+    guards: GuardsOption = None,
+    caution: CautionOption = None,
+    encoder: EncoderOption = None,
+    segment_tail: TailOption = None,
+    batch_segments: BatchOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = DType.float32,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the songs that a killed run scored.")
     ] = False,
 ) -> int:
-    """Score both songs of every battle; a song that fails is a row with its reason."""
+    """Score both songs of every battle; a song that fails is a row with its reason.
+
+    Example: apex-reward arena score battles.csv --model apex-tiny --output scored.csv
+    """
     from apex_reward.arena.score import score_battles, song_paths
     from apex_reward.arena.sources import read_rows
     from apex_reward.files.tables import check_format
-    from apex_reward.rewards.foreign.audiobox import AudioboxAdapter, load_reward
-    from apex_reward.scoring import default_workers, load_scorer
+    from apex_reward.rewards.load import default_workers
 
     check_format(output)
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
-    scorer: Any
-    if model == AudioboxAdapter.name or ":" in model:
-        scorer = load_reward(model)
-    else:
-        scorer = load_scorer(model, encoder=encoder, device=device, dtype=dtype)
-        if scorer.config.demonstration:
-            typer.secho(DEMONSTRATION, err=True, fg="yellow")
+    options = RewardOptions(
+        model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
+        device, dtype,
+    )  # fmt: skip
+    judge = build_reward(options)
     total = len({path for pair in paths for path in pair if path})
     with progress_bar() as bar:
         task = bar.add_task("songs", total=total)
@@ -249,9 +266,9 @@ def score(
             rows,
             paths,
             output,
-            scorer,
+            judge,
+            rewarded=options.rewarded,
             workers=default_workers() if workers is None else workers,
-            batch_segments=batch_segments,
             resume=resume,
             on_song=lambda row: bar.update(task, advance=1),
         )
@@ -311,9 +328,12 @@ def _check_heads(names: Sequence[str]) -> None:
 
 def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
     """Save a model that offers the head as its mix `preference`."""
-    from apex_reward.rewards.load import load_scorer, without_bars
+    from apex_reward.model import ApexReward
+    from apex_reward.rewards.load import load_reward_model, without_bars
 
-    model = load_scorer(name, device="cpu")
+    model = load_reward_model(name, device="cpu")
+    if not isinstance(model, ApexReward):
+        raise UsageError(f"--attach {name}: only an APEX model holds a preference head")
     absent = [weight for weight in head.weights if weight not in model.config.head_names]
     width = len(head.embedding_weights or ())
     if absent or width not in (0, model.config.width):

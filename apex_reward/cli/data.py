@@ -95,7 +95,7 @@ def extract(
     from apex_reward.data.extract import extract as run
     from apex_reward.data.manifest import read_manifest
     from apex_reward.data.teacher import read_teacher
-    from apex_reward.scoring import default_workers
+    from apex_reward.rewards.load import default_workers
 
     songs = read_manifest(manifest, read_teacher(songeval) if songeval else None)
     count = default_workers() if workers is None else workers

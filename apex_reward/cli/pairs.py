@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.cli.rewards import (
+    CautionOption,
+    DeviceOption,
+    EncoderOption,
+    GuardsOption,
+    LoudnessOption,
+    MixOption,
+    ModelOption,
+    RewardOption,
+    RewardOptions,
+    build_reward,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,16 +107,23 @@ def pairs(
     form: Annotated[
         str, typer.Option("--format", help="folder, trl, kto or tangoflux.")
     ] = "folder",
-    model: Annotated[
-        str | None,
-        typer.Option(help="Scores candidates that lack scores: hub id, folder or apex-tiny."),
-    ] = None,
+    model: ModelOption = None,
+    reward: RewardOption = None,
+    mix: MixOption = None,
+    loudness: LoudnessOption = None,
+    guards: GuardsOption = None,
+    caution: CautionOption = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be dropped; write nothing.")
     ] = False,
 ) -> int:
-    """Preference pairs from scored candidates, every drop accounted for."""
+    """Preference pairs from scored candidates, every drop accounted for.
+
+    Example: apex-reward pairs scores.jsonl --axis musicality --min-margin 0.2 --output pairs
+    """
     from apex_reward.pairs.export import FORMATS, write_folder
     from apex_reward.pairs.options import PairOptions, as_names
     from apex_reward.pairs.reading import read_candidates
@@ -135,15 +154,18 @@ def pairs(
         seed=seed,
     )
     table = read_candidates(candidates)
-    if model is not None:
-        table = _scored(table, options, model, candidates.parent)
+    judge = RewardOptions(model, reward, mix, loudness, guards, caution, encoder, device=device)
+    if judge.given:
+        table = _scored(table, options, judge, candidates.parent)
+    elif judge != RewardOptions():
+        raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     result = _built(table, options, candidates.parent)
     _print_counts(result)
     if output is not None and not dry_run:
         write_folder(result, output, form)
         write_report(result, output, candidates.parent)
         typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
-    return _exit_code(result, scored=model is not None)
+    return _exit_code(result, scored=judge.given)
 
 
 def _numbers_by_name(option: str, given: list[str] | None) -> dict[str, float]:
@@ -160,16 +182,16 @@ def _numbers_by_name(option: str, given: list[str] | None) -> dict[str, float]:
     return numbers
 
 
-def _scored(table: pa.Table, options: PairOptions, model: str, folder: Path) -> pa.Table:
+def _scored(table: pa.Table, options: PairOptions, judge: RewardOptions, folder: Path) -> pa.Table:
     from apex_reward.pairs.unscored import score_unscored
-    from apex_reward.scoring import load_scorer
 
+    reward = build_reward(judge)
     with progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
         return score_unscored(
             table,
             options.involved,
-            load_scorer(model),
+            reward,
             folder,
             lambda done, total: bar.update(task, completed=done, total=total),
         )

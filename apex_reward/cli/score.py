@@ -5,21 +5,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_reward.cli.common import OK, SOME_FAILED, progress_bar, reports_errors
+from apex_reward.cli.rewards import (
+    HOW,
+    BatchOption,
+    CautionOption,
+    DeviceOption,
+    DType,
+    DTypeOption,
+    EncoderOption,
+    Engine,
+    GuardsOption,
+    LoudnessOption,
+    MixOption,
+    ModelOption,
+    RewardOption,
+    RewardOptions,
+    TailOption,
+    WorkersOption,
+    build_reward,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex_reward.model import ApexReward
-    from apex_reward.scoring import ScoreSettings
+    from apex_reward.rewards.reward import Reward
+    from apex_reward.scoring.inputs import Source
     from apex_reward.scoring.job import OnRow
     from apex_reward.scoring.tally import Tally
 
-DEFAULT_MODEL = "amaai-lab/apex"
 SHOWN_FAILURES = 10
 SHORT_NAMES = {
     "score_streams": "streams",
@@ -30,10 +49,14 @@ SHORT_NAMES = {
     "clarity": "clar",
     "naturalness": "natur",
 }
-DEMONSTRATION = (
-    "note: these scores are from a demonstration model, not the published one; they show how the "
-    "command works, not how good a song is"
-)
+
+
+class Kind(str, Enum):
+    """Published formats that `import` reads."""
+
+    apex = "apex"
+    songeval = "songeval"
+    tunejury = "tunejury"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,149 +68,183 @@ def register(app: typer.Typer) -> None:
 def score(
     audio: Annotated[
         list[str],
-        typer.Argument(help="Files, folders (searched recursively), globs, .txt or .jsonl lists."),
+        typer.Argument(
+            help="Files, folders (searched recursively), globs, or lists: .txt, .jsonl, .csv, "
+            ".parquet."
+        ),
     ],
-    model: Annotated[
-        str, typer.Option(help="Hub id, folder, or the embedded demonstration model apex-tiny.")
-    ] = DEFAULT_MODEL,
-    encoder: Annotated[
-        str | None, typer.Option(help="Hub id or folder of the encoder, where the model has none.")
+    model: ModelOption = None,
+    reward: RewardOption = None,
+    mix: MixOption = None,
+    loudness: LoudnessOption = None,
+    guards: GuardsOption = None,
+    caution: CautionOption = None,
+    encoder: EncoderOption = None,
+    segment_tail: TailOption = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt'."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Result file, .jsonl, .csv or .parquet. None: the terminal."),
     ] = None,
-    mix: Annotated[
-        str | None,
-        typer.Option(
-            help="Add a column 'reward': musicality=1,score_likes=0.3, or popularity, aesthetics, "
-            "overall, or the model's calibrated 'preference'."
-        ),
-    ] = None,
     segments: Annotated[
         bool, typer.Option("--segments", help="Write a second file with a row per segment.")
     ] = False,
-    segment_tail: Annotated[
-        str | None, typer.Option(help="How a song's last segment counts: pad, mask or drop.")
-    ] = None,
-    batch_segments: Annotated[
-        int | None, typer.Option(min=1, help="Segments per encoder batch.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Decoding processes; 0 decodes in this one.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of the encoder: float32, bfloat16 or float16.")
-    ] = "float32",
+    batch_segments: BatchOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = DType.float32,
+    engine: Annotated[
+        Engine, typer.Option(help="local, or ray for several machines.", rich_help_panel=HOW)
+    ] = Engine.local,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
     ] = False,
 ) -> int:
-    """Score songs: a row per input, whatever happens to it."""
-    from apex_reward.files.tables import check_format
-    from apex_reward.scores.mix import RewardMix
-    from apex_reward.scoring import ScoreSettings, default_workers, find_audio, load_scorer
-    from apex_reward.scoring.rows import PREFERENCE
+    """Score songs: a row per input, whatever happens to it.
 
-    if output is None and (segments or resume):
-        raise UsageError("--segments and --resume need --output FILE")
+    Example: apex-reward score songs/ --model apex-tiny --mix aesthetics --output scores.jsonl
+    """
+    from apex_reward.files.tables import check_format
+    from apex_reward.rewards.load import default_workers
+    from apex_reward.scoring import ScoreSettings, find_songs
+    from apex_reward.scoring.inputs import prompts_of
+
+    if output is None and (segments or resume or engine is Engine.ray):
+        raise UsageError("--segments, --resume and --engine ray need --output FILE")
     if output is not None:
         check_format(output)
-    if mix is not None and mix != PREFERENCE:
-        RewardMix.parse(mix)
-    sources = find_audio(audio)
-    scorer = load_scorer(
-        model, encoder=encoder, device=device, dtype=dtype, segment_tail=segment_tail
-    )
-    if scorer.config.demonstration:
-        typer.secho(DEMONSTRATION, err=True, fg="yellow")
-    settings = ScoreSettings(mix, segments, batch_segments)
-    count = default_workers() if workers is None else workers
+    options = RewardOptions(
+        model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
+        device, dtype,
+    )  # fmt: skip
+    sources = find_songs(audio)
+    judge = build_reward(options)
+    settings = ScoreSettings(options.rewarded, segments)
+    texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
+    run = _Run(judge, sources, texts, settings, default_workers() if workers is None else workers)
     if output is None:
-        return _to_terminal(scorer, sources, settings, count)
-    return _to_file(scorer, sources, output, settings, workers=count, resume=resume)
+        return run.to_terminal()
+    return run.to_file(output, resume, engine)
 
 
 def import_model(
     predictor: Annotated[
-        str, typer.Option(help="best_model.pt, or a folder or hub id that holds the predictor.")
+        str,
+        typer.Option(help="best_model.pt, or a folder or hub id that holds the predictor or head."),
     ],
-    encoder: Annotated[str, typer.Option(help="Folder or hub id in MERT's layout.")],
+    encoder: Annotated[str, typer.Option(help="Folder or hub id of the encoder: MERT, or MuQ.")],
     output: Annotated[Path, typer.Option(help="Folder to write: config.json, model.safetensors.")],
+    kind: Annotated[Kind, typer.Option(help="Whose format it is.")] = Kind.apex,
+    clap: Annotated[
+        str | None, typer.Option(help="Folder or hub id of CLAP, for tunejury.")
+    ] = None,
 ) -> int:
-    """Convert published weights into one folder for --model."""
-    from apex_reward.scoring.convert import import_published
+    """Convert published weights into one folder for --model.
 
-    model = import_published(predictor, encoder, output)
-    heads = ", ".join(model.config.head_names)
-    typer.echo(f"{output}: {model.num_parameters():,} weights, heads {heads}")
+    Example: apex-reward import --predictor best_model.pt --encoder m-a-p/MERT-v1-95M --output apex
+    """
+    from apex_reward.scoring.convert import import_model as convert
+
+    made = convert(kind.value, predictor, encoder, output, clap)
+    heads = ", ".join(head.name for head in made.heads)
+    count = sum(weight.numel() for weight in made.parameters())
+    typer.echo(f"{output}: {count:,} weights, heads {heads}")
     typer.echo(f"score with it: apex-reward score SONGS --model {output}")
     return OK
 
 
-def _to_file(
-    model: ApexReward,
-    sources: list[str],
-    output: Path,
-    settings: ScoreSettings,
-    *,
-    workers: int,
-    resume: bool,
-) -> int:
-    from apex_reward.scoring import score_to_file
+class _Run:
+    """Songs to a file or to the terminal, with a bar and a tally."""
 
-    if resume and output.exists():
-        typer.echo(f"{output} is there already; nothing to do", err=True)
-    with _tallying(len(sources)) as (tally, on_row):
-        score_to_file(
-            model, sources, output, settings, workers=workers, resume=resume, on_row=on_row
+    def __init__(
+        self,
+        reward: Reward,
+        sources: list[Source],
+        prompts: list[str] | None,
+        settings: Any,
+        workers: int,
+    ) -> None:
+        self.reward, self.sources, self.prompts = reward, sources, prompts
+        self.settings, self.workers = settings, workers
+        self.paths = [source.path for source in sources]
+
+    def to_file(self, output: Path, resume: bool, engine: Engine) -> int:
+        """Write every row; name what failed."""
+        from apex_reward.scoring import score_to_file
+
+        if resume and output.exists():
+            typer.echo(f"{output} is there already; nothing to do", err=True)
+        columns = [dict(source.columns) for source in self.sources]
+        with _tallying(len(self.paths)) as (tally, on_row), _interruptible(output):
+            score_to_file(
+                self.reward,
+                self.paths,
+                output,
+                self.settings,
+                prompts=self.prompts,
+                columns=columns if any(columns) else None,
+                workers=self.workers,
+                resume=resume,
+                on_row=on_row,
+            )
+        typer.echo(f"{tally} -> {output}")
+        return _failures(tally)
+
+    def to_terminal(self) -> int:
+        """A table on a terminal, JSON lines into a pipe."""
+        from apex_reward.files.tables import json_line
+        from apex_reward.scoring import score_songs
+
+        rows = []
+        results = score_songs(
+            self.reward, self.paths, self.prompts, self.settings, workers=self.workers
         )
-    typer.echo(f"{tally} -> {output}")
-    return _failures(tally)
+        with _tallying(len(self.paths)) as (tally, on_row):
+            for row in results:
+                on_row(row, True)
+                if sys.stdout.isatty():
+                    rows.append(row)
+                else:
+                    typer.echo(json_line(row), nl=False)
+        if rows:
+            _print_rows(self.reward, rows)
+        typer.echo(str(tally), err=True)
+        return _failures(tally)
 
 
-def _to_terminal(
-    model: ApexReward, sources: list[str], settings: ScoreSettings, workers: int
-) -> int:
-    """A table on a terminal, JSON lines into a pipe."""
-    from apex_reward.files.tables import json_line
-    from apex_reward.scoring import score_songs
-
-    rows = []
-    results = score_songs(
-        model,
-        sources,
-        mix=settings.mix,
-        batch_segments=settings.batch_segments,
-        workers=workers,
-    )
-    with _tallying(len(sources)) as (tally, on_row):
-        for row in results:
-            on_row(row, True)
-            if sys.stdout.isatty():
-                rows.append(row)
-            else:
-                typer.echo(json_line(row), nl=False)
-    if rows:
-        _print_rows(model, rows)
-    typer.echo(str(tally), err=True)
-    return _failures(tally)
+@contextmanager
+def _interruptible(output: Path) -> Iterator[None]:
+    """On Ctrl-C say what was kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        partial = output.with_name(output.name + ".partial")
+        typer.secho(
+            f"\nstopped; the rows so far are in {partial}. Go on with the same command and "
+            "--resume",
+            err=True,
+            fg="yellow",
+        )
+        raise
 
 
-def _print_rows(model: ApexReward, rows: list[dict[str, Any]]) -> None:
+def _print_rows(reward: Reward, rows: list[dict[str, Any]]) -> None:
     """Without lines and with short names, so that seven heads fit into 80 columns."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"Scores by {model.config.name_or_path}"
-    if model.config.demonstration:
+    title = f"Scores by {', '.join(str(source) for source in reward.sources.values())}"
+    if reward.demonstration:
         title += " (a demonstration model)"
     table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("song", overflow="ellipsis", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    values = [name for name in (*model.config.head_names, "reward") if name in rows[0]]
+    heads = [head.name for head in reward.heads]
+    values = [name for name in (*heads, "reward") if name in rows[0]]
     for name in values:
         table.add_column(SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
     table.add_column("flags")

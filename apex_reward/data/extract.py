@@ -22,7 +22,7 @@ from apex_reward.files.tables import read_jsonl, write_table, write_text
 
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward
-    from apex_reward.scoring import SongResult
+    from apex_reward.rewards.engine import SongResult
 
 ENGINES = ("local", "ray")
 # A multiple of the scoring engine's block, so that a shard's batches are its own.
@@ -127,13 +127,14 @@ def extract_shards(
         teacher: gives the aesthetic labels of songs whose manifest rows lack them.
         on_song: called after every song.
     """
-    from apex_reward.scoring import BLOCK_SONGS, run_songs
+    from apex_reward.rewards.encode import encode_files
+    from apex_reward.rewards.engine import BLOCK_SONGS
 
     assert SHARD_SONGS % BLOCK_SONGS == 0, "a shard's batches must not depend on its neighbours"
     source = EmbeddingSource.of_model(model)
     for group in _aligned(shards, BLOCK_SONGS):
         songs = [str(settings.audio_dir / song.path) for shard in group for song in shard.songs]
-        results = run_songs(
+        results = encode_files(
             model, songs, batch_segments=settings.batch_segments, workers=settings.workers
         )
         for shard in group:
@@ -186,11 +187,11 @@ def _finish(
 def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows:
     import torch
 
-    assert result.layers is not None
+    assert result.pieces is not None
     with torch.no_grad():
-        pooled = model.pool(result.layers.to(model.device)).float().cpu().numpy()
+        pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
     labels = {**song.labels, "path": song.path}
-    return SongRows(song.audio_id, labels, np.asarray(result.layers), pooled)
+    return SongRows(song.audio_id, labels, np.asarray(result.pieces), pooled)
 
 
 def _failures_file(output: Path, shard: Shard) -> Path:

@@ -58,7 +58,7 @@ def run_demo(
         on_scored: called after every scored file with the numbers done and to do.
     """
     from apex_reward.demo.steps import STEPS
-    from apex_reward.scoring import load_scorer
+    from apex_reward.rewards.load import load_reward_model
 
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def run_demo(
         f"{NOTE}\n\n{len(SONG_SEEDS)} synthetic songs of {SONG_SECONDS:.0f} s and "
         f"{len(versions) - len(SONG_SEEDS)} damaged versions are in {folder / 'audio'}.",
     )
-    model = load_scorer(MODEL)
+    model = load_reward_model(MODEL)
     rows = []
     for row in score_versions(model, versions):
         rows.append(row)
@@ -114,10 +114,12 @@ def make_audio(folder: Path) -> list[dict[str, Any]]:
 
 def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of `apex-reward score --mix aesthetics` with what each file is, and the model's name."""
-    from apex_reward.scoring import score_songs
+    from apex_reward.rewards.reward import Reward
+    from apex_reward.scoring import ScoreSettings, score_songs
 
     paths = [str(version["path"]) for version in versions]
-    scored = score_songs(model, paths, mix="aesthetics")
+    reward = Reward(model, "aesthetics")
+    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True))
     named = {"model": f"{MODEL} (demonstration)"}
     for row, version in zip(scored, versions, strict=True):
         yield {**row, **version, **named}

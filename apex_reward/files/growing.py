@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import ApexError, UsageError
+from apex_reward.files.locks import writing
 from apex_reward.files.tables import check_format, json_line, write_table
 
 if TYPE_CHECKING:
@@ -33,6 +35,25 @@ class GrowingTable:
         self.partial = path.with_name(path.name + ".partial")
         self._ending = check_format(path)
         self._schema = schema
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file against a second run; a full disk ends the block with one clear line.
+
+        Raises:
+            UsageError: another run is writing it.
+            ApexError: the disk is full; what was written is kept.
+        """
+        with writing(self.path):
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise ApexError(
+                    f"the disk is full; the rows so far are kept in {self.partial}. Make room and "
+                    "go on with --resume"
+                ) from error
 
     def written(self) -> list[dict[str, Any]]:
         """The whole rows that a former run left; none where it left no file."""

@@ -211,6 +211,10 @@ class ApexReward(PreTrainedModel, EncodedModel):
         values = in_full_precision(self.predictor, embeddings)
         return Scores.from_stack(values, self.config.heads)
 
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Run the encoder in another dtype; pooling and predictor keep float32."""
+        torch.nn.Module.to(self.encoder, dtype)
+
     def train(self, mode: bool = True) -> ApexReward:
         """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.
 

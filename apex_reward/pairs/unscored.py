@@ -1,4 +1,4 @@
-"""Score the candidates that lack a score, with a model of this package."""
+"""Score the candidates that lack a score, with a `Reward`."""
 
 from __future__ import annotations
 
@@ -12,86 +12,102 @@ from apex_reward.errors import UsageError
 from apex_reward.pairs.audio_facts import resolve
 from apex_reward.pairs.axes import axis_mix, measure
 from apex_reward.pairs.filters import split_flags
-from apex_reward.scores.apex import HEADS
+from apex_reward.rewards.load import default_workers
+from apex_reward.rewards.rows import row_columns
+from apex_reward.scoring import ScoreSettings, score_songs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from apex_reward.model import ApexReward
+    from apex_reward.rewards.reward import Reward
 
 
-def wanted_heads(table: pa.Table, axes: Iterable[str]) -> tuple[str, ...]:
-    """The heads that the axes read, directly or through a mix, in head order."""
+def wanted_columns(table: pa.Table, axes: Iterable[str], reward: Reward) -> list[str]:
+    """The columns that the axes read and the reward gives, directly or through a mix, in order.
+
+    Raises:
+        UsageError: no axis reads one, or a mix reads a head that the models lack.
+    """
+    given = row_columns(reward, rewarded=True)
     used: set[str] = set()
     for axis in axes:
         mix = axis_mix(table, axis)
-        used |= {axis} if mix is None else set(mix.weights)
-    return tuple(head for head in HEADS if head in used)
+        names = {axis} if mix is None else set(mix.weights)
+        if mix is not None and (absent := names - {*given, *table.column_names}):
+            raise UsageError(
+                f"the model scores {', '.join(given)}, but the axis {axis} reads "
+                f"{', '.join(sorted(absent))}"
+            )
+        used |= names
+    wanted = [name for name in given if name in used]
+    if not wanted:
+        raise UsageError(f"the model scores {', '.join(given)}, but the axes read none of them")
+    return wanted
 
 
 def score_unscored(
     table: pa.Table,
     axes: Iterable[str],
-    model: ApexReward,
+    reward: Reward,
     folder: Path | None = None,
     on_row: Callable[[int, int], None] = lambda done, total: None,
 ) -> pa.Table:
-    """The table with every head that an axis needs, scored where a candidate lacks one.
+    """The table with every column that an axis needs, scored where a candidate lacks one.
 
     Args:
         table: candidates as `read_candidates` returns them.
-        axes: the axes of the run; those that are neither heads nor mixes are left alone.
-        model: scores whole songs; a song listed several times is scored once.
+        axes: the axes of the run: heads, `reward` (after guards), `reward_raw`, mixes of heads;
+            other columns are left alone.
+        reward: judges whole songs; a song listed several times for one prompt is judged once.
         folder: where relative audio paths are tried next to the working directory.
         on_row: called with the number of songs done and of all songs to score.
 
     Returns:
-        The table with these heads, `duration`, `flags` and `error` filled in; values that were
+        The table with these columns, `duration`, `flags` and `error` filled in; values that were
         given stay. A song that cannot be scored keeps its gaps and gets the reason as `error`.
-
-    Raises:
-        UsageError: no axis reads a head, or the model lacks one that an axis reads.
     """
-    heads = wanted_heads(table, axes)
-    absent = [head for head in heads if head not in model.config.head_names]
-    if not heads or absent:
-        reads = ", ".join(absent) or "no head of it"
-        raise UsageError(
-            f"the model scores {', '.join(model.config.head_names)}, but the axes read {reads}"
-        )
-    values = {head: measure(table, head).copy() for head in heads}
+    wanted = wanted_columns(table, axes, reward)
+    values = {name: measure(table, name).copy() for name in wanted}
     gaps = np.isnan(np.stack(list(values.values()))).any(axis=0)
     audio = table["audio" if "audio" in table.column_names else "path"].to_pylist()
+    prompts = _texts(table, "prompt") if reward.model.reads_text else [None] * len(table)
+    keys = [(path, prompt) for path, prompt in zip(audio, prompts, strict=True)]
     todo = np.flatnonzero(gaps).tolist()
-    scored = _scored({audio[i] for i in todo if audio[i]}, model, folder, on_row)
+    scored = _scored({keys[i] for i in todo if audio[i]}, reward, folder, on_row)
     seconds, errors = measure(table, "duration").copy(), _texts(table, "error")
     flags = [split_flags(given) for given in _texts(table, "flags")]
     for i in todo:
-        row = scored.get(audio[i])
+        row = scored.get(keys[i])
         if row is None:
             continue
         errors[i] = row["error"]
         flags[i] = [*dict.fromkeys([*flags[i], *row["flags"]])]
-        for column, name in ((seconds, "duration"), *((values[head], head) for head in heads)):
+        for column, name in ((seconds, "duration"), *((values[name], name) for name in wanted)):
             if np.isnan(column[i]) and row[name] is not None:
                 column[i] = row[name]
     return _replaced(table, {**values, "duration": seconds, "error": errors, "flags": flags})
 
 
 def _scored(
-    audio: set[str],
-    model: ApexReward,
+    songs: set[tuple[str, Any]],
+    reward: Reward,
     folder: Path | None,
     on_row: Callable[[int, int], None],
-) -> dict[str, dict[str, Any]]:
-    from apex_reward.scoring import default_workers, score_songs
-
-    ordered = sorted(audio)  # so that a candidate's score never depends on the input's order
-    sources = [str(resolve(path, folder) or path) for path in ordered]
-    rows = score_songs(model, sources, workers=min(default_workers(), len(sources)))
+) -> dict[tuple[str, Any], dict[str, Any]]:
+    # Sorted, so that a candidate's score never depends on the input's order.
+    ordered = sorted(songs, key=lambda song: (song[0], song[1] or ""))
+    sources = [str(resolve(path, folder) or path) for path, _ in ordered]
+    prompts = [prompt or "" for _, prompt in ordered] if reward.model.reads_text else None
+    rows = score_songs(
+        reward,
+        sources,
+        prompts,
+        ScoreSettings(rewarded=True),
+        workers=min(default_workers(), len(sources)),
+    )
     scored = {}
-    for path, row in zip(ordered, rows, strict=True):
-        scored[path] = row
+    for song, row in zip(ordered, rows, strict=True):
+        scored[song] = row
         on_row(len(scored), len(ordered))
     return scored
 

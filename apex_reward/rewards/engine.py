@@ -1,212 +1,254 @@
-"""Songs through the encoder: decode ahead, pack segments of many songs into batches, in order.
+"""Songs through the models: heard block by block, pieces of many songs packed into batches.
 
-Shape key: T = samples, S = segments of a song, N = segments of many songs, n = samples in a
-segment, L = kept layers (4), W = embedding width.
+The whole path of a song is `_Engine.take`: loudness, guards, every encoder's queue, then the
+members that take waveforms. Songs come out in the order in which they went in.
+
+Shape key: T = samples, n = samples of a block, S = pieces of a song, W = embedding width.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
-from apex_reward.audio.decoding.decode import DecodedSong, DecodeSettings
-from apex_reward.audio.decoding.pool import decode_songs
+import torch
+from torch import Tensor
+
+from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
 from apex_reward.errors import AudioError, UsageError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from apex_reward.audio.segment import Segments
-    from apex_reward.model import ApexReward
+from apex_reward.model.encoded import Prompt
+from apex_reward.rewards.guards import Guards
+from apex_reward.rewards.parts import Parts, called
+from apex_reward.rewards.queues import EncoderQueue, Feed
+from apex_reward.rewards.songs import Song, in_blocks
+from apex_reward.scores.scores import Scores
 
 BLOCK_SONGS = 16
+NOT_FINITE = "the encoder's output is not finite; samples may lie far outside [-1, 1]"
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How songs are heard.
+
+    Args:
+        loudness: LUFS that every song's mono mix is brought to; None leaves it.
+        guards: measured on what was decoded, before any gain.
+        batch_segments: pieces per encoder batch; None takes each encoder's own.
+        block: songs after which every batch is encoded, full or not: batches are made up alike
+            whatever the timing, and a run that starts at a multiple of it gives the same bits.
+        pieces: keep the features of the first encoder's pieces.
+
+    Raises:
+        UsageError: a batch or block below 1.
+    """
+
+    loudness: float | None = None
+    guards: Guards = field(default_factory=lambda: Guards(()))
+    batch_segments: int | None = None
+    block: int = BLOCK_SONGS
+    pieces: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.batch_segments is not None and self.batch_segments < 1) or self.block < 1:
+            raise UsageError(
+                f"batch_segments is {self.batch_segments} and block {self.block}; "
+                "expected at least 1"
+            )
 
 
 @dataclass(frozen=True)
 class SongResult:
-    """What the encoder made of one song, or why it made nothing.
+    """What the models made of one song, or why they made nothing.
 
     Attributes:
-        index: position in the sources.
-        path: the source as given.
+        index: position among the songs.
+        path: what the song is called.
+        prompt: its prompt, where one was given.
         duration: seconds of audio; None where there is an `error`.
-        sample_rate: of the file in Hz; None where there is an `error`.
-        layers: (S, L, W) float32 layer embeddings on the CPU; None where there is an `error`.
-        segment_seconds: S lengths of the real audio in each segment, without padding.
-        weights: S shares of the segments in the song's mean, summing to 1.
-        flags: as in `apex_reward.audio.decoding.flags.song_flags`.
+        sample_rate: of the song in Hz; None where there is an `error`.
+        features: (1, ...) float32 song means on the CPU, one per encoder.
+        called: what members that take waveforms said, by their number.
+        weights: shares of the first encoder's S pieces in the song's mean, summing to 1.
+        seconds: real audio in each of those pieces, without padding.
+        pieces: (S, ...) their features, where asked for.
+        measured: the guards' values by name.
+        flags: of the file, as in `apex_reward.audio.decoding.flags`.
         error: the reason, or None.
     """
 
     index: int
     path: str
+    prompt: Prompt | None = None
     duration: float | None = None
     sample_rate: int | None = None
-    layers: Tensor | None = None
-    segment_seconds: list[float] = field(default_factory=list)
+    features: tuple[Tensor, ...] = ()
+    called: Mapping[int, Scores] = field(default_factory=dict)
     weights: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    pieces: Tensor | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     error: str | None = None
 
 
 def run_songs(
-    model: ApexReward,
-    sources: Sequence[str],
-    *,
-    batch_segments: int | None = None,
-    workers: int = 0,
-    block: int = BLOCK_SONGS,
+    parts: Parts,
+    songs: Iterable[Song],
+    settings: EngineSettings | None = None,
+    prompts: Iterable[Prompt | None] | None = None,
 ) -> Iterator[SongResult]:
-    """Encode songs, one SongResult per source, in their order, each as soon as it is ready.
-
-    Segments of many songs share encoder batches. Batches never reach over a block of songs, so
-    they are made up alike whatever the workers' timing, and a run that starts anew at a multiple
-    of `block` gives the same numbers to the last bit (at a fixed thread count).
+    """One SongResult per song, in order, each as soon as it is ready.
 
     Args:
-        model: on any device and dtype; resampling happens there too.
-        sources: paths of audio files.
-        batch_segments: segments per encoder batch; None takes the model's configuration. Halved
-            for a batch that does not fit the GPU.
-        workers: decoding processes; 0 decodes in this one.
-        block: songs per block.
-
-    Raises:
-        UsageError: a batch, block or worker count out of range.
+        parts: the models, on any device and dtype; resampling happens there too.
+        songs: as `decode_songs` gives them, or in memory.
+        prompts: one per song, for members that read them.
     """
-    size = model.config.batch_segments if batch_segments is None else batch_segments
-    if size < 1 or block < 1 or workers < 0:
-        raise UsageError(
-            f"batch_segments is {size}, block {block}, workers {workers}; "
-            "expected at least 1, 1 and 0"
-        )
-    settings = DecodeSettings(model.config.segment_seconds, model.config.sample_rate)
-    packer = _Packer(model, size)
-    songs = decode_songs(sources, settings, workers)
-    for index, (path, decoded) in enumerate(zip(sources, songs, strict=True)):
-        packer.add(_OpenSong.begin(model, index, path, decoded))
-        packer.encode(at_least=size)
-        if (index + 1) % block == 0:
-            packer.encode(at_least=1)
-        yield from packer.finished()
-    packer.encode(at_least=1)
-    yield from packer.finished()
+    settings = settings or EngineSettings()
+    engine = _Engine(parts, settings)
+    texts = iter(prompts) if prompts is not None else None
+    for index, song in enumerate(songs):
+        engine.take(index, song, None if texts is None else next(texts))
+        if (index + 1) % settings.block == 0:
+            engine.flush()
+        yield from engine.finished()
+    engine.flush()
+    yield from engine.finished()
 
 
 @dataclass
 class _OpenSong:
-    """A song on its way: its segments (S, n) wait, its layer embeddings come in parts."""
+    """A song whose pieces wait in the encoders' queues."""
 
     result: SongResult
-    segments: Segments | None = None
-    parts: list[Tensor] = field(default_factory=list)
-
-    @classmethod
-    def begin(cls, model: ApexReward, index: int, path: str, decoded: DecodedSong) -> _OpenSong:
-        if decoded.error is not None:
-            return cls(SongResult(index, path, error=decoded.error))
-        try:
-            segments = _segments_of(model, decoded)
-        except AudioError as error:
-            return cls(SongResult(index, path, error=str(error)))
-        rate = model.config.sample_rate
-        result = SongResult(
-            index,
-            path,
-            duration=decoded.mono.size / decoded.sample_rate,
-            sample_rate=decoded.sample_rate,
-            segment_seconds=[n / rate for n in segments.real.tolist()],
-            weights=segments.weight.tolist(),
-            flags=decoded.flags,
-        )
-        return cls(result, segments)
+    feeds: list[Feed] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
-        """Segments that are not encoded yet."""
-        return len(self.result.weights) - sum(len(part) for part in self.parts)
+        return sum(feed.heard.missing for feed in self.feeds)
 
-    def close(self) -> SongResult:
-        """The result with its layer embeddings, once none is missing."""
-        import torch
 
-        if self.segments is None:
-            return self.result
-        layers = torch.cat(self.parts)
-        if not torch.isfinite(layers).all():
-            return SongResult(
-                self.result.index,
-                self.result.path,
-                error="the encoder's output is not finite; samples may lie far outside [-1, 1]",
+class _Engine:
+    def __init__(self, parts: Parts, settings: EngineSettings) -> None:
+        self._parts, self._settings = parts, settings
+        self._queues = [
+            EncoderQueue(
+                encoder, parts.device, settings.batch_segments, settings.pieces and number == 0
             )
-        return replace(self.result, layers=layers)
-
-
-class _Packer:
-    """Fills encoder batches of `size` segments from songs in order."""
-
-    def __init__(self, model: ApexReward, size: int) -> None:
-        self._model = model
-        self._size = size
+            for number, encoder in enumerate(parts.encoders)
+        ]
         self._songs: deque[_OpenSong] = deque()
-        self._waiting: deque[tuple[_OpenSong, Tensor, Tensor]] = deque()
 
-    def add(self, song: _OpenSong) -> None:
-        self._songs.append(song)
-        if song.segments is not None:
-            for samples, real in zip(song.segments.samples, song.segments.real, strict=True):
-                self._waiting.append((song, samples, real))
+    def take(self, index: int, song: Song, prompt: Prompt | None) -> None:
+        """Hear a song; its result is finished when its last batch is."""
+        failed = SongResult(index, song.path, prompt, error=song.error)
+        if song.error is not None:
+            self._songs.append(_OpenSong(failed))
+            return
+        feeds: list[Feed] = []
+        try:
+            # Rates without a filter of sensible size are refused here.
+            feeds += [queue.open(song.sample_rate) for queue in self._queues]
+            result = self._hear(failed, song, feeds)
+        except AudioError as error:
+            for feed in feeds:
+                feed.queue.drop(feed.heard)
+            feeds, result = [], SongResult(index, song.path, prompt, error=str(error))
+        finally:
+            song.close()
+        self._songs.append(_OpenSong(result, feeds))
 
-    def encode(self, at_least: int) -> None:
-        """Encode batches while at least that many segments wait."""
-        import torch
-
-        device = self._model.device
-        while len(self._waiting) >= at_least:
-            count = min(self._size, len(self._waiting))
-            songs, samples, real = zip(
-                *(self._waiting.popleft() for _ in range(count)), strict=True
-            )
-            # A song that was too long for the GPU has its segments on the CPU.
-            batch = torch.stack([part.to(device) for part in samples])
-            lengths = torch.stack([length.to(device) for length in real])
-            with torch.no_grad():
-                layers = self._model.encode_segments(batch, lengths, self._size)
-            for song, part in zip(songs, layers.float().cpu().split(1), strict=True):
-                song.parts.append(part)
+    def flush(self) -> None:
+        """Encode all that waits."""
+        for queue in self._queues:
+            queue.encode(at_least=1)
 
     def finished(self) -> Iterator[SongResult]:
         """Songs at the front that are complete."""
         while self._songs and self._songs[0].missing == 0:
-            yield self._songs.popleft().close()
+            yield self._closed(self._songs.popleft())
 
-
-def _segments_of(model: ApexReward, decoded: DecodedSong) -> Segments:
-    """Resample and cut on the model's device, or on the CPU where that does not fit."""
-    import torch
-
-    try:
-        return _cut(model, decoded, model.device)
-    except torch.OutOfMemoryError:
-        # Hours of audio: only the encoder batches need to be on the GPU.
-        pass
-    torch.cuda.empty_cache()
-    return _cut(model, decoded, torch.device("cpu"))
-
-
-def _cut(model: ApexReward, decoded: DecodedSong, device: torch.device) -> Segments:
-    import torch
-
-    from apex_reward.audio.segment import cut_segments
-    from apex_reward.model.inputs import prepare_waveforms
-
-    config = model.config
-    with torch.no_grad():
-        waveform = torch.from_numpy(decoded.mono)[None].to(device)
-        song, ends = prepare_waveforms(waveform, decoded.sample_rate, None, config.sample_rate)
-        return cut_segments(
-            song, ends, config.segment_samples, config.sample_rate, config.segment_tail
+    def _hear(self, begun: SongResult, song: Song, feeds: list[Feed]) -> SongResult:
+        """Every block through loudness, guards and queues, in memory of one block."""
+        heard, whole = 0, []
+        gain, measured = self._gain(song), self._measured(song)
+        takes_waveforms = any(part.encoders is None for part in self._parts.parts)
+        for block, last in self._blocks(song):
+            heard += len(block)
+            if gain is not None:
+                block = block * gain
+            for feed in feeds:
+                feed.push(block, last)
+                feed.queue.encode()
+            if takes_waveforms:
+                whole.append(block)
+        said = self._called(torch.cat(whole), song, begun.prompt) if whole else {}
+        return SongResult(
+            begun.index,
+            begun.path,
+            begun.prompt,
+            duration=heard / song.sample_rate,
+            sample_rate=song.sample_rate,
+            called=said,
+            measured=measured,
+            flags=list(song.facts.flags),
         )
+
+    def _blocks(self, song: Song) -> Iterator[tuple[Tensor, bool]]:
+        device = self._parts.device
+        return ((block.to(device), last) for block, last in in_blocks(song))
+
+    def _gain(self, song: Song) -> float | None:
+        """The factor to the set loudness; a song of several blocks is heard once more for it."""
+        target, rate = self._settings.loudness, song.sample_rate
+        if target is None:
+            return None
+        blocks = self._blocks(song)
+        first, only = next(blocks)
+        if only:
+            loud = float(integrated_loudness(first[None], rate))
+        else:
+            loud = loudness_of_blocks(chain([first], (block for block, _ in blocks)), rate)
+        return None if loud == -float("inf") else 10 ** ((target - loud) / 20)
+
+    def _measured(self, song: Song) -> Mapping[str, float]:
+        guards = self._settings.guards
+        if not guards.guards:
+            return {}
+        blocks = self._blocks(song)
+        first, only = next(blocks)
+        if only:
+            return guards.measure(first, song.sample_rate)
+        rest = (block for block, _ in blocks)
+        return guards.measure_blocks(chain([first], rest), song.sample_rate)
+
+    def _called(self, mono: Tensor, song: Song, prompt: Prompt | None) -> dict[int, Scores]:
+        """What the members say that take waveforms, off the graph."""
+        texts = None if prompt is None else [prompt]
+        said = {}
+        for number, part in enumerate(self._parts.parts):
+            if part.encoders is None:
+                wanted = self._parts.texts(part, texts, 1)
+                with torch.no_grad():
+                    scores = called(part.model, mono[None], song.sample_rate, None, wanted)
+                said[number] = scores.apply(lambda value: value.detach().float().cpu())
+        return said
+
+    def _closed(self, song: _OpenSong) -> SongResult:
+        result = song.result
+        if result.error is not None:
+            return result
+        features = tuple(feed.heard.mean for feed in song.feeds)
+        if not all(bool(torch.isfinite(feature).all()) for feature in features):
+            return SongResult(result.index, result.path, result.prompt, error=NOT_FINITE)
+        values = {**vars(result), "features": features}
+        if song.feeds:
+            first = song.feeds[0].heard
+            rate = song.feeds[0].queue.encoder.sample_rate
+            values["weights"] = first.weights
+            values["seconds"] = [real / rate for real in first.real]
+            values["pieces"] = torch.cat(first.kept) if first.kept else None
+        return SongResult(**values)

@@ -1,6 +1,6 @@
 """Training through the reward: value and waveform gradient, and samplers cut to their last steps.
 
-`model.reward` is on the graph and recomputes per encoder batch, so a loss may simply use it. Here
+A `Reward` is on the graph and recomputes per encoder batch, so a loss may simply use it. Here
 is what reward back-propagation needs besides (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977;
 DITTO, arXiv 2401.12179).
 
@@ -17,62 +17,40 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from apex_reward.audio.loudness import normalize_loudness
 from apex_reward.errors import UsageError
-from apex_reward.model import ApexReward
-from apex_reward.scores.mix import RewardMix
-
-
-def song_reward(
-    model: ApexReward,
-    waveforms: Tensor,
-    sample_rate: int,
-    lengths: Tensor | None = None,
-    mix: str | RewardMix | None = None,
-    loudness: float | None = None,
-    batch_segments: int | None = None,
-) -> Tensor:
-    """`model.reward` on the graph, optionally of songs brought to one loudness first.
-
-    Args:
-        waveforms: (B, T) or (B, C, T) in [-1, 1], zero-padded on the right.
-        sample_rate: Hz.
-        lengths: (B,) real samples; None: all of T.
-        mix: as in `model.reward`.
-        loudness: LUFS; the reward is then blind to gain. None scores the songs as they are.
-        batch_segments: segments per encoder batch, which bounds the memory of the backward pass.
-
-    Returns:
-        (B,) rewards. Under autocast the encoder runs in the autocast's dtype; waveforms may be of
-        any float dtype and get a gradient of theirs.
-    """
-    if loudness is not None:
-        waveforms = normalize_loudness(waveforms, sample_rate, loudness, lengths)
-    return model.reward(waveforms, sample_rate, lengths, mix=mix, batch_segments=batch_segments)
+from apex_reward.model.encoded import Prompts
+from apex_reward.rewards.protocol import RewardModel
+from apex_reward.rewards.reward import Reward, as_reward
 
 
 def reward_and_gradient(
-    model: ApexReward,
+    reward: Reward | RewardModel,
     waveforms: Tensor,
     sample_rate: int,
     lengths: Tensor | None = None,
-    mix: str | RewardMix | None = None,
-    loudness: float | None = None,
-    batch_segments: int | None = None,
+    prompts: Prompts = None,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rewards and their waveform gradients, for samplers that are guided rather than trained.
 
-    Arguments as in `song_reward`. The graph of `waveforms` is left alone: feed the gradient on with
+    The graph of `waveforms` is left alone: feed the gradient on with
     `waveforms.backward(-gradient)` to train what made them, in two bounded passes.
+
+    Args:
+        reward: a `Reward`, or a model for its default mix.
+        waveforms: (B, T) or (B, C, T) in [-1, 1], zero-padded on the right, of any float dtype.
+
+    The other arguments are those of `Reward.__call__`.
 
     Returns:
         Rewards (B,) and the gradient of each song's reward by its waveform, of the shape of
         `waveforms`, both off the graph. (With a mix normalised by `group`, the gradient is that of
         the batch's sum, since songs share their statistics.)
     """
+    judge = as_reward(reward)
     with torch.enable_grad():
         leaf = waveforms.detach().requires_grad_()
-        rewards = song_reward(model, leaf, sample_rate, lengths, mix, loudness, batch_segments)
+        rewards = judge(leaf, sample_rate, lengths, prompts, groups)
         (gradient,) = torch.autograd.grad(rewards.sum(), leaf)
     return rewards.detach(), gradient
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -257,6 +257,17 @@ class Guards:
             )
         with torch.no_grad():
             return {guard.name: guard.measure(mono, sample_rate) for guard in self.guards}
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, read by `from_dict`."""
+        return {"veto_reward": self.veto_reward, "guards": [
+            {**vars(g), "measure": None} for g in self.guards]}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Guards:
+        """Rebuild what `to_dict` wrote."""
+        return cls(tuple(Guard(**{**v, "measure": DEFAULT_GUARDS[v["name"]].measure})
+                         for v in values["guards"]), values["veto_reward"])  # fmt: skip
 
     def flags(self, measured: dict[str, float]) -> list[str]:
         """Names of the guards whose measured value lies outside their limits."""

@@ -1,9 +1,11 @@
-"""Load a model for scoring: device, number type and conventions as words from a command line."""
+"""`load_reward_model`: the one way in, for every command and for Python."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,51 +15,92 @@ from apex_reward.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from apex_reward.model import ApexReward
+    from apex_reward.rewards.protocol import RewardModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_DEFAULT_WORKERS = 8
+# Names that stand for a class; `name:FOLDER` takes its weights from there.
+FOREIGN = {
+    "songeval": "apex_reward.rewards.foreign.songeval:SongEval",
+    "clap": "apex_reward.rewards.foreign.clap:Clap",
+    "tunejury": "apex_reward.rewards.foreign.tunejury:TuneJury",
+    "audiobox": "apex_reward.rewards.foreign.audiobox:Audiobox",
+    "muq-eval": "apex_reward.rewards.foreign.muq_eval:MuQEval",
+    "lyrics": "apex_reward.rewards.foreign.lyrics:Lyrics",
+}
+# What a saved folder's config.json says it is.
+MODEL_TYPES = {
+    **{f"apex_reward_{name.replace('-', '_')}": name for name in FOREIGN},
+    "clap": "clap",  # a folder in transformers' own layout
+}
 
 
-def load_scorer(
-    name: str,
+def load_reward_model(
+    name: str | Path,
     *,
     encoder: str | None = None,
     device: str | None = None,
     dtype: str = "float32",
     segment_tail: str | None = None,
-) -> ApexReward:
-    """A model ready to score on a device.
+    **hub: Any,
+) -> RewardModel:
+    """A reward model ready to score on a device.
 
     Args:
-        name: hub id, local folder or `apex-tiny`.
-        encoder: hub id or folder of the encoder, in place of the one that the model names.
+        name: `apex-tiny` (embedded), a hub id or folder of an APEX model, a folder that
+            `apex-reward import` wrote, `songeval`, `clap`, `tunejury`, `audiobox`, `muq-eval` or
+            `lyrics` (also `songeval:FOLDER`), the address of a server (`http://...`), or
+            `package.module:Class`.
+        encoder: hub id or folder of the encoder, in place of the one that an APEX model names.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, ...; None takes a GPU where there is one.
-        dtype: of the encoder: `float32`, `bfloat16` or `float16`; pooling and predictor keep
-            float32.
-        segment_tail: `pad`, `mask` or `drop`; None takes the model's own.
+        dtype: of the encoder: `float32`, `bfloat16` or `float16`; heads keep float32, and a dtype
+            that the device computes wrongly falls back to float32 with a warning.
+        segment_tail: `pad`, `mask` or `drop`, for an APEX model; None takes the model's own.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`; they reach the encoder too.
 
     Raises:
-        UsageError: a device that is not there, an unknown dtype or segment tail.
-        CheckpointError: as `ApexReward.from_pretrained`.
+        UsageError: no such model, device, dtype or segment tail; options that it does not take.
+        CheckpointError: files that are missing, damaged or of another layout.
     """
-    place = _device(device)
+    text, place = str(name), usable_device(device)
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    overrides: dict[str, Any] = {"segment_tail": segment_tail} if segment_tail else {}
+    if text.startswith(("http://", "https://")):
+        _no_options(text, encoder=encoder, segment_tail=segment_tail)
+        from apex_reward.serve.client import RemoteReward
 
+        return RemoteReward(text)
+    kind, _, folder = text.partition(":")
+    if kind not in FOREIGN:
+        folder, kind = text, _kind_of(text)
+    if kind in FOREIGN:
+        _no_options(text, encoder=encoder, segment_tail=segment_tail)
+        made = _foreign(kind, folder, hub)
+    elif ":" in text and not Path(text).exists():
+        _no_options(text, encoder=encoder, segment_tail=segment_tail)
+        made = _own_class(text)
+    else:
+        made = _apex(text, encoder, segment_tail, hub)
+    return _placed(made, place, dtype)
+
+
+def usable_device(device: str | None) -> torch.device:
+    """The torch device of a name; None takes a GPU where there is one.
+
+    Raises:
+        UsageError: it is not there.
+    """
     import torch
 
-    from apex_reward.model import ApexReward
-
-    # A name that a folder carries is that folder; anything else is looked up.
-    source = Path(name) if Path(name).is_dir() else name
-    with without_bars():
-        model = ApexReward.from_pretrained(
-            source, encoder=encoder, dtype=getattr(torch, dtype), **overrides
-        )
-    torch.nn.Module.to(model, place)
-    return model
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {device!r} cannot be used here: {reason}") from error
+    return place
 
 
 @contextmanager
@@ -83,15 +126,90 @@ def default_workers() -> int:
     return max(1, min(MAX_DEFAULT_WORKERS, cores - 1))
 
 
-def _device(device: str | None) -> torch.device:
+def _kind_of(name: str) -> str:
+    """Which foreign model a folder holds, or nothing."""
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return ""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # the reader of APEX models says what is wrong with it
+    return MODEL_TYPES.get(str(values.get("model_type")), "") if isinstance(values, dict) else ""
+
+
+def _apex(name: str, encoder: str | None, segment_tail: str | None, hub: dict[str, Any]) -> Any:
+    from apex_reward.model.apex import ApexReward
+
+    overrides = {"segment_tail": segment_tail} if segment_tail else {}
+    # A name that a folder carries is that folder; anything else is looked up.
+    source = Path(name) if Path(name).is_dir() else name
+    with without_bars():
+        return ApexReward.from_pretrained(source, encoder=encoder, **overrides, **hub)
+
+
+def _foreign(kind: str, folder: str, hub: dict[str, Any]) -> Any:
+    made = _attribute(FOREIGN[kind])
+    with without_bars():
+        if hasattr(made, "from_pretrained"):
+            return made.from_pretrained(folder, **hub) if folder else made.from_pretrained(**hub)
+        if folder:
+            raise UsageError(f"{kind} takes no folder; name it alone")
+        return made()
+
+
+def _own_class(name: str) -> Any:
+    from apex_reward.rewards.protocol import check_model
+
+    found = _attribute(name)
+    made = (
+        found() if isinstance(found, type) or (callable(found) and not _is_model(found)) else found
+    )
+    return check_model(made, name)
+
+
+def _is_model(found: object) -> bool:
+    return all(hasattr(found, part) for part in ("heads", "sample_rate", "differentiable"))
+
+
+def _attribute(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}; expected package.module:Class") from error
+
+
+def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:
+    """The model on its device, its encoder in a dtype that the device computes rightly."""
     import torch
 
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used here: {reason}") from error
-    return place
+    if isinstance(model, torch.nn.Module):
+        torch.nn.Module.to(model, place)
+        if dtype != "float32":
+            _cast(model, dtype)
+    elif dtype != "float32":
+        raise UsageError(f"{model.name} is not computed here; leave out --dtype")
+    return model
+
+
+def _cast(model: Any, dtype: str) -> None:
+    import torch
+
+    set_dtype = getattr(model, "set_encoder_dtype", None)
+    if set_dtype is None:
+        raise UsageError(f"{model.name} is computed in float32 only; leave out --dtype {dtype}")
+    set_dtype(getattr(torch, dtype))
+
+
+def _no_options(name: str, **given: Any) -> None:
+    if wrong := [key.replace("_", "-") for key, value in given.items() if value is not None]:
+        raise UsageError(f"--{' and --'.join(wrong)} is for APEX models; {name} takes none")
+
+
+__all__ = [
+    "default_workers",
+    "load_reward_model",
+    "usable_device",
+    "without_bars",
+]

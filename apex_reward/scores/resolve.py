@@ -44,7 +44,7 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
         return mix
     if mix is None:
         mix = getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall")
-    if isinstance(mix, Mapping) and "weights" in mix and "fitted" in mix:
+    if isinstance(mix, Mapping) and "embedding_weights" in mix:
         return resolve_mix(PreferenceHead.from_dict(mix), model)
     found = as_mix(mix, named_mixes(model))
     found.check(model.heads)

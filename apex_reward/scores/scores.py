@@ -93,6 +93,39 @@ class Scores(Mapping[str, "Tensor"]):
         """Build from (M, B, H) scores of an ensemble: the means over its members."""
         return cls.from_stack(members.mean(dim=0), heads, members)
 
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Scores]) -> Scores:
+        """The heads of several scores of the same songs, in order.
+
+        Where one is of an ensemble, the others are repeated for every member; of two ensembles the
+        smaller one goes round.
+        """
+        import torch
+
+        values = {name: value for part in parts for name, value in part.items()}
+        heads = [head for part in parts for head in part.heads]
+        most = max((len(part.members) for part in parts if part.members is not None), default=0)
+        if not most:
+            return cls(values, heads)
+        columns = []
+        for part in parts:
+            own = part.stack()[None] if part.members is None else part.members
+            columns.append(own[torch.arange(most) % len(own)])
+        return cls(values, heads, torch.cat(columns, dim=2))
+
+    @classmethod
+    def of_songs(cls, parts: Sequence[Scores]) -> Scores:
+        """Scores of several batches, one after the other."""
+        import torch
+
+        first = parts[0]
+        members = [part.members for part in parts if part.members is not None]
+        return cls(
+            {name: torch.cat([part[name] for part in parts]) for name in first},
+            first.heads,
+            torch.cat(members, dim=1) if len(members) == len(parts) else None,
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """The heads' names, in order."""

@@ -4,14 +4,71 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.files.tables import read_jsonl
+from apex_reward.files.tables import read_jsonl, read_table
 
 LIST_ENDINGS = (".txt", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A song to score, and what its list says of it (`prompt`, `prompt_id`, ...)."""
+
+    path: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_songs(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
+    """The songs to score; as `find_audio`, with the further columns of lists."""
+    return [Source(path) for path in find_audio(inputs)]
+
+
+def prompts_of(sources: Sequence[Source], table: Path | None, needed: bool) -> list[str] | None:
+    """A prompt per source: from a table by path or file name, else from the source's list.
+
+    Args:
+        table: rows with `audio` or `path`, and `prompt`.
+        needed: whether a model reads prompts; a song without one is then an error.
+
+    Raises:
+        DataError: a table without these columns, or songs without a prompt, listed together.
+    """
+    if not needed:
+        return None
+    by_name = _prompt_table(table) if table is not None else {}
+    found = [
+        by_name.get(source.path)
+        or by_name.get(os.path.basename(source.path))
+        or source.columns.get("prompt")
+        for source in sources
+    ]
+    lacking = [source.path for source, text in zip(sources, found, strict=True) if text is None]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} songs have no prompt, which the model judges them by: "
+            f"{listed(lacking, 4)}; give --prompts FILE or lists with a column 'prompt'"
+        )
+    return [str(text) for text in found]
+
+
+def _prompt_table(path: Path) -> dict[str, str]:
+    """Prompts by path and by file name."""
+    table = read_table(path)
+    key = next((name for name in ("audio", "path") if name in table.column_names), None)
+    if key is None or "prompt" not in table.column_names:
+        raise DataError(f"{path} needs the columns 'audio' (or 'path') and 'prompt'")
+    found: dict[str, str] = {}
+    for row in table.select([key, "prompt"]).to_pylist():
+        name = str(row[key])
+        found[name] = row["prompt"] or ""
+        found.setdefault(os.path.basename(name), row["prompt"] or "")
+    return found
 
 
 def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -13,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
+from apex_reward.files.stamps import RunStamp, plain, provenance_path, text_hash
 from apex_reward.files.tables import check_format, read_table, write_json
 from apex_reward.rewards.engine import BLOCK_SONGS
-from apex_reward.scores.mix import RewardMix
-from apex_reward.scoring.rows import Row, check_mix, score_songs
+from apex_reward.rewards.provenance import provenance
+from apex_reward.rewards.reward import Models, Reward, as_reward
+from apex_reward.rewards.rows import Row, row_columns, song_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from apex_reward.model import ApexReward
+    from apex_reward.model.encoded import Prompts
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]
@@ -29,25 +30,53 @@ OnRow = Callable[[Row, bool], None]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """What decides the rows of a run, beside the model and the inputs.
+    """What decides the rows of a run, beside the reward and the inputs.
 
     Args:
-        mix: adds `reward`, as in `score_songs`.
+        rewarded: add `reward_raw` and `reward`.
         segments: write the second file, a row per segment.
-        batch_segments: segments per encoder batch; None takes the model's configuration.
     """
 
-    mix: str | RewardMix | None = None
+    rewarded: bool = False
     segments: bool = False
-    batch_segments: int | None = None
+
+
+def score_songs(
+    reward: Reward | Models,
+    sources: Sequence[str],
+    prompts: Prompts = None,
+    settings: ScoreSettings | None = None,
+    *,
+    workers: int = 0,
+    block: int = BLOCK_SONGS,
+) -> Iterator[Row]:
+    """Score files: one row per source, in their order, each as soon as it is ready.
+
+    Yields:
+        Rows as `song_row` makes them; with `segments` the key `segment_rows` too.
+
+    Raises:
+        UsageError: missing prompts, or a mix that needs groups.
+    """
+    settings, reward = settings or ScoreSettings(), as_reward(reward)
+    if settings.rewarded:
+        reward.check_single()
+    heard = reward.engine_settings(block=block, pieces=settings.segments)
+    for result in reward.results(sources, prompts, workers=workers, settings=heard):
+        row = song_row(reward, result, settings.rewarded)
+        if settings.segments:
+            row["segment_rows"] = reward.segment_rows(result)
+        yield row
 
 
 def score_to_file(
-    model: ApexReward,
+    reward: Reward,
     sources: Sequence[str],
     output: str | Path,
-    settings: ScoreSettings,
+    settings: ScoreSettings | None = None,
     *,
+    prompts: Prompts = None,
+    columns: Sequence[dict[str, Any]] | None = None,
     workers: int = 0,
     resume: bool = False,
     on_row: OnRow = lambda row, fresh: None,
@@ -55,61 +84,140 @@ def score_to_file(
     """Score files into `output`, row by row; the same bytes for any workers and after any resume.
 
     Rows grow in `output.partial` (JSON lines), beside `output.partial.json`, which says what they
-    were made with. A resumed run goes on at the last whole block of songs.
+    were made with. A resumed run goes on at the last whole block of songs. What made the rows stays
+    beside them in `output.meta.json`.
 
     Args:
         output: `.jsonl`, `.csv` or `.parquet`. With `settings.segments` a second file beside it
             has `.segments` before its ending.
+        prompts: one per source, for models that read them.
+        columns: further columns of each source's row (`prompt_id`, ...), passed through.
         resume: go on where a killed run stopped; nothing is done where `output` exists.
         on_row: called with every row, and False for those that a former run left.
 
     Raises:
-        UsageError: a wrong ending or mix, or a partial file of other inputs, model or settings.
+        UsageError: a wrong ending or mix, a partial file of other inputs, model or settings, or
+            another run that is writing the same file.
     """
+    settings = settings or ScoreSettings()
     check_format(output)
-    target = Path(output)
-    sidecar = target.with_name(target.name + ".partial.json")
-    songs = GrowingTable(target, song_schema(model, settings.mix))
-    parts = GrowingTable(segments_path(target), segment_schema(model))
-    if resume and target.exists():
-        for leftover in (songs.partial, sidecar):  # of a kill in the very last step
-            leftover.unlink(missing_ok=True)
-        for row in read_table(target).to_pylist():
+    if settings.rewarded:
+        reward.check_single()
+    run = _Run(reward, sources, Path(output), settings, prompts, columns)
+    if resume and run.songs.path.exists():
+        run.check_finished()
+        run.sweep()
+        for row in read_table(run.songs.path).to_pylist():
             on_row(row, False)
         return
-    stamp = _stamp(model, sources, settings)
-    block = block_songs(settings.batch_segments or model.config.batch_segments)
-    kept: list[Row] = []
-    if resume and (rows := songs.written()):
-        _check_stamp(sidecar, songs.partial, stamp)
-        kept = _whole(rows, parts if settings.segments else None)
-        if len(kept) < len(sources):
-            kept = kept[: len(kept) // block * block]
-    songs.start(keep=len(kept))
-    if settings.segments:
-        parts.start(keep=sum(row["segments"] for row in kept))
-    # Only now: a stamp must never stand beside rows of another run.
-    write_json(sidecar, stamp)
-    for row in kept:
-        on_row(row, False)
-    for row in score_songs(
-        model,
-        sources[len(kept) :],
-        mix=settings.mix,
-        segments=settings.segments,
-        batch_segments=settings.batch_segments,
-        workers=workers,
-        block=block,
-    ):
-        # Segments first: a song's row says that its segments are there.
-        if settings.segments:
-            parts.append(row.pop("segment_rows"))
-        songs.append([row])
-        on_row(row, True)
-    if settings.segments:
-        parts.finish()
-    songs.finish()
-    sidecar.unlink()
+    with run.songs.locked():
+        kept = run.start(resume)
+        for row in kept:
+            on_row(row, False)
+        for row in run.fresh(len(kept), workers):
+            on_row(row, True)
+        run.finish()
+
+
+class _Run:
+    """One scoring run into one file."""
+
+    def __init__(
+        self,
+        reward: Reward,
+        sources: Sequence[str],
+        output: Path,
+        settings: ScoreSettings,
+        prompts: Prompts,
+        columns: Sequence[dict[str, Any]] | None,
+    ) -> None:
+        self.reward, self.sources, self.settings = reward, sources, settings
+        self.prompts, self.columns = prompts, columns
+        self.about = provenance(reward)
+        extra = list(dict.fromkeys(name for row in columns or () for name in row))
+        self.songs = GrowingTable(output, song_schema(reward, settings.rewarded, extra, self.about))
+        self.parts = GrowingTable(segments_path(output), segment_schema(reward, self.about))
+        self.stamp = RunStamp(
+            output.with_name(output.name + ".partial.json"),
+            {
+                "inputs": text_hash(sources),
+                "prompts": text_hash(prompts or ()),
+                "reward": self.about,
+                "settings": vars(settings),
+            },
+        )
+        batches = [encoder.batch_segments for encoder in reward.parts.encoders]
+        # Models without batches give a song the same bits wherever a run begins.
+        self.block = block_songs(reward.batch_segments or max(batches)) if batches else 1
+
+    def check_finished(self) -> None:
+        """Raises UsageError where the finished file was made with another reward."""
+        about = provenance_path(self.songs.path)
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8")) != plain(self.about):
+            raise UsageError(
+                f"{self.songs.path} was made with another reward (see {about.name}); leave out "
+                "--resume to start anew"
+            )
+
+    def sweep(self) -> None:
+        """Take away what a kill in the very last step left."""
+        self.songs.partial.unlink(missing_ok=True)
+        self.stamp.clear()
+
+    def start(self, resume: bool) -> list[Row]:
+        """Begin, behind the rows that a former run left."""
+        kept: list[Row] = []
+        if resume and (rows := self.songs.written()):
+            self.stamp.check(self.songs.partial)
+            kept = self._whole(rows)
+            if len(kept) < len(self.sources):
+                kept = kept[: len(kept) // self.block * self.block]
+        self.songs.start(keep=len(kept))
+        if self.settings.segments:
+            self.parts.start(keep=sum(row["segments"] for row in kept))
+        # Only now: a stamp must never stand beside rows of another run.
+        self.stamp.write()
+        return kept
+
+    def fresh(self, start: int, workers: int) -> Iterator[Row]:
+        """The rows that are not there yet, each written as it comes."""
+        prompts = None if self.prompts is None else self.prompts[start:]
+        rows = score_songs(
+            self.reward,
+            self.sources[start:],
+            prompts,
+            self.settings,
+            workers=workers,
+            block=self.block,
+        )
+        for number, row in enumerate(rows, start):
+            # Segments first: a song's row says that its segments are there.
+            if self.settings.segments:
+                self.parts.append(row.pop("segment_rows"))
+            if self.columns is not None:
+                row = {**self.columns[number], **row}
+            self.songs.append([row])
+            yield row
+
+    def finish(self) -> None:
+        """Give the files their names."""
+        if self.settings.segments:
+            self.parts.finish()
+        write_json(provenance_path(self.songs.path), self.about)
+        self.songs.finish()
+        self.stamp.clear()
+
+    def _whole(self, rows: list[Row]) -> list[Row]:
+        """The rows whose segments were written too."""
+        if not self.settings.segments:
+            return rows
+        ends = list(accumulate(row["segments"] for row in rows))
+        return rows[: bisect_right(ends, len(self.parts.written()))]
+
+
+def block_songs(batch_segments: int) -> int:
+    """Songs per block: a kill costs at most these; only a block's last batch is not full."""
+    return max(BLOCK_SONGS, 4 * batch_segments)
 
 
 def segments_path(output: Path) -> Path:
@@ -121,31 +229,28 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def block_songs(batch_segments: int) -> int:
-    """Songs per block: a kill costs at most these; only a block's last batch is not full."""
-    return max(BLOCK_SONGS, 4 * batch_segments)
-
-
-def song_schema(model: ApexReward, mix: str | RewardMix | None) -> pa.Schema:
-    """Columns and types of a result file; the metadata names the model."""
+def song_schema(
+    reward: Reward, rewarded: bool, extra: Sequence[str], about: dict[str, Any]
+) -> pa.Schema:
+    """Columns and types of a result file; the metadata says what made it."""
     import pyarrow as pa
 
     return pa.schema(
         [
+            *((name, pa.string()) for name in extra),
             ("path", pa.string()),
             ("duration", pa.float64()),
             ("sample_rate", pa.int64()),
             ("segments", pa.int64()),
-            *((head, pa.float64()) for head in model.config.head_names),
-            *([("reward", pa.float64())] if mix is not None else []),
+            *((name, pa.float64()) for name in row_columns(reward, rewarded)),
             ("flags", pa.list_(pa.string())),
             ("error", pa.string()),
         ],
-        metadata=_metadata(model),
+        metadata=_metadata(about),
     )
 
 
-def segment_schema(model: ApexReward) -> pa.Schema:
+def segment_schema(reward: Reward, about: dict[str, Any]) -> pa.Schema:
     """Columns and types of the file with a row per segment."""
     import pyarrow as pa
 
@@ -155,69 +260,11 @@ def segment_schema(model: ApexReward) -> pa.Schema:
             ("segment", pa.int64()),
             ("start", pa.float64()),
             ("end", pa.float64()),
-            *((head, pa.float64()) for head in model.config.head_names),
+            *((name, pa.float64()) for name in row_columns(reward, rewarded=False)),
         ],
-        metadata=_metadata(model),
+        metadata=_metadata(about),
     )
 
 
-def _metadata(model: ApexReward) -> dict[str, str]:
-    return {
-        "apex_reward.model": str(model.config.name_or_path),
-        "apex_reward.demonstration": json.dumps(bool(model.config.demonstration)),
-    }
-
-
-def _whole(rows: list[Row], parts: GrowingTable | None) -> list[Row]:
-    """The rows whose segments were written too."""
-    if parts is None:
-        return rows
-    ends = list(accumulate(row["segments"] for row in rows))
-    return rows[: bisect_right(ends, len(parts.written()))]
-
-
-def _check_stamp(sidecar: Path, partial: Path, stamp: dict[str, Any]) -> None:
-    try:
-        former = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        former = {}
-    other = [name for name, value in stamp.items() if former.get(name) != value]
-    if other:
-        raise UsageError(
-            f"{partial} was made with other {' and '.join(other)}; resume with the same, or leave "
-            "out --resume to start anew"
-        )
-
-
-def _stamp(model: ApexReward, sources: Sequence[str], settings: ScoreSettings) -> dict[str, Any]:
-    """What a run's rows depend on, as hashes and plain values."""
-    mixer = check_mix(model, settings.mix)
-    inputs = hashlib.sha256()
-    for source in sources:
-        inputs.update(json.dumps(source).encode() + b"\n")
-    return {
-        "inputs": inputs.hexdigest(),
-        "model": _model_hash(model),
-        "settings": {
-            "mix": mixer.to_dict() if isinstance(mixer, RewardMix) else mixer,
-            "segments": settings.segments,
-            "batch_segments": settings.batch_segments or model.config.batch_segments,
-            "segment_tail": model.config.segment_tail,
-            "dtype": str(model.dtype),
-            "device": model.device.type,
-        },
-    }
-
-
-def _model_hash(model: ApexReward) -> str:
-    """A hash of weights and settings: the same name may hold another model tomorrow."""
-    import torch
-
-    config = model.config.to_dict()
-    names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference")
-    values = json.dumps({name: config[name] for name in names}, sort_keys=True)
-    digest = hashlib.blake2b(values.encode(), digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _metadata(about: dict[str, Any]) -> dict[str, str]:
+    return {f"apex_reward.{name}": json.dumps(value) for name, value in about.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from apex_reward.scoring.rows import Row, printable
+from apex_reward.rewards.rows import Row, printable
 
 
 @dataclass

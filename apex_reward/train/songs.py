@@ -17,7 +17,7 @@ from apex_reward.audio.decoding.decode import DecodeSettings, decode_song
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.errors import DataError
-from apex_reward.scoring import run_songs
+from apex_reward.rewards.encode import encode_files
 from apex_reward.train.dataset import Data
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class AudioSongs:
 
     def means(self, model: ApexReward) -> Iterator[Tensor]:
         """(1, L, W) mean layer embeddings of every song, in order."""
-        for result in run_songs(model, self.paths):
-            if result.layers is None:
+        for result in encode_files(model, self.paths):
+            if result.error is not None:
                 raise DataError(f"{result.path} {result.error}")
-            yield result.layers.mean(dim=0, keepdim=True)
+            yield result.features[0]

@@ -10,9 +10,14 @@ from apex_reward.arena.score import NOT_NAMED, score_battles, song_paths
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, DataError, UsageError
 from apex_reward.files.tables import read_table
-from apex_reward.rewards.foreign.audiobox import AudioboxAdapter, RewardModel, load_reward
+from apex_reward.rewards.foreign.audiobox import Audiobox
+from apex_reward.rewards.load import load_reward_model
+from apex_reward.rewards.protocol import RewardModel
+from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.stacks.cmi import CMIRewardModel
 from apex_reward.scores.apex import HEADS
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
 from tests.support import tiny_model, write_wav
 
 
@@ -32,9 +37,14 @@ class Loudness:
     """A reward model in three lines: the mean square."""
 
     name = "loudness"
+    heads = (Head("power", 0, 1), Head("rate", 0, 1e6))
+    sample_rate = 24_000
+    differentiable = True
+    reads_text = False
 
-    def score(self, waveforms, sample_rate):
-        return {"power": waveforms.square().mean(dim=(1, 2)), "rate": [sample_rate]}
+    def __call__(self, waveforms, sample_rate, lengths=None, prompts=None):
+        power = waveforms.square().mean(dim=-1)
+        return Scores({"power": power, "rate": torch.full_like(power, sample_rate)})
 
 
 def test_both_sides_get_the_model_s_scores_and_failures_their_reason(folder):
@@ -47,7 +57,11 @@ def test_both_sides_get_the_model_s_scores_and_failures_their_reason(folder):
     model = tiny_model()
     seen = []
     count, failures = score_battles(
-        rows, paths, folder / "scored.csv", model, on_song=lambda row: seen.append(row["path"])
+        rows,
+        paths,
+        folder / "scored.csv",
+        Reward(model),
+        on_song=lambda row: seen.append(row["path"]),
     )
     assert count == len(seen) == 4  # 1.wav once
     assert len(failures) == 2
@@ -74,25 +88,25 @@ def test_a_resumed_run_gives_the_same_bytes(folder, monkeypatch):
     rows = [battle("x", "0.wav", "1.wav"), battle("y", "1.wav", "2.wav")]
     paths = song_paths(rows, folder)
     whole = folder / "whole.jsonl"
-    score_battles(rows, paths, whole, Loudness())
+    score_battles(rows, paths, whole, Reward(Loudness()))
 
     class Dies(Loudness):
         calls = 0
 
-        def score(self, waveforms, sample_rate):
+        def __call__(self, waveforms, sample_rate, lengths=None, prompts=None):
             self.calls += 1
             if self.calls == 2:
                 raise KeyboardInterrupt
-            return super().score(waveforms, sample_rate)
+            return super().__call__(waveforms, sample_rate)
 
     part = folder / "part.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        score_battles(rows, paths, part, Dies())
+        score_battles(rows, paths, part, Reward(Dies()))
     assert not part.exists()
     assert len((folder / "part.songs.jsonl.partial").read_text().splitlines()) == 1
     counted = Dies()
     counted.calls = 10
-    score_battles(rows, paths, part, counted, resume=True)
+    score_battles(rows, paths, part, Reward(counted), resume=True)
     assert counted.calls == 12  # the first song was kept
     assert part.read_bytes() == whole.read_bytes()
 
@@ -100,16 +114,18 @@ def test_a_resumed_run_gives_the_same_bytes(folder, monkeypatch):
 def test_resuming_with_another_model_is_refused(folder):
     rows = [battle("x", "0.wav", "1.wav")]
     paths = song_paths(rows, folder)
-    score_battles(rows, paths, folder / "s.csv", Loudness())
+    score_battles(rows, paths, folder / "s.csv", Reward(Loudness()))
     other = Loudness()
     other.name = "another"
-    with pytest.raises(UsageError, match="made with another model"):
-        score_battles(rows, paths, folder / "s.csv", other, resume=True)
+    with pytest.raises(UsageError, match="was made with another reward"):
+        score_battles(rows, paths, folder / "s.csv", Reward(other), resume=True)
 
 
 def test_a_song_that_is_no_audio_does_not_stop_another_model(folder):
     rows = [battle("x", "text.mp3", "0.wav")]
-    _, failures = score_battles(rows, song_paths(rows, folder), folder / "s.jsonl", Loudness())
+    _, failures = score_battles(
+        rows, song_paths(rows, folder), folder / "s.jsonl", Reward(Loudness())
+    )
     row = read_table(folder / "s.jsonl").to_pylist()[0]
     assert len(failures) == 1
     assert row["power_a"] is None
@@ -137,27 +153,29 @@ def test_audiobox_axes_are_renamed_whichever_release_answers(as_text):
         rows = [{"CE": 5.0 + n, "CU": 6.0, "PC": 2.0, "PQ": 7.5} for n in range(len(songs))]
         return [json.dumps(row) for row in rows] if as_text else rows
 
-    adapter = AudioboxAdapter(SimpleNamespace(forward=forward))
+    adapter = Audiobox(SimpleNamespace(forward=forward))
     assert isinstance(adapter, RewardModel)
-    scores = adapter.score(torch.zeros(2, 1, 16000), 16000)
-    assert scores["audiobox_enjoyment"] == [5.0, 6.0]
-    assert scores["audiobox_quality"] == [7.5, 7.5]
-    assert [song["path"].shape for song in given] == [(1, 16000)] * 2
+    scores = adapter(torch.zeros(2, 1, 16000), 16000, lengths=[16000, 8000])
+    assert scores.enjoyment.tolist() == [5.0, 6.0]
+    assert scores.quality.tolist() == [7.5, 7.5]
+    assert [song["path"].shape for song in given] == [(1, 16000), (1, 8000)]
     assert given[0]["sample_rate"] == 16000
+    with pytest.raises(UsageError, match="audiobox is not differentiable"):
+        adapter(torch.zeros(1, 16000, requires_grad=True), 16000)
 
 
 def test_reward_models_are_named_on_the_command_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "my_rewards", SimpleNamespace(Loudness=Loudness, Wrong=dict))
-    assert load_reward("my_rewards:Loudness").name == "loudness"
+    assert load_reward_model("my_rewards:Loudness").name == "loudness"
     with pytest.raises(UsageError, match="expected package.module:Class"):
-        load_reward("my_rewards:Nothing")
+        load_reward_model("my_rewards:Nothing")
     with pytest.raises(UsageError, match="expected package.module:Class"):
-        load_reward("not_there_at_all:Model")
-    with pytest.raises(UsageError, match="has no `name`"):
-        load_reward("my_rewards:Wrong")
+        load_reward_model("not_there_at_all:Model")
+    with pytest.raises(UsageError, match="lacks name, heads"):
+        load_reward_model("my_rewards:Wrong")
     monkeypatch.setitem(sys.modules, "audiobox_aesthetics", None)
     with pytest.raises(UsageError, match=r"pip install 'apex-reward\[audiobox\]'"):
-        load_reward("audiobox")
+        load_reward_model("audiobox")
 
 
 def test_cmi_reward_bench_s_contract(folder):

@@ -198,7 +198,7 @@ def test_a_model_that_lacks_the_axis_is_wrong_usage(tmp_path):
     write_table(tmp_path / "c.jsonl", [{"prompt_id": 1, "audio": "a.wav"}])
     done = run(tmp_path / "c.jsonl", "--model", tmp_path / "model", "--dry-run")
     assert done.exit_code == 2
-    assert "but the axes read musicality" in done.output
+    assert "but the axes read none of them" in done.output
 
 
 def test_formats_are_written_beside_the_folder(table, tmp_path):

@@ -18,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from apex_reward.cli import app
-from apex_reward.cli.score import DEMONSTRATION
+from apex_reward.cli.rewards import DEMONSTRATION
 from apex_reward.scores.apex import HEADS
 from apex_reward.scores.preference import PreferenceHead
 from tests.support import tiny_model, write_wav
@@ -139,12 +139,12 @@ def test_the_calibrated_preference_as_a_mix(songs: Path, tmp_path: Path) -> None
         (["{songs}", "--output", "f.xlsx"], "expected .jsonl, .csv, .parquet"),
         (["{songs}", "--resume"], "need --output"),
         (["{songs}", "--segments"], "need --output"),
-        (["{songs}", "--mix", "loudness=1"], "is not HEAD=WEIGHT"),
+        (["{songs}", "--mix", "loudness=1"], "weighs loudness, which this model has not"),
         (["{songs}", "--mix", "preference"], "calibrated head"),
         (["{songs}", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["{songs}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
-        (["{songs}", "--dtype", "int8"], "expected one of float32, bfloat16, float16"),
-        (["{songs}", "--segment-tail", "cut"], "expected"),
+        (["{songs}", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
+        (["{songs}", "--segment-tail", "cut"], "'cut' is not one of 'pad', 'mask', 'drop'"),
         (["{songs}", "--batch-segments", "0"], "batch-segments"),
         (["{songs}", "--workers", "-1"], "workers"),
         ([], "Missing argument"),

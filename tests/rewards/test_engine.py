@@ -6,20 +6,31 @@ import pytest
 import torch
 
 from apex_reward.audio import load_audio
+from apex_reward.audio.decoding import decode_songs
 from apex_reward.errors import UsageError
 from apex_reward.model import ApexReward
-from apex_reward.rewards import engine
-from apex_reward.rewards.engine import SongResult, run_songs
+from apex_reward.rewards.engine import EngineSettings, SongResult
+from apex_reward.rewards.engine import run_songs as run
+from apex_reward.rewards.panel import parts_of
+from apex_reward.rewards.reward import Reward
 from tests.support import tiny_model
+
+
+def run_songs(model, songs, batch_segments=None, workers=0, block=16):
+    """Songs of files through one model, their pieces kept."""
+    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True)
+    decoded = decode_songs(songs, Reward(model).decode_settings, workers)
+    return run(parts_of(model), decoded, settings)
+
 
 BAD = 2  # the position of the file that is no song
 
 
 def song_layers(result: SongResult) -> torch.Tensor:
     """Weighted mean over segments, the plain way."""
-    assert result.layers is not None
-    total = torch.zeros(result.layers.shape[1:])
-    for part, weight in zip(result.layers, result.weights, strict=True):
+    assert result.pieces is not None
+    total = torch.zeros(result.pieces.shape[1:])
+    for part, weight in zip(result.pieces, result.weights, strict=True):
         total += part * weight
     return total
 
@@ -56,7 +67,7 @@ def test_each_song_as_the_model_gives_it_alone(
 
 def test_segment_lengths_are_those_of_the_audio(model: ApexReward, songs: list[str]) -> None:
     (result,) = run_songs(model, [songs[3]])  # 0.425 s at 48 kHz
-    assert result.segment_seconds == pytest.approx([0.25, 0.175], abs=1e-4)
+    assert result.seconds == pytest.approx([0.25, 0.175], abs=1e-4)
 
 
 def test_a_failed_song_has_nothing_but_its_reason(model: ApexReward, songs: list[str]) -> None:
@@ -70,23 +81,23 @@ def test_same_bits_for_any_workers_and_from_any_block(model: ApexReward, songs: 
     again = list(run_songs(model, songs, block=2, workers=3))
     rest = list(run_songs(model, songs[4:], block=2))
     for a, b in [*zip(whole, again, strict=True), *zip(whole[4:], rest, strict=True)]:
-        if a.layers is None or b.layers is None:
+        if a.pieces is None or b.pieces is None:
             assert a.error == b.error is not None
         else:
-            assert torch.equal(a.layers, b.layers)
+            assert torch.equal(a.pieces, b.pieces)
 
 
 def test_batches_are_full_but_never_reach_over_a_block(
     model: ApexReward, songs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    real = model.encode_segments
+    real = model.encoder.forward
 
     def encode_segments(segments: torch.Tensor, *rest: object) -> torch.Tensor:
         sizes.append(len(segments))
         return real(segments, *rest)
 
-    monkeypatch.setattr(model, "encode_segments", encode_segments)
+    monkeypatch.setattr(model.encoder, "forward", encode_segments)
     results = list(run_songs(model, songs, batch_segments=4, block=4))
     counts = [len(result.weights) for result in results]
     assert counts == [1, 1, 0, 2, 3, 4, 4, 5]
@@ -122,39 +133,20 @@ def test_out_of_memory_in_the_encoder_halves_the_batch(
             assert torch.allclose(song_layers(a), song_layers(b), atol=1e-5)
 
 
-def test_a_song_too_long_for_the_gpu_is_cut_on_the_cpu(
-    model: ApexReward, songs: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (expected,) = run_songs(model, songs[:1])
-    real, places = engine._cut, []
-
-    def cut(model: ApexReward, decoded: object, device: torch.device) -> object:
-        places.append(device)
-        if len(places) == 1:
-            raise torch.OutOfMemoryError
-        return real(model, decoded, device)
-
-    monkeypatch.setattr(engine, "_cut", cut)
-    (result,) = run_songs(model, songs[:1])
-    assert places[1] == torch.device("cpu")
-    assert result.error is None
-    assert torch.equal(result.layers, expected.layers)
-
-
 def test_output_that_is_not_finite_is_an_error(
     model: ApexReward, songs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = model.encode_segments
+    real = model.encoder.forward
 
     def encode_segments(segments: torch.Tensor, *rest: object) -> torch.Tensor:
         layers = real(segments, *rest)
         layers[1] = float("nan")
         return layers
 
-    monkeypatch.setattr(model, "encode_segments", encode_segments)
+    monkeypatch.setattr(model.encoder, "forward", encode_segments)
     first, second = run_songs(model, songs[:2])
     assert first.error is None
-    assert second.layers is None
+    assert second.pieces is None
     assert "not finite" in str(second.error)
 
 
@@ -162,13 +154,13 @@ def test_half_precision_gives_float32_layers_close_by(model: ApexReward, songs: 
     exact = list(run_songs(model, songs[3:5]))
     rough = list(run_songs(tiny_model(segment_seconds=0.25).to(torch.bfloat16), songs[3:5]))
     for a, b in zip(exact, rough, strict=True):
-        assert b.layers is not None
-        assert b.layers.dtype == torch.float32
-        assert torch.allclose(a.layers, b.layers, atol=0.1)
+        assert b.pieces is not None
+        assert b.pieces.dtype == torch.float32
+        assert torch.allclose(a.pieces, b.pieces, atol=0.1)
 
 
 def test_no_songs_and_wrong_numbers(model: ApexReward) -> None:
     assert list(run_songs(model, [])) == []
-    for wrong in ({"batch_segments": 0}, {"workers": -1}, {"block": 0}):
-        with pytest.raises(UsageError, match="expected at least 1, 1 and 0"):
+    for wrong in ({"batch_segments": 0}, {"block": 0}):
+        with pytest.raises(UsageError, match="expected at least 1"):
             list(run_songs(model, ["a.wav"], **wrong))

@@ -13,13 +13,14 @@ import pytest
 
 from apex_reward.errors import UsageError
 from apex_reward.model import ApexReward
-from apex_reward.rewards import engine
+from apex_reward.rewards import reward as reward_module
+from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import HEADS
 from apex_reward.scoring import ScoreSettings, job, score_songs, score_to_file
 from apex_reward.scoring.job import block_songs
 from tests.support import SEGMENT, tiny_model
 
-SEGMENTS = ScoreSettings(mix="overall", segments=True)
+SEGMENTS = ScoreSettings(rewarded=True, segments=True)
 
 
 class KilledError(Exception):
@@ -45,7 +46,8 @@ def run(
             raise KilledError
 
     settings = options.pop("settings", SEGMENTS)
-    score_to_file(model, songs, output, settings, on_row=on_row, **options)
+    reward = Reward(model, options.pop("mix", "overall"), **options.pop("reward", {}))
+    score_to_file(reward, songs, output, settings, on_row=on_row, **options)
     return fresh
 
 
@@ -66,9 +68,9 @@ def unbroken(
 def test_the_files_of_a_run(
     unbroken: dict[str, bytes], model: ApexReward, songs: list[str]
 ) -> None:
-    assert set(unbroken) == {"f.jsonl", "f.segments.jsonl"}
+    assert set(unbroken) == {"f.jsonl", "f.jsonl.meta.json", "f.segments.jsonl"}
     rows = [json.loads(line) for line in unbroken["f.jsonl"].splitlines()]
-    expected = list(score_songs(model, songs, mix="overall", segments=True, block=2))
+    expected = list(score_songs(Reward(model, "overall"), songs, None, SEGMENTS, block=2))
     parts = [part for row in expected for part in row.pop("segment_rows")]
     assert rows == expected
     assert [json.loads(line) for line in unbroken["f.segments.jsonl"].splitlines()] == parts
@@ -138,7 +140,7 @@ def test_resume_of_a_finished_run_does_nothing(
     model: ApexReward,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "decode_songs", lambda *_: pytest.fail("it decoded"))
+    monkeypatch.setattr(reward_module, "decode_songs", lambda *_: pytest.fail("it decoded"))
     for name, content in unbroken.items():
         (tmp_path / name).write_bytes(content)
     for left in ("f.jsonl.partial", "f.jsonl.partial.json"):  # killed in the very last step
@@ -151,12 +153,12 @@ def test_resume_of_a_finished_run_does_nothing(
     ("changed", "named"),
     [
         ({"songs": slice(0, 7)}, "inputs"),
-        ({"seed": 1}, "model"),
-        ({"layers": (0, 1, 2, 3)}, "model"),
-        ({"settings": ScoreSettings(mix="aesthetics", segments=True)}, "settings"),
-        ({"settings": ScoreSettings(mix="overall")}, "settings"),
-        ({"settings": ScoreSettings("overall", segments=True, batch_segments=2)}, "settings"),
-        ({"segment_tail": "mask"}, "settings"),
+        ({"seed": 1}, "reward"),
+        ({"layers": (0, 1, 2, 3)}, "reward"),
+        ({"mix": "aesthetics"}, "reward"),
+        ({"settings": ScoreSettings(rewarded=True)}, "settings"),
+        ({"reward": {"batch_segments": 2}}, "reward"),
+        ({"segment_tail": "mask"}, "reward"),
     ],
 )
 def test_a_partial_file_of_another_run_is_refused_and_kept(
@@ -172,12 +174,13 @@ def test_a_partial_file_of_another_run_is_refused_and_kept(
     before = everything(tmp_path)
     settings = changed.pop("settings", SEGMENTS)
     other = songs[changed.pop("songs", slice(None))]
+    options = {name: changed.pop(name) for name in ("mix", "reward") if name in changed}
     second = tiny_model(segment_seconds=SEGMENT, **changed) if changed else model
     with pytest.raises(UsageError, match=rf"made with other {named}; .* leave out --resume"):
-        run(second, other, output, settings=settings, resume=True)
+        run(second, other, output, settings=settings, resume=True, **options)
     assert everything(tmp_path) == before
     (tmp_path / "f.jsonl.partial.json").unlink()
-    with pytest.raises(UsageError, match="other inputs and model and settings"):
+    with pytest.raises(UsageError, match="other inputs and prompts and reward and settings"):
         run(model, songs, output, resume=True)
 
 
@@ -202,6 +205,7 @@ def test_csv_and_parquet_equal_the_json_lines(
         run(model, songs, output, resume=True)
         assert {path.name for path in output.parent.iterdir()} == {
             f"f.{ending}",
+            f"f.{ending}.meta.json",
             f"f.segments.{ending}",
         }
     table = pyarrow.parquet.read_table(tmp_path / "parquet" / "f.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,19 @@ class DecodedSong:
     sample_rate: int
     flags: list[str]
     error: str | None = None
+    path: str = ""
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The song in one mono block (T,)."""
+        yield self.mono
+
+    @property
+    def facts(self) -> DecodedSong:
+        """What was found while it was decoded: its `flags`."""
+        return self
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     @classmethod
     def failed(cls, reason: str) -> DecodedSong:

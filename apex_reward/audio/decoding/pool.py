@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from queue import SimpleQueue
 
 from apex_reward.audio.decoding.decode import DecodedSong, DecodeSettings, decode_song
@@ -28,7 +29,7 @@ def decode_songs(
     workers = min(workers, len(paths))
     if workers == 0:
         for path in paths:
-            yield decode_song(path, settings)
+            yield replace(decode_song(path, settings), path=path)
         return
     processes = [DecodeProcess(settings) for _ in range(workers)]
     idle: SimpleQueue[DecodeProcess] = SimpleQueue()
@@ -39,7 +40,7 @@ def decode_songs(
         # There are as many threads as processes, so one is always idle.
         process = idle.get()
         try:
-            return process.decode(path)
+            return replace(process.decode(path), path=path)
         finally:
             idle.put(process)
 

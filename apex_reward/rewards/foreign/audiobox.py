@@ -1,49 +1,28 @@
-"""Any reward model on the same battles: one small protocol, and adapters to it.
-
-A model that is a package gets an adapter here, or one of your own named as `package.module:Class`;
-a model that is not gets a table of scores (`NAME_a`, `NAME_b` per battle).
+"""Meta's audiobox-aesthetics as a `RewardModel` (extra `audiobox`); not differentiable.
 
 Shape key: B = songs, C = channels, T = samples.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
-import numpy.typing as npt
+from torch import Tensor
 
 from apex_reward.errors import UsageError
+from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.inputs import mono_mix
+from apex_reward.rewards.protocol import check_gradient
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-AUDIOBOX_AXES = {
-    "CE": "audiobox_enjoyment",
-    "CU": "audiobox_usefulness",
-    "PC": "audiobox_complexity",
-    "PQ": "audiobox_quality",
-}
+AXES = {"CE": "enjoyment", "CU": "usefulness", "PC": "complexity", "PQ": "quality"}
 
 
-@runtime_checkable
-class RewardModel(Protocol):
-    """What the arena needs of a reward model; a higher score means a better song."""
-
-    @property
-    def name(self) -> str:
-        """Short name for tables and messages."""
-        ...
-
-    def score(self, waveforms: Tensor, sample_rate: int) -> Mapping[str, npt.ArrayLike]:
-        """Score name -> (B,) values of float songs (B, C, T) in [-1, 1] at `sample_rate` Hz."""
-        ...
-
-
-class AudioboxAdapter:
-    """Meta's audiobox-aesthetics (extra `audiobox`): enjoyment, usefulness, complexity, quality.
+class Audiobox:
+    """Enjoyment, usefulness, complexity and quality of songs, 1 to 10 (arXiv 2502.05139).
 
     Args:
         predictor: what `audiobox_aesthetics.infer.initialize_predictor()` returns; None calls it,
@@ -54,40 +33,38 @@ class AudioboxAdapter:
     """
 
     name = "audiobox"
+    heads = tuple(Head(name, 1.0, 10.0) for name in AXES.values())
+    sample_rate = 16_000
+    differentiable = False
+    reads_text = False
 
     def __init__(self, predictor: Any = None) -> None:
-        if predictor is None:
-            try:
-                from audiobox_aesthetics.infer import initialize_predictor
-            except ImportError:
-                raise UsageError(
-                    "the model audiobox needs `pip install 'apex-reward[audiobox]'`"
-                ) from None
-            predictor = initialize_predictor()
-        self._predictor = predictor
+        self._predictor = _predictor() if predictor is None else predictor
 
-    def score(self, waveforms: Tensor, sample_rate: int) -> dict[str, npt.ArrayLike]:
-        """One of the four axes (1 to 10) -> (B,) values."""
-        songs = [{"path": song, "sample_rate": sample_rate} for song in waveforms.cpu()]
+    def __call__(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
+    ) -> Scores:
+        """The four axes of songs (B, T) or (B, C, T), each heard at its own length."""
+        check_gradient(self, waveforms)
+        mono = mono_mix(waveforms)
+        ends = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
+        songs = [
+            {"path": song[None, :end].cpu(), "sample_rate": sample_rate}
+            for song, end in zip(mono, ends, strict=True)
+        ]
         rows = self._predictor.forward(songs)
-        # Releases up to 0.0.1 return JSON text, later ones mappings.
-        axes = [json.loads(row) if isinstance(row, str) else row for row in rows]
-        return {name: [float(row[axis]) for row in axes] for axis, name in AUDIOBOX_AXES.items()}
+        return Scores.from_stack(mono.new_tensor([_axes(row) for row in rows]), self.heads)
 
 
-def load_reward(name: str) -> RewardModel:
-    """The reward model that a command line names: `audiobox`, or `package.module:Class`.
+def _axes(row: Any) -> Sequence[float]:
+    # Releases up to 0.0.1 return JSON text, later ones mappings.
+    values = json.loads(row) if isinstance(row, str) else row
+    return [float(values[axis]) for axis in AXES]
 
-    Raises:
-        UsageError: no such module or class, or not a `RewardModel`.
-    """
-    if name == AudioboxAdapter.name:
-        return AudioboxAdapter()
-    module, _, attribute = name.partition(":")
+
+def _predictor() -> Any:
     try:
-        made = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{name}: {error}; expected package.module:Class") from error
-    if not isinstance(made, RewardModel):
-        raise UsageError(f"{name} has no `name` or no `score(waveforms, sample_rate)`")
-    return made
+        from audiobox_aesthetics.infer import initialize_predictor
+    except ImportError:
+        raise UsageError("the model audiobox needs `pip install 'apex-reward[audiobox]'`") from None
+    return initialize_predictor()

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import AudioError, UsageError
+from apex_reward.rewards.load import load_reward_model
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.songs import TensorSong
+from apex_reward.rewards.stacks.batch import BatchJudge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,15 +42,13 @@ class CMIRewardModel:
     def __init__(
         self, checkpoint: str = "amaai-lab/apex", device: str | None = None, mix: str = "overall"
     ) -> None:
-        from apex_reward.scoring import load_scorer
-
-        self._model = load_scorer(str(checkpoint), device=device)
-        self._mix = mix
+        self._reward = Reward(load_reward_model(str(checkpoint), device=device), mix)
+        self._judge = BatchJudge(self._reward)
 
     @property
     def sr(self) -> int:
         """Hz of the waveform tensors that `score_batch` takes."""
-        return int(self._model.config.sample_rate)
+        return self._reward.sample_rate
 
     def score_batch(
         self, inputs: Sequence[Any], batch_size: int, max_dur: float, **kwargs: Any
@@ -68,18 +70,15 @@ class CMIRewardModel:
             raise UsageError(f"batch_size is {batch_size}; expected at least 1")
         result = np.zeros((len(inputs), 2), dtype=np.float32)
         for start in range(0, len(inputs), batch_size):
-            songs = [self._song(item, max_dur) for item in inputs[start : start + batch_size]]
-            result[start : start + len(songs), 1] = self._rewards(songs)
+            chosen = inputs[start : start + batch_size]
+            songs = [TensorSong(self._song(item, max_dur), self.sr) for item in chosen]
+            texts = [str(_part(item, "text") or "") for item in chosen]
+            batch = self._judge(songs, texts)
+            if batch.reasons:
+                number, reason = next(iter(batch.reasons.items()))
+                raise AudioError(f"input {start + number} {reason}")
+            result[start : start + len(songs), 1] = batch.raw
         return result
-
-    def _rewards(self, songs: list[Tensor]) -> npt.NDArray[np.float32]:
-        import torch
-
-        padded = torch.nn.utils.rnn.pad_sequence(songs, batch_first=True).to(self._model.device)
-        lengths = [len(song) for song in songs]
-        with torch.inference_mode():
-            rewards = self._model.reward(padded, self.sr, lengths=lengths, mix=self._mix)
-        return np.asarray(rewards.float().cpu().numpy())
 
     def _song(self, item: Any, max_dur: float) -> Tensor:
         """(T,) mono at `sr`, cut to `max_dur` seconds."""
@@ -88,7 +87,7 @@ class CMIRewardModel:
         from apex_reward.audio import load_audio
         from apex_reward.audio.resample import resample
 
-        audio = item.get("audio") if isinstance(item, Mapping) else getattr(item, "audio", None)
+        audio = _part(item, "audio")
         if isinstance(audio, (str, Path)):
             decoded = load_audio(audio)
             song = resample(torch.from_numpy(decoded.mono), decoded.sample_rate, self.sr)
@@ -97,3 +96,8 @@ class CMIRewardModel:
         else:
             raise UsageError("an input needs `audio`: a path, or a waveform tensor (T,) or (C, T)")
         return song[: round(max_dur * self.sr)] if max_dur > 0 else song
+
+
+def _part(item: Any, name: str) -> Any:
+    """A part of an input, which may be an object or a mapping."""
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

@@ -1,52 +1,38 @@
 """`ApexRewardFunction`: songs as the reward of TRL's GRPOTrainer and RLOOTrainer (trl 1.16).
 
-Shape key: B = completions of one call, b = those that decode, C = channels, T = samples,
-W = embedding width.
+Shape key: B = completions of one call, b = those that decode, C = channels, T = samples.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from apex_reward.audio import Waveform
-from apex_reward.audio.loudness import normalize_loudness
-from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
-from apex_reward.model import ApexReward
-from apex_reward.model.apex import DEFAULT_MIX
-from apex_reward.model.inputs import INTEGER_LIKE_PEAK
-from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
-from apex_reward.rewards.stacks.groups import (
-    everywhere,
-    group_numbers,
-    prompt_keys,
-    share_without_signal,
-)
-from apex_reward.scores.mix import RewardMix, as_mix
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.rewards.guards import Action, Guard, Guards
+from apex_reward.rewards.reward import Models, Reward, as_reward
+from apex_reward.rewards.songs import TensorSong
+from apex_reward.rewards.stacks.batch import BatchJudge, SongBatch
+from apex_reward.rewards.stacks.groups import everywhere, group_numbers, prompt_keys
+from apex_reward.rewards.stacks.log import RewardLog
+from apex_reward.rewards.stacks.songs import prompt_texts, song_of
+from apex_reward.scores.mix import RewardMix
+from apex_reward.scores.resolve import Mix
 from apex_reward.scores.scores import Scores
 
 Decode = Callable[..., Iterable[Any]]
-Mix = str | Mapping[str, Any] | RewardMix | PreferenceHead
-
-
-@dataclass(frozen=True)
-class _Song:
-    waveform: Tensor  # (T,), mono
-    sample_rate: int
+CALLERS = 8  # frames between a reward function and the trainer that calls it
 
 
 class ApexRewardFunction:
     """A reward function for TRL: completions to songs, songs to rewards.
 
-        trainer = GRPOTrainer(policy, reward_funcs=ApexRewardFunction(model, mix, decode=decode))
+        trainer = GRPOTrainer(policy, reward_funcs=ApexRewardFunction(reward, decode=decode))
 
     All completions of a call are scored as one batch, on the reward model's device, without a
     graph. Under several processes each scores its own completions; what needs a whole prompt group
@@ -56,56 +42,57 @@ class ApexRewardFunction:
     Logged through `log_metric`, under NAME/: the mean of each head, `reward_raw` (before guards),
     `guard_any` and `guard_<name>` (shares of the decoded songs), `undecodable` (share of the
     completions), `zero_variance_groups` (share of the prompt groups with fewer than two different
-    rewards: they move no policy). Through `log_extra`, per completion: each head, `reward_raw`,
+    rewards: they move no policy), with an ensemble `reward_spread` (mean over the songs of the
+    members' spread: its growth over training is the sign of leaving the known). Through `log_extra`, per completion: each head, `reward_raw`,
     `flags` (joined by `;`).
 
     Args:
-        model: the reward model, on any device.
-        mix: a `RewardMix`, its text form, a named mix, or `preference` where the model holds a
-            calibrated head; None takes the mix saved with the model, else `aesthetics`.
+        reward: a `Reward`, which says all that is rewarded; or models, for which `mix`,
+            `loudness`, `guards`, `caution` and `batch_segments` are those of `Reward`.
         decode: turns completions into songs. It is called with those of the keyword arguments
             `prompts`, `completions`, `completion_ids` and the dataset's columns that its signature
             names (all, if it takes `**kwargs`), and returns one item per completion: a float
-            waveform (T,) or (C, T) in [-1, 1], a `Waveform`, or None for what does not decode.
+            waveform (T,) or (C, T) in [-1, 1], a `Waveform`, a path, an Audio column's mapping, or
+            None for what does not decode.
             `apex_reward.rewards.decoders` has hooks for codec tokens and audio files.
-        guards: `Guards`, single ones, or an action for all default ones; None measures nothing.
-        sample_rate: Hz, of decoded tensors; None takes `decode.sample_rate`, else the model's.
-        loudness: LUFS that songs are brought to before they are scored; None leaves them. Guards
-            measure what was decoded.
-        batch_segments: segments per encoder batch; None takes the configuration's.
-        undecodable: reward of a completion that gives no song. With None TRL leaves it out of the
-            update, so nothing keeps a policy from drifting there: watch `undecodable`.
+        sample_rate: Hz, of decoded tensors; None takes `decode.sample_rate`, else the reward's.
+        undecodable: reward of a completion that gives no song. None: TRL leaves it out of the
+            update. That is safe only while this is the trainer's one reward function: beside a
+            second one TRL counts None as 0, which with rewards below 0 pays for gibberish. There,
+            and with `lowest`, it gets the lowest reward that the mix can give (of a mix without
+            one, the lowest of the batch).
         name: under which TRL logs it.
 
     Raises:
-        UsageError: an unknown mix, head or guard; `zscore` without a reference; `preference`
-            without a calibrated head, or with a veto but no `veto_reward` (it has no lowest value).
+        UsageError: as `Reward`, or options beside a `Reward` that holds them.
     """
 
     def __init__(
         self,
-        model: ApexReward,
+        reward: Reward | Models,
         mix: Mix | None = None,
         *,
         decode: Decode,
         guards: Guards | Iterable[Guard] | Action | None = "flag",
         sample_rate: int | None = None,
         loudness: float | None = None,
+        caution: float | None = None,
         batch_segments: int | None = None,
-        undecodable: float | None = None,
+        undecodable: float | Literal["lowest"] | None = None,
         name: str = "apex",
     ) -> None:
-        self.model = model
-        self.mix = _resolved(mix, model)
+        options = {"loudness": loudness, "caution": caution, "batch_segments": batch_segments}
+        given: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
+        if guards != "flag" or not isinstance(reward, Reward):
+            given["guards"] = guards
+        self.reward = as_reward(reward, mix, **given)
         self.decode = decode
-        self.guards = as_guards(guards)
         decoded_rate: int | None = getattr(decode, "sample_rate", None)
-        self.sample_rate = sample_rate or decoded_rate or model.config.sample_rate
-        self.loudness = loudness
-        self.batch_segments = batch_segments
+        self.sample_rate = sample_rate or decoded_rate or self.reward.sample_rate
         self.undecodable = undecodable
         self.__name__ = name
-        self._lowest(songs=1)
+        self._judge = BatchJudge(self.reward)
+        self._warned = False
 
     def __call__(
         self,
@@ -122,164 +109,119 @@ class ApexRewardFunction:
             prompts, completions: B texts or message lists.
             completion_ids: B lists of token ids.
             log_metric, log_extra: TRL's loggers; None logs nothing.
-            columns: the dataset's other columns, B values each, and TRL's own.
+            columns: the dataset's other columns, B values each, and TRL's own. `lyrics` goes to
+                models that read lyrics.
 
         Returns:
             B rewards; `undecodable` where a completion gives no song (nothing decoded, no samples,
-            samples that are NaN, infinite or far outside [-1, 1]).
+            samples that are NaN, infinite or far outside [-1, 1], a rate that nothing resamples).
         """
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
         keys = prompt_keys(prompts)
         with torch.no_grad():
             songs = self._decoded({**columns, **given}, len(completions))
-            present = [i for i, song in enumerate(songs) if song is not None]
-            kept = [song for song in songs if song is not None]
-            scores, raw = self._scored(kept, [keys[i] for i in present])
-            flags = [
-                self.guards.flags(self.guards.measure(song.waveform, song.sample_rate))
-                for song in kept
-            ]
-        lowest = self._lowest(len(everywhere(raw)[0]))
-        rewards: list[float | None] = [self.undecodable] * len(songs)
-        for i, reward, tripped in zip(present, raw, flags, strict=True):
-            rewards[i] = self.guards.adjust(reward, tripped, lowest)
-        rows = [
-            {**row, "reward_raw": reward, "flags": tripped}
-            for row, reward, tripped in zip(scores.rows(), raw, flags, strict=True)
-        ]
-        self._log_metrics(log_metric, rows, keys, rewards)
-        self._log_columns(log_extra, rows, present, len(songs))
+            batch = self._judge(
+                songs, with_lyrics(prompt_texts(prompts), columns), rewarded=not self._grouped
+            )
+            if self._grouped:
+                batch.raw = self._mixed_in_groups(batch, keys)
+        if not batch.present and completions:
+            self._warn_of_nothing(completion_ids)
+        everyone, _ = everywhere(batch.raw)
+        lowest = self.reward.lowest(len(everyone))
+        price = self._price(everyone, alone=not _beside_others(self))
+        rewards: list[float | None] = [price] * len(songs)
+        for i, raw, tripped in zip(batch.present, batch.raw, batch.flags, strict=True):
+            rewards[i] = self.reward.guards.adjust(raw, tripped, lowest)
+        log = RewardLog(self.__name__, self.reward, batch, keys, rewards)
+        log.metrics(log_metric)
+        log.columns(log_extra)
         return rewards
 
-    def _decoded(self, arguments: dict[str, Any], count: int) -> list[_Song | None]:
+    @property
+    def _grouped(self) -> bool:
+        mix = self.reward.mix
+        return isinstance(mix, RewardMix) and mix.normalization == "group"
+
+    def _decoded(self, arguments: dict[str, Any], count: int) -> list[TensorSong | None]:
         items = list(self.decode(**_wanted(self.decode, arguments)))
         if len(items) != count:
             raise UsageError(f"decode returned {len(items)} songs for {count} completions")
-        return [self._song(item) for item in items]
+        return [song_of(item, self.sample_rate) for item in items]
 
-    def _song(self, item: Any) -> _Song | None:
-        if item is None:
-            return None
-        rate = self.sample_rate
-        if isinstance(item, Waveform):
-            item, rate = item.samples, item.sample_rate
-        if not isinstance(item, Tensor):
-            item = torch.as_tensor(np.asarray(item))
-        if item.ndim not in (1, 2) or not item.is_floating_point():
-            raise UsageError(
-                f"decode returned {item.dtype} of shape {tuple(item.shape)} for a completion; "
-                "expected a float waveform (T,) or (C, T) in [-1, 1], or None"
-            )
-        mono = (item if item.ndim == 1 else item.mean(dim=0)).detach().float()
-        # The comparison is false for NaN too.
-        usable = len(mono) > 0 and bool(mono.abs().max() <= INTEGER_LIKE_PEAK)
-        return _Song(mono, rate) if usable else None
-
-    def _scored(self, songs: list[_Song], keys: list[str]) -> tuple[Scores, list[float]]:
-        """Scores (b,) and their mix, b floats, before guards."""
-        with torch.autocast(self.model.device.type, enabled=False):
-            embeddings = self._embeddings(songs)
-            scores = self.model.score_embeddings(embeddings).apply(Tensor.cpu)
-            if isinstance(self.mix, PreferenceHead):
-                return scores, self.mix(scores, embeddings.cpu()).tolist()
-        if self.mix.normalization != "group":
-            return scores, self.mix(scores).tolist()
-        entries = list(zip(keys, scores.stack().tolist(), strict=True))
-        entries, mine = everywhere(entries)
+    def _mixed_in_groups(self, batch: SongBatch, keys: list[str]) -> list[float]:
+        """The mix of this process's songs, normalised over the prompt groups of all processes."""
+        scores = batch.scores
+        members = [] if scores is None else _by_song(scores)
+        mine = [(keys[i], value) for i, value in zip(batch.present, members, strict=True)]
+        entries, place = everywhere(mine)
         if not entries:
-            return scores, []
-        gathered = Scores.from_stack(torch.tensor([values for _, values in entries]), scores.heads)
-        return scores, self.mix(gathered, group_numbers([key for key, _ in entries]))[mine].tolist()
-
-    def _embeddings(self, songs: list[_Song]) -> Tensor:
-        """(b, W) on the model's device."""
-        if not songs:
-            return torch.zeros(0, self.model.config.width, device=self.model.device)
-        rate = songs[0].sample_rate
-        if any(song.sample_rate != rate for song in songs):
-            rate = self.model.config.sample_rate
-        waveforms = [resample(song.waveform, song.sample_rate, rate) for song in songs]
-        batch = torch.nn.utils.rnn.pad_sequence(
-            [waveform.to(self.model.device) for waveform in waveforms], batch_first=True
+            return []
+        heads = list(self.reward.heads)
+        stacked = torch.tensor([value for _, value in entries])  # (B, M, H)
+        gathered = (
+            Scores.from_stack(stacked[:, 0], heads)
+            if stacked.shape[1] == 1
+            else Scores.from_members(stacked.transpose(0, 1), heads)
         )
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        if self.loudness is not None:
-            batch = normalize_loudness(batch, rate, self.loudness, lengths)
-        return self.model.embed(batch, rate, lengths, self.batch_segments)
+        groups = group_numbers([key for key, _ in entries])
+        return self.reward.mix_scores(gathered, groups=groups)[place].tolist()
 
-    def _lowest(self, songs: int) -> float:
-        """The lowest reward among `songs` of a batch; 0 where no guard asks for it."""
-        vetoes = any(guard.action == "veto" for guard in self.guards.guards)
-        if not vetoes or self.guards.veto_reward is not None:
-            return 0.0
-        if isinstance(self.mix, PreferenceHead):
-            raise UsageError(
-                "rewards of a preference head have no lowest value; "
-                "give the vetoing guards one: Guards(..., veto_reward=X)"
-            )
-        return self.mix.lowest(songs)
+    def _price(self, raw: list[float], alone: bool) -> float | None:
+        """What a completion that is no song gets."""
+        if self.undecodable != "lowest" and (alone or self.undecodable is not None):
+            return self.undecodable
+        mix = self.reward.mix
+        bound = -math.inf
+        if isinstance(mix, RewardMix):
+            bound = mix.lowest(len(raw), self.reward.heads)
+        return bound if math.isfinite(bound) else min(raw, default=0.0)
 
-    def _log_metrics(
-        self,
-        log_metric: Callable[[str, float], None] | None,
-        rows: list[dict[str, Any]],
-        keys: list[str],
-        rewards: list[float | None],
-    ) -> None:
-        entries, _ = everywhere(list(zip(keys, rewards, strict=True)))
-        if log_metric is None:
+    def _warn_of_nothing(self, ids: Sequence[Sequence[int]] | None) -> None:
+        """Say once what came and what was expected, where no completion at all is a song."""
+        if self._warned:
             return
-        metrics = {
-            "zero_variance_groups": share_without_signal(*zip(*entries, strict=True))
-            if entries
-            else 0.0,
-            "undecodable": 1 - len(rows) / max(1, len(rewards)),
-        }
-        if rows:
-            for name in [name for name in rows[0] if name != "flags"]:
-                metrics[name] = sum(row[name] for row in rows) / len(rows)
-            metrics["guard_any"] = sum(bool(row["flags"]) for row in rows) / len(rows)
-            for guard in self.guards.names:
-                metrics[f"guard_{guard}"] = sum(guard in row["flags"] for row in rows) / len(rows)
-        for name, value in metrics.items():
-            log_metric(f"{self.__name__}/{name}", value)
-
-    def _log_columns(
-        self,
-        log_extra: Callable[[str, list[Any]], None] | None,
-        rows: list[dict[str, Any]],
-        present: list[int],
-        count: int,
-    ) -> None:
-        if log_extra is None:
-            return
-        for name in (*self.model.config.head_names, "reward_raw", "flags"):
-            values: list[Any] = [None] * count
-            for i, row in zip(present, rows, strict=True):
-                values[i] = ";".join(row[name]) if name == "flags" else row[name]
-            log_extra(f"{self.__name__}/{name}", values)
-
-
-def _resolved(mix: Mix | None, model: ApexReward) -> RewardMix | PreferenceHead:
-    if mix == "preference":
-        if not model.config.preference:
-            raise UsageError(
-                "mix 'preference' needs a calibrated head, and this model holds none; "
-                "`apex-reward arena calibrate` makes one"
-            )
-        return PreferenceHead.from_dict(model.config.preference)
-    if isinstance(mix, PreferenceHead):
-        return mix
-    resolved = as_mix(mix if mix is not None else model.config.mix or DEFAULT_MIX)
-    absent = [head for head in resolved.weights if head not in model.config.head_names]
-    if absent:
-        raise UsageError(
-            f"the mix weighs {', '.join(absent)}, which this model has not; "
-            f"its heads are {', '.join(model.config.head_names)}"
+        self._warned = True
+        shown = "" if not ids else f" The first begins with the ids {list(ids[0])[:12]}."
+        expected = getattr(self.decode, "expected", None)
+        warnings.warn(
+            f"no completion of this batch gave a song: every reward is the one for undecodable "
+            f"completions, and nothing is learnt.{shown} "
+            + (f"Expected: {expected}" if expected else "Check the decode hook."),
+            stacklevel=3,
         )
-    if resolved.normalization == "zscore" and resolved.reference is None:
-        raise UsageError("the mix normalises by zscore but has no reference; see with_reference")
-    return resolved
+
+
+def _beside_others(function: ApexRewardFunction) -> bool:
+    """Whether the trainer that calls `function` has other reward functions too.
+
+    TRL says so nowhere but in its own attribute, so the callers are asked for it.
+    """
+    frame = inspect.currentframe()
+    for _ in range(CALLERS):
+        frame = None if frame is None else frame.f_back
+        trainer = None if frame is None else frame.f_locals.get("self")
+        functions = getattr(trainer, "reward_funcs", None)
+        if isinstance(functions, (list, tuple)) and function in functions:
+            return len(functions) > 1
+    return False
+
+
+def with_lyrics(texts: list[str], columns: Mapping[str, Any]) -> list[Any]:
+    """Prompts with the lyrics of a column of that name, where there is one."""
+    lyrics = columns.get("lyrics")
+    if not lyrics:
+        return list(texts)
+    return [
+        {"prompt": text, "lyrics": str(words or "")}
+        for text, words in zip(texts, lyrics, strict=True)
+    ]
+
+
+def _by_song(scores: Scores) -> list[list[list[float]]]:
+    """(M, H) nested lists per song: plain values travel between processes."""
+    members = scores.stack()[None] if scores.members is None else scores.members
+    return members.transpose(0, 1).tolist()
 
 
 def _wanted(hook: Decode, arguments: dict[str, Any]) -> dict[str, Any]:

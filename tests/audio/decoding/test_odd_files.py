@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apex_reward.scoring.rows import printable
 
 from apex_reward.model import ApexReward
 from apex_reward.scores.apex import HEADS
 from apex_reward.scoring import find_audio, score_songs
-from apex_reward.scoring.rows import printable
 from tests.audio.decoding.odd_files import BROKEN, SPECIAL, UNUSUAL, write_odd_files
 from tests.support import SEGMENT
 

@@ -11,11 +11,20 @@ from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
 from apex_reward.model import ApexReward
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.rows import printable
 from apex_reward.scores.apex import HEADS
 from apex_reward.scores.mix import RewardMix
-from apex_reward.scoring import score_songs
-from apex_reward.scoring.rows import printable
+from apex_reward.scoring import ScoreSettings
+from apex_reward.scoring import score_songs as run
 from tests.support import tiny_model
+
+
+def score_songs(model, songs, mix=None, segments=False, batch_segments=None, **options):
+    """Rows through a `Reward` of one model."""
+    reward = Reward(model, mix, batch_segments=batch_segments)
+    return run(reward, songs, None, ScoreSettings(mix is not None, segments), **options)
+
 
 COLUMNS = ["path", "duration", "sample_rate", "segments", *HEADS, "flags", "error"]
 
@@ -50,7 +59,8 @@ def test_columns_in_the_order_of_the_contract(model: ApexReward, songs: list[str
         "error": "is not audio that can be decoded (Format not recognised)",
     }
     (mixed,) = score_songs(model, songs[:1], mix="overall")
-    assert list(mixed) == [*COLUMNS[:-2], "reward", "flags", "error"]
+    assert list(mixed) == [*COLUMNS[:-2], "reward_raw", "reward", "flags", "error"]
+    assert mixed["reward"] == mixed["reward_raw"]
 
 
 def test_a_popularity_model_has_two_heads(songs: list[str]) -> None:
@@ -87,7 +97,7 @@ def test_a_failed_song_has_no_segment_rows(model: ApexReward, songs: list[str]) 
 def test_mixes_that_make_no_sense_here(model: ApexReward, songs: list[str]) -> None:
     with pytest.raises(UsageError, match="normalised by group"):
         list(score_songs(model, songs, mix=RewardMix({"clarity": 1.0}, "group")))
-    with pytest.raises(UsageError, match="no head 'clarity'"):
+    with pytest.raises(UsageError, match="weighs clarity, which this model has not"):
         list(score_songs(tiny_model(task="popularity"), songs, mix="clarity=1"))
     with pytest.raises(UsageError, match="calibrated head"):
         list(score_songs(model, songs[:1], mix="preference"))

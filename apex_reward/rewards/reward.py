@@ -1,0 +1,316 @@
+"""`Reward`: what is rewarded, as one object and one file.
+
+Models, mix, loudness, guards and caution; training, pairs, arena, server and people share it.
+
+Shape key: B = songs, C = channels, T = samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from apex_reward.audio.decoding import DecodeSettings, decode_songs
+from apex_reward.errors import UsageError
+from apex_reward.model.encoded import Lengths, Prompt, Prompts
+from apex_reward.model.inputs import at_loudness
+from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
+from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
+from apex_reward.rewards.load import load_reward_model
+from apex_reward.rewards.panel import Panel, parts_of
+from apex_reward.rewards.parts import Parts
+from apex_reward.rewards.protocol import RewardModel, check_model
+from apex_reward.rewards.rows import Row, segment_rows, song_row
+from apex_reward.rewards.songs import gather
+from apex_reward.scores.head import Head
+from apex_reward.scores.mix import RewardMix
+from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
+from apex_reward.scores.scores import Scores
+
+WHOLE_SECONDS = 10.0
+Model = RewardModel | str | Path
+Models = Model | Sequence[Model] | Mapping[str, Model]
+
+
+class Reward:
+    """Reward models, a mix of their heads, and what keeps a policy honest.
+
+        reward = Reward("apex-tiny", mix="aesthetics", loudness=-18.0, guards="penalty")
+        values = reward(waveforms, sample_rate=44_100)      # (B,) on the autograd graph
+        rows = reward.judge(["song.mp3"])                   # a row per song, after guards
+
+    Args:
+        model: a reward model or what `load_reward_model` takes; several make a `Panel`, in a
+            mapping under names of your own.
+        mix: a `RewardMix`, its text form, a named mix, `preference`, or a `PreferenceHead`. None
+            takes the mix saved with the model, else its default.
+        loudness: LUFS that every song's mono mix is brought to first; None scores songs as they
+            are, and gain moves the reward.
+        guards: `Guards`, single ones, an action for all default ones (`flag`, `penalty`, `veto`),
+            or None.
+        caution: k of mean - k * spread over the members of an ensemble, in units of the reward;
+            0 or more. Without an ensemble there is no spread, and any k gives the same.
+        batch_segments: pieces per encoder batch; None takes each encoder's own.
+
+    Raises:
+        UsageError: no such model, two of one name, a head that no model has, a mix that lacks its
+            reference, a veto without a lowest reward, a negative caution.
+    """
+
+    def __init__(
+        self,
+        model: Models,
+        mix: Mix | None = None,
+        *,
+        loudness: float | None = None,
+        guards: Guards | Iterable[Guard] | Action | None = None,
+        caution: float = 0.0,
+        batch_segments: int | None = None,
+    ) -> None:
+        self.sources, self.model = _models(model)
+        self.parts = parts_of(self.model)
+        self.mix: RewardMix | PreferenceHead = resolve_mix(mix, self.model)
+        self.loudness = loudness
+        self.guards = as_guards(guards)
+        if not 0 <= caution < float("inf"):
+            raise UsageError(f"caution is {caution}; expected a finite number of at least 0")
+        self.caution = caution
+        self.batch_segments = batch_segments
+        self.lowest()
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that rows have a column for, in order."""
+        return tuple(self.model.heads)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that songs are best given at."""
+        return self.model.sample_rate
+
+    @property
+    def members(self) -> int:
+        """Members of the largest ensemble among the models; 1 where there is none."""
+        return max(int(getattr(part.model, "members", 1)) for part in self.parts.parts)
+
+    @property
+    def demonstration(self) -> bool:
+        """Whether a model only demonstrates; outputs say so."""
+        configs = [getattr(part.model, "config", None) for part in self.parts.parts]
+        return any(getattr(config, "demonstration", False) for config in configs)
+
+    def __call__(
+        self,
+        waveforms: Tensor,
+        sample_rate: int,
+        lengths: Lengths = None,
+        prompts: Prompts = None,
+        groups: Tensor | None = None,
+    ) -> Tensor:
+        """Rewards (B,) on the autograd graph: the mix at the set loudness, less caution; no guards.
+
+        Args:
+            waveforms: float tensor (B, T) or (B, C, T) in [-1, 1], zero-padded on the right.
+            sample_rate: Hz.
+            lengths: (B,) real samples of each song; None where no song is padded.
+            prompts: B texts (or `{"prompt": ..., "lyrics": ...}`), for models that read them.
+            groups: (B,) integers, equal for songs of one prompt, for a mix normalised by `group`.
+
+        Raises:
+            UsageError: wrong shapes, missing prompts, or a gradient asked of a model that has none.
+            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+        """
+        scores, embeddings = self._heard(waveforms, sample_rate, lengths, prompts)
+        return self.mix_scores(scores, embeddings, groups)
+
+    def scores(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
+    ) -> Scores:
+        """The heads behind the reward, at the set loudness; arguments as in a call."""
+        return self._heard(waveforms, sample_rate, lengths, prompts)[0]
+
+    def mix_scores(
+        self, scores: Scores, embeddings: Tensor | None = None, groups: Tensor | None = None
+    ) -> Tensor:
+        """Rewards (B,) of scores that are there already, before guards."""
+        return mix_scores(self.mix, scores, embeddings, groups, self.caution)
+
+    def guarded(self, raw: float, flags: Sequence[str], songs: int = 1) -> float:
+        """A song's reward after penalties and vetoes of the guards that tripped."""
+        return self.guards.adjust(raw, flags, self.lowest(songs))
+
+    def lowest(self, songs: int = 1) -> float:
+        """The lowest reward among `songs` of a batch; 0 where no guard asks for it.
+
+        Raises:
+            UsageError: a guard vetoes and the mix has no lowest value.
+        """
+        vetoes = any(guard.action == "veto" for guard in self.guards.guards)
+        if not vetoes or self.guards.veto_reward is not None:
+            return 0.0
+        lowest = -float("inf")
+        if isinstance(self.mix, RewardMix):
+            lowest = self.mix.lowest(songs, self.heads)
+        if lowest == -float("inf"):
+            raise UsageError(
+                "rewards of this mix have no lowest value; "
+                "give the vetoing guards one: Guards(..., veto_reward=X)"
+            )
+        return lowest
+
+    def judge(
+        self,
+        songs: Sequence[Any],
+        prompts: Prompts = None,
+        *,
+        sample_rate: int | None = None,
+        workers: int = 0,
+    ) -> list[Row]:
+        """A row per song as `score --reward` writes it, without a graph.
+
+        Args:
+            songs: paths, `Waveform`s, or float tensors and arrays (T,) or (C, T) in [-1, 1];
+                ragged, of any rates.
+            prompts: one per song, for models that read them.
+            sample_rate: Hz of the tensors and arrays.
+            workers: processes that decode files; 0 decodes in this one.
+
+        Returns:
+            Rows in the order of the songs; one that cannot be heard has its reason as `error`.
+
+        Raises:
+            UsageError: missing prompts, songs of another kind, or a mix normalised by `group`.
+        """
+        self.check_single()
+        results = self.results(
+            gather(songs, sample_rate), prompts, workers=workers, settings=self.engine_settings()
+        )
+        return [song_row(self, result, rewarded=True) for result in results]
+
+    def engine_settings(self, *, block: int = BLOCK_SONGS, pieces: bool = False) -> EngineSettings:
+        """How the engine hears songs for this reward."""
+        return EngineSettings(self.loudness, self.guards, self.batch_segments, block, pieces)
+
+    def results(
+        self,
+        songs: Sequence[Any],
+        prompts: Prompts = None,
+        *,
+        workers: int = 0,
+        settings: EngineSettings,
+    ) -> Iterator[SongResult]:
+        """What the models made of each song: paths are decoded ahead, others are in memory."""
+        self.parts.check_prompts(prompts, len(songs))
+        paths = [song for song in songs if isinstance(song, str)]
+        decoded = decode_songs(paths, self.decode_settings, workers)
+        stream = (next(decoded) if isinstance(song, str) else song for song in songs)
+        return run_songs(self.parts, stream, settings, prompts)
+
+    @property
+    def decode_settings(self) -> DecodeSettings:
+        """What the flags of files are measured against."""
+        return decode_settings_of(self.parts)
+
+    def check_single(self) -> None:
+        """Raises UsageError where a song's reward depends on the other songs of its prompt."""
+        if isinstance(self.mix, RewardMix) and self.mix.normalization == "group":
+            raise UsageError(
+                "a mix normalised by group compares songs of one prompt, which a row per song does "
+                "not know; use range, zscore or none here"
+            )
+
+    def segment_rows(self, result: SongResult) -> list[Row]:
+        """A row per segment of a song, as `score --segments` writes it."""
+        return segment_rows(self, result)
+
+    def save(self, path: str | Path) -> None:
+        """Write the reward as YAML; models stand there by name.
+
+        Raises:
+            UsageError: a model or a guard that was made in code and has no name to load it by.
+        """
+        from apex_reward.rewards.saved import save_reward
+
+        save_reward(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Reward:
+        """Read what `save` wrote.
+
+        Args:
+            options: of `load_reward_model`: `device`, `dtype`, ...
+
+        Raises:
+            DataError: no such file, or not a saved reward; all problems are listed together.
+        """
+        from apex_reward.rewards.saved import load_reward
+
+        return load_reward(path, **options)
+
+    def _heard(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts
+    ) -> tuple[Scores, Tensor | None]:
+        self.parts.check_prompts(prompts, len(waveforms))
+        if self.loudness is not None:
+            waveforms = at_loudness(waveforms, sample_rate, self.loudness, lengths)
+        scores, features = self.parts.hear(
+            waveforms, sample_rate, lengths, prompts, self.batch_segments
+        )
+        return scores, self.parts.embeddings(features)
+
+
+def decode_settings_of(parts: Parts) -> DecodeSettings:
+    """Segment length and rate of the first encoder; ten seconds where songs are heard whole."""
+    model = parts.parts[0].model
+    if not parts.encoders:
+        return DecodeSettings(WHOLE_SECONDS, model.sample_rate)
+    first = parts.encoders[0]
+    seconds = WHOLE_SECONDS if first.window is None else first.window / first.sample_rate
+    return DecodeSettings(seconds, first.sample_rate)
+
+
+def as_reward(model: Models | Reward, mix: Mix | None = None, **options: Any) -> Reward:
+    """A reward from itself, or from models and the options of `Reward`.
+
+    Raises:
+        UsageError: a reward together with options that it already holds.
+    """
+    if not isinstance(model, Reward):
+        return Reward(model, mix, **options)
+    given = [name for name, value in {"mix": mix, **options}.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"a Reward says itself what is rewarded; leave out {', '.join(given)}, or make "
+            "another Reward"
+        )
+    return model
+
+
+def _models(model: Models) -> tuple[dict[str, str | None], RewardModel]:
+    """What each model was named as, by its name, and the model or the panel of them."""
+    if isinstance(model, Mapping):
+        named = {str(name): _loaded(item) for name, item in model.items()}
+        return {n: source for n, (source, _) in named.items()}, Panel(
+            {n: found for n, (_, found) in named.items()}
+        )
+    if isinstance(model, Sequence) and not isinstance(model, str):
+        loaded = [_loaded(item) for item in model]
+        panel = Panel([found for _, found in loaded])
+        return {found.name: source for source, found in loaded}, panel
+    if isinstance(model, Panel):
+        return dict.fromkeys(model.models), model
+    source, found = _loaded(model)
+    return {found.name: source}, found
+
+
+def _loaded(model: Model) -> tuple[str | None, RewardModel]:
+    if isinstance(model, (str, Path)):
+        return str(model), load_reward_model(str(model))
+    return None, check_model(model)
+
+
+__all__ = ["Models", "Prompt", "Reward", "as_reward"]

@@ -1,0 +1,116 @@
+"""Result rows: a song's features through heads, mix and guards, as plain JSON-ready values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from apex_reward.errors import UsageError
+from apex_reward.rewards.engine import SongResult
+
+if TYPE_CHECKING:
+    from apex_reward.rewards.reward import Reward
+    from apex_reward.scores.scores import Scores
+
+UNFAMILIAR = "unfamiliar"
+Row = dict[str, Any]
+
+
+def row_columns(reward: Reward, rewarded: bool) -> list[str]:
+    """The names of a row's numbers: heads, their spreads with an ensemble, the rewards."""
+    names = [head.name for head in reward.heads]
+    spreads = [f"{name}_std" for name in names] if reward.members > 1 else []
+    return [*names, *spreads, *(["reward_raw", "reward"] if rewarded else [])]
+
+
+def song_row(reward: Reward, result: SongResult, rewarded: bool) -> Row:
+    """The row of one song.
+
+    Args:
+        reward: models, mix and guards.
+        result: of the engine.
+        rewarded: whether the row gets `reward_raw` and `reward`.
+
+    Returns:
+        `path`, `duration` (seconds), `sample_rate` (Hz), `segments` (their number), a column per
+        head, `<head>_std` with an ensemble, `reward_raw` and `reward`, `flags` (of the file, the
+        guards that tripped, `unfamiliar`), `error` (None or text). In a row with an error
+        `segments` is 0 and the other numbers are None.
+    """
+    values: Row = dict.fromkeys(row_columns(reward, rewarded))
+    flags = list(result.flags)
+    if result.error is None:
+        scores, raw, measured = judged(reward, result, rewarded)
+        (found,) = scores.rows()
+        values.update(found)
+        tripped = reward.guards.flags(measured)
+        far = measured.get(UNFAMILIAR, 0.0) > 1 and UNFAMILIAR not in tripped
+        flags = [*dict.fromkeys([*flags, *tripped, *([UNFAMILIAR] if far else [])])]
+        if raw is not None:
+            values |= {"reward_raw": raw, "reward": reward.guarded(raw, tripped)}
+    return {
+        "path": printable(result.path),
+        "duration": result.duration,
+        "sample_rate": result.sample_rate,
+        "segments": 0 if result.error else max(1, len(result.weights)),
+        **values,
+        "flags": flags,
+        "error": None if result.error is None else printable(result.error),
+    }
+
+
+def judged(
+    reward: Reward, result: SongResult, rewarded: bool
+) -> tuple[Scores, float | None, dict[str, float]]:
+    """Scores of one song, its reward before guards, and the guards' values."""
+    parts = reward.parts
+    features = [feature.to(parts.device) for feature in result.features]
+    prompts = None if result.prompt is None else [result.prompt]
+    measured = dict(result.measured)
+    with torch.inference_mode(), torch.autocast(parts.device.type, enabled=False):
+        scores = parts.score(features, result.called, prompts)
+        raw = None
+        if rewarded:
+            raw = reward.mix_scores(scores, parts.embeddings(features)).item()
+        far = parts.unfamiliarity(features)
+        if far is not None:
+            measured[UNFAMILIAR] = float(far)
+    return scores.apply(torch.Tensor.cpu), raw, measured
+
+
+def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
+    """A row per segment of a song: `path`, `segment` (from 1), `start` and `end` in seconds of real
+    audio, and the heads of that segment alone; none for a song with an error.
+
+    Raises:
+        UsageError: the reward is no single model that hears songs in windows.
+    """
+    if result.error is not None:
+        return []
+    if result.pieces is None or len(result.features) != 1 or result.called:
+        raise UsageError(
+            "--segments needs one model that hears songs in windows; score the others without it"
+        )
+    parts = reward.parts
+    prompts = None if result.prompt is None else [result.prompt] * len(result.pieces)
+    with torch.inference_mode():
+        scores = parts.score([result.pieces.to(parts.device)], {}, prompts).rows()
+    ends = list(accumulate(result.seconds))
+    path = printable(result.path)
+    return [
+        {"path": path, "segment": n, "start": start, "end": end, **heads}
+        for n, (start, end, heads) in enumerate(zip([0.0, *ends], ends, scores, strict=False), 1)
+    ]
+
+
+def printable(path: str) -> str:
+    """Text that any file can hold: bytes of a name that are not UTF-8 become `\\udcNN`."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """A line `path: reason` for each row with an error."""
+    return [f"{row['path']}: {row['error']}" for row in rows if row["error"]]

@@ -1,0 +1,141 @@
+"""Songs on their way to the models: files, decoded audio and tensors behind one small interface.
+
+Shape key: C = channels, T = samples, n = samples of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apex_reward.audio.load import Waveform
+from apex_reward.errors import AudioError, UsageError
+from apex_reward.model.inputs import INTEGER_LIKE_PEAK, mono_mix
+
+
+class Song(Protocol):
+    """A song that is heard block by block; `apex_reward.audio.decoding` makes them of files.
+
+    Attributes:
+        path: what it is called in rows.
+        sample_rate: Hz; 0 where it has an `error`.
+        error: why it cannot be heard, or None.
+        facts: what was found while it was heard (`flags`), once all blocks are taken.
+    """
+
+    path: str
+    sample_rate: int
+    error: str | None
+
+    def blocks(self) -> Iterator[Any]:
+        """Mono blocks (n,) of at most five minutes; a song up to that length is one block."""
+        ...
+
+    @property
+    def facts(self) -> Any: ...
+
+    def close(self) -> None:
+        """Let go of what is held for it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """What is known of a song that was no file."""
+
+    flags: list[str] = field(default_factory=list)
+
+
+class TensorSong:
+    """A waveform that is in memory already, on any device.
+
+    Args:
+        waveform: float (T,) or (C, T) in [-1, 1].
+        sample_rate: Hz.
+        path: what it is called in rows.
+    """
+
+    def __init__(self, waveform: Tensor, sample_rate: int, path: str = "") -> None:
+        self.path, self.sample_rate, self.error = path, sample_rate, None
+        self.facts = TensorFacts()
+        self._mono = _mono(waveform)
+        self.error = self._problem()
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The whole song as one block: it is in memory anyway."""
+        yield self._mono
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _problem(self) -> str | None:
+        if len(self._mono) == 0:
+            return "holds no audio samples"
+        peak = float(self._mono.abs().max())
+        if not peak < float("inf"):
+            return "holds NaN or infinite samples"
+        if peak > INTEGER_LIKE_PEAK:
+            return (
+                f"peaks at {peak:.0f}; samples should lie in [-1, 1] "
+                "(divide integer samples by their full scale)"
+            )
+        return None
+
+
+def as_song(item: Any, sample_rate: int | None, number: int) -> TensorSong:
+    """A song of a `Waveform`, a tensor or an array; `number` names it where it has no name.
+
+    Raises:
+        UsageError: something else, no rate, integers, or another layout than (T,) or (C, T).
+    """
+    name = f"song {number}"
+    if isinstance(item, Waveform):
+        return TensorSong(torch.from_numpy(np.ascontiguousarray(item.samples)), item.sample_rate,
+                          name)  # fmt: skip
+    if not isinstance(item, Tensor):
+        item = torch.as_tensor(np.asarray(item))
+    if sample_rate is None:
+        raise UsageError("songs are tensors and no rate is given; pass sample_rate= in Hz")
+    return TensorSong(item, sample_rate, name)
+
+
+def in_blocks(song: Song) -> Iterator[tuple[Tensor, bool]]:
+    """Blocks of a song as tensors, and whether each is the last.
+
+    Raises:
+        AudioError: it turns out to hold nothing, or the decoder fails in the middle.
+    """
+    ahead: Tensor | None = None
+    for block in song.blocks():
+        if ahead is not None:
+            yield ahead, False
+        ahead = block if isinstance(block, Tensor) else torch.from_numpy(block)
+    if ahead is None:
+        raise AudioError("holds no audio samples")
+    yield ahead, True
+
+
+def gather(songs: Sequence[Any], sample_rate: int | None) -> list[Any]:
+    """Paths as text, everything else as a song in memory."""
+    from os import PathLike, fspath
+
+    return [
+        fspath(song) if isinstance(song, (str, PathLike)) else as_song(song, sample_rate, number)
+        for number, song in enumerate(songs)
+    ]
+
+
+def _mono(waveform: Tensor) -> Tensor:
+    if waveform.ndim not in (1, 2):
+        raise UsageError(
+            f"a song has shape {tuple(waveform.shape)}; expected a float waveform (T,) or (C, T)"
+        )
+    stacked = waveform[None] if waveform.ndim == 2 else waveform[None, None]
+    if stacked.shape[2] == 0:
+        return waveform.new_zeros(0)
+    return mono_mix(stacked)[0].detach().float()
