@@ -73,6 +73,6 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(AudioError, match="permission denied"):
         load_audio(path)

@@ -3,15 +3,16 @@
 Each is a plain fact about the decoded file with a threshold in physical units; none changes a
 score. They are the reasons a score may not mean what it seems to.
 
-Shape key: C = channels, T = samples per channel.
+Shape key: C = channels, n = samples of a chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
-
-from apex_reward.audio import Waveform
 
 SILENT_BELOW_DBFS = -60.0
 """`silent`: RMS of the mono mix over the whole song, in dB relative to full scale."""
@@ -25,60 +26,87 @@ DUPLICATE_WITHIN = 1e-4
 """`mono-duplicate`: largest difference between channels (-80 dBFS)."""
 CANCELLED_DB = -20.0
 """`phase-cancelled`: RMS of the mono mix relative to that of the channels, in dB."""
-
 TRUNCATED_SECONDS = 0.5
 """`truncated`: seconds of audio that the file's header promises and that are not there."""
 
 Samples = NDArray[np.float32]
 
 
-def song_flags(
-    waveform: Waveform, mono: Samples, segment_seconds: float, model_rate: int
-) -> list[str]:
-    """The flags of one decoded song, in a fixed order.
+@dataclass(frozen=True)
+class FlagSettings:
+    """What the thresholds of `short` and `upsampled` depend on.
 
     Args:
-        waveform: as decoded (files with floats may go beyond [-1, 1]).
-        mono: (T,) mean of the channels, which is what the encoder hears.
         segment_seconds: length of the encoder's segments.
         model_rate: the encoder's sample rate, in Hz.
-
-    Returns:
-        Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled`, `truncated`, and
-        `upsampled` (recorded at a lower rate than the encoder's: nothing above half that rate).
     """
-    samples, rate = waveform.samples, waveform.sample_rate
-    promised = waveform.promised or 0
-    level = _rms(mono)
-    checks = {
-        "silent": level < 10 ** (SILENT_BELOW_DBFS / 20),
-        "clipped": _clipped_share(samples) >= CLIPPED_SHARE,
-        "short": mono.size < SHORT_SHARE * segment_seconds * rate,
-        "mono-duplicate": _is_duplicate(samples),
-        "phase-cancelled": level < 10 ** (CANCELLED_DB / 20) * _rms(samples),
-        "truncated": promised - mono.size > TRUNCATED_SECONDS * rate,
-        "upsampled": rate < model_rate,
-    }
-    return [name for name, holds in checks.items() if holds]
+
+    segment_seconds: float
+    model_rate: int
 
 
-def _rms(samples: Samples) -> float:
-    flat = samples.reshape(-1)
-    return float(np.sqrt(np.vdot(flat, flat) / flat.size))
+class FlagMeter:
+    """Measures a song chunk by chunk; its flags do not depend on where the chunks end."""
 
+    def __init__(self, channels: int, sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._samples = 0
+        self._mono_power = self._power = self._apart = 0.0
+        self._clipped = np.zeros(channels, np.int64)
+        self._last: Samples | None = None
 
-def _clipped_share(samples: Samples) -> float:
-    """Largest share over channels of samples beyond 1, or flat at full scale.
+    def add(self, chunk: Samples, mono: Samples) -> None:
+        """The next chunk (n, C) and its mean over the channels (n,), which the encoder hears."""
+        self._samples += len(chunk)
+        self._mono_power += float(np.vdot(mono, mono))
+        self._power += float(np.vdot(chunk, chunk))
+        if chunk.shape[1] > 1:
+            self._apart = max(self._apart, float(np.abs(chunk - chunk[:, :1]).max()))
+        self._clipped += self._count_clipped(chunk)
+        self._last = chunk[-1:].copy()
 
-    A lossless file that was cut off holds runs of one value; decoded from a lossy format the
-    same song overshoots 1. A clean sine that just touches full scale does neither.
-    """
-    beyond = np.abs(samples) > 1.0
-    flat = (samples[:, 1:] == samples[:, :-1]) & (np.abs(samples[:, 1:]) >= FULL_SCALE)
-    beyond[:, 1:] |= flat
-    return float(beyond.mean(axis=1).max())
+    def _count_clipped(self, chunk: Samples) -> NDArray[np.int64]:
+        """Samples of each channel beyond 1, or flat at full scale.
 
+        A lossless file that was cut off holds runs of one value; decoded from a lossy format the
+        same song overshoots 1. A clean sine that just touches full scale does neither.
+        """
+        level = np.abs(chunk)
+        if not level.max() >= FULL_SCALE:
+            return np.zeros(chunk.shape[1], np.int64)
+        before = chunk[:0] if self._last is None else self._last
+        whole = np.concatenate([before, chunk])
+        beyond = level > 1.0
+        flat = (whole[1:] == whole[:-1]) & (np.abs(whole[1:]) >= FULL_SCALE)
+        beyond[len(chunk) - len(flat) :] |= flat
+        return beyond.sum(axis=0)
 
-def _is_duplicate(samples: Samples) -> bool:
-    first, *others = samples
-    return bool(others) and all(np.abs(o - first).max() <= DUPLICATE_WITHIN for o in others)
+    def flags(
+        self, settings: FlagSettings, missing: int = 0, also: Sequence[str] = ()
+    ) -> list[str]:
+        """The flags of the song so far, in a fixed order.
+
+        Args:
+            settings: the encoder's segment length and rate.
+            missing: samples per channel that the header promised and that were not there.
+            also: flags known from reading the file, of `truncated` and `incomplete`.
+
+        Returns:
+            Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled`, `truncated`,
+            `incomplete` (the file holds sound that could not be heard), and `upsampled` (recorded
+            at a lower rate than the encoder's: nothing above half that rate).
+        """
+        samples, channels = max(1, self._samples), self._clipped.size
+        level = (self._mono_power / samples) ** 0.5
+        checks = {
+            "silent": level < 10 ** (SILENT_BELOW_DBFS / 20),
+            "clipped": self._clipped.max() / samples >= CLIPPED_SHARE,
+            "short": samples < SHORT_SHARE * settings.segment_seconds * self._rate,
+            "mono-duplicate": channels > 1 and self._apart <= DUPLICATE_WITHIN,
+            "phase-cancelled": level
+            < 10 ** (CANCELLED_DB / 20) * (self._power / (samples * channels)) ** 0.5,
+            "truncated": missing > TRUNCATED_SECONDS * self._rate or "truncated" in also,
+            "incomplete": "incomplete" in also,
+            "upsampled": self._rate < settings.model_rate,
+        }
+        return [name for name, holds in checks.items() if holds]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from queue import SimpleQueue
+from contextlib import closing
 
-from apex_reward.audio.decoding.decode import DecodedSong, DecodeSettings, decode_song
+from apex_reward.audio.decoding.decode import (
+    DecodedSong,
+    DecodeSettings,
+    decode_song,
+)
+from apex_reward.audio.decoding.hearing import Block
 from apex_reward.audio.decoding.worker import DecodeProcess
 
-# Decoded songs waiting per worker: enough that none is idle while the encoder works.
+# Songs waiting per worker, the first block of each decoded: enough that none is idle while the
+# encoder works.
 AHEAD = 2
 
 
@@ -20,41 +26,102 @@ def decode_songs(
 ) -> Iterator[DecodedSong]:
     """Yield one DecodedSong per path, in the order of `paths`, for any number of workers.
 
+    A song of several blocks keeps its worker until its blocks are read or it is closed. One that
+    is left open when the next song is asked for keeps it for good, and another worker is started.
+
     Args:
         paths: files to decode.
         settings: segment length and sample rate of the model.
-        workers: processes that decode; 0 decodes in this one. At most `AHEAD` decoded songs per
-            worker wait in memory.
+        workers: processes that decode; 0 decodes in this one. The first blocks of at most `AHEAD`
+            songs per worker wait in memory.
     """
     workers = min(workers, len(paths))
     if workers == 0:
         for path in paths:
-            yield replace(decode_song(path, settings), path=path)
+            yield decode_song(path, settings)
         return
-    processes = [DecodeProcess(settings) for _ in range(workers)]
-    idle: SimpleQueue[DecodeProcess] = SimpleQueue()
-    for process in processes:
-        idle.put(process)
-
-    def decode(path: str) -> DecodedSong:
-        # There are as many threads as processes, so one is always idle.
-        process = idle.get()
-        try:
-            return replace(process.decode(path), path=path)
-        finally:
-            idle.put(process)
-
+    lent = _Workers(settings, workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-        waiting: deque[Future[DecodedSong]] = deque()
+        waiting: deque[Future[tuple[DecodedSong, DecodeProcess | None]]] = deque()
         try:
-            for path in paths:
-                waiting.append(threads.submit(decode, path))
+            for turn, path in enumerate(paths):
+                waiting.append(threads.submit(lent.decode, turn, path))
                 if len(waiting) > AHEAD * workers:
-                    yield waiting.popleft().result()
+                    yield from _next(waiting, lent)
             while waiting:
-                yield waiting.popleft().result()
+                yield from _next(waiting, lent)
         finally:
             for future in waiting:
                 future.cancel()
-            for process in processes:
-                process.close()
+            lent.close()
+
+
+def _next(
+    waiting: deque[Future[tuple[DecodedSong, DecodeProcess | None]]], lent: _Workers
+) -> Iterator[DecodedSong]:
+    song, process = waiting.popleft().result()
+    yield song
+    lent.give(process)
+
+
+class _Workers:
+    """Workers, lent to songs in the order of the songs.
+
+    Out of order, later songs of several blocks could hold all workers while the reader waits for
+    an earlier one.
+    """
+
+    def __init__(self, settings: DecodeSettings, count: int) -> None:
+        self._settings = settings
+        self._idle = [DecodeProcess(settings) for _ in range(count)]
+        self._lent: set[DecodeProcess] = set()
+        self._turn = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def decode(self, turn: int, path: str) -> tuple[DecodedSong, DecodeProcess | None]:
+        """The song with its first block, and its worker, once its turn is there and one is idle."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._idle))
+            if self._closed:
+                return DecodedSong.failed(path, "the run was stopped"), None
+            process = self._idle.pop()
+            self._lent.add(process)
+            self._turn += 1
+            self._changed.notify_all()
+        passes = iter([self._first_pass(process, path)])
+        return DecodedSong(path, lambda: next(passes, None) or self._later_pass(path)), process
+
+    def _first_pass(self, process: DecodeProcess, path: str) -> Iterator[Block]:
+        try:
+            yield from process.blocks(path)
+        finally:
+            with self._changed:
+                if process in self._lent:
+                    self._lent.remove(process)
+                    self._idle.append(process)
+                    self._changed.notify_all()
+                else:  # given away, or the run is over
+                    process.close()
+
+    def _later_pass(self, path: str) -> Iterator[Block]:
+        with closing(DecodeProcess(self._settings)) as process:
+            yield from process.blocks(path)
+
+    def give(self, process: DecodeProcess | None) -> None:
+        """Let a song that is still open keep its worker, and have another in its place."""
+        with self._changed:
+            if process in self._lent:
+                self._lent.remove(process)
+                self._idle.append(DecodeProcess(self._settings))
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all workers that were not given away."""
+        with self._changed:
+            self._closed = True
+            processes = [*self._idle, *self._lent]
+            self._lent.clear()
+            self._changed.notify_all()
+        for process in processes:
+            process.close()

@@ -3,8 +3,10 @@
 A worker is a plain child process with two pipes. It imports neither torch nor transformers, needs
 no guard in the caller's script, and ends by itself when its parent is gone.
 
-Protocol: the parent writes one JSON line per song; the worker answers with one JSON line and,
-behind it, the mono samples as raw float32.
+Protocol: the parent writes one JSON line per song (`path`, the settings, `skip`: blocks that it
+has already). The worker answers every block with one JSON line (`bytes`, `sample_rate`, and in the
+last one `facts`) and, behind it, the samples as raw float32; or with a line that has an `error`.
+It waits where the parent does not read on.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from io import BufferedReader
-from typing import IO, BinaryIO
+from itertools import islice
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from apex_reward.audio.decoding.decode import DecodedSong, DecodeSettings, decode_song
-from apex_reward.errors import ApexError
+from apex_reward.audio.decoding.decode import DecodeSettings, SongFacts, decoded_blocks
+from apex_reward.audio.decoding.hearing import Block
+from apex_reward.errors import ApexError, AudioError
 
 WORKER_COMMAND = (
     sys.executable,
@@ -40,26 +45,45 @@ class DecodeProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def decode(self, path: str) -> DecodedSong:
-        """The decoded song; a song that brings down the worker twice is a failed one."""
-        reason = ""
+    def blocks(self, path: str) -> Iterator[Block]:
+        """The blocks of a song, as `decoded_blocks`.
+
+        A worker that goes down is started again and goes on behind the blocks that came; a song
+        that brings it down twice is a failed one. Left before the last block, the worker is ended.
+        """
+        reason, had = "", 0
         for _ in range(ATTEMPTS):
             if self._closed:
-                return DecodedSong.failed("the run was stopped")
+                raise AudioError("the run was stopped")
             process = self._process or self._start()
+            answered = False
             try:
-                return self._exchange(process, path)
-            except (OSError, EOFError):
+                for block in self._exchange(process, path, had):
+                    had += 1
+                    answered = block.facts is not None
+                    yield block
+                return
+            except (AudioError, OSError, EOFError) as error:
+                answered = True
+                if isinstance(error, AudioError):
+                    raise
                 reason = _ending(process)
                 self._process = None
-        return DecodedSong.failed(f"the decoder crashed on it ({reason})")
+            finally:
+                if not answered:
+                    self._end()
+        raise AudioError(f"the decoder crashed on it ({reason})")
 
     def close(self) -> None:
-        """End the worker, also in the middle of a song; `decode` then returns at once."""
+        """End the worker, also in the middle of a song; `blocks` then ends at once."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -77,18 +101,24 @@ class DecodeProcess:
             )
         return process
 
-    def _exchange(self, process: subprocess.Popen[bytes], path: str) -> DecodedSong:
+    def _exchange(self, process: subprocess.Popen[bytes], path: str, skip: int) -> Iterator[Block]:
         requests, answers = _pipes(process)
-        requests.write(json.dumps({"path": path, **asdict(self._settings)}).encode() + b"\n")
+        request = {"path": path, "skip": skip, **asdict(self._settings)}
+        requests.write(json.dumps(request).encode() + b"\n")
         requests.flush()
-        line = answers.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError
-        head = json.loads(line)
-        samples = bytearray(head.pop("bytes"))
-        if answers.readinto(samples) != len(samples):
-            raise EOFError
-        return DecodedSong(np.frombuffer(samples, np.float32), **head)
+        facts = None
+        while facts is None:
+            line = answers.readline()
+            if not line.endswith(b"\n"):
+                raise EOFError
+            head = json.loads(line)
+            if "error" in head:
+                raise AudioError(head["error"])
+            samples = bytearray(head["bytes"])
+            if answers.readinto(samples) != len(samples):
+                raise EOFError
+            facts = SongFacts(**head["facts"]) if head["facts"] else None
+            yield Block(np.frombuffer(samples, np.float32), head["sample_rate"], facts)
 
 
 def serve() -> None:
@@ -105,19 +135,21 @@ def serve() -> None:
         _answer(json.loads(line), answers)
 
 
-def _answer(request: dict[str, str | float | int], answers: BinaryIO) -> None:
-    path = str(request["path"])
-    settings = DecodeSettings(float(request["segment_seconds"]), int(request["model_rate"]))
-    song = decode_song(path, settings)
-    head = {
-        "bytes": song.mono.nbytes,
-        "sample_rate": song.sample_rate,
-        "flags": song.flags,
-        "error": song.error,
-    }
-    answers.write(json.dumps(head).encode() + b"\n")
-    answers.write(np.ascontiguousarray(song.mono).data)
-    answers.flush()
+def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+    path, skip = request.pop("path"), request.pop("skip")
+    try:
+        for block in islice(decoded_blocks(path, DecodeSettings(**request)), skip, None):
+            head = {
+                "bytes": block.samples.nbytes,
+                "sample_rate": block.sample_rate,
+                "facts": block.facts and asdict(block.facts),
+            }
+            answers.write(json.dumps(head).encode() + b"\n")
+            answers.write(np.ascontiguousarray(block.samples).data)
+            answers.flush()
+    except AudioError as error:
+        answers.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        answers.flush()
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], BufferedReader]:

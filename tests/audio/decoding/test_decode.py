@@ -9,15 +9,16 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from apex_reward.audio import load_audio
-from apex_reward.audio.decoding import worker
-from apex_reward.audio.decoding.decode import DecodeSettings, decode_song
-from apex_reward.audio.decoding.pool import AHEAD, decode_songs
+from apex_reward.audio.decoding import DecodeSettings, decode_song, decode_songs, worker
+from apex_reward.audio.decoding.hearing import Block
+from apex_reward.audio.decoding.pool import AHEAD
 from apex_reward.errors import ApexError
 from tests.support import write_wav
 
@@ -53,13 +54,13 @@ def test_workers_give_the_same_songs_in_the_same_order(songs: list[str], workers
 
 def test_no_more_than_a_few_songs_wait(songs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    real = worker.DecodeProcess.decode
+    real = worker.DecodeProcess.blocks
 
-    def decode(self: worker.DecodeProcess, path: str) -> object:
+    def blocks(self: worker.DecodeProcess, path: str) -> Iterator[Block]:
         asked.append(path)
         return real(self, path)
 
-    monkeypatch.setattr(worker.DecodeProcess, "decode", decode)
+    monkeypatch.setattr(worker.DecodeProcess, "blocks", blocks)
     results = decode_songs(songs, SETTINGS, workers=1)
     next(results)
     time.sleep(0.2)
@@ -71,7 +72,7 @@ def test_permission_denied_is_a_reason(songs: list[str], monkeypatch: pytest.Mon
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", denied)
+    monkeypatch.setattr("os.open", denied)
     song = decode_song(songs[0], SETTINGS)
     assert (song.error, song.mono.size) == ("permission denied", 0)
 
@@ -83,7 +84,7 @@ def test_whatever_a_decoder_raises_is_that_songs_failure(
     def broken(path: str) -> None:
         raise error
 
-    monkeypatch.setattr("apex_reward.audio.decoding.decode.load_audio", broken)
+    monkeypatch.setattr("apex_reward.audio.decoding.decode.stream_file", broken)
     assert decode_song(songs[0], SETTINGS).error == (
         f"cannot be decoded: {type(error).__name__}: {error}"
     )
@@ -100,12 +101,12 @@ def use_worker(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     code = f"""
 import os, signal, sys, time
 from apex_reward.audio.decoding import worker
-real = worker.decode_song
-def decode(path, settings):
+real = worker.decoded_blocks
+def decoded_blocks(path, settings):
     before(path)
     return real(path, settings)
 {textwrap.dedent(before)}
-worker.decode_song = decode
+worker.decoded_blocks = decoded_blocks
 worker.serve()
 """
     monkeypatch.setattr(worker, "WORKER_COMMAND", (sys.executable, "-c", code))
@@ -168,10 +169,10 @@ def test_stopping_early_ends_a_worker_in_the_middle_of_a_song(
 def test_a_worker_ends_with_its_parent(tmp_path: Path, songs: list[str]) -> None:
     code = f"""
 import os, sys
-from apex_reward.audio.decoding.decode import DecodeSettings
+from apex_reward.audio.decoding import DecodeSettings
 from apex_reward.audio.decoding.worker import DecodeProcess
 process = DecodeProcess(DecodeSettings(1.0, 24_000))
-process.decode({songs[0]!r})
+list(process.blocks({songs[0]!r}))
 print(process._process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """

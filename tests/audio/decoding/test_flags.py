@@ -7,18 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_reward.audio import Waveform
-from apex_reward.audio.decoding.flags import song_flags
+from apex_reward.audio.decoding.flags import FlagMeter, FlagSettings
 
 RATE = 24_000
 
 
 def flags_of(
-    samples: np.ndarray, rate: int = RATE, promised: int | None = None, segment: float = 1.0
+    samples: np.ndarray, rate: int = RATE, missing: int = 0, segment: float = 1.0, chunk: int = 0
 ) -> list[str]:
-    samples = np.atleast_2d(samples).astype(np.float32)
-    waveform = Waveform(samples, rate, promised)
-    return song_flags(waveform, waveform.mono, segment, RATE)
+    song = np.ascontiguousarray(np.atleast_2d(samples).T.astype(np.float32))
+    meter = FlagMeter(song.shape[1], rate)
+    for start in range(0, len(song), chunk or len(song)):
+        part = song[start : start + (chunk or len(song))]
+        meter.add(part, part.mean(axis=1))
+    return meter.flags(FlagSettings(segment, RATE), missing)
 
 
 def sine(level: float, seconds: float = 1.0, frequency: float = 440.0) -> np.ndarray:
@@ -77,9 +79,19 @@ def test_upsampled_is_below_the_encoders_rate() -> None:
     assert flags_of(sine(0.3, seconds=2.0), rate=24_000) == []
 
 
-def test_truncated_is_half_a_second_less_than_promised() -> None:
-    assert flags_of(sine(0.3), promised=RATE + 12_001) == ["truncated"]
-    assert flags_of(sine(0.3), promised=RATE + 12_000) == []
+def test_truncated_is_more_than_half_a_second_missing() -> None:
+    assert flags_of(sine(0.3), missing=12_001) == ["truncated"]
+    assert flags_of(sine(0.3), missing=12_000) == []
+
+
+def test_flags_do_not_depend_on_the_chunks() -> None:
+    flat = np.zeros(24_000)
+    flat[100:125] = 1.0  # 24 samples equal to the one before: a thousandth of the song
+    for chunk in (0, 1, 7, 110, 1000):
+        assert flags_of(flat, chunk=chunk) == ["clipped"]
+    flat[124] = 0.0
+    for chunk in (0, 1, 7, 110, 1000):
+        assert flags_of(flat, chunk=chunk) == []
 
 
 @given(st.integers(1, 3), st.integers(1, 50), st.floats(0, 2), st.integers(0, 99))

@@ -1,0 +1,164 @@
+"""MPEG audio by its frames: how long it is, whatever its headers say, and where files were joined.
+
+An MP3 has no length. Encoders put one into a first frame without sound (`Xing`, `Info`); a file
+that was piped, cut or recorded has none, and a joined file has that of its first part. Frame
+headers: ISO/IEC 11172-3, 2.4.1.3 and 13818-3; the Xing frame as LAME writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from apex_reward.audio.decoding.pieces import Piece, Plan, Window
+
+# kbit/s by (MPEG version 1, layer); the lower rates of versions 2 and 2.5 share layers 2 and 3.
+_BITRATES = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_SIDE_BYTES = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
+_LEAST_FRAMES = 3
+"""Frames of a run that count as sound; fewer among other bytes are chance."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A header: bytes and samples of its frame, rate, mono, layer, bytes before a Xing mark."""
+
+    length: int
+    samples: int
+    rate: int
+    mono: bool
+    layer: int
+    mark: int
+
+    def like(self, other: _Frame) -> bool:
+        """Whether one decoder can go on from one to the other."""
+        return (self.rate, self.mono, self.layer) == (other.rate, other.mono, other.layer)
+
+
+@dataclass
+class _Run:
+    """Frames behind each other without a gap; `promised` frames by a Xing frame at the start."""
+
+    start: int
+    stop: int
+    kind: _Frame
+    frames: int = 0
+    promised: int | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.promised is not None and self.frames >= self.promised
+
+
+def plan(window: Window) -> Plan:
+    """The parts of an MPEG audio file (layers 1 to 3)."""
+    runs = _runs(window)
+    if not runs:
+        return Plan()
+    missing = _missing(runs)
+    if len(runs) == 1 and runs[0].promised is not None:
+        return Plan(missing=missing)
+    rate = runs[0].kind.rate
+    heard = [run for run in runs if run.kind.rate == rate]
+    pieces = [Piece(r.start, r.stop, samples=r.frames * r.kind.samples) for r in heard]
+    return Plan(pieces, missing, incomplete=len(heard) < len(runs))
+
+
+def _missing(runs: list[_Run]) -> int:
+    """Promised samples that are not there; a run behind a gap goes on with its promise."""
+    missing = left = samples = 0
+    for run in runs:
+        if run.promised is not None or left == 0:
+            missing += left * samples
+            left, samples = run.promised or 0, run.kind.samples
+        left = max(0, left - run.frames)
+    return missing + left * samples
+
+
+def _runs(window: Window) -> list[_Run]:
+    runs: list[_Run] = []
+    position = 0
+    while position + 4 <= window.size:
+        frame = _frame(window.at(position, 4))
+        run = runs[-1] if runs else None
+        joins = run is not None and run.stop == position and not run.full
+        if frame is None or not (
+            (joins and run is not None and frame.like(run.kind) and _fits(window, position, frame))
+            or _confirmed(window, position, frame)
+        ):
+            position = _past_other_bytes(window, position)
+            continue
+        promised = _xing(window, position, frame)
+        if promised is not None:
+            # The frame itself holds no sound; without a count it is left out.
+            start = position if promised else position + frame.length
+            runs.append(_Run(start, position + frame.length, frame, promised=promised or None))
+        else:
+            if run is None or not joins or not frame.like(run.kind):
+                run = _Run(position, position, frame)
+                runs.append(run)
+            run.stop = position + frame.length
+            run.frames += 1
+        position += frame.length
+    return [run for run in runs if run.frames >= _LEAST_FRAMES] or runs[:1]
+
+
+def _fits(window: Window, position: int, frame: _Frame) -> bool:
+    return position + frame.length <= window.size
+
+
+def _confirmed(window: Window, position: int, frame: _Frame) -> bool:
+    """Whether a frame out of line is one: another follows, or the file ends right behind it."""
+    following = _frame(window.at(position + frame.length, 4))
+    if following is not None:
+        return frame.like(following)
+    return position + frame.length == window.size
+
+
+def _past_other_bytes(window: Window, position: int) -> int:
+    """Behind a tag, or at the next byte that could begin a frame or a tag."""
+    if window.at(position, 3) == b"ID3":
+        head = window.at(position, 10)
+        size = 0
+        for byte in head[6:10]:
+            size = size << 7 | byte & 0x7F
+        return position + 10 + size + (10 if len(head) > 5 and head[5] & 0x10 else 0)
+    tag = window.find(b"ID3", position + 1) if position == 0 else window.size
+    return min(tag, window.find(b"\xff", position + 1))
+
+
+def _xing(window: Window, position: int, frame: _Frame) -> int | None:
+    """Frames that a Xing frame promises, 0 where it gives no count; None where it is none."""
+    if frame.layer != 3:
+        return None
+    head = window.at(position + 4 + frame.mark, 12)
+    if head[:4] not in (b"Xing", b"Info"):
+        return None
+    return int.from_bytes(head[8:12], "big") if len(head) == 12 and head[7] & 1 else 0
+
+
+@lru_cache(maxsize=4096)
+def _frame(head: bytes) -> _Frame | None:
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bits, rate_index, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or bits in (0, 15) or rate_index == 3:
+        return None
+    first, mono = version == 3, head[3] >> 6 == 3
+    rate = _RATES[version][rate_index]
+    bitrate = _BITRATES[first, layer][bits - 1] * 1000
+    samples = 384 if layer == 1 else 1152 if layer == 2 or first else 576
+    if layer == 1:
+        length = (12 * bitrate // rate + padding) * 4
+    else:
+        length = samples // 8 * bitrate // rate + padding
+    return _Frame(length, samples, rate, mono, layer, _SIDE_BYTES[first, mono])
