@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apex_reward.scoring.rows import printable
 
 from apex_reward.model import ApexReward
+from apex_reward.rewards.rows import printable
 from apex_reward.scores.apex import HEADS
 from apex_reward.scoring import find_audio, score_songs
 from tests.audio.decoding.odd_files import BROKEN, SPECIAL, UNUSUAL, write_odd_files
@@ -51,6 +51,7 @@ def test_broken_files_say_why_and_have_no_scores(rows: dict[str, dict[str, Any]]
     reasons = {name: reason for name, (_, reason) in BROKEN.items()} | SPECIAL
     for name, reason in {**reasons, "missing.wav": "does not exist"}.items():
         row = rows[printable(name)]
+        assert row["error"] is not None, name
         assert reason in row["error"], name
         assert [row[column] for column in (*HEADS, "duration", "sample_rate")] == [None] * 9
         assert (row["segments"], row["flags"]) == (0, [])
