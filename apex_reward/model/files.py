@@ -40,6 +40,8 @@ def _download(hub_id: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", *WEIGHT_FILES, "model*.safetensors", "model.safetensors.index.json"]
+    wanted += ["preprocessor_config.json", "tokenizer*.json", "vocab.*", "merges.txt"]
+    wanted += ["special_tokens_map.json"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, **options))
     except Exception as error:  # the hub client raises a dozen unrelated types

@@ -1,0 +1,208 @@
+"""CLAP: transformers' ClapModel behind a log-mel spectrogram that gradients flow through.
+
+The mel is that of `ClapFeatureExtractor` without fusion (Slaney scale and norm, in decibels), the
+embeddings are those of `ClapModel` (Wu et al. 2023, arXiv 2211.06687). A song is heard in windows
+of 10 s without overlap; a shorter window is repeated as often as it fits and then zero-padded, as
+the feature extractor's `repeatpad` does.
+
+Shape key: B = songs, T = samples, N = windows, n = samples in a window (480,000 published),
+M = mel bands (64), F = frames (1001), D = embedding width (512).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ClapFeatureExtractor, ClapModel
+
+from apex_reward.audio.segment import Segments, cut_segments
+from apex_reward.errors import CheckpointError
+from apex_reward.model.encoders.segments import weights_hash
+
+# Prompts whose embeddings are kept; a prompt of 512 numbers takes 2 kB.
+CACHED_PROMPTS = 4096
+TEXTS_PER_BATCH = 32
+POWER_FLOOR = 1e-10
+
+
+class ClapEncoder(nn.Module):
+    """Both towers of a CLAP, frozen and in eval mode; the audio tower is a `SongEncoder`.
+
+    Song features are means over windows of unit vectors (B, D): their dot product with a text's
+    unit vector is the mean of the windows' cosines. Computed in float32 (or float64), also inside
+    autocast: decibels of -100 to 50 have no room in half precision.
+
+    Args:
+        model: both towers with their projections.
+        tokenizer: the text tower's, as `transformers.AutoTokenizer` gives it.
+        extractor: gives the mel's settings; its `truncation` and `padding` are not used.
+
+    Raises:
+        CheckpointError: a CLAP with fusion, which hears four mels of a song at once.
+    """
+
+    name = "clap"
+    batch_segments = 4
+    by_length = False
+
+    def __init__(self, model: ClapModel, tokenizer: Any, extractor: ClapFeatureExtractor) -> None:
+        super().__init__()
+        if model.config.audio_config.enable_fusion:
+            raise CheckpointError(
+                "this CLAP was trained with fusion (enable_fusion), which is not supported; take "
+                "one without it, such as laion/larger_clap_music"
+            )
+        self.model, self.tokenizer, self.extractor = model, tokenizer, extractor
+        self.sample_rate = int(extractor.sampling_rate)
+        self.window = int(extractor.nb_max_samples)
+        self._texts = _TextCache(CACHED_PROMPTS)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def width(self) -> int:
+        """D, the width of an embedding."""
+        return int(self.model.config.projection_dim)
+
+    def train(self, mode: bool = True) -> ClapEncoder:
+        """Stay in eval mode: batch norm and dropout as published, whatever a trainer asks."""
+        return super().train(False)
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """Songs (B, T) to windows of 10 s; all windows of a song count alike."""
+        return cut_segments(songs, lengths, self.window, self.sample_rate, "pad")
+
+    def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
+        """Unit vectors (N, D) of windows (N, n), of which (N,) samples are real (None: all)."""
+        dtype = self.model.audio_projection.linear1.weight.dtype
+        with torch.autocast(samples.device.type, enabled=False):
+            if real is not None:
+                samples = repeat_to_window(samples, real)
+            mel = self.log_mel(samples).to(dtype)
+            found = self.model.get_audio_features(input_features=mel[:, None])
+        return found.pooler_output
+
+    def log_mel(self, samples: Tensor) -> Tensor:
+        """Windows (N, n) to decibels (N, F, M), as the feature extractor gives them.
+
+        In float64 where the device has it: in float32 the rounding noise of a loud tone stands
+        above the floor of the quiet bands.
+        """
+        exact = torch.float32 if samples.device.type == "mps" else torch.float64
+        size, settings = self.extractor.fft_window_size, self.extractor
+        spectrum = torch.stft(
+            samples.to(exact),
+            n_fft=size,
+            hop_length=settings.hop_length,
+            window=torch.hann_window(size, dtype=exact, device=samples.device),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = torch.view_as_real(spectrum).square().sum(dim=-1)
+        filters = torch.as_tensor(settings.mel_filters_slaney, dtype=exact, device=samples.device)
+        bands = power.transpose(1, 2) @ filters
+        return 10 * bands.clamp_min(POWER_FLOOR).log10()
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors (B, D) of texts, each computed once while it stays among the latest 4096.
+
+        A prompt longer than the text tower's positions is cut at its end. No gradient.
+        """
+        known = self._texts.get(prompts)
+        missing = [text for text in dict.fromkeys(prompts) if text not in known]
+        for start in range(0, len(missing), TEXTS_PER_BATCH):
+            batch = missing[start : start + TEXTS_PER_BATCH]
+            known.update(zip(batch, self._encode_text(batch), strict=True))
+        self._texts.put({text: known[text] for text in missing})
+        place = self.model.text_projection.linear1.weight
+        if not prompts:
+            return place.new_empty(0, self.width)
+        return torch.stack([known[text] for text in prompts]).to(place)
+
+    def fingerprint(self) -> Hashable:
+        """A hash of the audio tower's weights and of the mel's settings."""
+        audio = self.model.config.audio_config.to_dict()
+        settings = [self.sample_rate, self.window, audio, self._mel_settings()]
+        weights = (self.model.audio_model, self.model.audio_projection)
+        return (
+            self.name,
+            json.dumps(settings, sort_keys=True, default=str),
+            *map(weights_hash, weights),
+        )
+
+    def _mel_settings(self) -> list[Any]:
+        names = (
+            "feature_size",
+            "fft_window_size",
+            "hop_length",
+            "frequency_min",
+            "frequency_max",
+        )
+        return [getattr(self.extractor, name) for name in names]
+
+    @torch.no_grad()
+    def _encode_text(self, texts: list[str]) -> Tensor:
+        place = self.model.text_projection.linear1.weight
+        config = self.model.config.text_config
+        # Positions of RoBERTa start behind the padding token's number.
+        positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1
+        tokens = self.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=min(positions, self.tokenizer.model_max_length),
+            return_tensors="pt",
+        ).to(place.device)
+        with torch.autocast(place.device.type, enabled=False):
+            found = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+        return found.pooler_output.cpu()
+
+
+def repeat_to_window(samples: Tensor, real: Tensor) -> Tensor:
+    """Windows (N, n) whose first (N,) samples are repeated as often as they fit, then zeros.
+
+    >>> repeat_to_window(torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.0]]), torch.tensor([2]))
+    tensor([[1., 2., 1., 2., 0.]])
+    """
+    size = samples.shape[1]
+    short = (real < size).nonzero()[:, 0]
+    if len(short) == 0:
+        return samples
+    position = torch.arange(size, device=samples.device)
+    length = real[short, None]
+    repeated = samples[short].gather(1, position % length)
+    repeated = repeated.masked_fill(position >= size // length * length, 0.0)
+    return samples.index_copy(0, short, repeated)
+
+
+class _TextCache:
+    """The latest texts and their embeddings; safe between threads, empty in a copy."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._lock = limit, threading.Lock()
+        self._found: OrderedDict[str, Tensor] = OrderedDict()
+
+    def get(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        with self._lock:
+            known = {text: self._found[text] for text in texts if text in self._found}
+            for text in known:
+                self._found.move_to_end(text)
+        return known
+
+    def put(self, found: dict[str, Tensor]) -> None:
+        with self._lock:
+            self._found.update(found)
+            while len(self._found) > self._limit:
+                self._found.popitem(last=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _TextCache, (self._limit,)

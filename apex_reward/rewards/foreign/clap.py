@@ -1,0 +1,80 @@
+"""CLAP as a reward model: how well a song fits its prompt.
+
+Shape key: B = songs, D = embedding width (512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from apex_reward.model.encoded import EncodedModel, Prompts
+from apex_reward.model.encoders.clap import ClapEncoder
+from apex_reward.model.encoders.clap_files import PUBLISHED_CLAP, load_clap, save_clap
+from apex_reward.rewards.foreign.texts import texts_of
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+ADHERENCE = Head("adherence", -1.0, 1.0)
+
+
+class Clap(EncodedModel, nn.Module):
+    """Prompt adherence: the mean over a song's 10-second windows of cosine(window, prompt).
+
+    Hears 48 kHz mono, the whole song, without the random crop of published pipelines. Always in
+    eval mode and in float32; weights are frozen, gradients reach the waveform.
+
+    Args:
+        encoder: both towers; `Clap.from_pretrained` reads them.
+    """
+
+    name = "clap"
+    reads_text = True
+
+    def __init__(self, encoder: ClapEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """`adherence` in [-1, 1]."""
+        return (ADHERENCE,)
+
+    @property
+    def encoders(self) -> tuple[ClapEncoder, ...]:
+        """The audio tower; its song feature is (B, D)."""
+        return (self.encoder,)
+
+    def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
+        """Adherence of song features (B, D) to B prompts.
+
+        Raises:
+            UsageError: a song without a prompt.
+        """
+        texts = texts_of(self.name, prompts, "prompt")
+        cosines = (features[0] * self.encoder.text(texts).to(features[0])).sum(dim=1)
+        return Scores({ADHERENCE.name: cosines}, self.heads)
+
+    def train(self, mode: bool = True) -> Clap:
+        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
+        return super().train(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder in transformers' layout, whole or not at all."""
+        save_clap(self.encoder, folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "clap", **hub: Any) -> Clap:
+        """Load a folder or hub id in transformers' layout.
+
+        Args:
+            name: `clap` is `laion/larger_clap_music`.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+        Raises:
+            CheckpointError: as `apex_reward.model.encoders.clap_files.load_clap`.
+        """
+        return cls(load_clap(PUBLISHED_CLAP if str(name) == "clap" else name, **hub))
