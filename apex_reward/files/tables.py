@@ -65,7 +65,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file one by one, for files larger than memory; as `read_jsonl`."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:  # Windows programs begin with a mark
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

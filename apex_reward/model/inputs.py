@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.loudness import normalize_loudness
+from apex_reward.audio.decoding.hearing import INTEGER_LIKE_PEAK as INTEGER_LIKE_PEAK
 from apex_reward.audio.resample import resample, resampled_length
 from apex_reward.errors import AudioError, UsageError, listed
 
-# Floats far outside [-1, 1] are integer samples that nobody divided.
-INTEGER_LIKE_PEAK = 256.0
 # More channels than this are samples in the wrong dimension.
 MAX_CHANNELS = 64
 

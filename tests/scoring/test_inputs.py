@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.tables import write_table
 from apex_reward.scoring import find_audio
+from apex_reward.scoring.inputs import Source, find_songs
 
 
 @pytest.fixture
@@ -93,12 +95,17 @@ def test_an_unmatched_glob_fails_as_a_row_beside_others_and_as_usage_alone(songs
 
 def test_links_to_folders_are_followed_once(songs: Path) -> None:
     (songs / "deep" / "back").symlink_to(songs)
-    (songs / "elsewhere").symlink_to(songs / "deep" / "er")
+    (songs / "again").symlink_to(songs / "deep" / "er")
+    other = songs.parent / "other"
+    other.mkdir()
+    (other / "d.caf").touch()
+    (other / "to songs").symlink_to(songs)
+    (songs / "elsewhere").symlink_to(other)
     assert names(find_audio([songs]), songs) == [
         "a.MP3",
         "b.wav",
         "deep/er/c.flac",
-        "elsewhere/c.flac",
+        "elsewhere/d.caf",
     ]
 
 
@@ -118,12 +125,74 @@ def test_a_folder_named_like_a_song_counts_only_if_no_song_is_in_it(songs: Path)
 def test_a_folder_that_cannot_be_listed_gets_its_row(
     songs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.listdir
+    real = os.scandir
 
-    def listdir(folder: str) -> list[str]:
+    def scandir(folder: str) -> object:
         if folder.endswith("deep"):
             raise PermissionError(13, "Permission denied")
         return real(folder)
 
-    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert names(find_audio([songs]), songs) == ["a.MP3", "b.wav", "deep"]
+
+
+def test_every_ending_that_can_be_read_and_no_side_files(tmp_path: Path) -> None:
+    good = ["1.caf", "2.aifc", "3.rf64", "4.snd", "5.mp2", "6.W64", "7.opus"]
+    for name in (*good, "._1.caf", "__MACOSX/1.wav", "__MACOSX/deep/._1.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(find_audio([tmp_path]), tmp_path) == good
+    assert names(find_audio([f"{tmp_path}/**/*"]), tmp_path) == good
+    named = str(tmp_path / "._1.caf")
+    assert find_audio([named]) == [named]
+
+
+def test_links_between_many_folders_list_each_song_once(tmp_path: Path) -> None:
+    folders = [tmp_path / str(n) for n in range(6)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "x.wav").touch()
+        for other in folders:
+            (folder / f"to {other.name}").symlink_to(other)
+    assert names(find_audio([tmp_path]), tmp_path) == [f"{n}/x.wav" for n in range(6)]
+
+
+def test_a_glob_lists_a_folder_only_where_it_does_not_list_its_songs(songs: Path) -> None:
+    (songs / "deep2").mkdir()
+    (songs / "deep2" / "z.wav").touch()
+    assert names(find_audio([f"{songs}/**"]), songs) == [
+        *("a.MP3", "b.wav", "cover.jpg", "deep/er/c.flac", "deep/notes.txt", "deep2/z.wav")
+    ]
+
+
+def test_what_a_shell_gives_for_a_star_beside_songs(songs: Path) -> None:
+    (songs / "lyrics.txt").write_text("la la la\n" + "o" * 5000)
+    (songs / "meta.jsonl").write_text('{"title": "x"}\n')
+    (songs / "table.csv").write_text("title,year\nx,2001\n")
+    (songs / "list.txt").write_text("deep/er/c.flac\n")
+    given = sorted(songs.iterdir())
+    with pytest.warns(UserWarning, match=r"left out: .*lyrics.txt, .*meta.jsonl, .*table.csv"):
+        found = find_audio(given)
+    assert names(found, songs) == [
+        *("a.MP3", "b.wav", "cover.jpg", "deep/er/c.flac", "deep/er/c.flac")
+    ]
+    with pytest.raises(DataError, match="no column 'audio' or 'path'; it has title"):
+        find_audio([songs / "meta.jsonl"])
+
+
+def test_tables_keep_their_columns(songs: Path) -> None:
+    rows = [{"path": "b.wav", "prompt": "x", "prompt_id": 1}, {"path": "gone.wav", "prompt": None}]
+    for ending in (".jsonl", ".csv", ".parquet"):
+        write_table(songs / f"list{ending}", rows)
+        first, second = find_songs([songs / f"list{ending}"])
+        assert (first.path, first.columns) == (
+            str(songs / "b.wav"),
+            {"prompt": "x", "prompt_id": 1},
+        )
+        assert (second.path, second.columns["prompt"]) == ("gone.wav", None)
+
+
+def test_audio_goes_before_path_and_a_byte_order_mark_is_read(songs: Path) -> None:
+    listing = songs / "list.jsonl"
+    listing.write_text('\ufeff{"audio": "b.wav", "path": "y"}\n', encoding="utf-8")
+    assert find_songs([listing]) == [Source(str(songs / "b.wav"), {"path": "y"})]

@@ -22,6 +22,9 @@ BLOCK_SECONDS = 300.0
 MIN_RATE = 2_000
 """Hz; a file that claims less holds no music, and resampled it would grow without bound."""
 
+INTEGER_LIKE_PEAK = 256.0
+"""Level above which samples are integers in a float file: no mix goes 48 dB over full scale."""
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
@@ -86,6 +89,7 @@ def hear(stream: AudioStream, settings: DecodeSettings) -> Iterator[Block]:
         block = _empty(rate)
         for chunk in stream.chunks:
             check_finite(chunk, heard, rate)
+            _check_level(chunk)
             mono = mono_of(chunk)
             meter.add(chunk, mono)
             if settings.digest:
@@ -124,6 +128,15 @@ def check_finite(chunk: NDArray[np.float32], before: int, rate: int) -> None:
     if not finite.all():
         first = (before + int(np.argmin(finite.all(axis=1)))) / rate
         raise AudioError(f"holds NaN or infinite samples, the first at {first:.3f} s")
+
+
+def _check_level(chunk: NDArray[np.float32]) -> None:
+    peak = float(np.abs(chunk).max())
+    if peak > INTEGER_LIKE_PEAK:
+        raise AudioError(
+            f"peaks at {peak:.0f}; samples should lie in [-1, 1] "
+            "(divide integer samples by their full scale, 32768 for 16 bits)"
+        )
 
 
 def _read_flags(stream: AudioStream) -> dict[str, bool]:
