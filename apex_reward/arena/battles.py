@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.arena.cells import month_of, same_text, truth, vote_of
+from apex_reward.arena.cells import same_text, truth, vote_of
 from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.files.dates import read_months
+from apex_reward.files.tables import mixed_columns
 from apex_reward.metrics import FloatArray, IntArray, cluster_codes
 
 BoolArray = npt.NDArray[np.bool_]
@@ -161,6 +163,8 @@ def battles_of(
         notes.append(
             f"{unknown} battles do not say whether they are instrumental; they count overall"
         )
+    months, dates = read_months(row.get("date") for row in kept)
+    notes += [*dates.notes("dates"), *_mixed(kept)]
     return Battles(
         n_read=n_read,
         uuid=np.array([uuid_of(row) for row in kept], dtype=np.str_),
@@ -168,11 +172,25 @@ def battles_of(
         system=systems,
         instrumental=instrumental,
         prompt=np.array([same_text(row.get("prompt")) for row in kept], dtype=np.str_),
-        month=np.array([month_of(row.get("date")) for row in kept], dtype=np.str_),
+        month=np.array(months, dtype=np.str_),
         scores={name: _score_pair(kept, name) for name in names},
         dropped={"TIE": 0, "BOTH_BAD": 0, "missing_score": 0, **counts},
         notes=tuple(notes),
     )
+
+
+def _mixed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence per column that is written in several ways."""
+    return [
+        f"column {name} holds "
+        + " and ".join(f"{kind} in {count} battles" for kind, count in counts.items())
+        + (
+            "; it is read with --score only, text as missing"
+            if name[-2:] in ("_a", "_b") and "number" in counts
+            else ""
+        )
+        for name, counts in mixed_columns(rows).items()
+    ]
 
 
 def score_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

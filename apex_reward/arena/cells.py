@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import re
 from typing import Any
 
 VOTES = ("A", "B", "TIE", "BOTH_BAD")
 _TRUE = frozenset({"true", "t", "yes", "y", "1", "instrumental"})
 _FALSE = frozenset({"false", "f", "no", "n", "0", "vocal"})
-_DAY = re.compile(r"(\d{4})-(\d{2})")
 
 
 def vote_of(value: Any) -> str:
@@ -31,21 +28,6 @@ def truth(value: Any) -> float:
     """
     text = "" if value is None else str(value).strip().casefold().removesuffix(".0")
     return 1.0 if text in _TRUE else 0.0 if text in _FALSE else math.nan
-
-
-def month_of(value: Any) -> str:
-    """`YYYY-MM` of a date, ISO text or Unix seconds (as UTC); empty text for anything else.
-
-    >>> month_of("2026-02-28T23:59:59-05:00"), month_of(1767225600), month_of("soon")
-    ('2026-02', '2026-01', '')
-    """
-    if isinstance(value, (datetime.date, datetime.datetime)):
-        return f"{value.year:04d}-{value.month:02d}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        moment = datetime.datetime.fromtimestamp(value, tz=datetime.timezone.utc)
-        return f"{moment.year:04d}-{moment.month:02d}"
-    found = _DAY.match(str(value).strip()) if value is not None else None
-    return f"{found[1]}-{found[2]}" if found else ""
 
 
 def same_text(value: Any) -> str:

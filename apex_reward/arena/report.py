@@ -24,6 +24,7 @@ _REASONS = {
     "duplicate": "the battle's id came before",
     "unreadable": "the file is no JSON object",
     "outside_dates": "before the chosen months, or without a date",
+    "unreadable_date": "the date cannot be read, or lies in the future",
     "no_audio": "a song is not there",
     "short_listening": "a song was not heard for long enough",
     "prebaked": "on one of the Arena's own prompts",

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena.cells import VOTES, month_of, truth, vote_of
+from apex_reward.arena.cells import VOTES, truth, vote_of
 from apex_reward.errors import DataError, UsageError
-from apex_reward.files.tables import read_table
+from apex_reward.files.dates import read_months
+from apex_reward.files.tables import read_jsonl, read_table
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Row = Mapping[str, Any]
@@ -32,7 +33,8 @@ class BattleFilter:
 
     Attributes:
         last_months: only the newest battle's calendar month and the ones before it, this many in
-            all (`outside_dates`; a battle without a date too).
+            all (`outside_dates`; a battle without a date too; `unreadable_date` one whose date
+            cannot be read or lies in the future).
         binary: only votes for A or B (`TIE`, `BOTH_BAD`).
         audio: only battles whose two songs are there (`no_audio`).
         min_listening: only battles where each song was heard for this many seconds
@@ -69,18 +71,24 @@ def read_rows(source: str | Path, *, audio: bool = False) -> tuple[list[Row], Pa
         if not _HUB_ID.fullmatch(str(source)):
             raise DataError(f"{source} does not exist; expected a table, a folder or a hub id")
         return read_rows(_download(str(source), audio), audio=audio)
-    return read_table(path).to_pylist(), path.parent, {}
+    # Rows of JSON lines as they are: a table would make one kind of every column first.
+    rows = read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_table(path).to_pylist()
+    return rows, path.parent, {}
 
 
 def filter_rows(
     rows: Sequence[Row], keep: BattleFilter, audio_folder: Path
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows that pass, and how many were left out for each reason (each row for its first one)."""
-    first_month = _first_month(rows, keep.last_months)
+    months, dates = read_months(row.get("date") for row in rows)
+    first_month = _first_month(months, keep.last_months)
+    unused = dates.unread.keys() | dates.future.keys()
     kept: list[Row] = []
     counts: Counter[str] = Counter()
-    for row in rows:
-        reason = _reason(row, keep, first_month, audio_folder)
+    for position, row in enumerate(rows):
+        reason = _reason(row, keep, audio_folder)
+        if months[position] < first_month and reason != "unknown_vote":
+            reason = "unreadable_date" if position in unused else "outside_dates"
         if reason is None:
             kept.append(row)
         else:
@@ -88,12 +96,10 @@ def filter_rows(
     return kept, dict(counts)
 
 
-def _reason(row: Row, keep: BattleFilter, first_month: str, audio_folder: Path) -> str | None:
+def _reason(row: Row, keep: BattleFilter, audio_folder: Path) -> str | None:
     vote = vote_of(row.get("preference"))
     if vote == "":
         return "unknown_vote"
-    if month_of(row.get("date")) < first_month:
-        return "outside_dates"
     if not keep.prebaked and truth(row.get("is_prebaked")) == 1:
         return "prebaked"
     if keep.binary and vote in VOTES[2:]:
@@ -116,13 +122,12 @@ def audio_path(row: Row, side: str, folder: Path) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _first_month(rows: Sequence[Row], last_months: int | None) -> str:
+def _first_month(months: Sequence[str], last_months: int | None) -> str:
     if last_months is None:
         return ""
-    months = [month for row in rows if (month := month_of(row.get("date")))]
-    if not months:
+    newest = max(months, default="")
+    if not newest:
         raise DataError(f"no battle has a date, so the last {last_months} months cannot be chosen")
-    newest = max(months)
     index = int(newest[:4]) * 12 + int(newest[5:]) - last_months
     return f"{index // 12:04d}-{index % 12 + 1:02d}"
 

@@ -63,6 +63,7 @@ def prepare(
     rows: list[tuple[str, object]] = [("rows in", report["rows_in"])]
     rows += [(f"dropped: {reason}", count) for reason, count in report["dropped"].items()]
     rows += [("kept", report["kept"])]
+    rows += [(f"date {problem}", count) for problem, count in report["dates_not_used"].items()]
     rows += [(f"  {split}", count) for split, count in report["splits"].items()]
     print_table(str(output / "manifest.parquet"), ["step", "songs"], rows)
     return OK

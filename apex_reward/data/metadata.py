@@ -13,13 +13,16 @@ A file without a path column names its audio `<audio_id>.mp3`.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.files.dates import read_dates
 from apex_reward.files.tables import read_table
 
 if TYPE_CHECKING:
@@ -57,7 +60,10 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Song:
-    """One row of metadata. `streams` and `likes` are None where they are not counts."""
+    """One row of metadata. `streams` and `likes` are None where they are not counts.
+
+    `undated` says what is wrong with a date that is given and not used (`released` is None then).
+    """
 
     audio_id: str
     path: str
@@ -65,6 +71,7 @@ class Song:
     streams: float | None
     likes: float | None
     released: datetime | None
+    undated: str = ""
 
 
 def read_metadata(
@@ -81,10 +88,16 @@ def read_metadata(
         UsageError: an unknown preset or field.
         DataError: needed columns are missing.
     """
-    table = read_table(path)
+    table = read_table(
+        path, text=[columns["audio_id"]] if columns and "audio_id" in columns else ()
+    )
     name, chosen = choose_columns(path, table.column_names, preset, columns or {})
     platform = name if name in ("suno", "udio") else path.stem
     values = {field: _values(table, chosen.get(field)) for field in FIELDS}
+    dates = read_dates(values["released"])
+    undated = {position: f"cannot be read: {cell}" for position, cell in dates.unread.items()}
+    undated |= {position: f"in the future: {cell}" for position, cell in dates.future.items()}
+    values["released"] = dates.moments
     rows = zip(*(values[field] for field in FIELDS), strict=True)
     return [
         Song(
@@ -93,9 +106,10 @@ def read_metadata(
             platform=_text(where) or platform,
             streams=count_of(streams),
             likes=count_of(likes),
-            released=time_of(released),
+            released=released,
+            undated=undated.get(position, ""),
         )
-        for audio_id, file, where, streams, likes, released in rows
+        for position, (audio_id, file, where, streams, likes, released) in enumerate(rows)
     ]
 
 
@@ -138,29 +152,30 @@ def _text(value: Any) -> str:
 def count_of(value: Any) -> float | None:
     """A count as a number; None for what is missing, negative or no number.
 
-    >>> count_of("1,204"), count_of(-1), count_of("many")
-    (1204.0, None, None)
+    Commas part thousands (or, before K, M or B, a decimal: `1,2M`); K, M and B multiply.
+
+    >>> count_of("1,204"), count_of("381K"), count_of("1.2M"), count_of(-1), count_of("many")
+    (1204.0, 381000.0, 1200000.0, None, None)
     """
+    factor = 1.0
+    if isinstance(value, str):
+        found = _COUNT.fullmatch(value.strip())
+        if found is None:
+            return None
+        text, factor = found[1], _FACTORS[(found[2] or "").upper()]
+        if factor > 1 and re.fullmatch(r"\d+,\d{1,2}", text):
+            text = text.replace(",", ".")
+        value = text.replace(",", "")
     try:
-        number = float(value.replace(",", "") if isinstance(value, str) else value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if 0 <= number < float("inf") else None
+    # Rounded: 1.2 million is 1200000 whatever the product of the floats says.
+    return round(number * factor, 6) if 0 <= number < math.inf else None
 
 
-def time_of(value: Any) -> datetime | None:
-    """A time with a zone (UTC where none is said); None where it cannot be read.
-
-    Reads ISO dates and times, Unix seconds or milliseconds, and what Parquet gives.
-    """
-    if value is None or value == "":
-        return None
-    if isinstance(value, (int, float)):
-        seconds = value / 1000 if value > 1e11 else value
-        return datetime.fromtimestamp(seconds, timezone.utc)
-    try:
-        # Python 3.10 does not read the Z.
-        time = datetime.fromisoformat(str(value).strip().replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+_COUNT = re.compile(
+    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+,\d{1,2}(?=\s*[KMB])|\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([KMB]?)",
+    re.IGNORECASE,
+)
+_FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}

@@ -130,6 +130,10 @@ def _report(
         "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
         "platforms": dict(sorted(Counter(row["platform"] for row in rows).items())),
         "undated": sum(song.released is None for song in songs),
+        "dates_not_used": dict(
+            Counter(song.undated.partition(":")[0] for song in songs if song.undated)
+        ),
+        "dates_not_used_examples": list(dict.fromkeys(s.undated for s in songs if s.undated))[:5],
         "audio_checked": settings.audio_dir is not None,
         "percentiles": "per platform" if settings.per_platform else "over all platforms",
         "seed": settings.seed,

@@ -1,7 +1,9 @@
 """Read and write the project's tables: `.jsonl`, `.csv` and `.parquet`, one layout in three forms.
 
 Files are written whole: to a temporary name beside the target, then renamed.
-In CSV a list is joined by `;` and null is empty.
+In CSV a list is joined by `;` and null is empty. Names stay text in CSV, whatever they look like:
+`000002` and `0e0` are ids, not 2 and 0.0 (`TEXT_COLUMNS`); whole numbers without leading zeros
+lose nothing and are numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +21,38 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+TEXT_COLUMNS = frozenset(
+    (
+        "id",
+        "audio_id",
+        "track_id",
+        "song_id",
+        "segment_id",
+        "prompt_id",
+        "battle_id",
+        "battle_uuid",
+        "user_pseudonym",
+        "voter",
+        "path",
+        "audio",
+        "audio_a",
+        "audio_b",
+        "audio_path",
+        "file",
+        "filename",
+        "chosen",
+        "rejected",
+        "prompt",
+        "lyrics",
+        "group",
+        "platform",
+        "source",
+        "system",
+        "system_a",
+        "system_b",
+    )
+)
+"""Columns of a CSV file that hold names or words: text unless numbers say exactly the same."""
 
 
 def check_format(path: str | Path) -> str:
@@ -78,8 +112,10 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def read_table(path: str | Path) -> pa.Table:
+def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
     """A table of columns from a `.jsonl`, `.csv` or `.parquet` file.
+
+    `text` names columns of a CSV file that stay text beside `TEXT_COLUMNS`.
 
     Raises UsageError for another ending and DataError for a file that cannot be read as such.
     """
@@ -93,11 +129,14 @@ def read_table(path: str | Path) -> pa.Table:
             return pyarrow.parquet.read_table(path)
         if ending == ".csv":
             options = pyarrow.csv.ConvertOptions(
-                strings_can_be_null=True, quoted_strings_can_be_null=False
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                column_types=dict.fromkeys(TEXT_COLUMNS | set(text), pa.string()),
             )
             # A text cell may hold line breaks (prompts, lyrics); they are quoted then.
             parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=options)
+            table = pyarrow.csv.read_csv(path, parse_options=parse, convert_options=options)
+            return _numbered(table, options.column_types)
         return table_of(read_jsonl(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
@@ -105,12 +144,49 @@ def read_table(path: str | Path) -> pa.Table:
         raise DataError(f"{path} cannot be read as {ending}: {error}") from error
 
 
+def _numbered(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Text columns of whole numbers only, each written as numbers are, as numbers."""
+    import pyarrow as pa
+
+    for name in set(names) & set(table.column_names):
+        text = table[name]
+        try:
+            numbers = text.cast(pa.int64())
+        except pa.ArrowInvalid:
+            continue
+        if len(numbers) > numbers.null_count and numbers.cast(pa.string()).equals(text):
+            table = table.set_column(table.column_names.index(name), name, numbers)
+    return table
+
+
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """An Arrow table of rows; a column is there if any row has it, absent cells are null."""
+    """An Arrow table of rows; a column is there if any row has it, absent cells are null.
+
+    A column of several kinds (true in one row, "true" in another) becomes text.
+    """
     import pyarrow as pa
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def mixed_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Columns whose cells are of several kinds, as `yes or no`, `number`, `text`: cells of each."""
+    kinds: dict[str, dict[str, int]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None:
+                counts = kinds.setdefault(name, {})
+                counts[_kind(value)] = counts.get(_kind(value), 0) + 1
+    return {name: counts for name, counts in kinds.items() if len(counts) > 1}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes or no"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -119,7 +195,16 @@ def _column(values: list[Any]) -> pa.Array:
     if any(isinstance(value, float) for value in values):
         # JSON writes 3.0 and 3 alike: a column with any float is a float column.
         values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
-    return pa.array(values)
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if value is None else _as_text(value) for value in values])
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (bool, int, float, list, tuple, Mapping)):
+        return json.dumps(without_nan(value), ensure_ascii=False, default=str)
+    return str(value)
 
 
 def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]]) -> None:

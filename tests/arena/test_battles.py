@@ -1,11 +1,10 @@
-import datetime
 import json
 
 import numpy as np
 import pytest
 
 from apex_reward.arena.battles import battles_of, score_names
-from apex_reward.arena.cells import month_of, truth
+from apex_reward.arena.cells import truth
 from apex_reward.arena.load import load_battles, load_embeddings
 from apex_reward.arena.sources import BattleFilter, audio_path, filter_rows, read_rows
 from apex_reward.errors import DataError, UsageError
@@ -88,12 +87,49 @@ def test_instrumental_as_bool_text_or_missing(cell, expected):
     assert np.isnan(value) if expected is None else value == expected
 
 
-def test_months_of_dates_texts_and_unix_seconds():
-    assert month_of(datetime.date(2026, 3, 1)) == "2026-03"
-    assert month_of(datetime.datetime(2026, 12, 1, 5)) == "2026-12"
-    assert month_of("2026-02-28 23:59") == "2026-02"
-    assert month_of(1767225599) == "2025-12"
-    assert month_of(None) == month_of("") == month_of("March") == ""
+def test_a_column_written_in_two_ways_is_read_and_counted(tmp_path):
+    rows = [row("1", is_instrumental=True), row("2", is_instrumental="true"), row("3", a="soon")]
+    battles = battles_of(rows, scores=["s"])
+    np.testing.assert_equal(battles.instrumental, [1.0, 1.0, np.nan])
+    assert (
+        "column is_instrumental holds yes or no in 1 battles and text in 1 battles" in battles.notes
+    )
+    assert any(note.startswith("column s_a holds number in 2 battles") for note in battles.notes)
+    for ending in ("jsonl", "csv", "parquet"):
+        write_table(tmp_path / f"x.{ending}", rows)
+        again = load_battles(tmp_path / f"x.{ending}", scores=["s"])
+        np.testing.assert_equal(again.instrumental, [1.0, 1.0, np.nan])
+        np.testing.assert_equal(again.difference("s"), [1.0, 1.0, np.nan])
+
+
+def test_a_folder_and_a_csv_file_put_a_vote_in_the_same_month(tmp_path):
+    clone = music_arena(tmp_path, date="2025-08-31T23:30:00-04:00")
+    rows, _, _ = read_rows(clone)
+    keep = ("battle_uuid", "preference", "date")
+    write_table(tmp_path / "x.csv", [{name: row[name] for name in keep} for row in rows])
+    folder, table = load_battles(clone), load_battles(tmp_path / "x.csv")
+    assert folder.month.tolist() == table.month.tolist() == ["2025-09"] * 3
+
+
+def test_a_vote_of_2099_does_not_empty_the_window():
+    dates = ["2026-01-05", "2026-02-05", "2099-01-01", "soon", 1770249600000]
+    rows = [row(str(n), date=date) for n, date in enumerate(dates)]
+    kept, counts = filter_rows(rows, BattleFilter(last_months=1), None)
+    assert [value["date"] for value in kept] == [dates[1], dates[4]]
+    assert counts == {"outside_dates": 1, "unreadable_date": 2}
+    battles = battles_of(rows)
+    assert battles.month.tolist() == ["2026-01", "2026-02", "", "", "2026-02"]
+    assert "1 dates lie in the future, as '2099-01-01'; they count as missing" in battles.notes
+
+
+def test_ids_of_a_csv_file_stay_apart(tmp_path):
+    (tmp_path / "x.csv").write_text(
+        "battle_uuid,preference,s_a,s_b\n02,A,1,0\n2,B,1,0\n2e0,A,1,0\n"
+    )
+    battles = load_battles(tmp_path / "x.csv")
+    assert battles.uuid.tolist() == ["02", "2", "2e0"]
+    assert battles.dropped["TIE"] == 0
+    assert "duplicate" not in battles.dropped
 
 
 def test_prompts_are_clusters_whatever_their_case_and_spaces():

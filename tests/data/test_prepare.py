@@ -12,7 +12,7 @@ import pytest
 
 from apex_reward.audio import save_wav
 from apex_reward.data.labels import scores_of_counts
-from apex_reward.data.metadata import choose_columns, count_of, read_metadata, time_of
+from apex_reward.data.metadata import choose_columns, count_of, read_metadata
 from apex_reward.data.prepare import PrepareSettings, prepare
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl, read_table, write_table
@@ -121,13 +121,65 @@ def test_missing_columns_are_named() -> None:
         choose_columns(Path("m.csv"), ["id"], "tidal", {})
 
 
-def test_counts_and_times() -> None:
-    assert [count_of(v) for v in ("12", 3, None, "", "x", -2, float("nan"))] == [
-        12.0, 3.0, None, None, None, None, None,
-    ]  # fmt: skip
-    day = datetime(2024, 6, 1, tzinfo=timezone.utc)
-    seconds = int(day.timestamp())
-    texts = ("2024-06-01", "2024-06-01T00:00:00Z", "2024-06-01T02:00:00+02:00")
-    for value in (*texts, seconds, 1000 * seconds):
-        assert time_of(value) == day
-    assert time_of("soon") is None
+@pytest.mark.parametrize(
+    ("cell", "count"),
+    [
+        ("12", 12), (3, 3), (0, 0), ("1,234", 1234), ("1,234,567", 1234567), ("381K", 381_000),
+        ("381 k", 381_000), ("1.2M", 1_200_000), ("1,2M", 1_200_000), ("2B", 2e9), ("1.5e3", 1500),
+        (4.0, 4), (None, None), ("", None), ("x", None), (-2, None), ("-2", None),
+        (float("nan"), None), ("12,34", None), ("1.2Q", None), ("K", None),
+    ],
+)  # fmt: skip
+def test_counts_as_people_write_them(cell: object, count: float | None) -> None:
+    assert count_of(cell) == count
+
+
+@pytest.mark.parametrize(
+    ("aged", "fresh"),
+    [
+        ("20240501", "20240602"),
+        ("2024-05-01", "2024-06-02"),
+        ("1714521600000", "1717286400000"),
+        ("May 1, 2024", "2 June 2024"),
+        ("31/03/2024", "02/06/2024"),
+    ],
+)
+def test_the_release_filter_reads_dates_in_many_forms(
+    tmp_path: Path, aged: str, fresh: str
+) -> None:
+    newest = {"20240501": "20240610", "1714521600000": "1717977600000"}.get(aged, "2024-06-10")
+    table = rows(30, created_at=aged) + rows(1, id="fresh", created_at=fresh)
+    table += rows(1, id="newest", created_at=newest)
+    write_table(tmp_path / "suno.csv", table)
+    report = prepare(read_metadata(tmp_path / "suno.csv"), PrepareSettings(), tmp_path / "out")
+    assert report["dropped"] == {"released within two weeks of the newest": 2}
+    assert report["undated"] == 0
+    assert report["dates_not_used"] == {}
+
+
+def test_dates_that_are_not_used_are_reported_and_switch_nothing_off(tmp_path: Path) -> None:
+    table = rows(30) + rows(1, id="newest", created_at=NEWEST)
+    table += rows(1, id="typo", created_at="2099-01-01") + rows(1, id="year", created_at="2024")
+    table += rows(1, id="words", created_at="last spring") + rows(1, id="none", created_at=None)
+    write_table(tmp_path / "suno.jsonl", table)
+    report = prepare(read_metadata(tmp_path / "suno.jsonl"), PrepareSettings(), tmp_path / "out")
+    assert report["dropped"] == {"released within two weeks of the newest": 1}
+    assert report["undated"] == 4
+    assert report["dates_not_used"] == {"in the future": 1, "cannot be read": 2}
+    assert "cannot be read: last spring" in report["dates_not_used_examples"]
+
+
+def test_a_file_of_bare_years_drops_nothing_as_new(tmp_path: Path) -> None:
+    write_table(tmp_path / "suno.csv", rows(30, created_at=2024))
+    report = prepare(read_metadata(tmp_path / "suno.csv"), PrepareSettings(), tmp_path / "out")
+    assert report["dropped"] == {}
+    assert report["dates_not_used"] == {"cannot be read": 30}
+
+
+def test_ids_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,key,plays,likes\n000002,007,5,1\n0e0,1e3,6,2\n")
+    songs = read_metadata(tmp_path / "x.csv")
+    assert [song.audio_id for song in songs] == ["000002", "0e0"]
+    assert [song.path for song in songs] == ["000002.mp3", "0e0.mp3"]
+    named = read_metadata(tmp_path / "x.csv", columns={"audio_id": "key"})
+    assert [song.audio_id for song in named] == ["007", "1e3"]

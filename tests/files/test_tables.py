@@ -5,7 +5,7 @@ import json
 import pytest
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.files.tables import atomic_path, read_table, write_json, write_table
+from apex_reward.files.tables import atomic_path, mixed_columns, read_table, write_json, write_table
 
 ROWS = [
     {"path": "a, b.wav", "score": 1.5, "flags": ["short", "silent"], "error": None, "n": 3},
@@ -78,3 +78,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         fail_halfway()
     assert json.loads(target.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_names_in_csv_are_numbers_only_where_nothing_is_lost(tmp_path):
+    (tmp_path / "x.csv").write_text("id,prompt_id,path\n1,10,+1\n20,,2\n-3,7,3\n")
+    assert read_table(tmp_path / "x.csv").to_pydict() == {
+        "id": [1, 20, -3],
+        "prompt_id": [10, None, 7],
+        "path": ["+1", "2", "3"],
+    }
+
+
+def test_names_in_csv_stay_text_and_numbers_numbers(tmp_path):
+    (tmp_path / "x.csv").write_text("battle_uuid,key,s_a\n000002,010,1\n0e0,020,2.5\n")
+    assert read_table(tmp_path / "x.csv", text=["key"]).to_pylist() == [
+        {"battle_uuid": "000002", "key": "010", "s_a": 1.0},
+        {"battle_uuid": "0e0", "key": "020", "s_a": 2.5},
+    ]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_column_of_several_kinds_becomes_text(tmp_path, ending):
+    rows = [{"flag": True}, {"flag": "yes"}, {"flag": None}, {"flag": 2.5}, {"flag": {"a": [1]}}]
+    write_table(tmp_path / f"x{ending}", [{**row, "n": 1} for row in rows])
+    column = read_table(tmp_path / f"x{ending}")["flag"].to_pylist()
+    assert column == ["true", "yes", None, "2.5", '{"a": [1]}']
+    assert mixed_columns([*rows, {"n": 1}, {"n": 2.0}]) == {
+        "flag": {"yes or no": 1, "text": 1, "number": 1, "dict": 1}
+    }
+
+
+def test_an_integer_beyond_64_bits_becomes_text(tmp_path):
+    write_table(tmp_path / "x.parquet", [{"n": 2**70}, {"n": 1}])
+    assert read_table(tmp_path / "x.parquet")["n"].to_pylist() == [str(2**70), "1"]

@@ -1,0 +1,171 @@
+"""One reading of dates: what tables write in a dozen ways becomes a moment in UTC, or is counted.
+
+Read: ISO dates and times, `20240503`, worded dates (`3 May 2024`, `May 3, 2024 5 pm`), numeric
+ones (`03/05/2024`), Unix time in seconds, milliseconds, micro- or nanoseconds, as number or text,
+and what Parquet gives. A time without a zone is UTC. Not read: a bare year or month, which has no
+day; numeric dates whose order nothing in their column settles; a moment that is still to come.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+from dateutil import parser
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_NUMERIC = re.compile(r"(\d{1,2})\s*[/.-]\s*(\d{1,2})\s*[/.-]\s*(\d{4}|\d{2})\b")
+_MONTH = re.compile(r"\d{4}-\d{2}")
+_UNITS = (1.0, 1e3, 1e6, 1e9)  # of a Unix time, per second
+_FIRST, _LAST = 631152000.0, 4102444800.0  # 1990 and 2100: Unix times outside are no dates
+_FILLS = (datetime(2000, 1, 1), datetime(2001, 2, 2))  # no part of a date in common
+_AHEAD = timedelta(days=2)  # clocks differ, and zones
+
+
+@dataclass(frozen=True)
+class Dates:
+    """The dates of a column.
+
+    Attributes:
+        moments: a time in UTC per cell, None where there is none.
+        unread: cells that hold something that is no date, by position.
+        future: cells whose date is still to come, by position.
+    """
+
+    moments: list[datetime | None]
+    unread: dict[int, str]
+    future: dict[int, str]
+
+    def notes(self, what: str) -> list[str]:
+        """A sentence for each kind of cell that was not used, with an example."""
+        kinds = ((self.unread, "could not be read"), (self.future, "lie in the future"))
+        return [
+            f"{len(cells)} {what} {words}, as {next(iter(cells.values()))!r}; they count as missing"
+            for cells, words in kinds
+            if cells
+        ]
+
+
+def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
+    """The dates of a column, read with the order of day and month that the whole column shows.
+
+    Args:
+        values: cells of one column.
+        now: moments more than two days later are not used; default: the clock's.
+    """
+    cells = list(values)
+    latest = (now or datetime.now(timezone.utc)) + _AHEAD
+    day_first = _day_first(cells)
+    dates = Dates([], {}, {})
+    for position, value in enumerate(cells):
+        moment = date_of(value, day_first=day_first)
+        if moment is None and not _empty(value):
+            dates.unread[position] = str(value)
+        if moment is not None and moment > latest:
+            dates.future[position] = str(value)
+            moment = None
+        dates.moments.append(moment)
+    return dates
+
+
+def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
+    """A moment in UTC, or None for what is no date with a day.
+
+    Args:
+        day_first: order of numeric dates; None reads those alone that have one order only.
+
+    >>> date_of("3 May 2024").isoformat(), date_of(20240503) == date_of(1714694400000)
+    ('2024-05-03T00:00:00+00:00', True)
+    >>> date_of("2024"), date_of("03/05/2024"), date_of("soon")
+    (None, None, None)
+    """
+    if _empty(value) or isinstance(value, bool):
+        return None
+    if isinstance(value, datetime):
+        return _in_utc(value)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=timezone.utc)
+    text = str(value).strip()
+    if _NUMBER.fullmatch(text) or isinstance(value, (int, float)):
+        return _of_number(float(text))
+    return _of_text(text, day_first)
+
+
+def read_months(values: Iterable[Any], *, now: datetime | None = None) -> tuple[list[str], Dates]:
+    """`YYYY-MM` in UTC for each cell of a column, empty text where there is none; and its dates.
+
+    A text that names a month and no day, as `2026-02`, is read too.
+    """
+    cells = list(values)
+    bare = [bool(isinstance(cell, str) and _MONTH.fullmatch(cell.strip())) for cell in cells]
+    dates = read_dates(
+        [f"{cell.strip()}-01" if short else cell for cell, short in zip(cells, bare, strict=True)],
+        now=now,
+    )
+    return ["" if moment is None else f"{moment:%Y-%m}" for moment in dates.moments], dates
+
+
+def _empty(value: Any) -> bool:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and not value.strip()
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=timezone.utc)
+    return moment.astimezone(timezone.utc)
+
+
+def _of_number(number: float) -> datetime | None:
+    """A day as `20240503`, or a Unix time in the unit that puts it between 1990 and 2100."""
+    if number.is_integer() and 19000101 <= number <= 21001231:
+        try:
+            return datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=timezone.utc)
+        except ValueError:
+            return None
+    for unit in _UNITS:
+        if _FIRST <= number / unit <= _LAST:
+            return datetime.fromtimestamp(number / unit, timezone.utc)
+    return None
+
+
+def _of_text(text: str, day_first: bool | None) -> datetime | None:
+    """ISO, worded or numeric; None where a part of the date would have to be made up."""
+    if found := _NUMERIC.match(text):
+        orders = _orders(found)
+        if day_first is None and len(orders) != 1:
+            return None
+        day_first = orders == {True} if day_first is None else day_first
+    else:
+        day_first = False  # of ISO dates dateutil would turn day and month round
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a zone that dateutil does not know
+            readings = {parser.parse(text, default=fill, dayfirst=day_first) for fill in _FILLS}
+    except (ValueError, OverflowError, Warning):
+        return None
+    return _in_utc(readings.pop()) if len(readings) == 1 else None
+
+
+def _orders(found: re.Match[str]) -> set[bool]:
+    """Whether the day may come first: {True}, {False}, both, or none; equal parts have one."""
+    first, second = int(found[1]), int(found[2])
+    if first == second:
+        return {False}
+    return {day_first for day_first, month in ((True, second), (False, first)) if month <= 12}
+
+
+def _day_first(cells: Sequence[Any]) -> bool | None:
+    """The order that the numeric dates of a column show, None where nothing or both do."""
+    shown = set()
+    for value in cells:
+        found = _NUMERIC.match(value.strip()) if isinstance(value, str) else None
+        if found and found[1] != found[2] and len(orders := _orders(found)) == 1:
+            shown |= orders
+    return shown.pop() if len(shown) == 1 else None

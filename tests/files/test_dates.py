@@ -1,0 +1,80 @@
+from datetime import date, datetime, timedelta, timezone
+
+import pytest
+
+from apex_reward.files.dates import date_of, read_dates, read_months
+
+DAY = datetime(2024, 5, 3, tzinfo=timezone.utc)
+SECONDS = 1714694400  # `date -u -d 2024-05-03 +%s`
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-05-03",
+        " 2024-05-03T00:00:00Z ",
+        "2024-05-03T02:00:00+02:00",
+        "2024-05-02 20:00:00-0400",
+        20240503,
+        20240503.0,
+        "20240503",
+        SECONDS,
+        str(SECONDS),
+        float(SECONDS),
+        1_000 * SECONDS,
+        str(1_000 * SECONDS),
+        1_000_000 * SECONDS,
+        1_000_000_000 * SECONDS,
+        "3 May 2024",
+        "May 3, 2024",
+        "3rd of May 2024",
+        "Fri, 03 May 2024 00:00:00 GMT",
+        date(2024, 5, 3),
+        datetime(2024, 5, 3),
+        datetime(2024, 5, 3, 2, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_one_day_in_many_forms(value):
+    assert date_of(value) == DAY
+    assert date_of(value).utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2024, "2024", 2024.0, "2024-05", "May 2024", "soon", "", None, float("nan"), True, 20241399,
+     0, -5, 12, "12:30", "Monday", "03/05/2024", "2024-13-01", "3 May 2024 ZZT", 1e30, []],
+)  # fmt: skip
+def test_what_has_no_day_is_no_date(value):
+    assert date_of(value) is None
+
+
+def test_the_column_settles_the_order_of_numeric_dates():
+    european = read_dates(["03/05/2024", "13.05.2024", "2024-05-05"], now=DAY + timedelta(99))
+    assert european.moments == [DAY, DAY + timedelta(days=10), DAY + timedelta(days=2)]
+    american = read_dates(["05/03/2024", "05/13/2024"], now=DAY + timedelta(99))
+    assert american.moments == [DAY, DAY + timedelta(days=10)]
+    open_order = read_dates(["05/03/2024", "2024-05-03"], now=DAY + timedelta(99))
+    assert open_order.moments == [None, DAY]
+    assert open_order.unread == {0: "05/03/2024"}
+    both = read_dates(["05/13/2024", "13/05/2024", "03/05/2024"], now=DAY + timedelta(99))
+    assert both.moments == [DAY + timedelta(days=10), DAY + timedelta(days=10), None]
+
+
+def test_a_date_still_to_come_is_not_used():
+    dates = read_dates(["2099-01-01", "2024-05-04", "soon", None, ""], now=DAY)
+    assert dates.moments == [None, DAY + timedelta(days=1), None, None, None]
+    assert dates.future == {0: "2099-01-01"}
+    assert dates.unread == {2: "soon"}
+    assert dates.notes("dates") == [
+        "1 dates could not be read, as 'soon'; they count as missing",
+        "1 dates lie in the future, as '2099-01-01'; they count as missing",
+    ]
+
+
+def test_months_are_utc_s():
+    cells = ["2026-02-28T23:59:59-05:00", datetime(2026, 3, 1, 4, 59, 59, tzinfo=timezone.utc)]
+    cells += [1767225599, 1767225600000, "2026-02", "2026", None, "March", "2026-13", "2099-01"]
+    months, dates = read_months(cells, now=datetime(2026, 6, 1, tzinfo=timezone.utc))
+    assert months == ["2026-03", "2026-03", "2025-12", "2026-01", "2026-02", "", "", "", "", ""]
+    assert dates.unread == {5: "2026", 7: "March", 8: "2026-13-01"}
+    assert list(dates.future) == [9]
