@@ -70,7 +70,9 @@ def test_published_figures(imported: Any, name: str, number: int) -> None:
     hook.remove()
     (hidden,) = states
     assert hidden.shape[1] == clip["frames"]
-    assert hidden.double().norm().item() == pytest.approx(clip["hidden6_norm"], abs=1e-4)
+    # In float32, as published; a single step there is 1.2e-4 at 1038, the largest of them.
+    norm = hidden.norm().item()
+    assert norm == pytest.approx(clip["hidden6_norm"], abs=1e-4, rel=2e-7)
     first = hidden[0].mean(dim=0)[:8].tolist()
     assert first == pytest.approx(clip["hidden6_mean_first8"], abs=1e-4)
     assert row == pytest.approx(clip["scores"], abs=1e-4)
