@@ -123,8 +123,6 @@ class ApexConfig(PreTrainedConfig):
             problems.append(f"batch_segments is {self.batch_segments}; expected 1 or more")
         if self.segment_samples < 1:
             problems.append(f"segment_seconds is {self.segment_seconds}; expected more than 0")
-        if self.encoder.get("do_stable_layer_norm"):
-            problems.append("the encoder has do_stable_layer_norm, which is not supported")
         task_heads(self.task)
         if problems:
             raise UsageError("ApexConfig: " + "; ".join(problems))

@@ -41,7 +41,7 @@ def _download(hub_id: str, **options: Any) -> Path:
 
     wanted = ["config.json", *WEIGHT_FILES, "model*.safetensors", "model.safetensors.index.json"]
     wanted += ["preprocessor_config.json", "tokenizer*.json", "vocab.*", "merges.txt"]
-    wanted += ["special_tokens_map.json"]
+    wanted += ["special_tokens_map.json", "added_tokens.json", "generation_config.json"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, **options))
     except Exception as error:  # the hub client raises a dozen unrelated types

@@ -23,12 +23,12 @@ OLD_NAMES = {
     "conv.weight_g": "conv.parametrizations.weight.original0",
     "conv.weight_v": "conv.parametrizations.weight.original1",
 }
-# Settings of the MERT family that change its arithmetic and that HuBERT does not have.
+# Settings of the MERT family that change its arithmetic and that HuBERT does not have. Not
+# `attention_relax`: it scales the logits down and up again around their maximum, which a softmax
+# does not notice.
 UNSUPPORTED = {
     "deepnorm": lambda value: bool(value),
     "feature_extractor_cqt": lambda value: bool(value),
-    "attention_relax": lambda value: value is not None and value > 0,
-    "do_stable_layer_norm": lambda value: bool(value),
 }
 
 

@@ -262,7 +262,6 @@ def test_preference_mix_needs_a_calibrated_head():
         ({"batch_segments": 0}, "batch_segments is 0"),
         ({"task": "all"}, "'popularity' or 'full'"),
         ({"shared": 4}, "2 or 3 layers"),
-        ({"encoder": {"do_stable_layer_norm": True}, "layers": (1,)}, "do_stable_layer_norm"),
     ],
 )
 def test_wrong_configuration_is_refused(changes, message):

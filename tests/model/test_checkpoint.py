@@ -176,7 +176,6 @@ def test_files_that_are_no_checkpoint(tmp_path, monkeypatch, write):
     [
         ({"model_type": "bert"}, "describes a 'bert'"),
         ({"deepnorm": True}, "deepnorm"),
-        ({"attention_relax": 32.0}, "attention_relax"),
         ({"feature_extractor_cqt": True}, "feature_extractor_cqt"),
         ({"sample_rate": 16_000}, "sample_rate 16000"),
     ],

@@ -11,9 +11,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
-from apex_reward.errors import CheckpointError, UsageError
+from apex_reward.errors import CheckpointError
 from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.files import check_tensors, read_config, read_weights, resolve, weight_file
+from apex_reward.model.folder import check_unused
 
 PUBLISHED_CLAP = "laion/larger_clap_music"
 # Index tables that follow from the configuration; files of some versions hold them.
@@ -71,9 +72,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         UsageError: something is there already.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{folder} is there already; name a new or empty folder")
+    target = check_unused(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

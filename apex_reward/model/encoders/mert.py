@@ -38,12 +38,16 @@ class MertEncoder(HubertModel):
         """
         features = self.feature_extractor(segments).transpose(1, 2)
         hidden = self.feature_projection(features)
-        hidden = self.encoder.layer_norm(hidden + self.encoder.pos_conv_embed(hidden))
+        hidden = hidden + self.encoder.pos_conv_embed(hidden)
+        # The larger model normalises at the end of the stack, not at its start.
+        last = self.config.num_hidden_layers if self.config.do_stable_layer_norm else 0
         frames = None if real is None else self._frame_weights(real, hidden.shape[1])
         means = []
         for index in range(self.kept_layers[-1] + 1):
             if index > 0:
                 hidden = self.encoder.layers[index - 1](hidden)
+            if index == last:
+                hidden = self.encoder.layer_norm(hidden)
             if index in self.kept_layers:
                 means.append(_time_mean(hidden, frames))
         return torch.stack(means, dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encoded import Lengths, Prompts
-from apex_reward.model.inputs import mono_mix
+from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -46,14 +46,14 @@ class Audiobox:
     ) -> Scores:
         """The four axes of songs (B, T) or (B, C, T), each heard at its own length."""
         check_gradient(self, waveforms)
-        mono = mono_mix(waveforms)
-        ends = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
+        mono, ends = prepare_waveforms(waveforms, sample_rate, lengths, sample_rate)
         songs = [
             {"path": song[None, :end].cpu(), "sample_rate": sample_rate}
             for song, end in zip(mono, ends, strict=True)
         ]
         rows = self._predictor.forward(songs)
-        return Scores.from_stack(mono.new_tensor([_axes(row) for row in rows]), self.heads)
+        values = mono.new_tensor([_axes(row) for row in rows]).reshape(-1, len(AXES))
+        return Scores.from_stack(values, self.heads)
 
 
 def _axes(row: Any) -> Sequence[float]:
