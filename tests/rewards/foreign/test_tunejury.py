@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from transformers import HubertConfig, HubertModel
 
+from apex_reward.audio.resample import resample
 from apex_reward.errors import CheckpointError, UsageError
+from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.mert_songs import MertSongs, whole_song_mert
 from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.rewards.foreign.tunejury import TuneJury
@@ -116,8 +118,6 @@ def published(model: TuneJury, mert: HubertModel, at_48: torch.Tensor, at_24: to
 def test_equal_to_a_plain_module(folder, tmp_path, model, seconds, text):
     mert = write_mert(tmp_path / "mert")
     waveform = song(seconds, 24_000)
-    from apex_reward.audio.resample import resample
-
     at_48 = resample(waveform, 24_000, 48_000)
     found = model(waveform, 24_000, prompts=[text]).preference
     assert found == pytest.approx(published(model, mert, at_48, waveform, text), abs=1e-4)
@@ -166,8 +166,6 @@ def test_a_batch_gives_what_its_songs_give_alone_with_gradients(model):
 
 @pytest.mark.parametrize("settings", [MERT, STABLE])
 def test_every_hidden_state_is_transformers_own(settings):
-    from apex_reward.model.encoders.mert import MertEncoder
-
     config = HubertConfig(**settings)
     torch.manual_seed(0)
     plain = HubertModel(config).eval()
@@ -213,14 +211,14 @@ def test_the_head_s_file(folder, tmp_path, model):
         TuneJury.from_published(wrapped, folder / "mert", folder / "clap")
 
 
-def test_imported_saved_copied_and_pickled(folder, tmp_path, model):
+def test_imported_saved_and_copied(folder, tmp_path, model):
     waveform, prompts = song(0.5, 48_000), [PROMPTS[1]]
     expected = model(waveform, 48_000, prompts=prompts).preference
     output = tmp_path / "imported"
     import_tunejury(folder / "tunejury.pt", folder / "mert", folder / "clap", output)
     assert json.loads((output / "config.json").read_text())["model_type"] == "apex_reward_tunejury"
     loaded = TuneJury.from_pretrained(output)
-    for other in (loaded, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    for other in (loaded, copy.deepcopy(model)):
         assert torch.equal(other(waveform, 48_000, prompts=prompts).preference, expected)
     with pytest.raises(UsageError, match="there already"):
         model.save_pretrained(output)
