@@ -32,7 +32,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apex_reward import ApexReward
+from apex_reward import ApexReward, Reward
 from apex_reward.audio import save_wav
 from apex_reward.report.run import write_run
 from apex_reward.rewards import Guards

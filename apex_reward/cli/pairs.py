@@ -43,7 +43,10 @@ def pairs(
     ] = None,
     strategy: Annotated[
         str,
-        typer.Option(help="best-worst, all, top-bottom, margin, mrsd, pareto or two-axis."),
+        typer.Option(
+            help="best-worst, all, top-bottom, margin, mrsd, pareto, two-axis, or "
+            "package.module:function."
+        ),
     ] = "best-worst",
     axis: Annotated[
         str | None,

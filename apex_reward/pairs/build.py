@@ -30,7 +30,7 @@ from apex_reward.pairs.ledger import Ledger, Mask
 from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
 from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.split import split_pairs
-from apex_reward.pairs.strategies import STRATEGIES, Settings
+from apex_reward.pairs.strategies import Settings, Strategy, find_strategy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,14 +71,14 @@ class PairSet:
 
 
 def build_pairs(
-    rows: Any, strategy: str = "best-worst", axis: str | None = None, **options: Any
+    rows: Any, strategy: str | Strategy = "best-worst", axis: str | None = None, **options: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Preference pairs from scored candidates.
 
     Args:
         rows: list of dicts, Arrow table, `datasets.Dataset` or path of a table, with `audio`,
             `prompt_id` (or `prompt`) and numeric columns; higher is better.
-        strategy: one of `STRATEGIES`.
+        strategy: one of `STRATEGIES`, a function like them, or `package.module:function`.
         axis: the primary axis, a numeric column or a mix of heads; default `musicality`.
         options: the other fields of `PairOptions`.
 
@@ -162,13 +162,11 @@ def _proposed(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Positions, Positions]:
     """All pairs that the strategy proposes, in candidate order."""
-    strategy, axes = STRATEGIES[options.strategy], options.strategy_axes
+    (name, strategy), axes = find_strategy(options.strategy), options.strategy_axes
     settings = Settings(
         min_margin=options.min_margin,
         top_k=options.top_k or DEFAULT_TOP_K,
-        quantile=DEFAULT_QUANTILE.get(options.strategy, 0.0)
-        if options.quantile is None
-        else options.quantile,
+        quantile=DEFAULT_QUANTILE.get(name, 0.0) if options.quantile is None else options.quantile,
         thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
     )
     stacked = np.stack([candidates.axes[axis] for axis in axes])
@@ -266,7 +264,7 @@ def _drop_unpaired(
     primary = candidates.axes[options.primary]
     equal = _all_equal(candidates, primary, ledger.open)
     ledger.drop(~paired & equal, f"ties with every other candidate on {options.primary}")
-    ledger.drop(~paired, f"not selected by {options.strategy}")
+    ledger.drop(~paired, f"not selected by {options.strategy_name}")
 
 
 def _all_equal(candidates: Candidates, values: Floats, usable: Mask) -> Mask:

@@ -49,7 +49,7 @@ def pairs_table(result: PairSet) -> pa.Table:
         values = result.candidates.axes[axis]
         columns[f"chosen_{axis}"], columns[f"rejected_{axis}"] = values[w], values[low]
     columns["margin"] = result.margin
-    columns["strategy"] = pa.array([result.options.strategy] * len(w), pa.string())
+    columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
     columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
     if "tokens" in table.column_names:
         columns["chosen_tokens"] = table["tokens"].take(w)
@@ -94,7 +94,7 @@ def summary(result: PairSet) -> dict[str, Any]:
     members = np.union1d(result.winner, result.loser)
     margin = result.margin
     return {
-        "strategy": options.strategy,
+        "strategy": options.strategy_name,
         "axis": options.primary,
         "axes": list(options.involved),
         "seed": options.seed,

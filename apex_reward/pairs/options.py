@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.strategies import STRATEGIES
+from apex_reward.pairs.strategies import Strategy, find_strategy
 
 DEFAULT_AXIS = "musicality"
 DEFAULT_TOP_K = 2
@@ -41,7 +41,7 @@ class PairOptions:
     """Every choice of a run; the defaults are those of the command line.
 
     Args:
-        strategy: one of `STRATEGIES`.
+        strategy: one of `STRATEGIES`, a function like them, or `package.module:function`.
         axis: the primary axis: a numeric column, or a mix of heads (`musicality=1,clarity=0.5`, or
             a named mix). None: the first of `axes`, else of `threshold`, else `musicality`.
         axes: the other axes that `mrsd`, `pareto` and `two-axis` look at.
@@ -64,7 +64,7 @@ class PairOptions:
         UsageError: listing every impossible or contradictory choice at once.
     """
 
-    strategy: str = "best-worst"
+    strategy: str | Strategy = "best-worst"
     axis: str | None = None
     axes: Sequence[str] = ()
     min_margin: float = 0.0
@@ -88,6 +88,11 @@ class PairOptions:
         if problems:
             listing = "\n".join(f"  - {problem}" for problem in problems)
             raise UsageError(f"these options do not work together:\n{listing}")
+
+    @property
+    def strategy_name(self) -> str:
+        """What the strategy is called in rows and reports."""
+        return find_strategy(self.strategy)[0]
 
     @property
     def primary(self) -> str:
@@ -114,9 +119,10 @@ def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _strategy_problems(options: PairOptions) -> list[str]:
-    name = options.strategy
-    if name not in STRATEGIES:
-        return [f"strategy {name!r} is not one of {', '.join(STRATEGIES)}"]
+    try:
+        name, _ = find_strategy(options.strategy)
+    except UsageError as error:
+        return [str(error)]
     problems = [
         f"--{option} is read by {' and '.join(readers)} only, not by {name}"
         for option, given, readers in (

@@ -60,7 +60,7 @@ def write_report(result: PairSet, output: str | Path, folder: Path | None = None
 def _subtitle(result: PairSet) -> str:
     options = result.options
     others = [axis for axis in options.involved if axis != options.primary]
-    text = f"Strategy {options.strategy} on {options.primary}"
+    text = f"Strategy {options.strategy_name} on {options.primary}"
     return escape(text + (f", with {', '.join(others)}." if others else "."))
 
 

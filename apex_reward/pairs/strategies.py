@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
+
+from apex_reward.errors import UsageError
 
 Values = npt.NDArray[np.float64]
 Wins = npt.NDArray[np.bool_]
@@ -134,6 +137,37 @@ STRATEGIES: dict[str, Strategy] = {
     "pareto": pareto,
     "two-axis": two_axis,
 }
+
+
+def find_strategy(given: str | Strategy) -> tuple[str, Strategy]:
+    """The name and the function of a strategy.
+
+    Args:
+        given: a name in `STRATEGIES`, a function of your own with their signature, or where one
+            lies, as `package.module:function`.
+
+    Raises:
+        UsageError: no such strategy.
+
+    >>> find_strategy("all")[1] is all_pairs
+    True
+    """
+    if callable(given):
+        return getattr(given, "__name__", "custom"), given
+    if given in STRATEGIES:
+        return given, STRATEGIES[given]
+    module, colon, name = given.partition(":")
+    if not colon:
+        raise UsageError(
+            f"strategy {given!r} is not one of {', '.join(STRATEGIES)}, nor package.module:function"
+        )
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"strategy {given}: {error}; expected package.module:function") from error
+    return given, found
+
+
 MARGIN_INSIDE = ("all", "pareto")
 """Strategies that apply `min_margin` themselves, as part of their definition."""
 
