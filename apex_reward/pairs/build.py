@@ -90,12 +90,13 @@ def build_pairs(
         UsageError: impossible or contradictory options, listed together.
         DataError: missing columns, listed together.
 
-    >>> songs = [{"prompt_id": 0, "audio": f"{n}.wav", "musicality": n} for n in (1, 2, 4)]
-    >>> pairs, dropped = build_pairs(songs, min_margin=0.5)
-    >>> [(pair["chosen"], pair["rejected"], pair["margin"]) for pair in pairs]
-    [('4.wav', '1.wav', 3.0)]
-    >>> [(row["audio"], row["reason"]) for row in dropped]
-    [('2.wav', 'not selected by best-worst')]
+    Examples:
+        >>> songs = [{"prompt_id": 0, "audio": f"{n}.wav", "musicality": n} for n in (1, 2, 4)]
+        >>> pairs, dropped = build_pairs(songs, min_margin=0.5)
+        >>> [(pair["chosen"], pair["rejected"], pair["margin"]) for pair in pairs]
+        [('4.wav', '1.wav', 3.0)]
+        >>> [(row["audio"], row["reason"]) for row in dropped]
+        [('2.wav', 'not selected by best-worst')]
     """
     from apex_reward.pairs.export import dropped_table, pairs_table
 
