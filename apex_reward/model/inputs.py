@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from apex_reward.audio.loudness import normalize_loudness
 from apex_reward.audio.decoding.hearing import INTEGER_LIKE_PEAK as INTEGER_LIKE_PEAK
+from apex_reward.audio.loudness import normalize_loudness
 from apex_reward.audio.resample import resample, resampled_length
 from apex_reward.errors import AudioError, UsageError, listed
 

@@ -90,9 +90,9 @@ def _runs(window: Window) -> list[_Run]:
         frame = _frame(window.at(position, 4))
         run = runs[-1] if runs else None
         joins = run is not None and run.stop == position and not run.full
+        goes_on = run is not None and joins and frame is not None and frame.like(run.kind)
         if frame is None or not (
-            (joins and run is not None and frame.like(run.kind) and _fits(window, position, frame))
-            or _confirmed(window, position, frame)
+            _confirmed(window, position, frame) or (goes_on and _ends(window, position, frame))
         ):
             position = _past_other_bytes(window, position)
             continue
@@ -111,8 +111,21 @@ def _runs(window: Window) -> list[_Run]:
     return [run for run in runs if run.frames >= _LEAST_FRAMES] or runs[:1]
 
 
-def _fits(window: Window, position: int, frame: _Frame) -> bool:
-    return position + frame.length <= window.size
+def _ends(window: Window, position: int, frame: _Frame) -> bool:
+    """Whether a frame in line, behind which none stands, is whole: the last one before a tag.
+
+    One that was cut has the next file's beginning within its length.
+    """
+    stop = position + frame.length
+    if stop > window.size:
+        return False
+    begin = window.find(b"\xff", position + 4)
+    while begin < stop:
+        other = _frame(window.at(begin, 4))
+        if other is not None and _confirmed(window, begin, other):
+            return False
+        begin = window.find(b"\xff", begin + 1)
+    return True
 
 
 def _confirmed(window: Window, position: int, frame: _Frame) -> bool:
