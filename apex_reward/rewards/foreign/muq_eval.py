@@ -30,7 +30,7 @@ HEARD_SAMPLES = 10 * SAMPLE_RATE
 HEADS = {"MI": Head("musical_impression"), "TA": Head("text_alignment")}
 
 
-class MuqEval(EncodedModel, nn.Module):
+class MuQEval(EncodedModel, nn.Module):
     """MuQ-Eval A1 as a reward model: musical impression and text alignment.
 
     Both are mean opinions on a scale of 1 to 5, without a clamp, so without bounds. It hears the
@@ -73,9 +73,13 @@ class MuqEval(EncodedModel, nn.Module):
         values = [in_full_precision(opinion, features[0]) for opinion in self.opinions.values()]
         return Scores.from_stack(torch.cat(values, dim=1), self.heads)
 
-    def train(self, mode: bool = True) -> MuqEval:
+    def train(self, mode: bool = True) -> MuQEval:
         """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
         return super().train(False)
+
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Compute MuQ's products in `dtype`; its norms and the rest keep float32."""
+        self.encoder.to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`, whole or not at all."""
@@ -86,7 +90,7 @@ class MuqEval(EncodedModel, nn.Module):
     @classmethod
     def from_pretrained(
         cls, name: str | Path = "muq-eval", *, encoder: str | Path | None = None, **options: Any
-    ) -> MuqEval:
+    ) -> MuQEval:
         """Load a folder of `save_pretrained`, or the published file.
 
         Args:
@@ -109,7 +113,7 @@ class MuqEval(EncodedModel, nn.Module):
         predictor: str | Path = PUBLISHED,
         encoder: str | Path | None = None,
         **options: Any,
-    ) -> MuqEval:
+    ) -> MuQEval:
         """Read the published `model_state_dict.pt`.
 
         Args:

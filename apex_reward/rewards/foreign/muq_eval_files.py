@@ -30,7 +30,7 @@ from apex_reward.model.files import (
     weight_file,
 )
 from apex_reward.model.folder import read_folder, write_folder
-from apex_reward.rewards.foreign.muq_eval import PUBLISHED, MuqEval
+from apex_reward.rewards.foreign.muq_eval import PUBLISHED, MuQEval
 
 MODEL_TYPE = "apex_reward_muq_eval"
 # Published prefixes and ours.
@@ -38,10 +38,10 @@ NAMES = {"encoder.pooling.": "pooling.", "heads.": "opinions."}
 ATTENTION, INNER = "encoder.pooling.attention.0.weight", "heads.MI.mlp.0.weight"
 
 
-def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) -> MuqEval:
-    """`MuqEval.from_pretrained`: see there."""
+def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) -> MuQEval:
+    """`MuQEval.from_pretrained`: see there."""
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
-    short = str(name) == MuqEval.name and not Path(name).exists()
+    short = str(name) == MuQEval.name and not Path(name).exists()
     path = resolve(PUBLISHED if short else name, **hub)
     ours = (path / "config.json").is_file() and read_config(path).get("model_type") == MODEL_TYPE
     if not ours:
@@ -56,8 +56,8 @@ def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) 
     return _placed(model, **options)
 
 
-def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> MuqEval:
-    """`MuqEval.from_published`: see there."""
+def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> MuQEval:
+    """`MuQEval.from_published`: see there."""
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
     file = weight_file(resolve(predictor, **hub))
     content = read_weights(file)
@@ -82,8 +82,8 @@ def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **option
     return _placed(model, **options)
 
 
-def save_muq_eval(model: MuqEval, folder: str | Path) -> None:
-    """`MuqEval.save_pretrained`: see there."""
+def save_muq_eval(model: MuQEval, folder: str | Path) -> None:
+    """`MuQEval.save_pretrained`: see there."""
     config = {
         "model_type": MODEL_TYPE,
         "muq": asdict(model.encoder.config),
@@ -105,15 +105,15 @@ def _own_tensors(file: Path, content: Any) -> dict[str, Tensor]:
     return own
 
 
-def _empty(config: MuqConfig, attention: int, inner: int) -> MuqEval:
+def _empty(config: MuqConfig, attention: int, inner: int) -> MuQEval:
     with torch.device("meta"):
-        return MuqEval(config, attention, inner)
+        return MuQEval(config, attention, inner)
 
 
 def _placed(
-    model: MuqEval, dtype: torch.dtype | str = torch.float32, device_map: Any = None
-) -> MuqEval:
-    model.encoder.to(as_dtype(dtype))
+    model: MuQEval, dtype: torch.dtype | str = torch.float32, device_map: Any = None
+) -> MuQEval:
+    model.set_encoder_dtype(as_dtype(dtype))
     return model.to(as_device(device_map))
 
 

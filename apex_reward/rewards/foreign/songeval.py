@@ -81,6 +81,10 @@ class SongEval(EncodedModel, nn.Module):
         """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
         return super().train(False)
 
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Compute MuQ's products in `dtype`; its norms and the rest keep float32."""
+        self.encoder.to(dtype)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`, whole or not at all."""
         from apex_reward.rewards.foreign.songeval_files import save_songeval

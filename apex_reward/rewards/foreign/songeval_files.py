@@ -120,7 +120,7 @@ def _empty(config: MuqConfig, feed_forward: int) -> SongEval:
 def _placed(
     model: SongEval, dtype: torch.dtype | str = torch.float32, device_map: Any = None
 ) -> SongEval:
-    model.encoder.to(as_dtype(dtype))
+    model.set_encoder_dtype(as_dtype(dtype))
     return model.to(as_device(device_map))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError
-from apex_reward.rewards.foreign.muq_eval import MuqEval
+from apex_reward.rewards.foreign.muq_eval import MuQEval
 from tests.muq_support import TINY, on_meta, published_muq, shapes_of, write_muq
 from tests.support import formula_weights, golden_song
 
@@ -25,7 +25,7 @@ def song(seconds: float, seed: int = 3) -> Tensor:
 
 def published(with_muq: bool = True) -> dict[str, Tensor]:
     """The state dict as described, MuQ included or not."""
-    model = on_meta(MuqEval, TINY, 12, 10)
+    model = on_meta(MuQEval, TINY, 12, 10)
     state = {
         **formula_weights(shapes_of(model.pooling, "encoder.pooling.")),
         **formula_weights(shapes_of(model.opinions, "heads.")),
@@ -43,13 +43,13 @@ def write(folder: Path, state: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> MuqEval:
-    return MuqEval.from_published(
+def model(tmp_path: Path) -> MuQEval:
+    return MuQEval.from_published(
         write(tmp_path / "a1", published()), write_muq(tmp_path / "m", TINY)
     )
 
 
-def by_hand(model: MuqEval, state: dict[str, Tensor], samples: Tensor) -> list[float]:
+def by_hand(model: MuQEval, state: dict[str, Tensor], samples: Tensor) -> list[float]:
     window = torch.zeros(1, 240_000)
     heard = samples[:, :240_000]
     window[:, : heard.shape[1]] = heard
@@ -69,7 +69,7 @@ def by_hand(model: MuqEval, state: dict[str, Tensor], samples: Tensor) -> list[f
 
 
 @pytest.mark.parametrize("seconds", [0.01, 4.0, 10.0, 13.5])
-def test_equals_the_description(model: MuqEval, seconds: float) -> None:
+def test_equals_the_description(model: MuQEval, seconds: float) -> None:
     with torch.no_grad():
         (row,) = model(song(seconds), RATE).rows()
     assert list(row) == ["musical_impression", "text_alignment"]
@@ -77,13 +77,13 @@ def test_equals_the_description(model: MuqEval, seconds: float) -> None:
     assert list(row.values()) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_is_a_reward_model(model: MuqEval) -> None:
+def test_is_a_reward_model(model: MuQEval) -> None:
     assert (model.name, model.sample_rate, model.reads_text) == ("muq-eval", RATE, False)
     assert not any(head.bounded for head in model.heads)
     assert not any(module.training for module in model.train().modules())
 
 
-def test_a_batch_gives_what_its_songs_give(model: MuqEval) -> None:
+def test_a_batch_gives_what_its_songs_give(model: MuQEval) -> None:
     lengths = [24_000, 288_000, 100_000]
     batch = torch.zeros(3, 288_000)
     for index, length in enumerate(lengths):
@@ -101,31 +101,31 @@ def test_a_batch_gives_what_its_songs_give(model: MuqEval) -> None:
     assert batch.grad[1, 240_000:].abs().sum() == 0  # the first ten seconds alone are heard
 
 
-def test_saves_loads_and_pickles(model: MuqEval, tmp_path: Path) -> None:
+def test_saves_loads_and_pickles(model: MuQEval, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "saved")
     with torch.no_grad():
         wanted = model(song(2.0), RATE).stack()
         for other in (
-            MuqEval.from_pretrained(tmp_path / "saved"),
-            MuqEval.from_pretrained(tmp_path / "a1", encoder=tmp_path / "m"),
+            MuQEval.from_pretrained(tmp_path / "saved"),
+            MuQEval.from_pretrained(tmp_path / "a1", encoder=tmp_path / "m"),
             pickle.loads(pickle.dumps(model)),
         ):
             assert torch.equal(other(song(2.0), RATE).stack(), wanted)
-        half = MuqEval.from_pretrained(tmp_path / "saved", dtype="bfloat16")
+        half = MuQEval.from_pretrained(tmp_path / "saved", dtype="bfloat16")
         assert 0 < (half(song(2.0), RATE).stack() - wanted).abs().max() < 0.05
 
 
-def test_weights_of_muq_may_be_elsewhere(model: MuqEval, tmp_path: Path) -> None:
-    apart = MuqEval.from_published(write(tmp_path / "b", published(False)), tmp_path / "m")
+def test_weights_of_muq_may_be_elsewhere(model: MuQEval, tmp_path: Path) -> None:
+    apart = MuQEval.from_published(write(tmp_path / "b", published(False)), tmp_path / "m")
     state = apart.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_what_differs_is_listed(model: MuqEval, tmp_path: Path) -> None:
-    def read(**changes: Tensor | None) -> MuqEval:
+def test_what_differs_is_listed(model: MuQEval, tmp_path: Path) -> None:
+    def read(**changes: Tensor | None) -> MuQEval:
         state = {**published(), **{k.replace("__", "."): v for k, v in changes.items()}}
         kept = {name: value for name, value in state.items() if value is not None}
-        return MuqEval.from_published(write(tmp_path / "c", kept), tmp_path / "m")
+        return MuQEval.from_published(write(tmp_path / "c", kept), tmp_path / "m")
 
     read()
     with pytest.raises(CheckpointError, match="missing: heads.TA.mlp.3.bias") as error:
@@ -147,4 +147,4 @@ def test_what_differs_is_listed(model: MuqEval, tmp_path: Path) -> None:
         read(encoder__pooling__attention__0__weight=None)
     # Without a folder the published sizes are expected.
     with pytest.raises(CheckpointError, match="encoder.pooling.attention.0.weight has shape"):
-        MuqEval.from_published(write(tmp_path / "c", published()))
+        MuQEval.from_published(write(tmp_path / "c", published()))
