@@ -31,11 +31,12 @@ from apex_reward.metrics import spearman
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
-from apex_reward.train.dataset import Data, Split
+from apex_reward.train.dataset import Data
 from apex_reward.train.losses import LOSSES
 from apex_reward.train.plots import save_figure
 from apex_reward.train.program import Program
 from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.split import Split
 from apex_reward.train.table import markdown
 from apex_reward.train.trainer import build_program, test_reports
 
@@ -98,7 +99,7 @@ def make_data(songs: int, config: ApexConfig) -> tuple[Data, dict[str, float]]:
             labels[:, column] = _popularity(latent) if head in POPULARITY_HEADS else _rated(latent)
             ceiling[head] = spearman(signal, labels[:, column])
         names = [f"{split}{i}" for i in range(count)]
-        splits[split] = Split(hidden, np.arange(count), labels, names)
+        splits[split] = Split(hidden, np.arange(count), np.ones(count, np.float32), labels, names)
     return Data(splits, EmbeddingSource.of(config, LayerPooling()), "full"), ceiling
 
 

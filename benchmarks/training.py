@@ -31,11 +31,12 @@ from apex_reward.data.shards import EmbeddingSource
 from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, Predictor
 from apex_reward.scores.apex import HEADS, POPULARITY_HEADS, task_heads
-from apex_reward.train.dataset import Data, Samples, Split
+from apex_reward.train.dataset import Data
 from apex_reward.train.draws import epoch_batches
 from apex_reward.train.losses import uncertainty
 from apex_reward.train.program import Program
 from apex_reward.train.settings import Condition, Settings, conditions
+from apex_reward.train.split import Samples, Split
 from apex_reward.train.stack import Shape, shape_of
 from apex_reward.train.table import markdown
 from apex_reward.train.trainer import build_program
@@ -83,7 +84,7 @@ def random_samples(count: int) -> Samples:
     labels = np.empty((count, len(HEADS)), np.float32)
     labels[:, : len(POPULARITY_HEADS)] = rng.uniform(0, 100, (count, 2))
     labels[:, len(POPULARITY_HEADS) :] = rng.uniform(1, 5, (count, 5))
-    return Samples(features, labels, np.arange(count))
+    return Samples(features, labels, np.arange(count), np.ones(count, np.float32))
 
 
 class PerItem(Dataset[dict[str, Tensor]]):
@@ -122,7 +123,7 @@ def per_item_steps(samples: Samples, device: torch.device) -> Iterator[float]:
 
 
 def our_program(samples: Samples, accelerator: Accelerator) -> Program:
-    few = Samples(samples.features[:64], samples.labels[:64], samples.song[:64])
+    few = random_samples(64)
     shape = shape_of(ApexConfig())
     return Program([Condition()], shape, samples, few, Settings(), accelerator)
 
@@ -186,7 +187,7 @@ def grid_row(songs: int, rate: float, accelerator: Accelerator) -> list[str]:
         samples = random_samples(2 * count)
         names = [f"{split}{i}" for i in range(count)]
         song = np.repeat(np.arange(count), 2)
-        splits[split] = Split(samples.features, song, samples.labels[:count], names)
+        splits[split] = Split(samples.features, song, samples.weight, samples.labels[:count], names)
     data = Data(splits, EmbeddingSource.published(), "full")
     settings, device = Settings(batch_size=BATCH), accelerator.device
     table = conditions()

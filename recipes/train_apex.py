@@ -39,7 +39,8 @@ from apex_reward.report.run import write_run
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import score_songs
 from apex_reward.train.dataset import Data
-from apex_reward.train.evaluate import Checkpoint, head_metrics, predict_split
+from apex_reward.train.evaluate import Checkpoint, predict_split
+from apex_reward.train.report import head_metrics
 from apex_reward.train.session import load_training_data, make_accelerator
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.stack import shape_of
@@ -119,7 +120,7 @@ def untrained(model: Checkpoint, seed: int) -> Checkpoint:
 
 def mean_spearman(model: Checkpoint, data: Data) -> list[float]:
     """Test Spearman of every head."""
-    pred = predict_split(model, data["test"], "song")
+    pred = predict_split(model, data["test"], "song").mean(axis=1)
     measured = head_metrics(pred, data["test"].labels.astype(np.float64), model.config.head_names)
     return [measures["spearman"] for measures in measured.values()]
 

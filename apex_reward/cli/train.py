@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_reward.cli import data as data_commands
-from apex_reward.cli.common import print_table, progress_bar, reports_errors
+from apex_reward.cli.common import print_table, reports_errors
+from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex_reward.train.program import HistoryRow
+    from apex_reward.train.loop import HistoryRow
+    from apex_reward.train.settings import Condition, Settings
+    from apex_reward.train.trainer import OnEpoch
 
 MEASURES = ("mse", "mae", "pearson", "spearman")
 
@@ -73,35 +78,90 @@ def train(
     report_to: Annotated[
         list[str] | None, typer.Option(help="Trackers of accelerate: tensorboard, wandb, ...")
     ] = None,
+    members: Annotated[
+        int, typer.Option(help="More than 1: an ensemble of seeds from --seed on.")
+    ] = 1,
+    bound: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Bind finished runs into an ensemble; repeat. Trains nothing."),
+    ] = None,
     resume: Resume = False,
 ) -> int:
     """Train a predictor. Several processes: accelerate launch -m apex_reward train ..."""
-    from apex_reward.train.session import load_training_data, make_accelerator
     from apex_reward.train.settings import Condition, Settings
-    from apex_reward.train.trainer import train as run
 
     condition = Condition(loss, shared, mode, task, seed)
     settings = Settings(
         epochs, batch_size, lr, weight_decay, patience, precision, train_pooling=train_pooling
     )
-    if tune_encoder is not None:
-        return _tune(
-            tune_encoder, data, audio_dir, output, condition, settings, encoder, songeval, resume
-        )
-    found = load_training_data(data, task, layers=train_pooling, encoder=encoder, songeval=songeval)
-    about = {**settings.to_dict(), **vars(condition)}
-    accelerator = make_accelerator(precision, report_to or (), output, about)
-    with progress_bar("{task.fields[note]}") as progress:
-        bar = progress.add_task("train", total=epochs, note="")
+    source = _Source(data, task, train_pooling, encoder, songeval)
+    if ((bound or tune_encoder) and members != 1) or (bound and tune_encoder):
+        raise UsageError("--members, --from and --tune-encoder go one at a time")
+    if bound:
+        return _bind(bound, source, output)
+    with resumable(lambda: _states(output)):
+        if tune_encoder is not None:
+            return _tune(tune_encoder, source, audio_dir, output, condition, settings, resume)
+        return _train(source, output, condition, settings, members, report_to or (), resume)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the training data comes from."""
+
+    folder: Path
+    task: str
+    layers: bool
+    encoder: str | None
+    songeval: Path | None
+
+    def load(self) -> Any:
+        from apex_reward.train.session import load_training_data
+
+        return load_training_data(
+            self.folder, self.task, layers=self.layers, encoder=self.encoder,
+            songeval=self.songeval,
+        )  # fmt: skip
+
+
+def _states(output: Path) -> str:
+    """The epochs that an interrupted run has kept."""
+    found = [output / "state.pt", output / "frozen" / "state.pt"]
+    found += sorted((output / ".groups").glob("*.pt"))
+    kept = [str(path) for path in found if path.is_file()]
+    return f"all finished epochs, in {', '.join(kept)}" if kept else ""
+
+
+def _epoch_note(row: HistoryRow) -> str:
+    return f"loss {row['train_loss']:.4g}, validation {row['val_loss']:.4g}"
+
+
+def _train(
+    source: _Source,
+    output: Path,
+    condition: Condition,
+    settings: Settings,
+    members: int,
+    report_to: Sequence[str],
+    resume: bool,
+) -> int:
+    from apex_reward.train.session import make_accelerator
+    from apex_reward.train.settings import ensemble
+    from apex_reward.train.trainer import train as run
+
+    ensemble(condition, members)  # a wrong number is found before the data is read
+    found = source.load()
+    about = {**settings.to_dict(), **vars(condition), "members": members}
+    accelerator = make_accelerator(settings.precision, report_to, output, about)
+    with progress_updates() as update:
 
         def on_epoch(row: HistoryRow) -> None:
-            note = f"loss {row['train_loss']:.4g}, validation {row['val_loss']:.4g}"
-            progress.update(bar, completed=row["epoch"], note=note)
+            update("train", row["epoch"], settings.epochs, _epoch_note(row))
             accelerator.log(row, step=int(row["epoch"]))
 
         report = run(
-            found, condition, settings, output, accelerator=accelerator, resume=resume,
-            on_epoch=on_epoch,
+            found, condition, settings, output, accelerator=accelerator, members=members,
+            resume=resume, on_epoch=on_epoch,
         )  # fmt: skip
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -109,15 +169,21 @@ def train(
     return 0
 
 
+def _bind(runs: Sequence[Path], source: _Source, output: Path) -> int:
+    from apex_reward.train.bind import bind
+
+    report = bind(runs, source.load(), output)
+    _print_report(f"test split, {report['n_songs']} songs", report)
+    return 0
+
+
 def _tune(
     method: str,
-    data: Path,
+    source: _Source,
     audio_dir: Path | None,
     output: Path,
-    condition: Any,
-    settings: Any,
-    encoder: str | None,
-    songeval: Path | None,
+    condition: Condition,
+    settings: Settings,
     resume: bool,
 ) -> int:
     if method != "lora":
@@ -126,16 +192,17 @@ def _tune(
         raise UsageError("--tune-encoder trains from audio: name its folder with --audio-dir")
     from apex_reward.train.tune import tune_encoder
 
-    report = tune_encoder(
-        data,
-        audio_dir,
-        output,
-        condition,
-        settings,
-        encoder=encoder,
-        songeval=songeval,
-        resume=resume,
-    )
+    with progress_updates() as update:
+
+        def shown(name: str) -> OnEpoch:
+            return lambda row: update(name, row["epoch"], settings.epochs, _epoch_note(row))
+
+        report = tune_encoder(
+            source.folder, audio_dir, output, condition, settings,
+            encoder=source.encoder, songeval=source.songeval, resume=resume,
+            on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
+            on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
+        )  # fmt: skip
     _print_report(f"test split, {report['n_songs']} songs", report)
     return 0
 
@@ -176,14 +243,14 @@ def grid(
         data, "full", layers=train_pooling, encoder=encoder, songeval=songeval
     )
     accelerator = make_accelerator(precision)
-    with progress_bar("{task.fields[note]}") as progress:
-        bars: dict[str, Any] = {}
+    groups = len({condition.group for condition in table})
+    with resumable(lambda: _states(output)), progress_updates() as update:
+        done: dict[str, float] = {}
 
         def on_epoch(group: str, epoch: int, models: int) -> None:
-            if group not in bars:
-                bars[group] = progress.add_task(group, total=epochs, note="")
-            done = epoch if models else epochs
-            progress.update(bars[group], completed=done, note=f"{models} models")
+            done[group] = epoch / epochs if models else 1.0
+            update("grid", sum(done.values()), groups, "groups")
+            update(group, epoch if models else epochs, epochs, f"{models} models")
 
         run_grid(
             found, table, settings, output, accelerator=accelerator, resume=resume,
@@ -224,3 +291,14 @@ def evaluate(
 def _print_report(title: str, report: dict[str, Any]) -> None:
     rows = [[head, *(row[m] for m in MEASURES)] for head, row in report["metrics"].items()]
     print_table(title, ["head", *MEASURES], rows)
+    if "spread" not in report:
+        return
+    columns = ["head", "mse of a member", "spread's spearman", "covered"]
+    print_table(
+        f"{report['members']} members: does their spread tell the error?",
+        columns,
+        [
+            [head, report["member_metrics"][head]["mse"], row["spearman"], row["coverage"]]
+            for head, row in report["spread"].items()
+        ],
+    )

@@ -191,7 +191,7 @@ def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows
     with torch.no_grad():
         pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
     labels = {**song.labels, "path": song.path}
-    return SongRows(song.audio_id, labels, np.asarray(result.pieces), pooled)
+    return SongRows(song.audio_id, labels, np.asarray(result.pieces), pooled, result.weights)
 
 
 def _failures_file(output: Path, shard: Shard) -> Path:

@@ -5,6 +5,7 @@
 | `audio_id`, `segment_id`, `platform` | text; `segment_id` is `<audio_id>_<1-based number>` |
 | `path` | text, optional: the audio file, relative to the audio folder |
 | `score_streams`, `score_likes` | float, [0, 100] |
+| `segment_weight` | float32, optional: its share in the song's mean; absent: equal shares |
 | `segment_embedding` | W float32: the layer embeddings pooled with the layer pooling named below |
 | `layer_embeddings` | 4 x W float16, optional |
 | `songeval_scores` | JSON text or struct with the five aesthetic heads in [1, 5], for task full |
@@ -118,12 +119,14 @@ class SongRows:
         labels: `platform`, the popularity heads and, where known, the aesthetic heads.
         layers: (S, L, W) float32 layer embeddings of its segments, in song order.
         pooled: (S, W) float32 segment embeddings.
+        weights: (S,) shares of the segments in the song's mean, summing to 1.
     """
 
     audio_id: str
     labels: Mapping[str, Any]
     layers: FloatArray
     pooled: FloatArray
+    weights: Sequence[float]
 
 
 def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) -> None:
@@ -153,6 +156,8 @@ def shard_table(songs: Sequence[SongRows]) -> pa.Table:
     for head in POPULARITY_HEADS:
         columns[head] = pa.array([song.labels.get(head) for song in owners], pa.float64())
     if songs:
+        weights = [weight for song in songs for weight in song.weights]
+        columns["segment_weight"] = pa.array(weights, pa.float32())
         columns["segment_embedding"] = list_column(np.concatenate([s.pooled for s in songs]))
         columns["layer_embeddings"] = list_column(
             np.concatenate([s.layers for s in songs]).astype(np.float16)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from apex_reward.files.run_state import whole_files
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.encoded import (
     EncodedModel,
@@ -24,10 +25,11 @@ from apex_reward.model.encoded import (
 )
 from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.segments import MertSegments
+from apex_reward.model.familiar import Familiarity
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.precision import in_full_precision
-from apex_reward.model.predictor import Predictor
+from apex_reward.model.predictor import Predictor, PredictorEnsemble
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
@@ -53,7 +55,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
     main_input_name = "waveforms"
     name = "apex"
     # A bf16 sigmoid times 100 moves in steps of half a point.
-    _keep_in_fp32_modules_strict = ["pooling", "predictor"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["pooling", "predictor", "familiar"]  # noqa: RUF012
     _no_split_modules = ["HubertEncoderLayer", "ParametrizedConv1d"]  # noqa: RUF012
     _supports_sdpa = True
 
@@ -62,6 +64,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         self.encoder = MertEncoder(config.encoder_config(), config.layers)
         self.pooling = LayerPooling(len(config.layers))
         self.predictor = predictor_of(config)
+        self.familiar = Familiarity(config.width) if config.familiar else None
         self.encoder.requires_grad_(False)
         self.post_init()
         self.eval()
@@ -204,12 +207,35 @@ class ApexReward(PreTrainedModel, EncodedModel):
         return in_full_precision(self.pooling, layers)
 
     def score_embeddings(self, embeddings: Tensor) -> Scores:
-        """Scores of song embeddings (B, W), in full precision whatever the encoder's dtype."""
+        """Scores of song embeddings (B, W), in full precision whatever the encoder's dtype.
+
+        An ensemble's are the means over its members; `members` and `std` hold what each says.
+        """
+        heads, several = self.config.heads, self.config.members > 1
         if len(embeddings) == 0:
-            empty = embeddings.new_empty(0, len(self.config.heads))
-            return Scores.from_stack(empty, self.config.heads)
-        values = in_full_precision(self.predictor, embeddings)
-        return Scores.from_stack(values, self.config.heads)
+            shape = (self.config.members, 0, len(heads)) if several else (0, len(heads))
+            values = embeddings.new_empty(shape)
+        else:
+            values = in_full_precision(self.predictor, embeddings)
+        return Scores.from_members(values, heads) if several else Scores.from_stack(values, heads)
+
+    def unfamiliarity(self, embeddings: Tensor) -> Tensor | None:
+        """How far song embeddings (B, W) lie from the songs that the predictor was trained on.
+
+        Returns:
+            (B,) Mahalanobis distances over the distance that 1% of held-out training songs exceed:
+            above 1 is unfamiliar. None where the checkpoint holds no statistics (the published one
+            and those with a tuned encoder).
+        """
+        return None if self.familiar is None else in_full_precision(self.familiar, embeddings)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; every file appears whole, `config.json` last."""
+        if kwargs.get("push_to_hub"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        with whole_files(Path(save_directory), last="config.json") as temporary:
+            super().save_pretrained(temporary, *args, **kwargs)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Run the encoder in another dtype; pooling and predictor keep float32."""
@@ -267,14 +293,18 @@ class ApexReward(PreTrainedModel, EncodedModel):
         """Nothing: constructors initialise, and loading is strict about every tensor."""
 
 
-def predictor_of(config: ApexConfig) -> Predictor:
-    """An untrained predictor of the configured shape."""
-    return Predictor(
-        width=config.width,
-        task=config.task,
-        shared=config.shared,
-        trunk_widths=config.trunk_widths,
-        head_widths=config.head_widths,
-        trunk_dropout=config.trunk_dropout,
-        head_dropout=config.head_dropout,
-    )
+def predictor_of(config: ApexConfig) -> Predictor | PredictorEnsemble:
+    """An untrained predictor, or ensemble of them, of the configured shape."""
+    members = [
+        Predictor(
+            width=config.width,
+            task=config.task,
+            shared=config.shared,
+            trunk_widths=config.trunk_widths,
+            head_widths=config.head_widths,
+            trunk_dropout=config.trunk_dropout,
+            head_dropout=config.head_dropout,
+        )
+        for _ in range(config.members)
+    ]
+    return members[0] if len(members) == 1 else PredictorEnsemble(members)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError, listed
 from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
+from apex_reward.model.familiar import Familiarity
 from apex_reward.model.files import (
     HUB_OPTIONS,
     check_tensors,
@@ -21,7 +22,7 @@ from apex_reward.model.files import (
     weight_file,
 )
 from apex_reward.model.pooling import LayerPooling
-from apex_reward.model.predictor import Predictor
+from apex_reward.model.predictor import Predictor, PredictorEnsemble, members_of
 from apex_reward.model.published import (
     PublishedPredictor,
     read_encoder_config,
@@ -32,7 +33,30 @@ from apex_reward.model.published import (
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward
 
-ENCODER, POOLING, PREDICTOR = "encoder.", "pooling.", "predictor."
+ENCODER, POOLING, PREDICTOR, FAMILIAR = "encoder.", "pooling.", "predictor.", "familiar."
+
+
+class Parts(NamedTuple):
+    """A model without its encoder."""
+
+    config: ApexConfig
+    predictor: Predictor | PredictorEnsemble
+    pooling: LayerPooling
+    familiar: Familiarity | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors under their names in a checkpoint."""
+        modules: list[tuple[str, torch.nn.Module | None]] = [
+            (POOLING, self.pooling),
+            (PREDICTOR, self.predictor),
+            (FAMILIAR, self.familiar),
+        ]
+        return {
+            prefix + name: value
+            for prefix, module in modules
+            if module is not None
+            for name, value in module.state_dict().items()
+        }
 
 
 def load_model(
@@ -46,14 +70,14 @@ def load_model(
         return compose_published(cls, path, encoder or named or PUBLISHED_ENCODER, **kwargs)
     if encoder is None and _holds_encoder(path):
         return _load_whole(cls, path, **kwargs)
-    config, predictor, pooling = load_predictor(path)
-    source = encoder or config.encoder_name
+    parts = load_parts(path)
+    source = encoder or parts.config.encoder_name
     if source is None:
         raise CheckpointError(
             f"{path} holds no encoder and its config.json names none; pass encoder= "
             "(--encoder on the command line)"
         )
-    return _compose(cls, config, predictor, pooling, source, **kwargs)
+    return _compose(cls, parts, source, **kwargs)
 
 
 def compose_published(
@@ -62,12 +86,25 @@ def compose_published(
     """`ApexReward.from_published`: see there."""
     hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
     published = read_predictor(resolve(predictor, **hub))
-    config = _published_config(published)
-    return _compose(cls, config, *_modules(config, published), encoder, **kwargs)
+    return _compose(cls, _published_parts(published), encoder, **kwargs)
 
 
 def load_predictor(path: str | Path) -> tuple[ApexConfig, Predictor, LayerPooling]:
-    """A predictor and its layer pooling without an encoder, in eval mode.
+    """One predictor and its layer pooling without an encoder, in eval mode.
+
+    Arguments and errors are those of `load_parts`, which also reads ensembles: they are refused
+    here.
+    """
+    config, predictor, pooling, _ = load_parts(path)
+    if isinstance(predictor, PredictorEnsemble):
+        raise CheckpointError(
+            f"{path} is an ensemble of {config.members} members; read it with load_parts"
+        )
+    return config, predictor, pooling
+
+
+def load_parts(path: str | Path) -> Parts:
+    """Predictor or ensemble, layer pooling and familiarity without an encoder, in eval mode.
 
     Args:
         path: a folder of `save_predictor` or `save_pretrained`, `apex-tiny`, or a published
@@ -78,38 +115,46 @@ def load_predictor(path: str | Path) -> tuple[ApexConfig, Predictor, LayerPoolin
     """
     path = resolve(path)
     if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
-        published = read_predictor(path)
-        config = _published_config(published)
-        return (config, *_modules(config, published))
-    from apex_reward.model.apex import predictor_of
-
-    config = ApexConfig.from_pretrained(path)
+        return _published_parts(read_predictor(path))
+    parts = _untrained(ApexConfig.from_pretrained(path))
     file = weight_file(path)
     tensors = read_weights(file)
-    predictor, pooling = predictor_of(config), LayerPooling(len(config.layers))
-    expected = {
-        **{POOLING + name: value for name, value in pooling.state_dict().items()},
-        **{PREDICTOR + name: value for name, value in predictor.state_dict().items()},
-    }
     found = {name: value for name, value in tensors.items() if not name.startswith(ENCODER)}
-    check_tensors(file, found, expected)
-    predictor.load_state_dict(_under(PREDICTOR, found))
-    pooling.load_state_dict(_under(POOLING, found))
-    return config, predictor.eval(), pooling.eval()
+    check_tensors(file, found, parts.state())
+    parts.predictor.load_state_dict(_under(PREDICTOR, found))
+    parts.pooling.load_state_dict(_under(POOLING, found))
+    if parts.familiar is not None:
+        parts.familiar.load_state_dict(_under(FAMILIAR, found))
+    parts.predictor.eval()
+    return parts
+
+
+def _untrained(config: ApexConfig) -> Parts:
+    from apex_reward.model.apex import predictor_of
+
+    familiar = Familiarity(config.width) if config.familiar else None
+    return Parts(config, predictor_of(config), LayerPooling(len(config.layers)), familiar)
 
 
 def save_predictor(
-    folder: str | Path, config: ApexConfig, predictor: Predictor, pooling: LayerPooling
+    folder: str | Path,
+    config: ApexConfig,
+    predictor: Predictor | PredictorEnsemble,
+    pooling: LayerPooling,
+    familiar: Familiarity | None = None,
 ) -> None:
-    """Write a `save_pretrained` folder without the encoder, which `config.encoder_name` names."""
+    """Write a `save_pretrained` folder without the encoder, which `config.encoder_name` names.
+
+    The configuration that is written says how many members there are and whether the statistics of
+    the training songs are there.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        **{POOLING + name: value for name, value in pooling.state_dict().items()},
-        **{PREDICTOR + name: value for name, value in predictor.state_dict().items()},
-    }
+    config = ApexConfig.from_dict(config.to_dict())
+    config.members, config.familiar = len(members_of(predictor)), familiar is not None
+    tensors = Parts(config, predictor, pooling, familiar).state()
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
@@ -170,15 +215,14 @@ def _holds_encoder(path: Path) -> bool:
 
 def _compose(
     cls: type[ApexReward],
-    config: ApexConfig,
-    predictor: Predictor,
-    pooling: LayerPooling,
+    parts: Parts,
     encoder: str | Path,
     dtype: torch.dtype | str = torch.float32,
     device_map: Any = None,
     **overrides: Any,
 ) -> ApexReward:
     """A whole model from a predictor and an encoder read elsewhere."""
+    config = parts.config
     folder = resolve(encoder)
     native = read_config(folder).get("model_type") == ApexConfig.model_type
     source = ApexConfig.from_pretrained(folder) if native else None
@@ -200,8 +244,10 @@ def _compose(
     model.encoder.load_state_dict(
         _native_encoder_state(folder, expected) if native else read_encoder_state(folder, expected)
     )
-    model.predictor.load_state_dict(predictor.state_dict())
-    model.pooling.load_state_dict(pooling.state_dict())
+    model.predictor.load_state_dict(parts.predictor.state_dict())
+    model.pooling.load_state_dict(parts.pooling.state_dict())
+    if model.familiar is not None and parts.familiar is not None:
+        model.familiar.load_state_dict(parts.familiar.state_dict())
     # The predictor stays in float32, as in a whole model loaded with a dtype.
     torch.nn.Module.to(model.encoder, as_dtype(dtype))
     torch.nn.Module.to(model, as_device(device_map))
@@ -221,14 +267,13 @@ def _published_config(published: PublishedPredictor) -> ApexConfig:
     return ApexConfig(encoder=encoder, task=published.task, shared=published.shared)
 
 
-def _modules(config: ApexConfig, published: PublishedPredictor) -> tuple[Predictor, LayerPooling]:
-    from apex_reward.model.apex import predictor_of
-
-    predictor, pooling = predictor_of(config), LayerPooling()
-    predictor.load_state_dict(published.state)
+def _published_parts(published: PublishedPredictor) -> Parts:
+    parts = _untrained(_published_config(published))
+    parts.predictor.load_state_dict(published.state)
     if published.pooling:
-        pooling.load_state_dict(published.pooling)
-    return predictor.eval(), pooling.eval()
+        parts.pooling.load_state_dict(published.pooling)
+    parts.predictor.eval()
+    return parts
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

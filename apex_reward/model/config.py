@@ -36,6 +36,10 @@ class ApexConfig(PreTrainedConfig):
         shared: trunk layers, 2 or 3.
         trunk_widths, head_widths: hidden widths; None and (128, 64) are the published ones.
         trunk_dropout, head_dropout: rates in [0, 1) while a predictor trains.
+        members: predictors of the ensemble that share encoder and pooling; 1 where there is none.
+        spread_scale: per head, in order, what an ensemble's spread times 2 must be multiplied by
+            to hold 95% of the validation songs; None where it was not fitted.
+        familiar: whether the checkpoint holds statistics of the songs it was trained on.
         sample_rate: Hz the encoder hears.
         segment_seconds: length of a segment; times `sample_rate` a whole number of samples.
         segment_tail: `pad`, `mask` or `drop`: how a song's last segment counts.
@@ -58,6 +62,9 @@ class ApexConfig(PreTrainedConfig):
         head_widths: Sequence[int] = PUBLISHED_HEAD_WIDTHS,
         trunk_dropout: float = 0.3,
         head_dropout: float = 0.1,
+        members: int = 1,
+        spread_scale: Sequence[float] | None = None,
+        familiar: bool = False,
         sample_rate: int = 24_000,
         segment_seconds: float = 30.0,
         segment_tail: str = "pad",
@@ -76,6 +83,9 @@ class ApexConfig(PreTrainedConfig):
         self.head_widths = list(head_widths)
         self.trunk_dropout = trunk_dropout
         self.head_dropout = head_dropout
+        self.members = members
+        self.spread_scale = list(spread_scale) if spread_scale is not None else None
+        self.familiar = familiar
         self.sample_rate = sample_rate
         self.segment_seconds = segment_seconds
         self.segment_tail = segment_tail
@@ -123,6 +133,13 @@ class ApexConfig(PreTrainedConfig):
             problems.append(f"batch_segments is {self.batch_segments}; expected 1 or more")
         if self.segment_samples < 1:
             problems.append(f"segment_seconds is {self.segment_seconds}; expected more than 0")
+        if self.members < 1:
+            problems.append(f"members is {self.members}; expected 1 or more")
+        if self.spread_scale is not None and len(self.spread_scale) != len(self.head_names):
+            problems.append(
+                f"spread_scale has {len(self.spread_scale)} values; "
+                f"expected one for each of {len(self.head_names)} heads"
+            )
         task_heads(self.task)
         if problems:
             raise UsageError("ApexConfig: " + "; ".join(problems))

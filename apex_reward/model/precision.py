@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 def in_full_precision(module: nn.Module, x: Tensor, *args: Any) -> Any:
     """`module(x, *args)` outside autocast, with weights and `x` widened to at least float32."""
-    weight = next(module.parameters())
+    weight = next(chain(module.parameters(), module.buffers()))
     dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         if weight.dtype == dtype:

@@ -3,7 +3,7 @@
 Module names give the published checkpoint's tensor names (`shared.0.block.0.weight`,
 `branch_score_streams.branch.2.bias`, ...), so that its state dict loads as it is.
 
-Shape key: N = embeddings, W = embedding width, H = heads (2 or 7).
+Shape key: N = embeddings, W = embedding width, H = heads (2 or 7), M = members of an ensemble.
 """
 
 from __future__ import annotations
@@ -104,6 +104,33 @@ class Predictor(nn.Module):
         trunk = self.shared(embeddings)
         branches = [self.get_submodule(f"branch_{head}")(trunk) for head in self.heads]
         return torch.cat(branches, dim=1)
+
+
+class PredictorEnsemble(nn.Module):
+    """M predictors of one shape on the same embeddings: (N, W) to each member's scores (M, N, H).
+
+    Member i's tensors are `members.<i>.` and the names of a `Predictor`.
+
+    Raises:
+        UsageError: fewer than two members; one alone is a `Predictor`.
+    """
+
+    def __init__(self, members: Sequence[Predictor]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise UsageError(f"an ensemble of {len(members)} members; expected 2 or more")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Scores (M, N, H) in the heads' ranges."""
+        return torch.stack([member(embeddings) for member in self.members])
+
+
+def members_of(predictor: Predictor | PredictorEnsemble) -> list[Predictor]:
+    """An ensemble's members, or a single predictor as a list of one."""
+    if isinstance(predictor, Predictor):
+        return [predictor]
+    return [member for member in predictor.members if isinstance(member, Predictor)]
 
 
 def published_trunk_widths(shared: int) -> tuple[int, ...]:

@@ -1,78 +1,23 @@
 """Shards into memory: one block of embeddings per split, every problem found before training.
 
-Shape key: R = segments, N = songs, L = layers, W = embedding width, H = heads.
+Shape key: N = songs, W = embedding width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from apex_reward.data.shards import SPLITS, EmbeddingSource, FloatArray
+from apex_reward.data.shards import SPLITS, EmbeddingSource
 from apex_reward.data.teacher import TeacherScores
-from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.scores.apex import task_heads
-from apex_reward.train.split_reader import IntArray, SplitReader
-
-Mode = Literal["song", "segment"]
-MODES: tuple[str, ...] = get_args(Mode)
-
-
-@dataclass
-class Samples:
-    """What a model trains on or is evaluated on.
-
-    Attributes:
-        features: (n, W) embeddings, or (n, L, W) where the layer pooling trains.
-        labels: (n, H) in head order.
-        song: (n,) song number of each sample; in song mode 0 to n - 1.
-    """
-
-    features: npt.NDArray[np.floating]
-    labels: FloatArray
-    song: IntArray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass
-class Split:
-    """One split in memory; the rows of a song are neighbours, in song order.
-
-    Attributes:
-        embeddings: (R, W) float32, or (R, L, W) float16 layer embeddings.
-        song: (R,) song number of each row, rising.
-        labels: (N, H) float32.
-        audio_ids: N names.
-    """
-
-    embeddings: npt.NDArray[np.floating]
-    song: IntArray
-    labels: FloatArray
-    audio_ids: list[str]
-
-    def samples(self, mode: str, task: str) -> Samples:
-        """Song mode: a song's mean embedding is one sample. Segment mode: each segment is.
-
-        The pooling is linear, so the mean of the layer embeddings serves where it trains.
-        """
-        labels = self.labels[:, : len(task_heads(task))]
-        if mode == "segment":
-            return Samples(self.embeddings, labels[self.song], self.song)
-        if mode != "song":
-            raise UsageError(f"mode is {mode!r}; expected 'song' or 'segment'")
-        starts = np.flatnonzero(np.diff(self.song, prepend=-1))
-        counts = np.diff(starts, append=len(self.song)).astype(np.float32)
-        sums = np.add.reduceat(self.embeddings, starts, axis=0, dtype=np.float32)
-        means = sums / counts.reshape(-1, *[1] * (self.embeddings.ndim - 1))
-        return Samples(means, labels, np.arange(len(labels)))
+from apex_reward.errors import DataError, listed
+from apex_reward.model.familiar import Familiarity
+from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.split import Split
+from apex_reward.train.split_reader import SplitReader
 
 
 @dataclass
@@ -85,6 +30,11 @@ class Data:
 
     def __getitem__(self, split: str) -> Split:
         return self.splits[split]
+
+    @cached_property
+    def familiarity(self) -> Familiarity | None:
+        """Statistics of the training songs' (N, W) embeddings; None where they are too few."""
+        return fit_familiarity(self["train"].samples("song", "popularity").features)
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -124,13 +74,14 @@ def load_data(
     if len(recorded) > 1:
         problems.append("the shards come from different encoders or poolings; extract them anew")
     source = source or recorded[0]
-    loaded = {}
+    splits = {}
     for split, found in files.items():
         if found:
             reader = SplitReader(split, task, source, layers, teacher)
-            loaded[split] = reader.read(found)
+            read = reader.read(found)
             problems += reader.problems
-    splits = {split: Split(*data) for split, data in loaded.items() if data is not None}
+            if read is not None:
+                splits[split] = read
     problems += _songs_on_two_sides(splits)
     if problems:
         raise DataError.listing("the training data cannot be used", problems)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-ORDER, DROPOUT = 0, 1  # purposes, so that two streams never coincide
+ORDER, DROPOUT, BOOTSTRAP = 0, 1, 2  # purposes, so that two streams never coincide
 
 
 def stream(*key: int) -> int:
@@ -41,6 +42,26 @@ def epoch_batches(
     steps = max(1, math.ceil(samples / (batch_size * world)))
     batches = torch.stack(orders).tensor_split(steps, dim=1)
     return [batch.tensor_split(world, dim=1)[rank] for batch in batches]
+
+
+def bootstrap_samples(song: npt.NDArray[np.int64], seed: int) -> Tensor:
+    """Sample numbers (n,) of a bootstrap draw of whole songs, as many as there are.
+
+    Songs are drawn with replacement until their samples are n or more; the last may be cut. With
+    one sample per song this is the bootstrap of Efron (1979).
+
+    Args:
+        song: (n,) song number of each sample, rising.
+    """
+    rng = np.random.default_rng(stream(seed, 0, BOOTSTRAP))
+    starts = np.flatnonzero(np.diff(song, prepend=-1))
+    counts = np.diff(starts, append=len(song))
+    drawn = np.empty(0, np.int64)
+    while counts[drawn].sum() < len(song):
+        drawn = np.concatenate([drawn, rng.integers(len(starts), size=len(starts))])
+    sizes = counts[drawn]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return torch.from_numpy((np.repeat(starts[drawn], sizes) + within)[: len(song)])
 
 
 class DropoutDraws:

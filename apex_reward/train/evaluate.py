@@ -1,57 +1,52 @@
 """Measure a predictor on a split: errors and correlations per head, with intervals and examples.
 
-Shape key: n = samples, N = songs, M = models, H = heads.
+Shape key: N = songs, M = members, H = heads.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from apex_reward import metrics
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.errors import UsageError
-from apex_reward.files.tables import write_json, write_table
-from apex_reward.train.dataset import MODES, Split, load_data, recorded_sources
-from apex_reward.train.intervals import METRICS, bootstrap_intervals
+from apex_reward.files.tables import write_table
+from apex_reward.model.predictor import members_of
+from apex_reward.train.dataset import load_data, recorded_sources
+from apex_reward.train.intervals import bootstrap_intervals
+from apex_reward.train.report import FloatArray, ensemble_mean, metrics_report, write_report
+from apex_reward.train.split import MODES, Split, song_means
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from apex_reward.model.config import ApexConfig
     from apex_reward.model.pooling import LayerPooling
-    from apex_reward.model.predictor import Predictor
+    from apex_reward.model.predictor import Predictor, PredictorEnsemble
 
-FloatArray = npt.NDArray[np.float64]
-HeadMetrics = dict[str, dict[str, float]]
 TRAINING_FILE = "training.json"
-MEASURES: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
-    name: getattr(metrics, name) for name in METRICS
-}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A predictor with what is known of its training."""
+    """A predictor or ensemble with what is known of its training."""
 
     config: ApexConfig
-    predictor: Predictor
+    predictor: Predictor | PredictorEnsemble
     pooling: LayerPooling
     training: dict[str, Any]
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
         """From a folder that `train` or `save_pretrained` left, or a published `best_model.pt`."""
-        from apex_reward.model.checkpoint import load_predictor
+        from apex_reward.model.checkpoint import load_parts
 
-        config, predictor, pooling = load_predictor(path)
+        config, predictor, pooling, _ = load_parts(path)
         return cls(config, predictor, pooling, _training_of(Path(path)))
 
 
@@ -68,21 +63,6 @@ def _training_of(path: Path) -> dict[str, Any]:
     return {key: saved[key] for key in ("mode", "loss") if isinstance(saved.get(key), str)}
 
 
-def song_means(scores: FloatArray, song: npt.NDArray[np.int64]) -> FloatArray:
-    """Mean over each song's samples: (n, ...) with rising song numbers -> (N, ...)."""
-    starts = np.flatnonzero(np.diff(song, prepend=-1))
-    counts = np.diff(starts, append=len(song)).reshape(-1, *[1] * (scores.ndim - 1))
-    return np.asarray(np.add.reduceat(scores, starts, axis=0) / counts)
-
-
-def head_metrics(pred: FloatArray, label: FloatArray, heads: Sequence[str]) -> HeadMetrics:
-    """MSE, MAE, Pearson and Spearman per head of (N, H) predictions; NaN where undefined."""
-    return {
-        head: {name: measure(pred[:, i], label[:, i]) for name, measure in MEASURES.items()}
-        for i, head in enumerate(heads)
-    }
-
-
 def evaluate(
     checkpoint: str | Path,
     data: Path,
@@ -96,8 +76,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of shards and write what came out.
 
-    Writes `metrics.json` (with 95% bootstrap intervals over songs), `predictions.csv` (a row per
-    song) and `examples.csv` (per head, the ten songs predicted best and the ten predicted worst).
+    Writes `metrics.json` (with 95% bootstrap intervals over songs; of an ensemble also what
+    `apex_reward.train.report` says), `predictions.csv` (a row per song) and `examples.csv` (per
+    head, the ten songs predicted best and the ten predicted worst).
 
     Args:
         checkpoint: a folder or a published `best_model.pt`.
@@ -117,26 +98,29 @@ def evaluate(
     layers = not recorded_sources(sorted(data.glob("*.parquet")))[0].same_pooling(own)
     shards = load_data({"data": data}, task, source=own, layers=layers, teacher=teacher)
     split = shards["data"]
-    pred = predict_split(loaded, split, mode, accelerator)
-    report: dict[str, Any] = {
+    members = predict_split(loaded, split, mode, accelerator)
+    pred, heads = ensemble_mean(members), loaded.config.head_names
+    about = {
         "mode": mode,
         "task": task,
         "loss": loaded.training.get("loss"),
         "shared": loaded.config.shared,
-        "n_songs": len(split.labels),
-        "metrics": head_metrics(pred, split.labels.astype(np.float64), loaded.config.head_names),
-        "ci95": bootstrap_intervals(pred, split.labels, loaded.config.head_names, bootstrap, seed),
     }
+    report = metrics_report(about, members, split.labels, heads, loaded.config.spread_scale)
+    report["ci95"] = bootstrap_intervals(pred, split.labels, heads, bootstrap, seed)
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
-        write_examples(output, pred, split, loaded.config.head_names)
+        write_examples(output, pred, split, heads)
     return report
 
 
 def predict_split(
     checkpoint: Checkpoint, split: Split, mode: str, accelerator: Accelerator | None = None
 ) -> FloatArray:
-    """(N, H) predictions of a split's songs; in segment mode the mean over a song's segments."""
+    """(N, M, H) predictions of a split's songs; in segment mode means over a song's segments.
+
+    M is 1 for a single predictor.
+    """
     import torch
 
     from apex_reward.train.stack import PredictorStack, shape_of
@@ -146,8 +130,8 @@ def predict_split(
     layered = samples.features.ndim == 3
     stack = PredictorStack(
         shape_of(checkpoint.config),
-        [checkpoint.predictor.state_dict()],
-        [checkpoint.pooling] if layered else None,
+        [member.state_dict() for member in members_of(checkpoint.predictor)],
+        [checkpoint.pooling] * checkpoint.config.members if layered else None,
     )
     features = torch.as_tensor(samples.features)
     if accelerator is None:
@@ -156,20 +140,7 @@ def predict_split(
         stack, features = stack.to(accelerator.device), features.to(accelerator.device)
         ranks = accelerator.process_index, accelerator.num_processes
         scores = predict(stack, features, accelerator.reduce, *ranks)
-    return song_means(scores[:, 0].double().numpy(), samples.song)
-
-
-def write_report(output: Path, report: dict[str, Any]) -> None:
-    """`metrics.json`; an undefined measure (a constant input) is null."""
-    write_json(output / "metrics.json", _nan_to_none(report))
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return song_means(scores.double().numpy(), samples.song, samples.weight)
 
 
 def write_examples(

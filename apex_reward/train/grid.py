@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
-from apex_reward.train.resume import load_state, save_state
+from apex_reward.train.resume import run_epochs
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.table import write_comparison, write_tables
-from apex_reward.train.trainer import build_program, save_best, test_reports
+from apex_reward.train.trainer import build_program, familiarity, save_best, test_reports
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -93,15 +93,11 @@ def _run_group(
     name = group_name(members[0].group)
     state, done = output / ".groups" / f"{name}.pt", output / ".groups" / f"{name}.jsonl"
     program = build_program(members, data, settings, accelerator, together=False)
-    if resume and state.is_file():
-        load_state(program, state)
-    while not program.finished:
-        program.run_epoch()
-        save_state(program, state)
+    for _ in run_epochs(program, state, resume):
         on_epoch(name, program.epoch, len(program.active))
     for index, condition in enumerate(members):
-        folder = f"{condition.loss}-{name}-{condition.seed}"
-        save_best(program, index, data.source, output / "models" / folder)
+        folder = output / "models" / f"{condition.loss}-{name}-{condition.seed}"
+        save_best(program, [index], data, folder, None, familiarity(program, data, index))
     write_table(done, _result_rows(members, test_reports(program, data)))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.apex import task_heads
-from apex_reward.train.dataset import MODES
 from apex_reward.train.losses import LOSSES, PAPER_LOSSES
+from apex_reward.train.split import MODES
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -62,6 +62,20 @@ def conditions(
     return [Condition(loss, shared, mode, task, seed) for shared, loss, mode, task, seed in table]
 
 
+def ensemble(condition: Condition, members: int) -> list[Condition]:
+    """The conditions of an ensemble's members: the same with the seeds from `condition.seed` on.
+
+    Raises:
+        UsageError: fewer than one member.
+
+    >>> [member.seed for member in ensemble(Condition(seed=7), 3)]
+    [7, 8, 9]
+    """
+    if members < 1:
+        raise UsageError(f"members is {members}; expected 1 or more")
+    return [replace(condition, seed=condition.seed + number) for number in range(members)]
+
+
 @dataclass(frozen=True)
 class Settings:
     """The paper's optimiser and schedule as defaults.
@@ -75,6 +89,7 @@ class Settings:
         precision: `no` (float32), `bf16` or `fp16` matrix products.
         clip: largest norm of a model's gradient.
         train_pooling: train the layer pooling too; needs `layer_embeddings`.
+        bootstrap: every model trains on its seed's own draw of whole songs, with replacement.
     """
 
     epochs: int = 50
@@ -85,6 +100,7 @@ class Settings:
     precision: str = "no"
     clip: float = 1.0
     train_pooling: bool = False
+    bootstrap: bool = False
 
     def __post_init__(self) -> None:
         problems = [

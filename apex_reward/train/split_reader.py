@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +16,13 @@ from apex_reward.data.shards import EmbeddingSource, FloatArray, list_values
 from apex_reward.data.teacher import TeacherScores, parse_songeval
 from apex_reward.errors import listed
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS, head_range
+from apex_reward.train.split import IntArray, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DoubleArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-
-class SplitArrays(NamedTuple):
-    """A split's rows in song order: (R, W) or (R, L, W), (R,), (N, H), N names."""
-
-    embeddings: npt.NDArray[np.floating]
-    song: IntArray
-    labels: FloatArray
-    audio_ids: list[str]
+WEIGHT = "segment_weight"
 
 
 class SplitReader:
@@ -51,7 +43,7 @@ class SplitReader:
         self.dtype = np.float16 if layers else np.float32
         self.problems: list[str] = []
 
-    def read(self, files: Sequence[Path]) -> SplitArrays | None:
+    def read(self, files: Sequence[Path]) -> Split | None:
         """The split, or None where there is a problem."""
         embeddings: list[npt.NDArray[np.floating]] = []
         tables = []
@@ -76,12 +68,13 @@ class SplitReader:
             return None
         order, song, audio_ids = songs
         labels = self._labels(rows, order, song, audio_ids)
+        weight = self._weights(rows, order, song)
         if self.problems:
             return None
         values = embeddings[0] if len(embeddings) == 1 else np.concatenate(embeddings)
         if not np.array_equal(order, np.arange(len(order))):
             values = values[order]
-        return SplitArrays(values, song, labels, audio_ids)
+        return Split(values, song, weight, labels, audio_ids)
 
     def _where(self, file: Path) -> str:
         return f"{self.split}/{file.name}"
@@ -101,7 +94,8 @@ class SplitReader:
             for name in missing:
                 why = " (task full needs it)" if name == "songeval_scores" else ""
                 self.problems.append(f"{self._where(file)}: no column {name}{why}")
-            return None if missing else pq.read_table(file, columns=self._columns())
+            columns = self._columns() + [name for name in (WEIGHT,) if name in present]
+            return None if missing else pq.read_table(file, columns=columns)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             self.problems.append(f"{self._where(file)} cannot be read: {error}")
             return None
@@ -139,6 +133,25 @@ class SplitReader:
             labels[:, position] = ordered[first]
             self._check_label(head, ordered, ordered[first][song])
         return labels
+
+    def _weights(self, rows: pa.Table, order: IntArray, song: IntArray) -> FloatArray:
+        """(R,) what each row counts in its song, 1 for the largest of a song; equal where absent.
+
+        Relative to the largest, so that songs of equal shares have sums without rounding.
+        """
+        if WEIGHT not in rows.column_names:
+            return np.ones(len(order), np.float32)
+        shares = _numbers(rows[WEIGHT])[order]
+        wrong = int((~np.isfinite(shares) | (shares < 0)).sum())
+        largest = np.maximum.reduceat(shares, np.flatnonzero(np.diff(song, prepend=-1)))
+        if wrong:
+            self.problems.append(f"{self.split}: {WEIGHT} is missing or negative in {wrong} rows")
+        elif not largest.all():
+            empty = int((largest == 0).sum())
+            self.problems.append(f"{self.split}: {WEIGHT} is 0 in all rows of {empty} songs")
+        else:
+            return np.asarray(shares / largest[song], np.float32)
+        return np.ones(len(order), np.float32)
 
     def _check_label(self, head: str, values: DoubleArray, of_song: DoubleArray) -> None:
         low, high = head_range(head)

@@ -1,29 +1,48 @@
-"""Train one predictor: the flow of `apex-reward train`, from data to a finished folder."""
+"""Train one predictor or an ensemble: the flow of `apex-reward train`, from data to a folder.
+
+Shape key: N = songs, M = models, H = heads.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
-from apex_reward.data.shards import EmbeddingSource
-from apex_reward.files.tables import json_line, write_text
+from apex_reward.errors import UsageError
+from apex_reward.files.run_state import atomic_folder
+from apex_reward.files.tables import json_line, write_json, write_text
 from apex_reward.model.checkpoint import save_predictor
+from apex_reward.model.familiar import Familiarity
+from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import Predictor, PredictorEnsemble
 from apex_reward.train.dataset import Data
-from apex_reward.train.evaluate import TRAINING_FILE, head_metrics, song_means, write_report
+from apex_reward.train.evaluate import TRAINING_FILE
+from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.loop import HistoryRow, Loop
 from apex_reward.train.plots import plot_curves
-from apex_reward.train.program import HistoryRow, Program
-from apex_reward.train.resume import load_state, save_state
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.program import Program
+from apex_reward.train.report import (
+    FloatArray,
+    fit_spread_scale,
+    metrics_report,
+    write_report,
+)
+from apex_reward.train.resume import run_epochs
+from apex_reward.train.settings import Condition, Settings, ensemble
+from apex_reward.train.split import Split, song_means
 from apex_reward.train.stack import PredictorStack, shape_of
 from apex_reward.train.steps import predict
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from apex_reward.model.config import ApexConfig
 
 STATE_FILE = "state.pt"
 OnEpoch = Callable[[HistoryRow], None]
@@ -36,51 +55,80 @@ def train(
     output: Path,
     *,
     accelerator: Accelerator,
+    members: int = 1,
     resume: bool = False,
     on_epoch: OnEpoch = lambda row: None,
 ) -> dict[str, Any]:
     """Train one model and leave its folder.
 
-    Writes `best/` (loads with `ApexReward.from_pretrained`), `history.jsonl` (a row per epoch; it
-    grows as `history.jsonl.partial`), `curves.png`, `metrics.json` (on the test split) and
-    `state.pt`, from which `resume` goes on with the same bytes as a run that was never stopped.
+    Writes `best/` (loads with `ApexReward.from_pretrained`), `history.jsonl` (a row per epoch, of
+    an ensemble a row per epoch and `member`; it grows as `history.jsonl.partial`), `curves.png`,
+    `metrics.json` (on the test split) and `state.pt`, from which `resume` goes on with the same
+    bytes as a run that was never stopped.
 
     Args:
         data: train, val and test splits; with layer embeddings where the pooling trains.
         accelerator: device, precision, processes and trackers (already initialised).
-        on_epoch: called with each new row of the history, on the main process.
+        members: with more than one, an ensemble: seeds from `condition.seed` on, each member on
+            its own bootstrap draw of whole songs, each stopping by itself.
+        on_epoch: called with each new row of the history, on the main process; of an ensemble with
+            the mean of the members that still train.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; for an ensemble see `apex_reward.train.report`.
+
+    Raises:
+        UsageError: fewer than one member, or several where the layer pooling trains.
     """
-    program = build_program([condition], data, settings, accelerator)
-    state = output / STATE_FILE
-    if resume and state.is_file():
-        load_state(program, state)
-    elif accelerator.is_main_process:
-        clear(output)
-    while True:
-        if accelerator.is_main_process and program.history[0]:
-            row = program.history[0][-1]
-            if program.best_epoch[0] == program.epoch or not (output / "best").is_dir():
-                save_best(program, 0, data.source, output / "best")
-            write_history(program.history[0], output / "history.jsonl.partial")
-            on_epoch(row)
-        accelerator.wait_for_everyone()
-        if program.finished:
-            break
-        program.run_epoch()
-        if accelerator.is_main_process:
-            save_state(program, state)
-    report = test_reports(program, data)[0]
+    table = ensemble(condition, members)
+    if members > 1:
+        if settings.train_pooling:
+            raise UsageError(
+                "an ensemble shares its layer pooling; train the pooling with one member, extract "
+                "with that model as --encoder, and train the members on those shards"
+            )
+        settings = replace(settings, bootstrap=True)
+    program = build_program(table, data, settings, accelerator)
+    everyone = range(members)
+    for _ in followed(program, output, resume, on_epoch):
+        improved = any(program.best_epoch[i] == program.epoch for i in everyone)
+        if improved or not (output / "best").is_dir():
+            save_best(program, everyone, data, output / "best")
+    scale = spread_scale(program, data["val"]) if members > 1 else None
+    scores = split_scores(program, data["test"])
+    report = metrics_report(
+        about(table), scores, _labels(program, data["test"]), program.stack.shape.heads, scale
+    )
     if accelerator.is_main_process:
-        # A run that was killed between its state and this folder left an older one.
-        save_best(program, 0, data.source, output / "best")
-        write_report(output, report)
-        plot_curves(program.history[0], condition, output / "curves.png")
-        (output / "history.jsonl.partial").replace(output / "history.jsonl")
+        familiar = familiarity(program, data)
+        save_best(program, everyone, data, output / "best", scale, familiar)
+        finish_run(program, output, report)
     accelerator.wait_for_everyone()
     return report
+
+
+def followed(loop: Loop, output: Path, resume: bool, on_epoch: OnEpoch) -> Iterator[None]:
+    """Run a loop's epochs; the history grows in `output`. Yields on the main process, to save.
+
+    A run that was killed may have left an older model than its state is: its last epoch is yielded
+    again.
+    """
+    state = output / STATE_FILE
+    if loop.rank == 0 and not (resume and state.is_file()):
+        clear(output)
+    for _ in run_epochs(loop, state, resume):
+        if loop.rank == 0:
+            write_history(loop, output / "history.jsonl.partial")
+            yield
+            on_epoch(mean_row(loop))
+
+
+def finish_run(loop: Loop, output: Path, report: dict[str, Any]) -> None:
+    """Write the report and the curves; the history gets its name last."""
+    write_report(output, report)
+    plot_curves(loop.history, loop.conditions, output / "curves.png")
+    write_history(loop, output / "history.jsonl.partial")
+    (output / "history.jsonl.partial").replace(output / "history.jsonl")
 
 
 def build_program(
@@ -109,64 +157,140 @@ def build_program(
 
 def test_reports(program: Program, data: Data) -> list[dict[str, Any]]:
     """Test metrics of every condition's best model, in the form of `metrics.json`."""
-    import torch
-
-    first = program.conditions[0]
     split = data["test"]
-    samples = split.samples(first.mode, first.task)
-    features = torch.as_tensor(samples.features).to(program.accelerator.device)
-    stack = program.best_stack()
-    ranks = program.rank, program.world
-    scores = predict(stack, features, program.accelerator.reduce, *ranks).double().numpy()
-    means = song_means(scores, samples.song)
-    labels = split.labels.astype(np.float64)
+    scores, labels = split_scores(program, split), _labels(program, split)
     return [
-        {
-            "mode": condition.mode,
-            "task": condition.task,
-            "loss": condition.loss,
-            "shared": condition.shared,
-            "n_songs": len(labels),
-            "metrics": head_metrics(means[:, i], labels, stack.shape.heads),
-        }
+        metrics_report(about([condition]), scores[:, i : i + 1], labels, program.stack.shape.heads)
         for i, condition in enumerate(program.conditions)
     ]
 
 
-def save_best(program: Program, index: int, source: EmbeddingSource, folder: Path) -> None:
-    """Write one condition's best model as a folder that `score --model` loads."""
+def about(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """What `metrics.json` says of models that are alike but for loss and seed."""
+    first = conditions[0]
+    return {"mode": first.mode, "task": first.task, "loss": first.loss, "shared": first.shared}
+
+
+def split_scores(program: Program, split: Split) -> FloatArray:
+    """(N, M, H) predictions of a split's songs by every condition's best model."""
+    first = program.conditions[0]
+    samples = split.samples(first.mode, first.task)
+    features = torch.as_tensor(samples.features).to(program.accelerator.device)
+    ranks = program.rank, program.world
+    scores = predict(program.best_stack(), features, program.accelerator.reduce, *ranks)
+    return song_means(scores.double().numpy(), samples.song, samples.weight)
+
+
+def spread_scale(program: Program, split: Split) -> list[float]:
+    """The scale of the spread of the best models, fitted on a split that none trained on."""
+    return fit_spread_scale(split_scores(program, split), _labels(program, split))
+
+
+def _labels(program: Program, split: Split) -> FloatArray:
+    return split.labels[:, : len(program.stack.shape.heads)].astype("float64")
+
+
+def familiarity(program: Program, data: Data, index: int = 0) -> Familiarity | None:
+    """Statistics of the training songs' embeddings, pooled as a condition's best model does."""
+    trained = program.best_stack().pooling_of(index)
+    if trained is None:
+        return data.familiarity
+    layers = torch.as_tensor(data["train"].samples("song", "popularity").features).float()
+    with torch.no_grad():
+        return fit_familiarity(pooling_with(trained)(layers).numpy())
+
+
+def pooling_with(trained: tuple[torch.Tensor, torch.Tensor]) -> LayerPooling:
+    """A layer pooling of given (L,) weights and (1,) bias."""
+    pooling = LayerPooling(len(trained[0]))
+    pooling.load_state_dict({"weight": trained[0].view(1, -1, 1), "bias": trained[1]})
+    return pooling
+
+
+def save_best(
+    program: Program,
+    chosen: Sequence[int],
+    data: Data,
+    folder: Path,
+    scale: Sequence[float] | None = None,
+    familiar: Familiarity | None = None,
+) -> None:
+    """Write the best models of the chosen conditions as a folder that `score --model` loads.
+
+    Args:
+        chosen: one condition, or an ensemble's.
+        scale: of an ensemble's spread, and `familiar`: both known once training is done.
+    """
     stack: PredictorStack = program.best_stack()
-    condition = program.conditions[index]
+    predictors = [_predictor(stack, index) for index in chosen]
+    trained = stack.pooling_of(chosen[0])
+    pooling = data.source.layer_pooling() if trained is None else pooling_with(trained)
+    config = config_of(data, program.conditions[chosen[0]], stack)
+    config.spread_scale = None if scale is None else list(scale)
+    notes = [
+        {
+            "loss": program.conditions[index].loss,
+            "seed": program.conditions[index].seed,
+            "epoch": program.best_epoch[index],
+            "val_loss": program.best_loss[index],
+        }
+        for index in chosen
+    ]
+    save_members(folder, config, predictors, pooling, familiar, program.conditions[0].mode, notes)
+
+
+def save_members(
+    folder: Path,
+    config: ApexConfig,
+    predictors: Sequence[Predictor],
+    pooling: LayerPooling,
+    familiar: Familiarity | None,
+    mode: str,
+    notes: Sequence[dict[str, Any]],
+) -> None:
+    """Write one predictor, or several as an ensemble, with what is known of their training."""
+    training = {"mode": mode, **notes[0]}
+    if len(notes) > 1:
+        losses = {note["loss"] for note in notes}
+        loss = losses.pop() if len(losses) == 1 else "mixed"
+        training = {"mode": mode, "loss": loss, "members": list(notes)}
+    whole = predictors[0] if len(predictors) == 1 else PredictorEnsemble(predictors)
+    with atomic_folder(folder) as temporary:
+        save_predictor(temporary, config, whole, pooling, familiar)
+        write_json(temporary / TRAINING_FILE, training)
+
+
+def _predictor(stack: PredictorStack, index: int) -> Predictor:
     predictor = stack.shape.predictor()
     predictor.load_state_dict(stack.state_of(index))
-    pooling = source.layer_pooling()
-    trained = stack.pooling_of(index)
-    if trained is not None:
-        state = pooling.state_dict()
-        state["weight"], state["bias"] = trained[0].view_as(state["weight"]), trained[1]
-        pooling.load_state_dict(state)
-    config = source.model_config()
+    return predictor
+
+
+def config_of(data: Data, condition: Condition, stack: PredictorStack) -> ApexConfig:
+    """The configuration of a trained model: the embeddings' with the predictor's shape."""
+    config = data.source.model_config()
     config.task, config.shared = condition.task, condition.shared
     config.trunk_widths = list(stack.shape.trunk_widths)
     # A saved mix may name heads that this task lacks, and was fitted to other heads anyway.
     config.mix = config.preference = None
-    training = {
-        "mode": condition.mode,
-        "loss": condition.loss,
-        "seed": condition.seed,
-        "epoch": program.best_epoch[index],
-        "val_loss": program.best_loss[index],
-    }
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_predictor(temporary, config, predictor, pooling)
-    write_text(temporary / TRAINING_FILE, json.dumps(training, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    return config
 
 
-def write_history(rows: Sequence[HistoryRow], path: Path) -> None:
-    """A row per epoch as JSON lines, whole."""
+def mean_row(loop: Loop) -> HistoryRow:
+    """The means of the last epoch's rows, over the models that were in it."""
+    rows = [rows[-1] for rows in loop.history if rows and rows[-1]["epoch"] == loop.epoch]
+    if len(rows) == 1:
+        return rows[0]
+    row: HistoryRow = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+    return {**row, "epoch": loop.epoch}
+
+
+def write_history(loop: Loop, path: Path) -> None:
+    """A row per epoch, of several models with `member`, as JSON lines, whole."""
+    rows = [row for rows in loop.history for row in rows]
+    if len(loop.history) > 1:
+        numbered = [({"member": i, **row}) for i, rows in enumerate(loop.history) for row in rows]
+        rows = sorted(numbered, key=lambda row: (row["epoch"], row["member"]))
     write_text(path, "".join(json_line(row) for row in rows))
 
 

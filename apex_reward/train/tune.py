@@ -10,6 +10,7 @@ Shape key: B = songs of a batch, n = samples in a segment, H = heads.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,22 +21,34 @@ from torch import Tensor, nn
 
 from apex_reward.data.encoder import load_encoder
 from apex_reward.errors import UsageError
-from apex_reward.files.tables import atomic_path, write_json
+from apex_reward.files.run_state import atomic_folder
+from apex_reward.files.tables import write_json
 from apex_reward.model.apex import ApexReward
 from apex_reward.train.adapters import add_adapters, merge_adapters
-from apex_reward.train.dataset import Split, split_folders
-from apex_reward.train.draws import DROPOUT, epoch_batches, stream
-from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint, head_metrics, write_report
-from apex_reward.train.losses import combine
-from apex_reward.train.plots import plot_curves
+from apex_reward.train.dataset import Data, split_folders
+from apex_reward.train.draws import epoch_batches, stream
+from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint
+from apex_reward.train.loop import Loop
+from apex_reward.train.report import metrics_report
 from apex_reward.train.session import load_training_data, make_accelerator
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.songs import AudioSongs, song_paths
-from apex_reward.train.steps import label_variances
-from apex_reward.train.trainer import STATE_FILE, clear, train, write_history
+from apex_reward.train.stack import PredictorStack, shape_of
+from apex_reward.train.steps import label_variances, predict
+from apex_reward.train.trainer import (
+    OnEpoch,
+    about,
+    finish_run,
+    followed,
+    pooling_with,
+    train,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# Told how many songs of an epoch have been heard, and how many there are.
+OnSongs = Callable[[int, int], None]
 
 
 def tune_encoder(
@@ -48,6 +61,9 @@ def tune_encoder(
     encoder: str | None = None,
     songeval: Path | None = None,
     resume: bool = False,
+    on_frozen: OnEpoch = lambda row: None,
+    on_epoch: OnEpoch = lambda row: None,
+    on_songs: OnSongs = lambda done, total: None,
 ) -> dict[str, Any]:
     """Train predictor and encoder adapters; the result is a whole model in `output/best`.
 
@@ -57,6 +73,8 @@ def tune_encoder(
         data: shards, for the labels, the split and the first predictor.
         audio_dir: where the songs are, by the shards' `path`, else `<audio_id>.*`.
         encoder: folder or hub id; None takes what the shards say, else MERT-v1-95M.
+        on_frozen: called with each new row of the first predictor's history.
+        on_epoch: called with each new row of the history, and `on_songs` within an epoch.
 
     Returns:
         Test metrics in the form of `metrics.json`.
@@ -76,202 +94,168 @@ def tune_encoder(
     if name is None:
         raise UsageError("the shards name no encoder; name it with --encoder")
     frozen = replace(condition, mode="song")
-    train(found, frozen, settings, output / "frozen", accelerator=accelerator, resume=resume)
-    model = load_encoder(name, accelerator.device)
-    tuner = _Tuner(
-        model, Checkpoint.load(output / "frozen" / "best"), condition, settings, accelerator
+    train(
+        found, frozen, settings, output / "frozen",
+        accelerator=accelerator, resume=resume, on_epoch=on_frozen,
+    )  # fmt: skip
+    tuner = Tuner(
+        load_encoder(name, accelerator.device),
+        Checkpoint.load(output / "frozen" / "best"),
+        found,
+        paths,
+        condition,
+        settings,
+        accelerator,
+        on_songs,
     )
-    songs = {split: AudioSongs(paths[split], model.config) for split in paths}
-    variances = label_variances(found["train"].labels, tuner.heads, [condition])
-    state = output / STATE_FILE
-    if resume and state.is_file():
-        tuner.load_state(state)
-    else:
-        clear(output)
-    while not tuner.finished:
-        tuner.run_epoch(found, songs, variances)
-        tuner.save_state(state)
-        write_history(tuner.history, output / "history.jsonl.partial")
-    return _finish(tuner, songs["test"], found["test"], condition, output)
-
-
-def _finish(
-    tuner: _Tuner, songs: AudioSongs, split: Split, condition: Condition, output: Path
-) -> dict[str, Any]:
-    """Leave the best model, merged, and its measures."""
-    tuner.restore_best()
-    best = tuner.merged_model()
-    report = _report(tuner, songs, split, condition)
-    best.save_pretrained(output / "best")
-    about = {"mode": "song", "loss": condition.loss, "seed": condition.seed, "tuned": "lora"}
-    write_json(output / "best" / TRAINING_FILE, {**about, "epoch": tuner.best_epoch})
-    write_report(output, report)
-    plot_curves(tuner.history, condition, output / "curves.png")
-    write_history(tuner.history, output / "history.jsonl")
-    (output / "history.jsonl.partial").unlink(missing_ok=True)
+    for _ in followed(tuner, output, resume, on_epoch):
+        pass  # a whole model is large: it is written once, at the end
+    members = tuner.predict(tuner.songs["test"], tuner.best_stack(), tuner.best_adapters)
+    labels = found["test"].labels[:, : members.shape[2]]
+    about_it = {**about([condition]), "mode": "song"}
+    report = metrics_report(about_it, members.numpy(), labels, tuner.stack.shape.heads)
+    note = {"loss": condition.loss, "seed": condition.seed, "tuned": "lora"}
+    with atomic_folder(output / "best") as folder:
+        tuner.merged_model().save_pretrained(folder)
+        epoch = tuner.best_epoch[0]
+        write_json(folder / TRAINING_FILE, {"mode": "song", **note, "epoch": epoch})
+    finish_run(tuner, output, report)
     return report
 
 
-class _Tuner:
-    """Adapters, predictor and learned sigmas in training."""
+class Tuner(Loop):
+    """One predictor and adapters on the encoder in training, from audio.
+
+    Args:
+        model: with the encoder to tune.
+        start: the predictor and pooling to start from.
+        data: the labels of every split.
+        paths: the audio files of every split, in the order of its songs.
+    """
 
     def __init__(
         self,
         model: ApexReward,
         start: Checkpoint,
+        data: Data,
+        paths: dict[str, list[str]],
         condition: Condition,
         settings: Settings,
         accelerator: Accelerator,
+        on_songs: OnSongs = lambda done, total: None,
     ) -> None:
-        self.model, self.condition, self.settings = model, condition, settings
-        self.accelerator, self.config = accelerator, start.config
-        self.heads = start.config.head_names
+        self.model, self.config, self.data, self.on_songs = model, start.config, data, on_songs
+        self.songs = {split: AudioSongs(paths[split], model.config) for split in paths}
+        device = accelerator.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(condition.seed))
-            self.adapters = add_adapters(model.encoder)
-        self.predictor = start.predictor.to(accelerator.device)
-        self.pooling = start.pooling.to(accelerator.device).requires_grad_(settings.train_pooling)
-        self.log_sigma = nn.Parameter(torch.zeros(len(self.heads), device=accelerator.device))
-        modules = {"adapters": self.adapters, "predictor": self.predictor, "pooling": self.pooling}
-        self.trained = nn.ModuleDict(modules)
-        self.trained.register_parameter("log_sigma", self.log_sigma)
-        self.trained.to(accelerator.device)
-        self.optimizer = accelerator.prepare_optimizer(
-            torch.optim.AdamW(
-                [p for p in self.trained.parameters() if p.requires_grad],
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-            )
-        )
-        self.epoch, self.best_epoch, self.best_loss = 0, 0, float("inf")
-        self.history: list[dict[str, float | int]] = []
-        self.best = self._copy()
-
-    @property
-    def finished(self) -> bool:
-        waited = self.epoch - self.best_epoch
-        return self.epoch >= self.settings.epochs or waited >= self.settings.patience
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.trained.state_dict().items()}
-
-    def restore_best(self) -> None:
-        self.trained.load_state_dict(self.best)
-
-    def run_epoch(self, data: Any, songs: dict[str, AudioSongs], variances: Tensor) -> None:
-        """One pass over the training songs, then the validation songs."""
-        self.epoch += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr_at(self.epoch)
-        variances = variances.to(self.accelerator.device)
-        labels = torch.as_tensor(data["train"].labels[:, : len(self.heads)])
-        seed = self.condition.seed
-        torch.manual_seed(stream(seed, self.epoch, DROPOUT))
-        rng = np.random.default_rng([seed, self.epoch])
-        self.predictor.train()
-        total, errors_sum = 0.0, torch.zeros(len(self.heads), dtype=torch.float64)
-        for batch in epoch_batches(len(labels), [seed], self.epoch, self.settings.batch_size, 0, 1):
-            rows = batch[0].tolist()
-            segments = torch.stack([songs["train"].random_segment(row, rng) for row in rows])
-            errors, loss = self._step(segments, labels[batch[0]], variances)
-            total += float(loss) * len(rows)
-            errors_sum += errors.double().cpu() * len(rows)
-        self._validate(
-            data["val"], songs["val"], total / len(labels), errors_sum / len(labels), variances
-        )
-
-    def _step(self, segments: Tensor, labels: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimisation step on segments (B, n) with labels (B, H)."""
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            layers = self.model.encode_segments(segments.to(device))
-        scores = self.predictor(self.pooling(layers.float()))
-        errors = (scores - labels.to(device)).square().mean(dim=0)
-        loss = combine(self.condition.loss, errors, self.log_sigma, variances)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.trained.parameters(), self.settings.clip)
-        self.optimizer.step()
-        return errors.detach(), loss.detach()
-
-    def _validate(
-        self, split: Split, songs: AudioSongs, train_loss: float, train: Tensor, variances: Tensor
-    ) -> None:
-        labels = torch.as_tensor(split.labels[:, : len(self.heads)]).double()
-        errors = (self.predict(songs) - labels).square().mean(dim=0)
-        sigma = self.log_sigma.detach().cpu().double()
-        loss = float(combine(self.condition.loss, errors, sigma, variances.cpu().double()))
-        row: dict[str, float | int] = {
-            "epoch": self.epoch,
-            "lr": self.settings.lr_at(self.epoch),
-            "train_loss": train_loss,
-            "val_loss": loss,
+            self.adapters = add_adapters(model.encoder).to(device)
+        self.pooling = start.pooling.to(device).requires_grad_(False)
+        stack = PredictorStack(
+            shape_of(start.config),
+            [start.predictor.state_dict()],
+            [start.pooling] if settings.train_pooling else None,
+        ).to(device)
+        self.labels = {
+            split: torch.as_tensor(data[split].labels[:, : len(stack.shape.heads)])
+            for split in data.splits
         }
-        for name, values in (("train_mse", train), ("val_mse", errors), ("sigma", sigma.exp())):
-            row |= {f"{name}_{h}": v for h, v in zip(self.heads, values.tolist(), strict=True)}
-        self.history.append(row)
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.best = loss, self.epoch, self._copy()
+        train_labels = self.labels["train"].numpy()
+        variances = label_variances(train_labels, stack.shape.heads, [condition])
+        parameters = [*self.adapters.parameters(), *stack.parameters()]
+        super().__init__([condition], stack, parameters, variances, settings, accelerator)
+        self.best_adapters = _copy(self.adapters)
 
-    def predict(self, songs: AudioSongs) -> Tensor:
-        """(N, H) scores of whole songs, float64 on the CPU."""
-        self.predictor.eval()
+    def train_epoch(self) -> tuple[Tensor, Tensor]:
+        """One pass over the training songs, a segment of each."""
+        labels, seed = self.labels["train"], self.conditions[0].seed
+        rng = np.random.default_rng([seed, self.epoch])
+        errors, losses = torch.zeros_like(self.stack.log_sigma), 0.0
+        done, total = 0, len(labels) + len(self.labels["val"])
+        size = self.settings.batch_size
+        for (rows,) in epoch_batches(len(labels), [seed], self.epoch, size, 0, 1):
+            songs = [self.songs["train"].random_segment(row, rng) for row in rows.tolist()]
+            segments = torch.stack(songs).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                layers = self.model.encode_segments(segments)
+            targets = labels[rows].to(self.accelerator.device).unsqueeze(1)
+            masks = self.draws.draw(len(rows), self.seed_of)
+            step_errors, step_losses = self.step(self._features(layers.float()), targets, masks)
+            errors += step_errors * len(rows)
+            losses = losses + step_losses * len(rows)
+            done += len(rows)
+            self.on_songs(done, total)
+        return (errors / len(labels)).cpu(), (losses / len(labels)).cpu()
+
+    def _features(self, layers: Tensor) -> Tensor:
+        """Layer embeddings (B, L, W) as the stack takes them: pooled, unless its pooling trains."""
+        return (layers if self.settings.train_pooling else self.pooling(layers)).unsqueeze(1)
+
+    def validation_errors(self) -> Tensor:
+        """(1, H) mean squared errors over whole validation songs, float64 on the CPU."""
+        scores = self.predict(self.songs["val"], self.stack)
+        total = len(self.labels["train"]) + len(scores)
+        self.on_songs(total, total)
+        return (scores - self.labels["val"].double().unsqueeze(1)).square().mean(dim=0)
+
+    def predict(
+        self,
+        songs: AudioSongs,
+        stack: PredictorStack,
+        adapters: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """(N, 1, H) scores of whole songs, float64 on the CPU, with other adapters where given."""
+        if adapters is not None:
+            self.adapters.load_state_dict(adapters)
         with torch.no_grad():
-            embeddings = [
-                self.pooling(layers.to(self.accelerator.device))
-                for layers in songs.means(self.model)
-            ]
-            return self.predictor(torch.cat(embeddings)).double().cpu()
+            layers = [mean.to(self.accelerator.device) for mean in songs.means(self.model)]
+            return predict(stack, self._features(torch.cat(layers)).squeeze(1)).double()
+
+    def clip(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Bound the norm of the whole gradient: adapters and predictor are one model."""
+        torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+
+    def keep_best(self, position: int, condition: int) -> None:
+        """Note the adapters with the predictor."""
+        super().keep_best(position, condition)
+        self.best_adapters = _copy(self.adapters)
+
+    def about(self) -> dict[str, str]:
+        """Settings, condition and the number of songs."""
+        return {
+            "settings": json.dumps(self.settings.to_dict()),
+            "conditions": str(self.conditions),
+            "songs": str(len(self.labels["train"])),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """As any loop's, with the adapters."""
+        return {
+            **super().state(),
+            "adapters": self.adapters.state_dict(),
+            "best_adapters": self.best_adapters,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        super().load(state)
+        self.adapters.load_state_dict(state["adapters"])
+        self.best_adapters = state["best_adapters"]
 
     def merged_model(self) -> ApexReward:
-        """A whole model whose encoder has the adapters worked in."""
+        """A whole model of the best epoch, whose encoder has the adapters worked in."""
+        self.adapters.load_state_dict(self.best_adapters)
         merge_adapters(self.model.encoder)
-        config = self.config
-        config.encoder = self.model.config.encoder
+        config, stack = self.config, self.best_stack()
+        config.encoder, config.familiar = self.model.config.encoder, False
         whole = ApexReward(config)
         whole.encoder.load_state_dict(self.model.encoder.state_dict())
-        whole.predictor.load_state_dict(self.predictor.state_dict())
-        whole.pooling.load_state_dict(self.pooling.state_dict())
+        whole.predictor.load_state_dict(stack.state_of(0))
+        trained = stack.pooling_of(0)
+        pooling = self.pooling if trained is None else pooling_with(trained)
+        whole.pooling.load_state_dict(pooling.state_dict())
         return whole
 
-    def save_state(self, path: Path) -> None:
-        state = {
-            "about": self._about(),
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_loss": self.best_loss,
-            "history": json.dumps(self.history),
-            "trained": self.trained.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
 
-    def load_state(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        if state["about"] != self._about():
-            raise UsageError(
-                f"the run to resume had other settings; give the same ones, or leave out --resume:"
-                f"\n  then {state['about']}\n  now  {self._about()}"
-            )
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        self.best_loss, self.history = state["best_loss"], json.loads(state["history"])
-        self.trained.load_state_dict(state["trained"])
-        self.best = state["best"]
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _about(self) -> str:
-        return json.dumps({**self.settings.to_dict(), **vars(self.condition)})
-
-
-def _report(tuner: _Tuner, songs: AudioSongs, split: Split, condition: Condition) -> dict[str, Any]:
-    pred = tuner.predict(songs).numpy()
-    return {
-        "mode": "song",
-        "task": condition.task,
-        "loss": condition.loss,
-        "shared": condition.shared,
-        "n_songs": len(split.labels),
-        "metrics": head_metrics(pred, split.labels.astype(np.float64), tuner.heads),
-    }
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}

@@ -16,9 +16,10 @@ from apex_reward.errors import UsageError
 from apex_reward.model.checkpoint import load_predictor
 from apex_reward.scores.apex import HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
-from apex_reward.train.evaluate import evaluate, song_means
+from apex_reward.train.evaluate import evaluate
 from apex_reward.train.intervals import bootstrap_intervals
 from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.split import song_means
 from apex_reward.train.trainer import train
 from tests.support import write_best_model
 from tests.train.shards_builder import write_shards
@@ -56,7 +57,11 @@ def test_segment_predictions_are_averaged_per_song(
 
 def test_song_means() -> None:
     scores = np.array([[1.0], [3.0], [7.0]])
-    assert song_means(scores, np.array([0, 0, 1])).tolist() == [[2.0], [7.0]]
+    song = np.array([0, 0, 1])
+    assert song_means(scores, song, np.ones(3, np.float32)).tolist() == [[2.0], [7.0]]
+    # (1 x 1 + 0.25 x 3) / 1.25
+    weight = np.array([1.0, 0.25, 1.0], np.float32)
+    assert song_means(scores, song, weight).tolist() == [[1.4], [7.0]]
 
 
 def test_intervals_equal_the_general_loop() -> None:
@@ -85,7 +90,7 @@ def test_published_checkpoint(tmp_path: Path, task: str, shared: int) -> None:
     split = load_data({"test": tmp_path / "data" / "test"}, task)["test"]
     with torch.no_grad():
         scores = predictor(torch.as_tensor(split.embeddings)).double().numpy()
-    expected = metrics.mse(song_means(scores, split.song)[:, 1], split.labels[:, 1])
+    expected = metrics.mse(song_means(scores, split.song, split.weight)[:, 1], split.labels[:, 1])
     assert report["metrics"]["score_likes"]["mse"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -160,9 +161,7 @@ def test_constant_label_and_standardized(
     train_split = data["train"]
     labels = train_split.labels.copy()
     labels[:, 3] = 2.5
-    constant = type(train_split)(
-        train_split.embeddings, train_split.song, labels, train_split.audio_ids
-    )
+    constant = dataclasses.replace(train_split, labels=labels)
     changed = Data({**data.splits, "train": constant}, data.source, "full")
     with pytest.raises(DataError, match="labels of musicality are all equal"):
         train(changed, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
