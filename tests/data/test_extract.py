@@ -81,7 +81,7 @@ def test_rows_are_the_models_embeddings(
     assert list(dict.fromkeys(row["audio_id"] for row in rows)) == wanted
     assert {field.name for field in table.schema} == {
         "audio_id", "segment_id", "platform", "path", "score_streams", "score_likes",
-        "segment_embedding", "layer_embeddings",
+        "segment_weight", "segment_embedding", "layer_embeddings",
     }  # fmt: skip
     waveform = load_audio(songs[0] / "20.wav")
     mine = [row for row in rows if row["audio_id"] == "a20"]
