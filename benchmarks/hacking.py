@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from apex_reward import ApexReward, ApexRewardFunction
-from apex_reward.arena.document import markdown_table
+from apex_reward.report.markdown import markdown_table
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import make_song

@@ -17,6 +17,8 @@
   in grouped folds and judged on the held-out battles, in bins of equally many battles; and
   `auc_within_system_pairs`: only battles between the same two systems are compared, so a score
   that knows systems and nothing of songs gets 0.5 there.
+- `overall` also adds `disagreements`: the battles whose vote the score found least likely, that
+  is with the largest difference against the vote, the worst first (at most `DISAGREEMENTS`).
 - `mcnemar`: "X vs Y" -> battles that only X or only Y got right, and the exact two-sided p.
 - `baselines.system_only`: Bradley-Terry strengths of the systems, fitted in grouped folds and
   judged on the held-out battles (null without system names).
@@ -59,6 +61,7 @@ from apex_reward.metrics import (
 )
 
 FOLDS = 10
+DISAGREEMENTS = 10  # battles listed per score
 SYSTEM_L2 = 1.0
 SLOPE_L2 = 1e-6  # next to none: keeps the slope finite where one value separates the votes
 
@@ -128,10 +131,35 @@ def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> dic
         difference[:, None], won, decided.clusters, l2=SLOPE_L2, seed=seed
     )
     result["overall"].update(reliability(probability, won))
+    result["overall"]["disagreements"] = disagreements(decided, name)
     if decided.has_systems.any():
         named = decided.select(decided.has_systems)
         result["overall"].update(_within_system_pairs(named, name, rounds=rounds, seed=seed))
     return result
+
+
+def disagreements(decided: Battles, name: str) -> list[dict[str, Any]]:
+    """The battles where score and vote differ most; equal differences in input order."""
+    against = np.where(decided.a_won, -1.0, 1.0) * decided.difference(name)
+    order = np.argsort(-against, kind="stable")[:DISAGREEMENTS]
+    rows = []
+    for row in order[against[order] > 0].tolist():
+        sides = {
+            f"{column}_{side}": values[row, position].item() or None
+            for column, values in (("audio", decided.audio), ("system", decided.system))
+            for position, side in enumerate("ab")
+        }
+        scores = dict(zip(("score_a", "score_b"), decided.scores[name][row].tolist(), strict=True))
+        rows.append(
+            {
+                "battle_uuid": str(decided.uuid[row]),
+                "preference": str(decided.vote[row]),
+                **scores,
+                **sides,
+                "prompt": str(decided.prompt[row]),
+            }
+        )
+    return rows
 
 
 def stratum_figures(

@@ -53,6 +53,7 @@ class Battles:
         prompt: (N,) text with spaces and case evened out, empty where not given.
         month: (N,) text YYYY-MM, empty where not given.
         scores: name -> (N, 2) score of A and of B, NaN where missing.
+        audio: (N, 2) paths of the songs as they are given, empty where not given.
         dropped: reason -> battles left out before this point.
         notes: what a reader should know about the data, a sentence each.
     """
@@ -65,6 +66,7 @@ class Battles:
     prompt: npt.NDArray[np.str_]
     month: npt.NDArray[np.str_]
     scores: Mapping[str, FloatArray]
+    audio: npt.NDArray[np.str_]
     dropped: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
@@ -116,6 +118,7 @@ class Battles:
             instrumental=self.instrumental[keep],
             prompt=self.prompt[keep],
             month=self.month[keep],
+            audio=self.audio[keep],
             scores={name: pair[keep] for name, pair in self.scores.items()},
         )
 
@@ -174,6 +177,7 @@ def battles_of(
         prompt=np.array([same_text(row.get("prompt")) for row in kept], dtype=np.str_),
         month=np.array(months, dtype=np.str_),
         scores={name: _score_pair(kept, name) for name in names},
+        audio=np.array([[audio_name(row, side) for side in "ab"] for row in kept], dtype=np.str_),
         dropped={"TIE": 0, "BOTH_BAD": 0, "missing_score": 0, **counts},
         notes=tuple(notes),
     )
@@ -233,6 +237,14 @@ def uuid_of(row: Mapping[str, Any]) -> str:
     value = row.get("battle_uuid")
     value = row.get("battle_id") if value is None else value
     return "" if value is None else str(value).strip()
+
+
+def audio_name(row: Mapping[str, Any], side: str) -> str:
+    """Path of the song of side `a` or `b` as the battle gives it, empty text without one."""
+    value = row.get(f"audio_{side}")
+    if isinstance(value, Mapping):  # the hub's audio feature
+        value = value.get("path")
+    return str(value) if value else ""
 
 
 def _one_spelling(rows: Sequence[Mapping[str, Any]]) -> tuple[npt.NDArray[np.str_], list[str]]:

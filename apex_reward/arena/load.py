@@ -5,6 +5,7 @@ Shape key: N = battles, W = embedding width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from apex_reward.arena.battles import Battles, battles_of, uuid_of
 from apex_reward.arena.sources import BattleFilter, Row, filter_rows, read_rows
 from apex_reward.errors import DataError, listed
+from apex_reward.files.stamps import provenance_path
 from apex_reward.files.tables import read_table
 from apex_reward.metrics import FloatArray
 
@@ -46,6 +48,23 @@ def load_battles(
     """`battles_of` the rows of `load_rows`."""
     rows, dropped = load_rows(source, keep=keep, tables=tables)
     return battles_of(rows, scores=scores, dropped=dropped)
+
+
+def provenance(source: str | Path, tables: Sequence[Path] = ()) -> dict[str, Any]:
+    """What `metrics.json` says about its making: package version, and what made the scores.
+
+    `made_by` holds, per table, what `arena score` left beside it (model, mix and settings).
+    """
+    from apex_reward import __version__
+
+    made_by = {}
+    for table in map(Path, (source, *tables)):
+        songs = table.with_name(f"{table.stem}.songs.jsonl")
+        for made in (provenance_path(table), provenance_path(songs)):
+            if table.suffix and made.is_file():
+                made_by[table.name] = json.loads(made.read_text(encoding="utf-8"))
+                break
+    return {"apex_reward": __version__, "battles": str(Path(source).name), "made_by": made_by}
 
 
 def load_embeddings(path: Path, battles: Battles) -> FloatArray:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena import plots
-from apex_reward.arena.document import Block, Grid, Heading, Picture, Words, write_document
+from matplotlib.figure import Figure
+
 from apex_reward.arena.findings import Tone, findings
 from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, interval_text, score_summary
 from apex_reward.arena.table3 import table3_blocks
+from apex_reward.report.cells import cell
+from apex_reward.report.charts import Entry, Line, curves, forest, heat_map, nothing
+from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
+from apex_reward.report.songs import Player, place_songs
 
 _MAIN = ("overall", "instrumental", "vocal")
+_COLOURS = {"agrees": "good", "opposes": "bad", "undetermined": "neutral", "baseline": "plain"}
 _SYSTEM_PAIR = "system_pair:"
 _TONES: dict[bool | None, Tone] = {True: "good", False: "warning", None: "plain"}
 _REASONS = {
@@ -33,8 +38,11 @@ _REASONS = {
 }
 
 
-def evaluation_report(metrics: dict[str, Any], folder: Path) -> None:
-    """Write `report.html` and `report.md` of `arena evaluate` into `folder`."""
+def evaluation_report(metrics: dict[str, Any], folder: Path, battles: Path | None = None) -> None:
+    """Write `report.html` and `report.md` of `arena evaluate` into `folder`.
+
+    `battles` is the table or folder that the votes are from: songs found there can be played.
+    """
     blocks: list[Block] = [Words(text, tone) for tone, text in findings(metrics)]
     blocks += [
         Heading(
@@ -42,7 +50,7 @@ def evaluation_report(metrics: dict[str, Any], folder: Path) -> None:
             "Share of decided battles whose higher-scored side won, with its 95% interval; the "
             "dashed line is chance. Green agrees, red opposes, grey is undetermined or a baseline.",
         ),
-        Picture("Accuracy and 95% interval", plots.forest(_forest_entries(metrics)), wide=True),
+        _accuracies(_forest_entries(metrics)),
         Grid(
             ("score", "stratum", *FIGURE_COLUMNS),
             [*score_summary(metrics, _shown_strata(metrics)), *_baseline_rows(metrics)],
@@ -53,6 +61,7 @@ def evaluation_report(metrics: dict[str, Any], folder: Path) -> None:
         blocks += _mcnemar_blocks(metrics["mcnemar"])
     blocks += _reliability_blocks(metrics)
     blocks += _system_blocks(metrics)
+    blocks += _disagreement_blocks(metrics, folder, battles)
     if "classifiers" in metrics:
         blocks += table3_blocks(metrics["classifiers"])
     blocks += _data_card(metrics)
@@ -76,13 +85,14 @@ def calibration_report(metrics: dict[str, Any], folder: Path) -> None:
             f"{part['folds']} folds that keep each {part['grouped_by']} together; the prior "
             "is chosen within the training folds.",
         ),
-        Picture("Accuracy and 95% interval", plots.forest(_calibrated_entries(part)), wide=True),
+        _accuracies(_calibrated_entries(part)),
         Grid(("what", "stratum", *FIGURE_COLUMNS), rows),
     ]
     blocks += [
         Picture(
             f"Reliability, {CALIBRATED[name]} (ECE {part[name]['overall']['ece']:.3f})",
-            plots.reliability_curve(part[name]["overall"]["reliability"]),
+            _reliability(part[name]["overall"]["reliability"]),
+            f"reliability_{name}",
         )
         for name in names
         if part[name]["overall"]["ece"] is not None
@@ -140,7 +150,7 @@ def _shown_strata(metrics: dict[str, Any]) -> list[str]:
     return [name for name in names if not name.startswith(_SYSTEM_PAIR)]
 
 
-def _forest_entries(metrics: dict[str, Any]) -> list[plots.Entry]:
+def _forest_entries(metrics: dict[str, Any]) -> list[Entry]:
     shown = _shown_strata(metrics)
     entries = [
         _entry(name if stratum == "overall" else f"{name}, {stratum}", strata[stratum])
@@ -154,10 +164,22 @@ def _forest_entries(metrics: dict[str, Any]) -> list[plots.Entry]:
     return entries
 
 
-def _entry(label: str, entry: Mapping[str, Any], kind: str = "") -> plots.Entry:
+def _entry(label: str, entry: Mapping[str, Any], kind: str = "") -> Entry:
     value, interval = entry["accuracy"], entry["accuracy_ci95"]
     note = f"{value:.3f} {interval_text(interval) or ''}  n {entry['n']}"
-    return label, value, interval, kind or entry["direction"], note
+    return Entry(label, value, interval, _COLOURS[kind or entry["direction"]], note)
+
+
+def _accuracies(entries: list[Entry]) -> Picture:
+    return Picture("Accuracy and 95% interval", forest(entries, "accuracy", 0.5), "accuracy")
+
+
+def _reliability(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Share of A's wins against the predicted probability, the diagonal dashed."""
+    if not points:
+        return nothing("too few groups of battles to hold any out")
+    line = Line([p["predicted"] for p in points], [p["observed"] for p in points])
+    return curves({"": line}, "predicted P(A wins)", "share A won", diagonal=True)
 
 
 def _baseline_rows(metrics: dict[str, Any]) -> list[list[Any]]:
@@ -208,11 +230,48 @@ def _reliability_blocks(metrics: dict[str, Any]) -> list[Block]:
     ]
     for name, strata in metrics["scores"].items():
         overall = strata["overall"]
-        ece = "-" if overall["ece"] is None else f"{overall['ece']:.3f}"
-        blocks.append(
-            Picture(f"{name} (ECE {ece})", plots.reliability_curve(overall["reliability"]))
-        )
+        caption = f"{name} (ECE {cell(overall['ece'])})"
+        picture = _reliability(overall["reliability"])
+        blocks.append(Picture(caption, picture, f"reliability_{name}"))
     return blocks
+
+
+def _disagreement_blocks(
+    metrics: dict[str, Any], folder: Path, battles: Path | None
+) -> list[Block]:
+    """The battles to hear: where each score and the vote differ most."""
+    start = None if battles is None else battles if battles.is_dir() else battles.parent
+    listed = [
+        (name, row)
+        for name, strata in metrics["scores"].items()
+        for row in strata["overall"]["disagreements"]
+    ]
+    if not listed:
+        return []
+    songs = {row[key]: None for _, row in listed for key in ("audio_a", "audio_b") if row[key]}
+    files = [start / name if start and (start / name).is_file() else None for name in songs]
+    folder.mkdir(parents=True, exist_ok=True)
+    sources, words = place_songs(files, folder) if any(files) else ([None] * len(songs), "")
+    address = dict(zip(songs, sources, strict=True))
+
+    def side(row: Mapping[str, Any], which: str) -> object:
+        audio, shown = row[f"audio_{which}"], row[f"system_{which}"] or row[f"audio_{which}"]
+        if address.get(audio) is None:
+            return shown
+        return Player(str(shown), address[audio], f"song {which.upper()}, {row['battle_uuid']}")
+
+    rows = [
+        [name, row["battle_uuid"], side(row, "a"), side(row, "b"), row["score_a"], row["score_b"],
+         row["preference"], row["prompt"]]
+        for name, row in listed
+    ]  # fmt: skip
+    columns = ("score", "battle", "A", "B", "score of A", "score of B", "vote", "prompt")
+    note = "The votes that go furthest against each score, the worst first: battles to hear."
+    return [
+        Heading("Where score and people differ most", note),
+        Grid(columns, rows, "Battles where score and vote differ most"),
+        *([Words(words)] if words else []),
+    ]
 
 
 def _system_blocks(metrics: dict[str, Any]) -> list[Block]:
@@ -225,8 +284,8 @@ def _system_blocks(metrics: dict[str, Any]) -> list[Block]:
         }
         if cells:
             systems = sorted({system for pair in cells for system in pair})
-            picture = plots.heat_map(systems, cells)
-            blocks.append(Picture(f"Accuracy of {name} per pair of systems", picture, wide=True))
+            caption = f"Accuracy of {name} per pair of systems"
+            blocks.append(Picture(caption, heat_map(systems, cells), f"systems_{name}", wide=True))
     if not blocks:
         return []
     note = "Share of battles between two systems whose higher-scored side won; small n says little."
@@ -238,7 +297,7 @@ def _pair(stratum: str) -> tuple[str, str]:
     return first, second
 
 
-def _calibrated_entries(part: Mapping[str, Any]) -> list[plots.Entry]:
+def _calibrated_entries(part: Mapping[str, Any]) -> list[Entry]:
     return [
         _entry(label, part[name]["overall"], "baseline" if name == "system_only" else "")
         for name, label in CALIBRATED.items()
@@ -261,18 +320,27 @@ def _learning_blocks(curve: list[dict[str, Any]]) -> list[Block]:
             "How many anchor votes?",
             f"Mean accuracy on the test battles of {repeats} seeded draws.",
         ),
-        Picture("Accuracy over anchor votes", plots.learning_curves(curve, names)),
+        Picture("Accuracy over anchor votes", _learning(curve, names), "learning"),
         Grid(("anchors", *(name.replace("_", " ") for name in names)), rows),
     ]
 
 
+def _learning(curve: list[dict[str, Any]], names: Sequence[str]) -> Figure:
+    counts = [row["anchors"] for row in curve]
+    lines = {
+        name.replace("_", " "): Line(counts, [row[name]["accuracy"] for row in curve])
+        for name in names
+    }
+    return curves(lines, "anchor votes", "accuracy")
+
+
 def _board_blocks(title: str, rows: list[dict[str, Any]]) -> list[Block]:
     entries = [
-        (
+        Entry(
             row["system"],
             row["score"],
             None if row["lower"] is None else (row["lower"], row["upper"]),
-            "undetermined",
+            "neutral",
             f"{row['score']:.0f}  n {row['battles']}",
         )
         for row in rows
@@ -285,7 +353,9 @@ def _board_blocks(title: str, rows: list[dict[str, Any]]) -> list[Block]:
         Heading(
             title, "Bradley-Terry, 400 points per factor ten of odds, the systems' mean is 1000."
         ),
-        Picture("Arena score and 95% interval", plots.forest(entries, chance=1000.0), wide=True),
+        Picture(
+            "Arena score and 95% interval", forest(entries, "Arena score", 1000.0), f"board_{title}"
+        ),
         Grid(("system", "score", "lower", "upper", "battles"), cells),
     ]
 
@@ -299,4 +369,16 @@ def _data_card(metrics: dict[str, Any]) -> list[Block]:
         Heading("Data card", f"{metrics['n_battles']} battles were read. What was left out:"),
         Grid(("reason", "battles", "meaning"), rows),
         *notes,
+        *_provenance(metrics.get("provenance")),
     ]
+
+
+def _provenance(made: Mapping[str, Any] | None) -> list[Block]:
+    """Who made the figures: this package's version, and each score table's model and mix."""
+    if made is None:
+        return []
+    words = f"Made by apex_reward {made['apex_reward']} from {made['battles']}."
+    for table, facts in made["made_by"].items():
+        told = [f"{key} {value}" for key, value in facts.items() if isinstance(value, (str, float))]
+        words += f" Scores in {table}: {', '.join(told)}."
+    return [Words(words)]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apex_reward.arena.battles import audio_name
 from apex_reward.arena.cells import VOTES, truth, vote_of
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.dates import read_months
@@ -115,11 +116,9 @@ def _reason(row: Row, keep: BattleFilter, audio_folder: Path) -> str | None:
 
 def audio_path(row: Row, side: str, folder: Path) -> Path | None:
     """Where the song of side `a` or `b` lies, or None where it is not named or not there."""
-    value = row.get(f"audio_{side}")
-    if isinstance(value, Mapping):  # the hub's audio feature
-        value = value.get("path")
-    path = folder / str(value) if value else None
-    return path if path is not None and path.is_file() else None
+    name = audio_name(row, side)
+    path = folder / name
+    return path if name and path.is_file() else None
 
 
 def _first_month(months: Sequence[str], last_months: int | None) -> str:

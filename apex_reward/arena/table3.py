@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena.document import Block, Grid, Heading, Words, markdown_table
 from apex_reward.files.tables import write_table, write_text
+from apex_reward.report.cells import cell
+from apex_reward.report.document import Block, Grid, Heading, Words
+from apex_reward.report.markdown import markdown_table
 
 COLUMNS = (
     "auc_overall",
@@ -45,7 +47,7 @@ def table3_grid(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[A
         [
             row["section"].replace("_", " "),
             row["model"],
-            *(f"{_figure(row[name])} / {_figure(other[name])}" for name in COLUMNS),
+            *(f"{cell(row[name])} / {cell(other[name])}" for name in COLUMNS),
         ]
         for row, other in zip(published, honest, strict=True)
     ]
@@ -57,7 +59,7 @@ def table3_blocks(result: Mapping[str, Any]) -> list[Block]:
     """Table 3 as a section of the report."""
     return [
         Heading("The paper's protocol (Table 3)", _caption(result)),
-        Grid(*table3_grid(result)),
+        Grid(*table3_grid(result), "Table 3"),
         Words(result["rules_line"], "warning"),
         *(Words(note) for note in result["notes"]),
     ]
@@ -69,7 +71,3 @@ def _caption(result: Mapping[str, Any]) -> str:
         f"{result['vocal']} vocal. Each cell: the published protocol, then the honest figure "
         f"(folds grouped by {result['grouped_by']}, antisymmetric features, the higher score wins)."
     )
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

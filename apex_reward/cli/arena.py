@@ -103,7 +103,7 @@ def evaluate(
     """Does a score agree with people? Accuracy, AUC, intervals, direction, baselines."""
     from apex_reward.arena.agreement import evaluate as measure
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.load import load_rows
+    from apex_reward.arena.load import load_rows, provenance
     from apex_reward.arena.report import evaluation_report
     from apex_reward.arena.table3 import write_table3
     from apex_reward.files.tables import write_json
@@ -111,12 +111,13 @@ def evaluate(
     keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     rows, dropped = load_rows(battles, keep=keep, tables=table or ())
     metrics = measure(battles_of(rows, scores=score, dropped=dropped), rounds=bootstrap, seed=seed)
+    metrics["provenance"] = provenance(battles, table or ())
     if classifiers:
         metrics["classifiers"] = _run_classifiers(rows, dropped)
     print_evaluation(metrics)
     if output is not None:
         write_json(output / "metrics.json", metrics)
-        evaluation_report(metrics, output)
+        evaluation_report(metrics, output, Path(battles))
         if classifiers:
             write_table3(metrics["classifiers"], output)
         typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
@@ -150,7 +151,7 @@ def calibrate(
     """Fit a preference head and per-system biases to votes; judge them on held-out votes."""
     from apex_reward.arena.anchors import learning_curve
     from apex_reward.arena.heldout import calibrate as fit
-    from apex_reward.arena.load import load_battles, load_embeddings
+    from apex_reward.arena.load import load_battles, load_embeddings, provenance
     from apex_reward.arena.report import calibration_report
     from apex_reward.files.tables import write_json
 
@@ -170,6 +171,7 @@ def calibrate(
         metrics["calibration"]["learning_curve"] = learning_curve(
             design, anchors=counts, test_size=test_size, repeats=repeats, seed=seed
         )
+    metrics["provenance"] = provenance(battles, table or ())
     print_calibration(metrics["calibration"])
     if output is not None:
         write_json(output / "metrics.json", metrics)
@@ -196,13 +198,14 @@ def leaderboard(
 ) -> int:
     """Arena scores of systems from votes, and from any score."""
     from apex_reward.arena.leaderboard import leaderboards
-    from apex_reward.arena.load import load_battles
+    from apex_reward.arena.load import load_battles, provenance
     from apex_reward.arena.report import leaderboard_report, rank_correlation_words
     from apex_reward.files.tables import write_json, write_table
 
     keep = _filter(last_months, with_audio, min_listening, no_prebaked, binary)
     votes = load_battles(battles, scores=score or (), keep=keep, tables=table or ())
     metrics = leaderboards(votes, score or (), rounds=bootstrap, seed=seed)
+    metrics["provenance"] = provenance(battles, table or ())
     boards = {"leaderboard": metrics["leaderboard"]}
     for name, part in metrics["scores"].items():
         boards[f"leaderboard_{name}"] = part["leaderboard"]

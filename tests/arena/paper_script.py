@@ -36,7 +36,10 @@ def paper_battles(n: int = 1259, a_won: int = 674, instrumental: int = 780, seed
 
 def models(positive_weight: float):
     svm = Pipeline(
-        [("scaler", StandardScaler()), ("svc", SVC(class_weight="balanced", random_state=42))]
+        [
+            ("scaler", StandardScaler()),
+            ("svc", SVC(class_weight="balanced", random_state=42, probability=True)),
+        ]
     )
     grid = {
         "svc__C": [0.01, 0.1, 1, 10],
@@ -101,9 +104,7 @@ def table3(rows, names, sections=("without_aesthetics", "with_aesthetics")):
         result[section] = {}
         for name in names:
             model = models(y.sum() / (1 - y).sum())[name]
-            method = "decision_function" if name == "SVM" else "predict_proba"
-            score = cross_val_predict(model, x, y, cv=folds, method=method)
-            score = score if score.ndim == 1 else score[:, 1]
+            score = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
             chosen = cross_val_predict(model, x, y, cv=folds)
             result[section][name] = figures(score, chosen, y, flag)
     return result

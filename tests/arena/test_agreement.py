@@ -264,7 +264,8 @@ def test_the_real_battles_give_the_known_answers(shared_folder):
     overall = metrics["scores"]["tj"]["overall"]
     assert overall["accuracy"] == pytest.approx(0.5369211514, abs=1e-9)
     assert overall["auc"] == pytest.approx(0.5515320334, abs=1e-9)
-    for key in ("accuracy", "auc"):
-        assert overall[f"{key}_ci95"][0] < overall[key] < overall[f"{key}_ci95"][1]
+    # scipy.stats.binomtest(429, 799).proportion_ci(method="exact"); Newcombe's by bisection
+    assert overall["accuracy_ci95"] == pytest.approx([0.5016385053, 0.5719304457], abs=1e-9)
+    assert overall["auc_ci95"] == pytest.approx([0.5112794373, 0.5909790589], abs=1e-9)
     assert (metrics["n_battles"], metrics["n_decided"]) == (799, 799)
     assert overall["direction"] == "agrees"

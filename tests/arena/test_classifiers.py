@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+from joblib import parallel_config
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from apex_reward.arena.battles import battles_of
 from apex_reward.arena.classifiers import (
     PUBLISHED_RULE_AUCS,
     grouped_folds,
+    make_classifier,
+    out_of_fold,
     out_of_fold_odd,
     run_protocol,
 )
@@ -43,6 +48,7 @@ def test_fast_rows_equal_a_plain_scikit_learn_script():
     assert largest_gap(done["published"], table3(rows, ["LR"])) < 1e-12
 
 
+@pytest.mark.filterwarnings("ignore:.*probability.*")
 @pytest.mark.slow
 def test_every_row_equals_a_plain_scikit_learn_script_on_a_smaller_set():
     rows = paper_battles(160, a_won=86, instrumental=99)
@@ -50,6 +56,30 @@ def test_every_row_equals_a_plain_scikit_learn_script_on_a_smaller_set():
     names = ["LR", "RF", "XGB", "AdaB", "SVM"]
     assert list(done["published"]["with_aesthetics"]) == names
     assert largest_gap(done["published"], table3(rows, names)) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:.*probability.*")
+def test_the_published_svm_is_ranked_by_its_probabilities():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 2))
+    a_won = rng.random(60) < 1 / (1 + np.exp(-2 * features[:, 0]))
+    rows = np.arange(60)
+    folds = [(rows[rows % 2 != k], rows[rows % 2 == k]) for k in range(2)]
+    with parallel_config("sequential"):
+        score, chosen = out_of_fold("SVM", features, a_won, folds)
+    assert 0 < score.min() < score.max() < 1
+    expected = np.empty(60)
+    for train, test in folds:
+        label = a_won[train].astype(int)
+        with parallel_config("sequential"):
+            best = make_classifier("SVM", 1.0).fit(features[train], label).best_params_
+        options = {name.removeprefix("svc__"): value for name, value in best.items()}
+        scaler = StandardScaler().fit(features[train])
+        svc = SVC(class_weight="balanced", random_state=42, probability=True, **options)
+        svc.fit(scaler.transform(features[train]), label)
+        expected[test] = svc.predict_proba(scaler.transform(features[test]))[:, 1]
+        assert (chosen[test] == svc.predict(scaler.transform(features[test]))).all()
+    np.testing.assert_array_equal(score, expected)
 
 
 def test_honest_rules_are_one_minus_the_published_ones():
