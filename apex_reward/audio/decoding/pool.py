@@ -42,7 +42,7 @@ def decode_songs(
         return
     lent = _Workers(settings, workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-        waiting: deque[Future[tuple[DecodedSong, DecodeProcess | None]]] = deque()
+        waiting: deque[Future[tuple[DecodedSong, int]]] = deque()
         try:
             for turn, path in enumerate(paths):
                 waiting.append(threads.submit(lent.decode, turn, path))
@@ -56,12 +56,10 @@ def decode_songs(
             lent.close()
 
 
-def _next(
-    waiting: deque[Future[tuple[DecodedSong, DecodeProcess | None]]], lent: _Workers
-) -> Iterator[DecodedSong]:
-    song, process = waiting.popleft().result()
+def _next(waiting: deque[Future[tuple[DecodedSong, int]]], lent: _Workers) -> Iterator[DecodedSong]:
+    song, turn = waiting.popleft().result()
     yield song
-    lent.give(process)
+    lent.give(turn)
 
 
 class _Workers:
@@ -74,31 +72,30 @@ class _Workers:
     def __init__(self, settings: DecodeSettings, count: int) -> None:
         self._settings = settings
         self._idle = [DecodeProcess(settings) for _ in range(count)]
-        self._lent: set[DecodeProcess] = set()
+        self._lent: dict[int, DecodeProcess] = {}  # by turn
         self._turn = 0
         self._closed = False
         self._changed = threading.Condition()
 
-    def decode(self, turn: int, path: str) -> tuple[DecodedSong, DecodeProcess | None]:
+    def decode(self, turn: int, path: str) -> tuple[DecodedSong, int]:
         """The song with its first block, and its worker, once its turn is there and one is idle."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._idle))
             if self._closed:
-                return DecodedSong.failed(path, "the run was stopped"), None
+                return DecodedSong.failed(path, "the run was stopped"), turn
             process = self._idle.pop()
-            self._lent.add(process)
+            self._lent[turn] = process
             self._turn += 1
             self._changed.notify_all()
-        passes = iter([self._first_pass(process, path)])
-        return DecodedSong(path, lambda: next(passes, None) or self._later_pass(path)), process
+        passes = iter([self._first_pass(turn, process, path)])
+        return DecodedSong(path, lambda: next(passes, None) or self._later_pass(path)), turn
 
-    def _first_pass(self, process: DecodeProcess, path: str) -> Iterator[Block]:
+    def _first_pass(self, turn: int, process: DecodeProcess, path: str) -> Iterator[Block]:
         try:
             yield from process.blocks(path)
         finally:
             with self._changed:
-                if process in self._lent:
-                    self._lent.remove(process)
+                if self._lent.pop(turn, None) is not None:
                     self._idle.append(process)
                     self._changed.notify_all()
                 else:  # given away, or the run is over
@@ -108,11 +105,10 @@ class _Workers:
         with closing(DecodeProcess(self._settings)) as process:
             yield from process.blocks(path)
 
-    def give(self, process: DecodeProcess | None) -> None:
+    def give(self, turn: int) -> None:
         """Let a song that is still open keep its worker, and have another in its place."""
         with self._changed:
-            if process in self._lent:
-                self._lent.remove(process)
+            if self._lent.pop(turn, None) is not None:
                 self._idle.append(DecodeProcess(self._settings))
                 self._changed.notify_all()
 
@@ -120,7 +116,7 @@ class _Workers:
         """End all workers that were not given away."""
         with self._changed:
             self._closed = True
-            processes = [*self._idle, *self._lent]
+            processes = [*self._idle, *self._lent.values()]
             self._lent.clear()
             self._changed.notify_all()
         for process in processes:
