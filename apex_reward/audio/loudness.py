@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apex_reward.errors import UsageError
@@ -123,19 +125,35 @@ def normalize_loudness(
 
 def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
     """Waveforms (..., T) after the two K-weighting filters, computed in the frequency domain."""
+    tail = round(_TAIL_SECONDS * sample_rate)
     samples = waveforms.shape[-1]
-    size = _fast_size(samples + round(_TAIL_SECONDS * sample_rate))
     real = waveforms if waveforms.dtype == torch.float64 else waveforms.float()
+    # Long songs in blocks that overlap by the filters' tail: smaller transforms are quicker, and
+    # one response does for every length.
+    size = min(fast_size(samples + tail), 1 << (4 * tail - 1).bit_length())
+    step = size - tail
+    count = max(1, -(-samples // step))
+    # An FFT has no half precision on every device: keep autocast out of it.
+    with torch.autocast(real.device.type, enabled=False):
+        blocks = F.pad(real, (0, count * step - samples)).unflatten(-1, (count, step))
+        spectrum = torch.fft.rfft(blocks, size)
+        response = _response(size, sample_rate).to(spectrum.device, spectrum.dtype)
+        weighted = torch.fft.irfft(spectrum * response, size)
+        if count == 1:
+            return weighted[..., 0, :samples]
+        spill = F.pad(weighted[..., :-1, step:], (0, step - tail, 1, 0))
+        return (weighted[..., :step] + spill).flatten(-2)[..., :samples]
+
+
+@lru_cache(maxsize=8)
+def _response(size: int, sample_rate: int) -> Tensor:
+    """(size / 2 + 1,) response of both K-weighting filters."""
     frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) / size
     delay = torch.exp(-2j * math.pi * frequencies)
     response = torch.ones_like(delay)
     for numerator, denominator in k_weighting(sample_rate):
         response = response * _polynomial(numerator, delay) / _polynomial(denominator, delay)
-    # An FFT has no half precision on every device: keep autocast out of it.
-    with torch.autocast(real.device.type, enabled=False):
-        spectrum = torch.fft.rfft(real, size)
-        weighted = spectrum * response.to(spectrum.device, spectrum.dtype)
-        return torch.fft.irfft(weighted, size)[..., :samples]
+    return response
 
 
 def k_weighting(sample_rate: int) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
@@ -212,8 +230,13 @@ def _block_energies(
         lengths = torch.full(power.shape[:1], power.shape[1], device=power.device)
     time = torch.arange(power.shape[1], device=power.device)
     power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
-    power = torch.nn.functional.pad(power, (0, max(0, block - power.shape[1])))
-    sums = power.unfold(1, block, step).sum(dim=2)
+    power = F.pad(power, (0, max(0, block - power.shape[1])))
+    if block % step == 0:  # each block is a few whole steps: sum every sample once
+        whole = power.shape[1] // step
+        steps = power[:, : whole * step].reshape(len(power), whole, step).sum(dim=2)
+        sums = steps.unfold(1, block // step, 1).sum(dim=2)
+    else:
+        sums = power.unfold(1, block, step).sum(dim=2)
     counts = torch.where(lengths < block, lengths, block).unsqueeze(1)
     ends = torch.arange(sums.shape[1], device=power.device) * step + block
     valid = ends <= lengths.clamp(min=block).unsqueeze(1)
@@ -228,7 +251,7 @@ def _power(lufs: float) -> float:
     return 10 ** ((lufs - _OFFSET) / 10)
 
 
-def _fast_size(size: int) -> int:
+def fast_size(size: int) -> int:
     """The smallest 2^a 3^b 5^c at or above `size`: FFTs of such sizes are quick."""
     best = 1 << (size - 1).bit_length()
     for five in (1, 5, 25):

@@ -1,0 +1,346 @@
+"""Guards: measures with limits, and what happens to the reward outside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from apex_reward.errors import UsageError
+from apex_reward.rewards.guards import saved
+from apex_reward.rewards.guards.measures import (
+    BATCHED,
+    Measure,
+    band_limit,
+    clipped_share,
+    dc_offset,
+    duration,
+    inaudible_share,
+    loop_correlation,
+    loudness,
+    noise_floor,
+    silent_share,
+)
+from apex_reward.rewards.guards.songs import Songs
+
+Action = Literal["flag", "penalty", "veto"]
+Combine = Literal["worst", "sum"]
+
+BLOCK_SECONDS = 300
+# A shorter rest of a song is measured with the block before it: its fade is no song of its own.
+TAIL_SECONDS = 30
+# Songs are measured together up to this many samples, 12 songs of 30 s: memory stays bounded.
+BATCH_SAMPLES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One measure with limits, and what happens outside them.
+
+    Args:
+        name: what is wrong when it trips; the flag's name.
+        measure: pure function of a mono waveform (T,) and its sample rate in Hz; None where the
+            value comes from elsewhere (the model) and is put among the measured ones by the caller.
+        unit: of the measure and its limits.
+        low, high: it trips below `low` or above `high`.
+        action: `flag` only reports; `penalty` subtracts `penalty` from the reward; `veto` replaces
+            the reward by the lowest one (`Guards.veto_reward`).
+        penalty: in units of the reward.
+        combine: what the blocks of a long song give together: `worst`, the value farthest outside
+            the limits (or nearest to them), or `sum`.
+    """
+
+    name: str
+    measure: Measure | None
+    unit: str
+    low: float = -math.inf
+    high: float = math.inf
+    action: Action = "flag"
+    penalty: float = 0.5
+    combine: Combine = "worst"
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("action", self.action, get_args(Action)),
+            ("combine", self.combine, get_args(Combine)),
+        ):
+            if value not in known:
+                raise UsageError(
+                    f"{what} of guard {self.name} is {value!r}; expected {', '.join(known)}"
+                )
+        if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
+            raise UsageError(f"guard {self.name} has limits {self.low} to {self.high}; swap them?")
+
+    def trips(self, value: float) -> bool:
+        """Whether a measured value lies outside the limits; NaN does."""
+        return not self.low <= value <= self.high
+
+    def combined(self, values: Sequence[float]) -> float:
+        """The value of a song from those of its blocks; NaN in one is NaN."""
+        if any(math.isnan(value) for value in values):
+            return math.nan
+        return sum(values) if self.combine == "sum" else max(values, key=self._excess)
+
+    def _excess(self, value: float) -> float:
+        """How far outside the limits; below 0 inside them."""
+        below = -math.inf if self.low == -math.inf else self.low - value
+        above = -math.inf if self.high == math.inf else value - self.high
+        return max(below, above)
+
+
+DEFAULT_GUARDS: dict[str, Guard] = {
+    guard.name: guard
+    for guard in (
+        Guard("silence", silent_share, "share of frames", high=0.15),
+        Guard("clipping", clipped_share, "share of samples", high=0.005),
+        Guard("dc", dc_offset, "full scale", high=0.05),
+        Guard("inaudible", inaudible_share, "share of energy", high=0.55),
+        Guard("loudness", loudness, "LUFS", low=-35.0, high=-5.0),
+        Guard("duration", duration, "s", low=5.0, high=600.0, combine="sum"),
+        Guard("looping", loop_correlation, "correlation", high=0.9),
+        Guard("noise", noise_floor, "dB", high=-11.0),
+        Guard("band", band_limit, "Hz", low=3_500.0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Several guards, applied together.
+
+    Args:
+        guards: any number of them, each name once. None of them: nothing is measured.
+        veto_reward: reward of a vetoed song; None takes the lowest that the mix can give
+            (`RewardMix.lowest`), so that a policy learns to stay away from it.
+    """
+
+    guards: tuple[Guard, ...] = tuple(DEFAULT_GUARDS.values())
+    veto_reward: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [guard.name for guard in self.guards]
+        if len(set(names)) < len(names):
+            raise UsageError(f"the guards {', '.join(names)} have a name twice")
+
+    @classmethod
+    def default(cls, action: Action = "flag", penalty: float = 0.5) -> Guards:
+        """All of `DEFAULT_GUARDS` with one action."""
+        return cls.of(DEFAULT_GUARDS, action, penalty)
+
+    @classmethod
+    def of(cls, names: Iterable[str], action: Action = "flag", penalty: float = 0.5) -> Guards:
+        """The default guards of these names, with one action.
+
+        Raises:
+            UsageError: no default guard has that name.
+        """
+        chosen = list(names)
+        unknown = [name for name in chosen if name not in DEFAULT_GUARDS]
+        if unknown:
+            raise UsageError(
+                f"no guard {', '.join(unknown)}; the guards are {', '.join(DEFAULT_GUARDS)}"
+            )
+        return cls(
+            tuple(replace(DEFAULT_GUARDS[name], action=action, penalty=penalty) for name in chosen)
+        )
+
+    @classmethod
+    def from_dict(cls, saved_guards: Mapping[str, Any]) -> Guards:
+        """Guards from what `to_dict` gave.
+
+        Raises:
+            UsageError: an unknown guard or key, or a measure that cannot be imported.
+        """
+        entries = saved.entries(saved_guards)
+        return cls(
+            tuple(Guard(**saved.settings(entry, DEFAULT_GUARDS, Guard)) for entry in entries),
+            saved_guards.get("veto_reward"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts and lists, for JSON and YAML; None is "no limit".
+
+        A guard with a default guard's name and measure is saved by its name; another one with its
+        measure as `package.module:NAME`.
+
+        Raises:
+            UsageError: a measure that cannot be imported by such a name (a lambda, a function
+                inside another one, one of the main script).
+        """
+        return {
+            "guards": [saved.entry(guard, DEFAULT_GUARDS) for guard in self.guards],
+            "veto_reward": self.veto_reward,
+        }
+
+    def limit(self, name: str, low: float | None = None, high: float | None = None) -> Guards:
+        """The same guards with other limits for one of them; None keeps a limit.
+
+        Raises:
+            UsageError: no guard of that name here.
+        """
+        if name not in self.names:
+            raise UsageError(f"no guard {name!r} to limit; here are {', '.join(self.names)}")
+        limits = {key: value for key, value in (("low", low), ("high", high)) if value is not None}
+        return replace(
+            self,
+            guards=tuple(
+                replace(guard, **limits) if guard.name == name else guard  # type: ignore[arg-type]
+                for guard in self.guards
+            ),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the guards, in order."""
+        return tuple(guard.name for guard in self.guards)
+
+    def measure(self, waveform: Tensor, sample_rate: int) -> dict[str, float]:
+        """Every guard's measure of one song (T,) or (C, T); channels are averaged.
+
+        Returns:
+            The measured values by guard name, in the guards' units; guards without a measure are
+            left out.
+        """
+        mono = waveform.detach().float()
+        if mono.ndim == 2:
+            mono = mono.mean(dim=0)
+        if mono.ndim != 1 or len(mono) == 0:
+            raise UsageError(
+                f"a song has shape {tuple(waveform.shape)}; expected (T,) or (C, T), T >= 1"
+            )
+        return self._measure_mono(mono[None], [len(mono)], sample_rate)[0]
+
+    def measure_batch(
+        self, waveforms: Tensor, lengths: Tensor | Sequence[int] | None, sample_rate: int
+    ) -> list[dict[str, float]]:
+        """As `measure`, of a batch on its device; equal to its songs one by one.
+
+        Args:
+            waveforms: (B, T) or (B, C, T); what lies beyond the lengths is not heard.
+            lengths: B samples, each in [1, T]; None: all of T.
+            sample_rate: Hz.
+
+        Returns:
+            B times the measured values by guard name.
+
+        Raises:
+            UsageError: another shape, or lengths outside [1, T].
+        """
+        mono = waveforms.detach().float()
+        if mono.ndim == 3:
+            mono = mono.mean(dim=1)
+        if mono.ndim != 2 or mono.shape[1] == 0:
+            raise UsageError(
+                f"songs have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
+            )
+        size = mono.shape[1]
+        counts = [size] * len(mono) if lengths is None else [int(length) for length in lengths]
+        if len(counts) != len(mono) or any(not 1 <= count <= size for count in counts):
+            raise UsageError(
+                f"lengths are {counts}; expected {len(mono)} values in [1, {size}] samples"
+            )
+        together = max(1, BATCH_SAMPLES // size)
+        measured: list[dict[str, float]] = []
+        for start in range(0, len(mono), together):
+            part = counts[start : start + together]
+            songs = mono[start : start + together, : max(part)]
+            measured += self._measure_mono(songs, part, sample_rate)
+        return measured
+
+    def measure_blocks(self, blocks: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
+        """As `measure`, of a long song that arrives in parts, in bounded memory.
+
+        The song is measured in blocks of 300 s, whatever the parts' sizes, and each guard combines
+        its values (`Guard.combine`). A rest below 30 s is measured with the block before it. A song
+        of one block gives what `measure` gives.
+
+        Args:
+            blocks: mono parts (n,) in order, of at most 300 s each.
+            sample_rate: Hz.
+
+        Raises:
+            UsageError: a part of another shape, or no samples at all.
+        """
+        values = [self.measure(block, sample_rate) for block in _regrouped(blocks, sample_rate)]
+        if not values:
+            raise UsageError("a song of no samples; expected at least one block with one sample")
+        by_name = {guard.name: guard for guard in self.guards}
+        return {name: by_name[name].combined([v[name] for v in values]) for name in values[0]}
+
+    def flags(self, measured: Mapping[str, float]) -> list[str]:
+        """Names of the guards whose measured value lies outside their limits.
+
+        A guard without a value among them (one that the model fills in, say) does not trip.
+        """
+        return [
+            guard.name
+            for guard in self.guards
+            if guard.name in measured and guard.trips(measured[guard.name])
+        ]
+
+    def adjust(self, reward: float, flags: Sequence[str], lowest: float) -> float:
+        """The reward after penalties and vetoes.
+
+        Penalties of several guards add up; `lowest` is the reward of a vetoed song unless
+        `veto_reward` says otherwise.
+        """
+        tripped = [guard for guard in self.guards if guard.name in flags]
+        if any(guard.action == "veto" for guard in tripped):
+            return lowest if self.veto_reward is None else self.veto_reward
+        return reward - sum(guard.penalty for guard in tripped if guard.action == "penalty")
+
+    @torch.no_grad()
+    def _measure_mono(
+        self, mono: Tensor, lengths: list[int], sample_rate: int
+    ) -> list[dict[str, float]]:
+        """Measures of (B, T); the built-in ones in one pass, a user's own song by song."""
+        songs = Songs(mono, lengths, sample_rate)
+        columns: dict[str, list[float]] = {}
+        pending: dict[str, Tensor] = {}
+        for guard in self.guards:
+            if guard.measure is None:
+                continue
+            columns[guard.name] = []
+            if guard.measure in BATCHED:
+                pending[guard.name] = BATCHED[guard.measure](songs)
+            else:
+                columns[guard.name] = [
+                    float(guard.measure(song[:length], sample_rate))
+                    for song, length in zip(songs.waveforms, lengths, strict=True)
+                ]
+        if pending:
+            # One copy from the device for all of them.
+            stacked = torch.stack([value.double().to(mono.device) for value in pending.values()])
+            columns.update(zip(pending, stacked.tolist(), strict=True))
+        return [{name: values[i] for name, values in columns.items()} for i in range(len(lengths))]
+
+
+def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:
+    """Guards from themselves, from single ones, from an action (all defaults) or None (none)."""
+    if guards is None:
+        return Guards(())
+    if isinstance(guards, str):
+        return Guards.default(guards)
+    return guards if isinstance(guards, Guards) else Guards(tuple(guards))
+
+
+def _regrouped(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
+    """Blocks of exactly 300 s, the last one of 30 to 330 s (or the whole of a shorter song)."""
+    size, tail = BLOCK_SECONDS * sample_rate, TAIL_SECONDS * sample_rate
+    parts: list[Tensor] = []
+    held = 0
+    for block in blocks:
+        if block.ndim != 1:
+            raise UsageError(f"a block has shape {tuple(block.shape)}; expected mono, (n,)")
+        parts.append(block)
+        held += len(block)
+        while held >= size + tail:
+            joined = torch.cat(parts)
+            yield joined[:size]
+            parts, held = [joined[size:]], held - size
+    if held:
+        yield torch.cat(parts)

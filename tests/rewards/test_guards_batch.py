@@ -1,0 +1,175 @@
+"""Guards of a batch, of a long song in parts, and as data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from apex_reward.errors import UsageError
+from apex_reward.rewards.guards import DEFAULT_GUARDS, Guard, Guards, dc_offset, silent_share
+
+RATE = 8_000
+
+
+def peak(waveform: Tensor, sample_rate: int) -> float:
+    """A user's own measure."""
+    return float(waveform.abs().max())
+
+
+OWN = Guard("peak", peak, "full scale", high=0.9, action="penalty", penalty=0.25)
+
+
+def wave(seconds: float, seed: int = 0, level: float = 0.1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(round(RATE * seconds)) / RATE
+    tone = torch.sin(2 * math.pi * 300 * time) * (torch.sin(2 * math.pi * 0.7 * time) > 0)
+    return level * (tone + 0.05 * torch.randn(len(time), generator=generator))
+
+
+@pytest.mark.parametrize("rate", [RATE, 22_050, 44_101])
+def test_a_batch_is_its_songs_one_by_one(rate: int) -> None:
+    songs = [wave(6.0, 1), wave(2.3, 2) + 0.2, 12 * wave(4.0, 3).clamp(-1, 1), torch.zeros(9_000)]
+    songs += [wave(1.5, 4).repeat(3), wave(0.01, 5), torch.ones(1)]
+    guards = Guards((*Guards().guards, OWN))
+    lengths = [len(song) for song in songs]
+    batch = torch.stack([torch.nn.functional.pad(s, (0, max(lengths) - len(s))) for s in songs])
+    batch[torch.arange(batch.shape[1]) >= torch.tensor(lengths)[:, None]] = 7.0  # not heard
+    together = guards.measure_batch(batch, torch.tensor(lengths), rate)
+    for song, measured in zip(songs, together, strict=True):
+        alone = guards.measure(song, rate)
+        assert list(measured) == list(guards.names)
+        for name, value in alone.items():
+            assert measured[name] == pytest.approx(value, abs=2e-5, rel=1e-5), name
+
+
+def test_a_batch_of_many_long_songs_is_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    songs = torch.stack([wave(2.0, seed) for seed in range(5)])
+    whole = Guards().measure_batch(songs, None, RATE)
+    monkeypatch.setattr("apex_reward.rewards.guards.guard.BATCH_SAMPLES", 2 * songs.shape[1])
+    assert Guards().measure_batch(songs[:, None].repeat(1, 2, 1), None, RATE) == [
+        pytest.approx(one, abs=1e-5) for one in whole
+    ]
+
+
+def test_wrong_batches_are_named() -> None:
+    with pytest.raises(UsageError, match=r"lengths are \[3, 9\]; expected 2 values in \[1, 8\]"):
+        Guards().measure_batch(torch.zeros(2, 8), [3, 9], RATE)
+    with pytest.raises(UsageError, match=r"songs have shape \(8,\)"):
+        Guards().measure_batch(torch.zeros(8), [8], RATE)
+
+
+def parts(song: Tensor, size: int) -> Iterator[Tensor]:
+    return (song[start : start + size] for start in range(0, len(song), size))
+
+
+def test_one_block_gives_the_songs_own_values() -> None:
+    song = wave(40.0)
+    assert Guards().measure_blocks(parts(song, 7 * RATE), RATE) == Guards().measure(song, RATE)
+    with pytest.raises(UsageError, match="a song of no samples"):
+        Guards().measure_blocks([], RATE)
+    with pytest.raises(UsageError, match=r"a block has shape \(1, 8\)"):
+        Guards().measure_blocks([torch.zeros(1, 8)], RATE)
+
+
+@pytest.mark.parametrize("size", [300 * 100, 17_000])
+def test_blocks_of_a_long_song_are_combined(size: int) -> None:
+    rate = 100
+    guards = Guards(
+        (
+            Guard("silence", silent_share, "share", high=0.5),
+            Guard("quiet", silent_share, "share", low=0.1),
+            Guard("dc", dc_offset, "full scale"),
+            DEFAULT_GUARDS["duration"],
+        )
+    )
+    # 300 s without silence, 300 s with a quarter of it, and a rest of 320 s.
+    song = torch.full((920 * rate,), 0.3)
+    song[300 * rate : 375 * rate] = 0.0
+    measured = guards.measure_blocks(parts(song, size), rate)
+    assert measured["silence"] == pytest.approx(0.25)
+    assert measured["quiet"] == 0.0
+    assert measured["dc"] == pytest.approx(0.3)
+    assert measured["duration"] == pytest.approx(920.0)
+
+
+def test_a_short_rest_joins_the_block_before_it() -> None:
+    rate = 100
+    song = torch.cat([torch.full((300 * rate,), 0.3), torch.zeros(20 * rate)])
+    guards = Guards.of(["silence", "duration"])
+    measured = guards.measure_blocks(parts(song, 5_000), rate)
+    assert measured == pytest.approx({"silence": 20 / 320, "duration": 320.0})
+
+
+def test_the_worst_value_is_the_farthest_outside() -> None:
+    both = Guard("x", None, "units", low=1.0, high=3.0)
+    assert both.combined([2.0, 3.5, 0.2]) == 0.2
+    assert both.combined([2.0, 4.5, 0.2]) == 4.5
+    assert both.combined([2.0, 2.9]) == 2.9
+    assert both.combined([2.0, -math.inf]) == -math.inf
+    assert math.isnan(both.combined([2.0, math.nan]))
+    assert Guard("x", None, "dB", high=-3.0).combined([-math.inf, -9.0]) == -9.0
+
+
+def test_a_value_from_the_model_is_put_among_the_measured() -> None:
+    unfamiliar = Guard("unfamiliar", None, "thresholds", high=1.0, action="penalty", penalty=2.0)
+    guards = Guards((DEFAULT_GUARDS["duration"], unfamiliar))
+    measured = guards.measure(wave(6.0), RATE)
+    assert list(measured) == ["duration"]
+    assert guards.flags(measured) == []
+    assert guards.flags({**measured, "unfamiliar": 1.01}) == ["unfamiliar"]
+    assert guards.flags({**measured, "unfamiliar": 1.0}) == []
+    assert guards.adjust(0.5, ["unfamiliar"], lowest=-9.0) == -1.5
+
+
+def test_guards_come_back_from_json() -> None:
+    guards = Guards(
+        (
+            *Guards.default("veto").limit("duration", low=20.0).guards,
+            OWN,
+            Guard("unfamiliar", None, "thresholds", high=1.0),
+        ),
+        veto_reward=-2.0,
+    )
+    plain = json.loads(json.dumps(guards.to_dict(), allow_nan=False))
+    assert Guards.from_dict(plain) == guards
+    assert plain["veto_reward"] == -2.0
+    assert plain["guards"][5] == {
+        "name": "duration", "low": 20.0, "high": 600.0, "action": "veto", "penalty": 0.5,
+    }  # fmt: skip
+    assert plain["guards"][-2] == {
+        "name": "peak", "measure": f"{__name__}:peak", "unit": "full scale", "combine": "worst",
+        "low": None, "high": 0.9, "action": "penalty", "penalty": 0.25,
+    }  # fmt: skip
+    assert plain["guards"][-1]["measure"] is None
+
+
+def test_a_file_by_hand_may_leave_out_what_is_default() -> None:
+    by_hand = {"guards": [{"name": "dc", "action": "veto"}, {"name": "noise", "high": -9}]}
+    first, second = Guards.from_dict(by_hand).guards
+    assert (first.high, first.action, first.measure) == (0.05, "veto", dc_offset)
+    assert second.high == -9
+
+
+def test_what_cannot_be_saved_or_read_is_named() -> None:
+    def local(waveform: Tensor, sample_rate: int) -> float:
+        return 0.0
+
+    with pytest.raises(UsageError, match="measure of guard mine is .*local.* cannot be imported"):
+        Guards((Guard("mine", local, "units"),)).to_dict()
+    with pytest.raises(UsageError, match="cannot be imported"):
+        Guards((Guard("mine", lambda w, r: 0.0, "units"),)).to_dict()
+    with pytest.raises(UsageError, match="no guard hum; the guards are silence"):
+        Guards.from_dict({"guards": [{"name": "hum"}]})
+    with pytest.raises(UsageError, match="saved guard dc has hihg; expected name, measure"):
+        Guards.from_dict({"guards": [{"name": "dc", "hihg": 1}]})
+    with pytest.raises(UsageError, match="measure of guard mine is 'nowhere:peak'"):
+        Guards.from_dict({"guards": [{"name": "mine", "measure": "nowhere:peak", "unit": "x"}]})
+    with pytest.raises(UsageError, match="expected guards .a list. and veto_reward"):
+        Guards.from_dict({"guard": []})
+    with pytest.raises(UsageError, match="a saved guard is 'dc'; expected a mapping"):
+        Guards.from_dict({"guards": ["dc"]})
