@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from apex_reward.metrics import FloatArray, correctness
+from apex_reward.metrics import IntArray, correctness
 
 DIRECTION_MIN = 10
 """Fewest battles that a direction is claimed from."""
@@ -120,7 +120,7 @@ def direction(n: int, interval: Sequence[float], p_value: float) -> Direction:
     return "agrees" if low > 0.5 else "opposes" if high < 0.5 else "undetermined"
 
 
-def pairwise_error(won: FloatArray, lost: FloatArray) -> float:
+def pairwise_error(won: IntArray, lost: IntArray) -> float:
     """Standard error of an AUC within strata where the order says nothing.
 
     Args:

@@ -13,10 +13,10 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from dateutil import parser
+from dateutil import parser  # type: ignore[import-untyped]
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _NUMERIC = re.compile(r"(\d{1,2})\s*[/.-]\s*(\d{1,2})\s*[/.-]\s*(\d{4}|\d{2})\b")
@@ -59,7 +59,7 @@ def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
         now: moments more than two days later are not used; default: the clock's.
     """
     cells = list(values)
-    latest = (now or datetime.now(timezone.utc)) + _AHEAD
+    latest = (now or datetime.now(UTC)) + _AHEAD
     day_first = _day_first(cells)
     dates = Dates([], {}, {})
     for position, value in enumerate(cells):
@@ -89,7 +89,7 @@ def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
     if isinstance(value, datetime):
         return _in_utc(value)
     if isinstance(value, date):
-        return datetime(value.year, value.month, value.day, tzinfo=timezone.utc)
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
     text = str(value).strip()
     if _NUMBER.fullmatch(text) or isinstance(value, (int, float)):
         return _of_number(float(text))
@@ -118,20 +118,20 @@ def _empty(value: Any) -> bool:
 
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
-        return moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc)
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def _of_number(number: float) -> datetime | None:
     """A day as `20240503`, or a Unix time in the unit that puts it between 1990 and 2100."""
     if number.is_integer() and 19000101 <= number <= 21001231:
         try:
-            return datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=timezone.utc)
+            return datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=UTC)
         except ValueError:
             return None
     for unit in _UNITS:
         if _FIRST <= number / unit <= _LAST:
-            return datetime.fromtimestamp(number / unit, timezone.utc)
+            return datetime.fromtimestamp(number / unit, UTC)
     return None
 
 
