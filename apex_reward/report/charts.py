@@ -132,6 +132,8 @@ def _named_bars(
         shown = " / ".join(f"{value:g}" for value in values)
         axis.text(most, place + 0.12, shown, fontsize=8.5, color=SOFT, ha="right")
     _bare_rows(axis, len(rows), (0, most))
+    if all(float(value).is_integer() for _, values in rows for value in values):
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel(label(xlabel))
     if len(sides) > 1:
         with style():
