@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from apex_reward.arena.bootstrap import bootstrap_rounds
-from apex_reward.report.markdown import markdown_table
 from apex_reward.metrics import percentile_interval
+from apex_reward.report.markdown import markdown_table
 
 COLUMNS = (
     "resampled",

@@ -25,7 +25,7 @@ from apex_reward.data.encoder import load_encoder
 from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, plan, start
 from apex_reward.files.tables import write_text
 from apex_reward.model import ApexReward
-from apex_reward.train.table import markdown
+from apex_reward.report.markdown import markdown_table
 
 RATE = 44_100
 COLUMNS = ("way", "workers", "seconds", "audio hours per hour", "times faster")
@@ -88,7 +88,7 @@ def main() -> None:
         for way, workers, spent in rows
     ]
     where = torch.cuda.get_device_name() if device == "cuda" else "2-core CPU"
-    text = markdown(COLUMNS, body)
+    text = markdown_table(COLUMNS, body) + "\n"
     text += f"\n{where}, {arguments.threads} thread(s) for the encoder {arguments.encoder}, "
     text += f"{count} songs of {seconds:.0f} s.\n"
     print(text)

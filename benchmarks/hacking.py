@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from apex_reward import ApexReward, ApexRewardFunction
-from apex_reward.report.markdown import markdown_table
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import make_song
 from apex_reward.files.tables import write_text
+from apex_reward.report.markdown import markdown_table
 from apex_reward.scoring import find_audio
 
 RATE = 24_000

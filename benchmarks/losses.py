@@ -30,14 +30,14 @@ from apex_reward.files.tables import write_text
 from apex_reward.metrics import spearman
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.pooling import LayerPooling
+from apex_reward.report.figures import new_panels, save_figure
+from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.dataset import Data
 from apex_reward.train.losses import LOSSES
-from apex_reward.train.plots import save_figure
 from apex_reward.train.program import Program
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.split import Split
-from apex_reward.train.table import markdown
 from apex_reward.train.trainer import build_program, test_reports
 
 # Correlation of each label with its signal: popularity is noisy, as in the paper.
@@ -151,11 +151,9 @@ def rows_of(
 
 def plot(results: list[tuple[Setting, Program]], path: Path) -> None:
     """Explained validation variance per epoch, mean and range over seeds, a column per group."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4 * len(results)), layout="constrained")
-    panels = figure.subplots(len(results), len(GROUPS), squeeze=False)
-    for line, (setting, program) in zip(panels, results, strict=True):
+    figure, panels = new_panels(len(results), len(GROUPS), 11, 4 * len(results))
+    for place, (setting, program) in enumerate(results):
+        line = panels[place * len(GROUPS) : (place + 1) * len(GROUPS)]
         labels = program.val_labels
         variance = labels.var(dim=0, unbiased=False).tolist()
         for panel, (group, heads) in zip(line, GROUPS.items(), strict=True):
@@ -177,9 +175,8 @@ def plot(results: list[tuple[Setting, Program]], path: Path) -> None:
             panel.set_xlabel("epoch")
             panel.set_ylabel("explained validation variance")
             panel.set_ylim(-0.1, None)
-            panel.grid(alpha=0.3)
             panel.legend()
-    save_figure(figure, path)
+    save_figure(figure, path.with_suffix(""))
 
 
 def main() -> None:
@@ -194,7 +191,7 @@ def main() -> None:
         rows += rows_of(setting, reached, seconds)
         results.append((setting, program))
     columns = ["setting", "loss", "popularity reached", "x equal", "aesthetics reached", "x equal"]
-    text = markdown([*columns, "seconds (all models)"], rows)
+    text = markdown_table([*columns, "seconds (all models)"], rows) + "\n"
     text += "\n2-core CPU, one thread. Reached: test Spearman over that of the noiseless signal.\n"
     print(text)
     if arguments.output:

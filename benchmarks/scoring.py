@@ -34,6 +34,7 @@ from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, ApexReward
+from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.load import default_workers
 from apex_reward.rewards.reward import Reward
 from apex_reward.scoring import score_songs
@@ -65,7 +66,7 @@ def main() -> None:
         songs = write_songs(Path(folder), options.songs, options.seconds, options.seed)
         rows = measure(model, songs, options)
     text = f"{machine(options.device)}: {options.songs} songs of {options.seconds:g} s\n\n"
-    text += markdown(COLUMNS, rows)
+    text += markdown_table(COLUMNS, rows) + "\n"
     print(text)
     if options.output:
         write_text(options.output, text)
@@ -231,12 +232,6 @@ def machine(device: str) -> str:
     cores = f"{os.cpu_count()}-core CPU ({platform.machine()}), {torch.get_num_threads()} threads"
     name = f"{torch.cuda.get_device_name(device)}, " if device.startswith("cuda") else ""
     return f"{name}{cores}, torch {torch.__version__}"
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, Predictor
+from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import HEADS, POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data
 from apex_reward.train.draws import epoch_batches
@@ -38,7 +39,6 @@ from apex_reward.train.program import Program
 from apex_reward.train.settings import Condition, Settings, conditions
 from apex_reward.train.split import Samples, Split
 from apex_reward.train.stack import Shape, shape_of
-from apex_reward.train.table import markdown
 from apex_reward.train.trainer import build_program
 
 BATCH = 512
@@ -248,7 +248,7 @@ def main() -> None:
     if arguments.part in (None, "grid"):
         rows.append(grid_row(512 if arguments.quick else 2048, rate, accelerator))
     where = torch.cuda.get_device_name() if device.type == "cuda" else "2-core CPU"
-    text = markdown(COLUMNS, rows)
+    text = markdown_table(COLUMNS, rows) + "\n"
     text += f"\n{where}, {arguments.threads} thread(s), float32; measured matrix-product rate "
     text += f"{rate / 1e9:.0f} GFLOP/s.\n"
     print(text)

@@ -199,7 +199,7 @@ def write_results(
         "distance from the reference": ["distance"],
         "share flagged": ["guard_rate"],
     }
-    write_run(args.output, history, summary, panels)
+    write_run(args.output, history, summary, panels, xlabel="N (candidates per prompt)")
     folder = args.output / "audio"
     folder.mkdir(parents=True, exist_ok=True)
     for prompt, group in enumerate(groups[:3]):

@@ -8,59 +8,52 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apex_reward.demo.damage import DAMAGES, SEVERITIES
-from apex_reward.files.tables import atomic_path
+from apex_reward.report.figures import BAD, BAR, SOFT, new_panels, save_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from apex_reward.demo.climb import Climb
     from apex_reward.demo.evaluate import DamageScores
 
 SUFFIX = "apex-tiny, a demonstration model"
-BLUE, RED, GREY = "#1f5fa8", "#c0392b", "0.6"
 
 
 def plot_damage(path: Path, scores: DamageScores) -> None:
     """The mean aesthetic score against severity, a panel per damage, a line per song."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    grid = figure.subplots(2, 4, sharex=True, sharey=True)
-    for number, (axes, name) in enumerate(zip(grid.flat, DAMAGES, strict=True)):
-        axes.plot(scores.values[:, number].T, color=GREY, linewidth=1)
-        axes.plot(scores.values[:, number].mean(axis=0), color=BLUE, linewidth=2.2, marker="o")
+    figure, panels = new_panels(2, 4, 11, 5.4, sharex=True, sharey=True)
+    for number, (axes, name) in enumerate(zip(panels, DAMAGES, strict=True)):
+        axes.plot(scores.values[:, number].T, color=SOFT, linewidth=1)
+        axes.plot(scores.values[:, number].mean(axis=0), color=BAR, linewidth=2.2, marker="o")
         axes.set_title(name, fontsize=11)
         axes.set_xticks([0, *SEVERITIES], ["clean", *map(str, SEVERITIES)])
-        axes.grid(axis="y", color="0.92")
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False, axis="x")
     figure.supxlabel("severity of the damage", fontsize=10)
     figure.supylabel("mean of the aesthetic heads (1 to 5)", fontsize=10)
     figure.suptitle(f"Damage lowers the score: each song grey, their mean blue ({SUFFIX})")
-    _save(figure, path)
+    save_figure(figure, path.with_suffix(""))
 
 
 def plot_climb(path: Path, start: NDArray[np.float32], result: Climb, rate: int) -> None:
     """The reward by gradient step, and the spectra of the song and of what was added to it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(result.rewards, color=BLUE, linewidth=2.2, marker="o")
+    figure, (left, right) = new_panels(1, 2, 11, 3.8)
+    left.plot(result.rewards, color=BAR, linewidth=2.2, marker="o")
     left.set(title="reward after each gradient step", xlabel="step", ylabel="reward (aesthetics)")
     for wave, colour, label in (
-        (start, GREY, "the song"),
-        (result.song - start, RED, "what the steps added"),
+        (start, SOFT, "the song"),
+        (result.song - start, BAD, "what the steps added"),
     ):
         frequency, level = _spectrum(wave, rate)
         right.semilogx(frequency, level, color=colour, label=label)
-    right.set(title="average spectrum", xlabel="Hz", ylabel="dB", xlim=(40, rate / 2))
+    right.set(
+        title="average spectrum",
+        xlabel="frequency in Hz",
+        ylabel="mean level in dB",
+        xlim=(40, rate / 2),
+    )
     right.legend(frameon=False)
-    for axes in (left, right):
-        axes.grid(color="0.92")
-        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Following the waveform gradient ({SUFFIX})")
-    _save(figure, path)
+    save_figure(figure, path.with_suffix(""))
 
 
 def _spectrum(
@@ -71,8 +64,3 @@ def _spectrum(
     frames = wave[: wave.size // size * size].reshape(-1, size) * np.hanning(size)
     power = np.square(np.abs(np.fft.rfft(frames))).mean(axis=0)
     return np.fft.rfftfreq(size, 1 / rate)[1:], 10 * np.log10(power[1:] + 1e-12)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")

@@ -10,6 +10,7 @@ from typing import Any
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import write_json, write_table
+from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_figure
 
 
 def before_and_after(steps: Sequence[Sequence[float | None]]) -> dict[str, float]:
@@ -45,6 +46,8 @@ def write_run(
     history: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     panels: Mapping[str, Sequence[str]],
+    formats: Sequence[str] = ("png",),
+    xlabel: str = "step",
 ) -> None:
     """Write `history.jsonl`, `summary.json` and `curves.png` into a folder.
 
@@ -53,11 +56,13 @@ def write_run(
         history: a row per logged step, each with `step`.
         summary: JSON-ready values. A true `demonstration` puts a note on the picture.
         panels: title of each panel of the picture, and the columns of `history` it shows.
+        formats: of the picture, as `save_figure` takes them.
+        xlabel: what a step is, such as `N (candidates per prompt)`.
     """
     write_table(output / "history.jsonl", history)
     write_json(output / "summary.json", summary)
     note = "reward of a demonstration model" if summary.get("demonstration") else ""
-    draw_curves(history, panels, output / "curves.png", note)
+    draw_curves(history, panels, output / "curves", note, formats, xlabel)
 
 
 def draw_curves(
@@ -65,29 +70,32 @@ def draw_curves(
     panels: Mapping[str, Sequence[str]],
     path: Path,
     note: str = "",
+    formats: Sequence[str] = ("png",),
+    xlabel: str = "step",
 ) -> None:
-    """Draw columns of a history over its `step`, a panel for each entry of `panels`."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    """Draw columns of a history over its `step`, a panel for each entry of `panels`.
 
-    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    Args:
+        path: of the picture, without its ending.
+        note: small print above it.
+        formats: as `save_figure` takes them.
+        xlabel: what a step is.
+    """
+    figure, axes = new_panels(1, len(panels), 4.6 * len(panels), 3.4)
     for axis, (title, columns) in zip(axes, panels.items(), strict=True):
-        for colour, column in zip(mpl.color_sequences["tab10"], columns, strict=False):
+        for colour, column in zip(SERIES, columns, strict=False):
             points = [(row["step"], row[column]) for row in history if row.get(column) is not None]
             if points:
                 _draw(axis, points, colour, column)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        axis.ticklabel_format(useOffset=False)
+        axis.set(title=label(title), xlabel=label(xlabel))
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
     if note:
-        figure.suptitle(note, fontsize=9, color="0.4", x=0.01, ha="left")
-    figure.savefig(path, dpi=120)
+        figure.suptitle(label(note), fontsize=9, color=SOFT, x=0.01, ha="left")
+    save_figure(figure, path, formats)
 
 
-def _draw(axis: Any, points: list[tuple[float, float]], colour: Any, label: str) -> None:
+def _draw(axis: Any, points: list[tuple[float, float]], colour: str, name: str) -> None:
     """The values; where there are many, faint behind their moving mean."""
     steps, values = zip(*points, strict=True)
     width = len(values) // 20
@@ -95,4 +103,4 @@ def _draw(axis: Any, points: list[tuple[float, float]], colour: Any, label: str)
     if width:
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
     means = [math.fsum(window) / len(window) for window in windows]
-    axis.plot(steps, means, color=colour, linewidth=1.8, label=label.rpartition("/")[2])
+    axis.plot(steps, means, color=colour, linewidth=1.8, label=label(name.rpartition("/")[2]))

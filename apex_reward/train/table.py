@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.files.tables import write_text
+from apex_reward.report.markdown import latex_table, markdown_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 from apex_reward.train.intervals import METRICS
 
@@ -90,8 +91,8 @@ def write_tables(results: Sequence[Row], output: Path) -> None:
             continue
         columns = list(rows[0])
         body = [[_text(row[c], c, digits, seeds) for c in columns] for row in rows]
-        write_text(output / f"{name}.md", markdown(columns, body))
-        write_text(output / f"{name}.tex", latex(columns, body, len(keys)))
+        write_text(output / f"{name}.md", markdown_table(columns, body) + "\n")
+        write_text(output / f"{name}.tex", latex_table(columns, body) + "\n")
         write_text(output / f"{name}.csv", _csv(rows, keys, seeds))
 
 
@@ -101,43 +102,6 @@ def _text(value: Any, column: str, digits: dict[str, int], seeds: int) -> str:
     places = digits[column.rsplit("_", 1)[-1]]
     mean, spread = value
     return f"{mean:.{places}f}" + (f" ± {spread:.{places}f}" if seeds > 1 else "")
-
-
-def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers, from the first column that holds one, right-aligned.
-
-    >>> print(markdown(["head", "mse"], [["clarity", "0.2"]]), end="")
-    | head | mse |
-    |:--|--:|
-    | clarity | 0.2 |
-    """
-    numeric = [
-        all(row[i][:1] in tuple("+-0123456789") for row in body) for i in range(len(columns))
-    ]
-    rule = "|" + "|".join("--:" if right else ":--" for right in numeric) + "|"
-    lines = ["| " + " | ".join(columns) + " |", rule]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body]) + "\n"
-
-
-def latex(columns: Sequence[str], body: Sequence[Sequence[str]], keys: int) -> str:
-    """A `booktabs` table; the first `keys` columns are left-aligned."""
-    alignment = "l" * keys + "r" * (len(columns) - keys)
-    header = " & ".join(column.replace("_", r"\_") for column in columns)
-    lines = [" & ".join(row).replace("±", r"$\pm$").replace("_", r"\_") for row in body]
-    return (
-        "\n".join(
-            [
-                rf"\begin{{tabular}}{{{alignment}}}",
-                r"\toprule",
-                header + r" \\",
-                r"\midrule",
-                *(line + r" \\" for line in lines),
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-        )
-        + "\n"
-    )
 
 
 def _csv(rows: Sequence[Row], keys: Sequence[str], seeds: int) -> str:
@@ -151,10 +115,12 @@ def _csv(rows: Sequence[Row], keys: Sequence[str], seeds: int) -> str:
                 if seeds > 1:
                     out[f"{name}_std"] = f"{value[1]:.6g}"
         flat.append(out)
+    return _csv_text([list(flat[0]), *(list(row.values()) for row in flat)])
+
+
+def _csv_text(lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
@@ -187,5 +153,5 @@ def write_comparison(results: Sequence[Row], output: Path) -> None:
                 if name in theirs and name not in keys
             ]
     columns = ["table", "condition", "measure", "ours", "paper", "difference"]
-    write_text(output / "comparison.md", markdown(columns, lines))
-    write_text(output / "comparison.csv", "\n".join(",".join(r) for r in [columns, *lines]) + "\n")
+    write_text(output / "comparison.md", markdown_table(columns, lines) + "\n")
+    write_text(output / "comparison.csv", _csv_text([columns, *lines]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from apex_reward.train import plots
 from apex_reward.train.intervals import METRICS
 from apex_reward.train.table import paper_table, table1, table2, write_comparison, write_tables
 
@@ -74,3 +75,30 @@ def test_popularity_alone_has_no_second_table(tmp_path: Path) -> None:
     assert table2(rows) == []
     write_tables(rows, tmp_path)
     assert not (tmp_path / "table2.md").exists()
+
+
+def test_a_figure_per_table_with_seed_intervals(tmp_path: Path) -> None:
+    drawn = {}
+
+    def keep(figure: Any, path: Path, formats: Any) -> None:
+        drawn[path.name] = figure
+        assert formats == ("png", "pdf")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", keep)
+        plots.plot_tables(results((0, 2)), tmp_path, ("png", "pdf"))
+    first = drawn["table1"].axes[0]
+    assert first.get_xlabel() == "MSE (squared points)"
+    assert len(first.get_yticklabels()) == 24
+    assert first.get_yticklabels()[0].get_text() == "A equal 2 segment popularity"
+    (bars,) = first.containers[0].lines[2]
+    low, high = bars.get_segments()[0][:, 0]
+    # Two seeds, mean 714.98, deviation sqrt(2): t(0.975, 1 degree) x sqrt(2) / sqrt(2) = 12.706.
+    assert (low, high) == pytest.approx((714.98 - 12.706, 714.98 + 12.706), abs=1e-3)
+    assert drawn["table2"].legends[0].texts[0].get_text() == "coherence"
+
+
+def test_one_seed_has_dots_alone(tmp_path: Path) -> None:
+    rows = [row for row in results((0,)) if row["task"] == "popularity"]
+    plots.plot_tables(rows, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table1.png"]
