@@ -110,6 +110,9 @@ def pairs(
     form: Annotated[
         str, typer.Option("--format", help="folder, trl, kto or tangoflux.")
     ] = "folder",
+    figures: Annotated[
+        str, typer.Option(help="Write the plots as files too: pdf, svg, png, joined by commas.")
+    ] = "",
     model: ModelOption = None,
     reward: RewardOption = None,
     mix: MixOption = None,
@@ -131,7 +134,9 @@ def pairs(
     from apex_reward.pairs.options import PairOptions, as_names
     from apex_reward.pairs.reading import read_candidates
     from apex_reward.pairs.report import write_report
+    from apex_reward.report.figures import parse_formats
 
+    formats = parse_formats(figures) if figures else ()
     if form not in FORMATS:
         raise UsageError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}")
     if output is None and not dry_run:
@@ -166,7 +171,7 @@ def pairs(
     _print_counts(result)
     if output is not None and not dry_run:
         write_folder(result, output, form)
-        write_report(result, output, candidates.parent)
+        write_report(result, output, candidates.parent, formats)
         typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
     return _exit_code(result, scored=judge.given)
 
