@@ -149,7 +149,7 @@ def _data(
     candidates, axes, margin = result.candidates, result.options.involved, result.margin
     prompts, audio = candidates.table["prompt"], candidates.table["audio"]
     songs: dict[int, int] = {}
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for number, at in enumerate(listed.tolist(), start=1):
         w, low = int(result.winner[at]), int(result.loser[at])
         pairs.append(
