@@ -85,3 +85,71 @@ def _draw_model(
     for panel in axes:
         text = f"best epoch ({best})" if labelled else ""
         panel.axvline(best, color=SOFT, linestyle=":", linewidth=width, label=text or None)
+
+
+def plot_tables(
+    results: Sequence[Mapping[str, Any]], output: Path, formats: Sequence[str] = ("png",)
+) -> None:
+    """A figure beside each of the grid's tables: every measure of every condition.
+
+    With several seeds each dot, a mean, has its 95% interval (Student's t over the seeds).
+
+    Args:
+        results: rows of `results.csv`.
+        output: gets `table1.png` and, where there is task full in song mode, `table2.png`.
+        formats: as `save_figure` takes them.
+    """
+    rows = [dict(row) for row in results]
+    seeds = len({row["seed"] for row in rows})
+    first = [
+        (
+            " ".join(str(row[key]) for key in TABLE1_KEYS),
+            {h: _measures(row, f"{h.removeprefix('score_')}_", seeds) for h in POPULARITY_HEADS},
+        )
+        for row in table1(rows)
+    ]
+    second: dict[str, dict[str, Mapping[str, tuple[float, float]]]] = {}
+    for row in table2(rows):
+        second.setdefault(f"model {row['model']}", {})[row["head"]] = _measures(row, "", seeds)
+    note = f"{seeds} seeds, 95% intervals of the mean" if seeds > 1 else "one seed"
+    _draw_table(first, POPULARITY_HEADS, note, output / "table1", formats)
+    if second:
+        _draw_table(list(second.items()), AESTHETIC_HEADS, note, output / "table2", formats)
+
+
+def _measures(row: Mapping[str, Any], prefix: str, seeds: int) -> dict[str, tuple[float, float]]:
+    """Mean and half of the interval of each measure of a row of a table."""
+    factor = float(student.ppf(0.975, seeds - 1)) / math.sqrt(seeds) if seeds > 1 else 0.0
+    return {name: (row[prefix + name][0], factor * row[prefix + name][1]) for name in METRICS}
+
+
+def _draw_table(
+    lines: Lines, heads: Sequence[str], note: str, path: Path, formats: Sequence[str]
+) -> None:
+    figure, axes = new_panels(1, len(METRICS), 13, 1.4 + 0.32 * len(lines), sharey=True)
+    for panel, metric in zip(axes, METRICS, strict=True):
+        for head, colour, shift in _series(heads):
+            _draw_dots(panel, [measures[head][metric] for _, measures in lines], shift, colour)
+        panel.set_xlabel(AXIS_NAMES[metric])
+    axes[0].set_yticks(range(len(lines)), [label(name) for name, _ in lines])
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
+    handles = [axes[0].plot([], [], "o", color=colour)[0] for _, colour, _ in _series(heads)]
+    with style():
+        figure.legend(handles, list(heads), loc="outside upper left", ncols=len(heads))
+        figure.suptitle(note, fontsize=9, color=SOFT, x=0.99, ha="right")
+    save_figure(figure, path, formats)
+
+
+def _series(heads: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    """Each head with its colour and how far below its line it is drawn."""
+    for place, head in enumerate(heads):
+        yield head, SERIES[place], 0.7 * ((place + 0.5) / len(heads) - 0.5)
+
+
+def _draw_dots(
+    panel: Axes, cells: Sequence[tuple[float, float]], shift: float, colour: str
+) -> None:
+    means, halves = zip(*cells, strict=True)
+    places = [place + shift for place in range(len(cells))]
+    bars = list(halves) if any(halves) else None
+    panel.errorbar(means, places, xerr=bars, fmt="o", color=colour, markersize=4, elinewidth=1.2)
