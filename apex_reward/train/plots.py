@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from scipy.stats import t as student
 
-from apex_reward.report.figures import SERIES, SOFT, new_panels, save_figure
-from apex_reward.scores.apex import HEADS
+from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_figure, style
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
+from apex_reward.train.intervals import METRICS
+from apex_reward.train.table import TABLE1_KEYS, table1, table2
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
