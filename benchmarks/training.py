@@ -229,7 +229,7 @@ def ensemble_row(
     pairs = [(seconds(MEMBERS), seconds(1)) for _ in range(3)]
     eight, one = np.median(pairs, axis=0)
     ratio = float(np.median([first / second for first, second in pairs]))
-    name = f"ensemble, {size} size, an epoch of {MEMBERS} members ({songs:,} songs): {ratio:.2f} times one"
+    name = f"ensemble, {size} size, {MEMBERS} members ({songs:,} songs): {ratio:.2f} times one"
     floor = MEMBERS * songs / BATCH * step_operations(shape) / rate
     return line(name, float(eight), MEMBERS * float(one), floor)
 
