@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from apex_reward.cli import arena, demo, pairs, score, train
+from apex_reward.cli import arena, demo, pairs, score, serve, train
 
 app = typer.Typer(
     name="apex-reward",
@@ -15,7 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for register in (demo.register, score.register, pairs.register, train.register, arena.register):
+for register in (
+    demo.register,
+    score.register,
+    serve.register,
+    pairs.register,
+    train.register,
+    arena.register,
+):
     register(app)
 
 

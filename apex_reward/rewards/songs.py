@@ -58,13 +58,24 @@ class TensorSong:
         waveform: float (T,) or (C, T) in [-1, 1].
         sample_rate: Hz.
         path: what it is called in rows.
+        flags: what is known of the file it came from.
     """
 
-    def __init__(self, waveform: Tensor, sample_rate: int, path: str = "") -> None:
-        self.path, self.sample_rate, self.error = path, sample_rate, None
-        self.facts = TensorFacts()
+    def __init__(
+        self, waveform: Tensor, sample_rate: int, path: str = "", flags: Sequence[str] = ()
+    ) -> None:
+        self.path, self.sample_rate = path, sample_rate
+        self.error: str | None = None
+        self.facts = TensorFacts(list(flags))
         self._mono = _mono(waveform)
         self.error = self._problem()
+
+    @classmethod
+    def failed(cls, reason: str, path: str = "") -> TensorSong:
+        """A song that cannot be heard, with the reason."""
+        song = cls(torch.zeros(1), 1, path)
+        song.error = reason
+        return song
 
     def blocks(self) -> Iterator[Tensor]:
         """The whole song as one block: it is in memory anyway."""

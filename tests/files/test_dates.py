@@ -1,10 +1,10 @@
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
 from apex_reward.files.dates import date_of, read_dates, read_months
 
-DAY = datetime(2024, 5, 3, tzinfo=timezone.utc)
+DAY = datetime(2024, 5, 3, tzinfo=UTC)
 SECONDS = 1714694400  # `date -u -d 2024-05-03 +%s`
 
 
@@ -72,9 +72,9 @@ def test_a_date_still_to_come_is_not_used():
 
 
 def test_months_are_utc_s():
-    cells = ["2026-02-28T23:59:59-05:00", datetime(2026, 3, 1, 4, 59, 59, tzinfo=timezone.utc)]
+    cells = ["2026-02-28T23:59:59-05:00", datetime(2026, 3, 1, 4, 59, 59, tzinfo=UTC)]
     cells += [1767225599, 1767225600000, "2026-02", "2026", None, "March", "2026-13", "2099-01"]
-    months, dates = read_months(cells, now=datetime(2026, 6, 1, tzinfo=timezone.utc))
+    months, dates = read_months(cells, now=datetime(2026, 6, 1, tzinfo=UTC))
     assert months == ["2026-03", "2026-03", "2025-12", "2026-01", "2026-02", "", "", "", "", ""]
     assert dates.unread == {5: "2026", 7: "March", 8: "2026-13-01"}
     assert list(dates.future) == [9]

@@ -1,0 +1,1 @@
+"""A `Reward` behind HTTP: the server, and the client that is a `RewardModel`."""

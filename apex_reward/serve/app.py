@@ -1,0 +1,307 @@
+"""The HTTP application: `/score`, `/openrlhf`, verl-omni's protocol, `/info`, `/health`, `/metrics`.
+
+A bad song is a row with its reason; a bad request is a 4xx with one sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import math
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from apex_reward.rewards.provenance import provenance
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.rows import Row
+from apex_reward.serve.batching import Batcher, BatchLimits, BusyError
+from apex_reward.serve.schemas import (
+    HeadInfo,
+    Info,
+    OpenRLHFRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    SongIn,
+    WaveformRequest,
+)
+
+OPEN_PATHS = ("/health",)
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a server answers.
+
+    Args:
+        limits: of songs, queue and waiting.
+        songs: songs of one request at most.
+        body: bytes of a request at most.
+        token: bearer token that requests must carry; None asks for none.
+        audio_root: folder below which paths are read; None reads none.
+    """
+
+    limits: BatchLimits = BatchLimits()  # noqa: RUF009
+    songs: int = 64
+    body: int = 256 << 20
+    token: str | None = None
+    audio_root: Path | None = None
+
+
+def make_app(reward: Reward, settings: ServeSettings) -> FastAPI:
+    """The application for one reward."""
+    state = _State(reward, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        # What was accepted is answered before the process ends.
+        await asyncio.to_thread(state.batcher.close)
+
+    app = FastAPI(title="apex_reward", lifespan=lifespan)
+    app.state.batcher = state.batcher
+    _guard_requests(app, settings)
+    _add_routes(app, state)
+    return app
+
+
+class _State:
+    def __init__(self, reward: Reward, settings: ServeSettings) -> None:
+        self.reward, self.settings = reward, settings
+        self.about = provenance(reward)
+        self.batcher = Batcher(reward, settings.limits)
+
+    async def judge(self, songs: list[tuple[str, str]], prompts: list[Any]) -> list[Row]:
+        """Rows of files, once the batch that they share with others is done."""
+        if len(songs) > self.settings.songs:
+            raise HTTPException(
+                413, f"{len(songs)} songs; a request takes at most {self.settings.songs}"
+            )
+        if self.reward.model.reads_text and any(prompt is None for prompt in prompts):
+            raise HTTPException(422, "the model judges songs by their prompts; give one per song")
+        try:
+            answers = self.batcher.submit(songs, prompts)
+        except BusyError as error:
+            raise HTTPException(503, f"busy: {error}", headers={"Retry-After": "1"}) from error
+        return list(await asyncio.gather(*map(asyncio.wrap_future, answers)))
+
+    def source(self, song: SongIn, folder: Path, number: int) -> tuple[str, str]:
+        """The file and the name of one song of a JSON request."""
+        if (song.audio is None) == (song.path is None):
+            raise HTTPException(422, f"song {number}: give either 'audio' or 'path'")
+        if song.path is not None:
+            return self.below_root(song.path), song.name or song.path
+        return write(folder, number, decoded(song.audio or "")), song.name or f"song {number}"
+
+    def below_root(self, name: str) -> str:
+        """A path below the audio root, links followed."""
+        root = self.settings.audio_root
+        if root is None:
+            raise HTTPException(403, "this server reads no paths; start it with --audio-root DIR")
+        path = (root / name).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise HTTPException(403, f"{name!r} does not lie below the audio root")
+        return str(path)
+
+
+def decoded(text: str) -> bytes:
+    """Bytes of base64, also as a data URI."""
+    try:
+        return base64.b64decode(text.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HTTPException(422, f"'audio' is no base64: {error}") from error
+
+
+def write(folder: Path, number: int, data: bytes) -> str:
+    """The bytes as a file that a decoding process can read."""
+    path = folder / f"{number}.audio"
+    path.write_bytes(data)
+    return str(path)
+
+
+def _guard_requests(app: FastAPI, settings: ServeSettings) -> None:
+    @app.middleware("http")
+    async def check(request: Request, go: Callable[[Request], Awaitable[Response]]) -> Response:
+        token = settings.token
+        if token is not None and request.url.path not in OPEN_PATHS:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                return _error(401, "wrong or missing bearer token")
+        length = request.headers.get("content-length", "")
+        if request.method == "POST" and not length.isdigit():
+            return _error(411, "the request says no content-length")
+        if length.isdigit() and int(length) > settings.body:
+            return _error(413, f"{length} bytes; a request takes at most {settings.body}")
+        return await go(request)
+
+    @app.exception_handler(RequestValidationError)
+    @app.exception_handler(ValidationError)
+    async def invalid(request: Request, error: Any) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _error(422, f"{where}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _error(code: int, text: str) -> Response:
+    return JSONResponse({"error": text}, code)
+
+
+def _add_routes(app: FastAPI, state: _State) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/info")
+    async def info() -> Info:
+        return info_of(state.reward, state.settings, state.about)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(_metrics(state.batcher))
+
+    @app.post("/score")
+    async def score(request: Request) -> ScoreAnswer:
+        with tempfile.TemporaryDirectory() as name:
+            songs, prompts = await _songs_of(request, state, Path(name))
+            rows = await state.judge(songs, prompts)
+        return ScoreAnswer(rows=rows, model=state.about)
+
+    @app.post("/openrlhf")
+    async def openrlhf(request: OpenRLHFRequest) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as name:
+            songs = [
+                state.source(_query(query), Path(name), number)
+                for number, query in enumerate(request.query)
+            ]
+            prompts: list[Any] = list(request.prompts or [None] * len(songs))
+            if len(prompts) != len(songs):
+                raise HTTPException(422, f"{len(prompts)} prompts for {len(songs)} queries")
+            rows = await state.judge(songs, prompts)
+        return openrlhf_answer(state.reward, rows)
+
+    @app.post("/verl-omni")
+    async def verl_omni(request: WaveformRequest) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as name:
+            path = _waveform_file(request, Path(name))
+            (row,) = await state.judge([(path, "waveform")], [request.prompt])
+        if row["error"]:
+            raise HTTPException(422, row["error"])
+        heads = {head.name: row[head.name] for head in state.reward.heads}
+        return {"score": row["reward"], **heads, "flags": ";".join(row["flags"])}
+
+
+async def _songs_of(
+    request: Request, state: _State, folder: Path
+) -> tuple[list[tuple[str, str]], list[Any]]:
+    """Files, names and prompts of a multipart or a JSON request."""
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/form-data"):
+        async with request.form(max_files=state.settings.songs + 1) as form:
+            files = [item for item in form.getlist("audio") if isinstance(item, UploadFile)]
+            songs = [
+                (write(folder, n, await file.read()), file.filename or f"song {n}")
+                for n, file in enumerate(files)
+            ]
+            prompts: list[Any] = [str(text) for text in form.getlist("prompts")]
+        if not songs:
+            raise HTTPException(422, "no file under 'audio'")
+        if prompts and len(prompts) != len(songs):
+            raise HTTPException(422, f"{len(prompts)} prompts for {len(songs)} files")
+        return songs, prompts or [None] * len(songs)
+    body = ScoreRequest.model_validate_json(await request.body())
+    songs = [state.source(song, folder, n) for n, song in enumerate(body.songs)]
+    return songs, [_prompt(song) for song in body.songs]
+
+
+def _prompt(song: SongIn) -> Any:
+    if song.lyrics is None:
+        return song.prompt
+    return {"prompt": song.prompt or "", "lyrics": song.lyrics}
+
+
+def _query(text: str) -> SongIn:
+    """A query of OpenRLHF: base64 of a file where it is marked so, else a path."""
+    return SongIn(audio=text) if text.startswith("data:") else SongIn(path=text)
+
+
+def _waveform_file(request: WaveformRequest, folder: Path) -> str:
+    import numpy as np
+    import soundfile
+
+    if request.protocol_version != "1":
+        raise HTTPException(422, f"protocol {request.protocol_version!r}; this server speaks '1'")
+    data = decoded(request.waveform_f32_base64)
+    if len(data) != 4 * request.num_samples:
+        raise HTTPException(
+            422, f"{len(data)} bytes for {request.num_samples} samples of four bytes each"
+        )
+    path = folder / "waveform.wav"
+    soundfile.write(path, np.frombuffer(data, "<f4"), request.sample_rate, "FLOAT")
+    return str(path)
+
+
+def openrlhf_answer(reward: Reward, rows: list[Row]) -> dict[str, Any]:
+    """OpenRLHF's form: finite rewards, the lowest where a song could not be heard."""
+    heard = [row["reward"] for row in rows if row["error"] is None]
+    lowest = min(heard, default=0.0)
+    rewards = [lowest if row["error"] else row["reward"] for row in rows]
+    logs = {
+        head.name: [row[head.name] if row["error"] is None else 0.0 for row in rows]
+        for head in reward.heads
+    }
+    failed = [float(row["error"] is not None) for row in rows]
+    return {"rewards": rewards, "scores": rewards, "extra_logs": {**logs, "failed": failed}}
+
+
+def info_of(reward: Reward, settings: ServeSettings, about: dict[str, Any]) -> Info:
+    """What `/info` says."""
+    ends = [(head.low, head.high) for head in reward.heads]
+    return Info(
+        heads=[
+            HeadInfo(
+                name=head.name,
+                low=low if math.isfinite(low) else None,
+                high=high if math.isfinite(high) else None,
+            )
+            for head, (low, high) in zip(reward.heads, ends, strict=True)
+        ],
+        mix=reward.mix.to_dict(),
+        sample_rate=reward.sample_rate,
+        reads_text=reward.model.reads_text,
+        demonstration=reward.demonstration,
+        models=about["models"],
+        limits={
+            "songs": settings.songs,
+            "seconds": settings.limits.seconds,
+            "body": settings.body,
+            "queue": settings.limits.queue,
+        },
+    )
+
+
+def _metrics(batcher: Batcher) -> str:
+    """Prometheus' text form."""
+    figures = batcher.figures
+    values = {
+        "songs_total": figures.songs,
+        "songs_failed_total": figures.failed,
+        "batches_total": figures.batches,
+        "batch_size_max": figures.largest,
+        "wait_seconds_total": figures.waited,
+    }
+    return "".join(f"apex_reward_{name} {value}\n" for name, value in values.items())

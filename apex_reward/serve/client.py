@@ -1,0 +1,179 @@
+"""`RemoteReward`: a served reward as a `RewardModel`; not differentiable.
+
+Shape key: B = songs, C = channels, T = samples.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from apex_reward.errors import ApexError, AudioError, UsageError
+from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.inputs import mono_mix
+from apex_reward.rewards.protocol import check_gradient
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+PASSING = (408, 429, 500, 502, 503, 504)
+TRIES = 5
+BATCH = 16
+
+
+class ServerError(ApexError):
+    """A server that cannot be reached, or that answers something else than agreed."""
+
+
+class RemoteReward:
+    """A served reward behind the interface of a reward model.
+
+    Its heads are the server's, at the server's loudness; the server's mix is what a `Reward` of it
+    takes where none is named. Songs travel as FLAC of 24 bits (as float WAV where they go beyond
+    full scale). Fails closed: another number of rows, a value that is not finite or an error of
+    the server each raise.
+
+    Args:
+        servers: `http://host:port`, or several that are asked in turn.
+        token: bearer token.
+        timeout: seconds for one request.
+
+    Raises:
+        ServerError: no answer, or no reward server.
+    """
+
+    differentiable = False
+
+    def __init__(
+        self, servers: str | Sequence[str], token: str | None = None, timeout: float = 120.0
+    ) -> None:
+        urls = [servers] if isinstance(servers, str) else list(servers)
+        self.name_or_path = urls[0]
+        self.name = "remote"
+        self._urls, self._turn = [url.rstrip("/") for url in urls], cycle(range(len(urls)))
+        self._token, self._timeout = token, timeout
+        info = self._ask("/info", None)
+        try:
+            self.heads = tuple(
+                Head(
+                    head["name"],
+                    -math.inf if head["low"] is None else head["low"],
+                    math.inf if head["high"] is None else head["high"],
+                )
+                for head in info["heads"]
+            )
+            self.sample_rate, self.reads_text = int(info["sample_rate"]), bool(info["reads_text"])
+            self.saved_mix: Mapping[str, Any] = info["mix"]
+        except (KeyError, TypeError) as error:
+            raise ServerError(f"{urls[0]} is no reward server: /info lacks {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_turn": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._turn = cycle(range(len(self._urls)))
+
+    def __call__(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
+    ) -> Scores:
+        """Scores of songs (B, T) or (B, C, T), by the server.
+
+        Raises:
+            UsageError: a gradient asked for, or a request that the server refuses.
+            AudioError: songs that the server could not hear.
+            ServerError: no answer after some tries.
+        """
+        check_gradient(self, waveforms)
+        mono = mono_mix(waveforms)
+        ends = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
+        songs = [
+            {"audio": encoded(song[:end], sample_rate), **_prompt(prompts, number)}
+            for number, (song, end) in enumerate(zip(mono, ends, strict=True))
+        ]
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(songs), BATCH):
+            part = songs[start : start + BATCH]
+            answer = self._ask("/score", {"songs": part}).get("rows")
+            if not isinstance(answer, list) or len(answer) != len(part):
+                raise ServerError(f"{self._urls[0]} answered no row for each of {len(part)} songs")
+            rows += answer
+        return self._scores(rows)
+
+    def _scores(self, rows: list[dict[str, Any]]) -> Scores:
+        failed = [f"song {n} {row['error']}" for n, row in enumerate(rows) if row.get("error")]
+        if failed:
+            raise AudioError("; ".join(failed))
+        values = [[row.get(head.name) for head in self.heads] for row in rows]
+        numbers = [v for row in values for v in row]
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
+            raise ServerError(f"{self._urls[0]} answered scores that are not finite numbers")
+        return Scores.from_stack(torch.tensor(values), self.heads)
+
+    def _ask(self, route: str, body: Any) -> dict[str, Any]:
+        """A request with bounded retries on what can pass, to the servers in turn."""
+        reason = ""
+        for attempt in range(TRIES):
+            url = self._urls[next(self._turn)] + route
+            try:
+                return self._once(url, body)
+            except urllib.error.HTTPError as error:
+                reason = _reason(error)
+                if error.code not in PASSING:
+                    raise UsageError(f"{url} refused: {reason}") from error
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                reason = str(getattr(error, "reason", error))
+            except ValueError as error:
+                raise ServerError(f"{url} answered no JSON: {error}") from error
+            if attempt + 1 < TRIES:
+                time.sleep(min(0.1 * 2**attempt, 2.0))
+        raise ServerError(f"{self._urls[0]} gives no answer after {TRIES} tries: {reason}")
+
+    def _once(self, url: str, body: Any) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, headers)
+        with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+            found = json.loads(answer.read())
+        if not isinstance(found, dict):
+            raise ValueError("expected an object")
+        return found
+
+
+def encoded(song: Tensor, sample_rate: int) -> str:
+    """A mono song (T,) as base64 of a FLAC file, or of a float WAV where FLAC would clip it."""
+    samples = song.detach().float().cpu().numpy()
+    buffer = io.BytesIO()
+    if np.abs(samples).max(initial=0.0) < 1.0:
+        soundfile.write(buffer, samples, sample_rate, "PCM_24", format="FLAC")
+    else:
+        soundfile.write(buffer, samples, sample_rate, "FLOAT", format="WAV")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _prompt(prompts: Prompts, number: int) -> dict[str, str]:
+    if prompts is None:
+        return {}
+    prompt = prompts[number]
+    return {"prompt": prompt} if isinstance(prompt, str) else dict(prompt)
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return f"{error.code} {json.loads(error.read())['error']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{error.code} {error.reason}"

@@ -1,0 +1,71 @@
+"""The wire: what requests and answers look like, for the server and for its client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SongIn(BaseModel):
+    """One song of a JSON request: base64 of an audio file, or a path below the audio root."""
+
+    model_config = ConfigDict(extra="forbid")
+    audio: str | None = None
+    path: str | None = None
+    prompt: str | None = None
+    lyrics: str | None = None
+    name: str | None = None
+
+
+class ScoreRequest(BaseModel):
+    """`POST /score` as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+    songs: list[SongIn] = Field(min_length=1)
+
+
+class ScoreAnswer(BaseModel):
+    """Rows as `score` writes them, in the order of the songs, and what made them."""
+
+    rows: list[dict[str, Any]]
+    model: dict[str, Any]
+
+
+class OpenRLHFRequest(BaseModel):
+    """`POST /openrlhf`: queries are paths, base64 of audio files, or data URIs of them."""
+
+    query: list[str] = Field(min_length=1)
+    prompts: list[str] | None = None
+    labels: list[Any] | None = None
+
+
+class WaveformRequest(BaseModel):
+    """verl-omni's HTTP protocol 1."""
+
+    protocol_version: str
+    waveform_f32_base64: str
+    num_samples: int = Field(ge=1)
+    sample_rate: int = Field(ge=1)
+    prompt: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class HeadInfo(BaseModel):
+    """A head and its range; None where it has no bound."""
+
+    name: str
+    low: float | None
+    high: float | None
+
+
+class Info(BaseModel):
+    """`GET /info`."""
+
+    heads: list[HeadInfo]
+    mix: dict[str, Any]
+    sample_rate: int
+    reads_text: bool
+    demonstration: bool
+    models: dict[str, Any]
+    limits: dict[str, float]

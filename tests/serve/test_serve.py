@@ -1,0 +1,205 @@
+"""A real server: the numbers of `Reward.judge`, many clients, hostile requests, a clean stop."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from apex_reward import Reward, load_reward_model
+from apex_reward.audio import load_audio
+from apex_reward.errors import AudioError, UsageError
+from apex_reward.serve.client import RemoteReward, ServerError
+from tests.support import write_wav
+
+TOKEN = "secret"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def start(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """The command of the README, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "apex_reward", "serve", "--reward", "reward.yaml",
+               "--port", str(port), "--audio-root", "songs", "--max-songs", "8", *options]  # fmt: skip
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return process, url
+        except httpx.TransportError:
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    for n in range(6):
+        write_wav(folder / "songs" / f"{n}.wav", 0.4 + 0.1 * n, 24_000, seed=n)
+    (folder / "songs" / "text.wav").write_text("no audio")
+    (folder / "secret.wav").write_bytes((folder / "songs" / "0.wav").read_bytes())
+    (folder / "token").write_text(TOKEN + "\n")
+    Reward("apex-tiny", "aesthetics", loudness=-20.0, guards="penalty").save(folder / "reward.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    process, url = start(folder, "--token-file", "token", "--max-seconds", "20")
+    yield url
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def judged(folder: Path) -> list[dict[str, Any]]:
+    reward = Reward.load(folder / "reward.yaml")
+    return reward.judge([str(folder / "songs" / f"{n}.wav") for n in range(6)])
+
+
+def post(url: str, **request: Any) -> httpx.Response:
+    return httpx.post(f"{url}/score", headers=HEADERS, timeout=60, **request)
+
+
+def test_files_base64_and_paths_give_the_numbers_of_judge(
+    server: str, folder: Path, judged: list[dict[str, Any]]
+) -> None:
+    data = [(folder / "songs" / f"{n}.wav").read_bytes() for n in range(6)]
+    forms = [
+        post(server, files=[("audio", (f"{n}.wav", d)) for n, d in enumerate(data)]),
+        post(server, json={"songs": [{"audio": base64.b64encode(d).decode()} for d in data]}),
+        post(server, json={"songs": [{"path": f"{n}.wav"} for n in range(6)]}),
+    ]
+    for answer in forms:
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["rows"]
+        for row, expected in zip(rows, judged, strict=True):
+            assert list(row) == list(expected)
+            for name, value in expected.items():
+                if isinstance(value, float):
+                    assert row[name] == pytest.approx(value, abs=1e-5, rel=1e-6), name
+            assert row["flags"] == expected["flags"]
+
+
+def test_many_clients_share_batches(server: str, judged: list[dict[str, Any]]) -> None:
+    def ask(n: int) -> float:
+        answer = post(server, json={"songs": [{"path": f"{n % 6}.wav"}]})
+        return float(answer.json()["rows"][0]["reward"])
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(ask, range(48)))
+    assert found == pytest.approx([judged[n % 6]["reward"] for n in range(48)], abs=1e-5)
+    metrics = httpx.get(f"{server}/metrics", headers=HEADERS).text
+    values = dict(line.split() for line in metrics.splitlines())
+    assert float(values["apex_reward_batch_size_max"]) > 1
+    assert float(values["apex_reward_songs_total"]) >= 48
+
+
+def test_a_bad_song_is_a_row_and_a_bad_request_a_sentence(server: str, folder: Path) -> None:
+    rows = post(server, json={"songs": [{"path": "text.wav"}, {"path": "0.wav"},
+                                        {"path": "none.wav"}]}).json()["rows"]  # fmt: skip
+    assert "is not audio" in rows[0]["error"]
+    assert rows[1]["error"] is None
+    assert "does not exist" in rows[2]["error"]
+    long = write_wav(folder / "songs" / "long.wav", 25.0, 8_000)
+    (row,) = post(server, json={"songs": [{"path": long.name}]}).json()["rows"]
+    assert "longer than 20 s" in row["error"]
+    refused = [
+        (403, {"json": {"songs": [{"path": "../secret.wav"}]}}),
+        (403, {"json": {"songs": [{"path": str(folder / "secret.wav")}]}}),
+        (413, {"json": {"songs": [{"path": "0.wav"}] * 9}}),
+        (422, {"json": {"songs": []}}),
+        (422, {"json": {"songs": [{"audio": "%%%"}]}}),
+        (422, {"json": {"songs": [{"audio": "aaaa", "path": "0.wav"}]}}),
+        (422, {"json": {"songs": [{}]}}),
+        (422, {"content": b"{no json", "headers": {**HEADERS, "content-type": "application/json"}}),
+        (422, {"files": [("other", b"x")]}),
+    ]
+    for code, request in refused:
+        given = {"headers": HEADERS, **request}
+        answer = httpx.post(f"{server}/score", timeout=30, **given)
+        assert answer.status_code == code, answer.text
+        assert answer.json()["error"]
+    assert httpx.post(f"{server}/score", json={"songs": [{"path": "0.wav"}]}).status_code == 401
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 10, 1000):
+        junk = base64.b64encode(rng.bytes(size)).decode()
+        (row,) = post(server, json={"songs": [{"audio": junk}]}).json()["rows"]
+        assert row["error"]
+    assert post(server, json={"songs": [{"path": "1.wav"}]}).json()["rows"][0]["error"] is None
+
+
+def test_the_client_is_a_reward_model(server: str, folder: Path, judged: list[Any]) -> None:
+    remote = RemoteReward(server, token=TOKEN)
+    local = Reward.load(folder / "reward.yaml")
+    assert remote.heads == local.heads
+    song = torch.from_numpy(load_audio(folder / "songs" / "3.wav").samples)
+    reward = Reward(pickle.loads(pickle.dumps(remote)))
+    (row,) = reward.judge([song], sample_rate=24_000)
+    assert row["reward"] == pytest.approx(judged[3]["reward_raw"], abs=1e-5)
+    assert remote(song * 30, 24_000).musicality.item() == pytest.approx(
+        judged[3]["musicality"], abs=1e-4
+    )
+    with pytest.raises(UsageError, match="not differentiable"):
+        remote(song.clone().requires_grad_(), 24_000)
+    with pytest.raises(AudioError, match="song 0"):
+        remote(torch.zeros(1, 30 * 8_000), 8_000)
+    with pytest.raises(UsageError, match="401"):
+        load_reward_model(server)
+
+
+def test_other_stacks_forms(server: str, folder: Path, judged: list[Any]) -> None:
+    data = base64.b64encode((folder / "songs" / "2.wav").read_bytes()).decode()
+    body = {"query": [f"data:audio/wav;base64,{data}", "text.wav"], "prompts": ["a", "b"]}
+    answer = httpx.post(f"{server}/openrlhf", json=body, headers=HEADERS, timeout=30).json()
+    assert answer["rewards"] == pytest.approx([judged[2]["reward"]] * 2, abs=1e-5)
+    assert answer["extra_logs"]["failed"] == [0.0, 1.0]
+    wave = load_audio(folder / "songs" / "2.wav").mono.astype("<f4")
+    body = {"protocol_version": "1", "waveform_f32_base64": base64.b64encode(wave).decode(),
+            "num_samples": len(wave), "sample_rate": 24_000, "prompt": "a"}  # fmt: skip
+    answer = httpx.post(f"{server}/verl-omni", json=body, headers=HEADERS, timeout=30)
+    assert answer.json()["score"] == pytest.approx(judged[2]["reward"], abs=1e-5)
+    wrong = httpx.post(f"{server}/verl-omni", json={**body, "num_samples": 3}, headers=HEADERS)
+    assert wrong.status_code == 422
+    assert "samples" in wrong.json()["error"]
+
+
+def test_a_client_without_a_server_says_so() -> None:
+    with pytest.raises(ServerError, match="gives no answer after 5 tries"):
+        RemoteReward("http://127.0.0.1:9", timeout=1)
+
+
+@pytest.mark.slow
+def test_what_was_accepted_is_answered_at_sigterm(folder: Path) -> None:
+    process, url = start(folder)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(lambda: httpx.post(f"{url}/score", timeout=60, content=json.dumps(
+                {"songs": [{"path": f"{n}.wav"} for n in range(6)]})))
+            for _ in range(8)
+        ]  # fmt: skip
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        answers = [future.result() for future in asked]
+    assert process.wait(timeout=60) is not None
+    assert sum(answer.status_code == 200 for answer in answers) >= 1
+    assert all(len(a.json()["rows"]) == 6 for a in answers if a.status_code == 200)
