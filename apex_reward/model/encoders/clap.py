@@ -53,14 +53,15 @@ class ClapEncoder(nn.Module):
 
     def __init__(self, model: ClapModel, tokenizer: Any, extractor: ClapFeatureExtractor) -> None:
         super().__init__()
-        if model.config.audio_config.enable_fusion:
+        config: Any = model.config
+        if config.audio_config.enable_fusion:
             raise CheckpointError(
                 "this CLAP was trained with fusion (enable_fusion), which is not supported; take "
                 "one without it, such as laion/larger_clap_music"
             )
         self.model, self.tokenizer, self.extractor = model, tokenizer, extractor
         self.sample_rate = int(extractor.sampling_rate)
-        self.window = int(extractor.nb_max_samples)
+        self.window: int | None = int(extractor.nb_max_samples)
         self._texts = _TextCache(CACHED_PROMPTS)
         self.requires_grad_(False)
         self.eval()
@@ -76,7 +77,8 @@ class ClapEncoder(nn.Module):
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
         """Songs (B, T) to windows of 10 s; all windows of a song count alike."""
-        return cut_segments(songs, lengths, self.window, self.sample_rate, "pad")
+        size = int(self.extractor.nb_max_samples)
+        return cut_segments(songs, lengths, size, self.sample_rate, "pad")
 
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Unit vectors (N, D) of windows (N, n), of which (N,) samples are real (None: all)."""
@@ -128,7 +130,8 @@ class ClapEncoder(nn.Module):
 
     def fingerprint(self) -> Hashable:
         """A hash of the audio tower's weights and of the mel's settings."""
-        audio = self.model.config.audio_config.to_dict()
+        config: Any = self.model.config
+        audio = config.audio_config.to_dict()
         settings = [self.sample_rate, self.window, audio, self._mel_settings()]
         weights = (self.model.audio_model, self.model.audio_projection)
         return (
@@ -150,7 +153,7 @@ class ClapEncoder(nn.Module):
     @torch.no_grad()
     def _encode_text(self, texts: list[str]) -> Tensor:
         place = self.model.text_projection.linear1.weight
-        config = self.model.config.text_config
+        config: Any = self.model.config.text_config
         # Positions of RoBERTa start behind the padding token's number.
         positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1
         tokens = self.tokenizer(

@@ -29,7 +29,7 @@ class MertSongs:
     name = "mert"
     sample_rate = SAMPLE_RATE
     batch_segments = 1
-    window = None
+    window: int | None = None
     by_length = False
 
     def __init__(self, encoder: MertEncoder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from apex_reward.model.encoded import EncodedModel, Prompts
+from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.encoders.clap_files import PUBLISHED_CLAP, load_clap, save_clap
 from apex_reward.rewards.foreign.texts import texts_of
@@ -44,7 +44,7 @@ class Clap(EncodedModel, nn.Module):
         return (ADHERENCE,)
 
     @property
-    def encoders(self) -> tuple[ClapEncoder, ...]:
+    def encoders(self) -> tuple[SongEncoder, ...]:
         """The audio tower; its song feature is (B, D)."""
         return (self.encoder,)
 

@@ -146,7 +146,8 @@ class PipelineTranscriber:
 
     def __call__(self, samples: npt.NDArray[np.float32], sample_rate: int) -> str:
         """The text of samples (T,)."""
-        return str(self._pipeline({"raw": samples, "sampling_rate": sample_rate})["text"])
+        found: Any = self._pipeline({"raw": samples, "sampling_rate": sample_rate})
+        return str(found["text"])
 
 
 def _jiwer() -> Any:

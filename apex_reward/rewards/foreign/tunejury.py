@@ -74,7 +74,7 @@ class TuneJury(EncodedModel, nn.Module):
             UsageError: no prompts at all; an empty text is allowed.
         """
         texts = texts_of(self.name, prompts, "prompt", empty=True)
-        dtype = self.head.net[0].weight.dtype
+        dtype = next(self.head.parameters()).dtype
         heard = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
         values = in_full_precision(self.head, torch.cat([*heard, self._read(texts)], dim=1))
         return Scores({PREFERENCE.name: values}, self.heads)
@@ -136,7 +136,7 @@ class TuneJury(EncodedModel, nn.Module):
     def _read(self, texts: list[str]) -> Tensor:
         """Text embeddings (B, C), zeros for an empty prompt."""
         embedded = iter(self.clap.text([text for text in texts if text]))
-        place = self.head.net[0].weight
+        place = next(self.head.parameters())
         rows = [next(embedded) if text else place.new_zeros(self.clap.width) for text in texts]
         return torch.stack(rows) if rows else place.new_zeros(0, self.clap.width)
 
