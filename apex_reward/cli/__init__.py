@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from apex_reward.cli import arena, demo, pairs, score, serve, train
+from apex_reward.cli import arena, demo, distance, pairs, score, serve, train
 
 app = typer.Typer(
     name="apex-reward",
-    help="Reward model for music generators: score songs, build preference pairs, train, and "
-    "measure agreement with human votes.",
+    help="Reward models for music generators: score songs, build preference pairs, train, serve, "
+    "and measure agreement with human votes.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (
-    demo.register,
-    score.register,
-    serve.register,
-    pairs.register,
-    train.register,
-    arena.register,
-):
-    register(app)
+for command in (demo, score, serve, pairs, train, arena, distance):
+    command.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from apex_reward import __version__
+
+        typer.echo(f"apex-reward {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Reward models for music generators."""
 
 
 def main() -> None:

@@ -75,6 +75,11 @@ class ApexReward(PreTrainedModel, EncodedModel):
         return self.config.heads
 
     @property
+    def members(self) -> int:
+        """Predictors of the ensemble; 1 where there is none."""
+        return self.config.members
+
+    @property
     def encoders(self) -> tuple[MertSegments, ...]:
         """MERT over 30-second segments; its song feature is the (B, L, W) layer embedding."""
         return (MertSegments(self.encoder, self.config),)

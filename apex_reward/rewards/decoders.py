@@ -5,13 +5,16 @@ Shape key: B = completions, K = codebooks, F = codec frames, C = channels, T = s
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
-from transformers import DacModel, EncodecModel
+from transformers import DacModel, EncodecModel, LogitsProcessor
 
 from apex_reward.audio import Waveform, load_audio
 from apex_reward.errors import AudioError, UsageError
@@ -26,8 +29,10 @@ class CodecDecoder:
     codebook, after the text and special tokens; with `stacked`, each codebook has its own ids
     (code c of codebook k is offset + k * codebook_size + c), else all share them.
 
-    A completion does not decode, and gives None, where an id before `end_token` is no code of its
-    codebook, or where less than one whole frame is there. An incomplete last frame is dropped.
+    An id before `end_token` that is no code of its codebook is a stray: its frame is dropped, and
+    `strays` counts it. A completion does not decode, and gives None, where strays are more than
+    `max_stray` of its ids, or where less than one whole frame is there. An incomplete last frame is
+    dropped.
 
     Args:
         codec: an `EncodecModel` without chunks (24 and 32 kHz) or a `DacModel`, on any device.
@@ -38,6 +43,10 @@ class CodecDecoder:
         offset: id of the first code.
         stacked: whether each codebook has its own ids.
         end_token: ids from the first one of these on are ignored; None: there is none.
+        max_stray: largest share of strays among a completion's ids, in [0, 1).
+
+    Attributes:
+        strays: how many strays each completion of the last call had.
 
     Raises:
         UsageError: K above the codec's codebooks, an EnCodec with chunks, an unknown layout.
@@ -52,7 +61,10 @@ class CodecDecoder:
         offset: int = 0,
         stacked: bool = True,
         end_token: int | None = None,
+        max_stray: float = 0.01,
     ) -> None:
+        if not 0 <= max_stray < 1:
+            raise UsageError(f"max_stray is {max_stray}; expected a share in [0, 1)")
         if layout not in get_args(Layout):
             raise UsageError(f"layout is {layout!r}; expected {', '.join(get_args(Layout))}")
         if isinstance(codec, EncodecModel):
@@ -72,7 +84,33 @@ class CodecDecoder:
         self.offset = offset
         self.stacked = stacked
         self.end_token = end_token
+        self.max_stray = max_stray
+        self.strays: list[int] = []
         self.sample_rate: int = codec.config.sampling_rate
+
+    @property
+    def lag(self) -> int:
+        """Steps by which the last codebook lags behind the first."""
+        return self.codebooks - 1 if self.layout == "delay" else 0
+
+    @property
+    def expected(self) -> str:
+        """The ids that decode, in words, for a message where none did."""
+        ranges = [self.codes_of(k) for k in range(self.codebooks)]
+        shown = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in ranges)
+        if not self.stacked:
+            shown = f"{ranges[0][0]} to {ranges[0][-1]} for each"
+        end = "" if self.end_token is None else f", ended by {self.end_token}"
+        return (
+            f"ids of {self.codebooks} codebooks in turn ({self.layout} layout): {shown}{end}; at "
+            f"least {self.codebooks * (1 + self.lag)} of them"
+        )
+
+    def codes_of(self, codebook: int) -> range:
+        """The ids of one codebook's codes."""
+        size: int = self.codec.config.codebook_size
+        first = self.offset + (codebook * size if self.stacked else 0)
+        return range(first, first + size)
 
     def __call__(self, completion_ids: Sequence[Sequence[int]]) -> list[Tensor | None]:
         """Decode B completions; those of one length together.
@@ -81,9 +119,11 @@ class CodecDecoder:
             B waveforms (C, T) at `sample_rate`, or None.
         """
         songs: list[Tensor | None] = [None] * len(completion_ids)
+        self.strays = []
         by_length: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         for i, ids in enumerate(completion_ids):
-            codes = self.codes(ids)
+            codes, strays = self._read(ids)
+            self.strays.append(strays)
             if codes is not None:
                 by_length[codes.shape[1]].append((i, codes))
         for members in by_length.values():
@@ -94,22 +134,29 @@ class CodecDecoder:
 
     def codes(self, ids: Sequence[int]) -> Tensor | None:
         """Codes (K, F) of one completion, or None where it does not decode."""
+        return self._read(ids)[0]
+
+    def _read(self, ids: Sequence[int]) -> tuple[Tensor | None, int]:
+        """Codes (K, F) of one completion (or None), and how many of its ids are strays."""
         kept = list(ids)
         if self.end_token in kept:
             kept = kept[: kept.index(self.end_token)]
         steps = len(kept) // self.codebooks
-        grid = torch.tensor(kept[: steps * self.codebooks], dtype=torch.long)
-        grid = grid.reshape(steps, self.codebooks).T - self.offset  # (K, steps)
-        lag = self.codebooks - 1 if self.layout == "delay" else 0
-        frames = steps - lag
+        frames = steps - self.lag
         if frames < 1:
-            return None
-        if lag:
+            return None, 0
+        grid = torch.tensor(kept[: steps * self.codebooks], dtype=torch.long)
+        grid = grid.reshape(steps, self.codebooks).T  # (K, steps)
+        if self.lag:
             grid = torch.stack([grid[k, k : k + frames] for k in range(self.codebooks)])
-        size = self.codec.config.codebook_size
-        if self.stacked:
-            grid = grid - size * torch.arange(self.codebooks)[:, None]
-        return grid if bool(((grid >= 0) & (grid < size)).all()) else None
+        first = torch.tensor([self.codes_of(k)[0] for k in range(self.codebooks)])
+        grid = grid - first[:, None]
+        stray = (grid < 0) | (grid >= self.codec.config.codebook_size)
+        strays = int(stray.sum())
+        whole = ~stray.any(dim=0)
+        if strays > self.max_stray * grid.numel() or not bool(whole.any()):
+            return None, strays
+        return grid[:, whole], strays
 
     @torch.no_grad()
     def _decode(self, codes: Tensor) -> Tensor:
@@ -124,17 +171,63 @@ class CodecDecoder:
         return waveforms.reshape(len(codes), -1, waveforms.shape[-1])
 
 
+class CodecTokensOnly(LogitsProcessor):  # type: ignore[misc]
+    """Masks ids that are no codes at their position, so that whatever is sampled decodes.
+
+    For `generate(logits_processor=[...])` and trainers that pass it on. The end token is allowed
+    between steps, once one whole frame is there. Where codebooks lag, the triangle at the start
+    takes any code of its codebook, which decoding ignores.
+
+    Args:
+        decoder: says which ids are codes.
+        prompt_length: ids before the first code, the same for all rows (prompts are padded on the
+            left).
+    """
+
+    def __init__(self, decoder: CodecDecoder, prompt_length: int) -> None:
+        self.decoder = decoder
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, V) of the next id after input_ids (B, L); minus infinity for no code.
+
+        Raises:
+            UsageError: fewer ids than the prompt, or codes beyond the vocabulary.
+        """
+        position = input_ids.shape[1] - self.prompt_length
+        if position < 0:
+            raise UsageError(
+                f"{input_ids.shape[1]} ids, but prompt_length is {self.prompt_length}; give the "
+                "length of the padded prompts"
+            )
+        step, book = divmod(position, self.decoder.codebooks)
+        codes, end = self.decoder.codes_of(book), self.decoder.end_token
+        if codes[0] < 0 or max(codes[-1], end or 0) >= scores.shape[1]:
+            raise UsageError(
+                f"the model has {scores.shape[1]} ids; codebook {book} has {codes[0]} to "
+                f"{codes[-1]} and the end is {end}; check offset, codebooks and stacked"
+            )
+        masked = torch.full_like(scores, -torch.inf)
+        masked[:, codes[0] : codes[-1] + 1] = scores[:, codes[0] : codes[-1] + 1]
+        if end is not None and book == 0 and step > self.decoder.lag:
+            masked[:, end] = scores[:, end]
+        return masked
+
+
 def audio_files(column: str = "audio") -> Callable[..., list[Waveform | None]]:
     """A decode hook for songs that lie in files: paths in a column of the dataset.
 
     For completions that something else has rendered (a rollout function that writes files and
     returns their paths as an extra field, or a dataset of finished songs).
 
+    A cell is a path, an Audio column's value (`{"path", "bytes"}` or `{"array",
+    "sampling_rate"}`), or None for a song that failed.
+
     Args:
-        column: the dataset's column of paths, one per completion.
+        column: the dataset's column, one cell per completion.
 
     Returns:
-        The hook; a file that cannot be read gives None.
+        The hook; what cannot be read gives None.
     """
 
     def decode(**columns: Any) -> list[Waveform | None]:
@@ -142,13 +235,30 @@ def audio_files(column: str = "audio") -> Callable[..., list[Waveform | None]]:
             raise UsageError(
                 f"the dataset has no column {column!r}; it has {', '.join(sorted(columns))}"
             )
-        return [_read(path) for path in columns[column]]
+        return [_read(cell) for cell in columns[column]]
 
     return decode
 
 
-def _read(path: str) -> Waveform | None:
+def _read(cell: Any) -> Waveform | None:
+    """The song of one cell; None where there is none."""
     try:
-        return load_audio(path)
-    except AudioError:
+        song = _opened(cell)
+        if song is None or song.samples.size == 0 or not np.isfinite(song.samples).all():
+            return None
+    except (AudioError, UsageError, OSError, RuntimeError, ValueError, TypeError, KeyError):
+        # Whatever is wrong with one song must not end a training step.
         return None
+    return song
+
+
+def _opened(cell: Any) -> Waveform | None:
+    if not isinstance(cell, Mapping):
+        return None if cell is None else load_audio(cell)
+    if cell.get("array") is not None:
+        samples = np.atleast_2d(np.asarray(cell["array"], dtype=np.float32))
+        return Waveform(samples, int(cell["sampling_rate"]))
+    if cell.get("bytes") is not None:
+        samples, rate = soundfile.read(io.BytesIO(cell["bytes"]), dtype="float32", always_2d=True)
+        return Waveform(np.ascontiguousarray(samples.T), rate)
+    return None if cell.get("path") is None else load_audio(cell["path"])

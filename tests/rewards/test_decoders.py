@@ -12,7 +12,7 @@ from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from apex_reward import ApexRewardFunction
 from apex_reward.errors import UsageError
-from apex_reward.rewards.decoders import CodecDecoder, audio_files
+from apex_reward.rewards.decoders import CodecDecoder, CodecTokensOnly, audio_files
 from tests.support import tiny_model, write_wav
 
 SIZE = 16
@@ -147,3 +147,82 @@ def test_audio_files(tmp_path: Path) -> None:
     assert rewards[0] == pytest.approx(expected.item(), abs=1e-5)
     with pytest.raises(UsageError, match="the dataset has no column 'song'; it has completion"):
         function(["p"], ["c"], None, sung=songs)
+
+
+@pytest.mark.parametrize("layout", ["flat", "delay"])
+def test_a_stray_token_costs_its_frame_only(layout: str) -> None:
+    grid = codes(134)
+    decoder = CodecDecoder(encodec(), 3, layout, offset=100, end_token=1)
+    lag = 0 if layout == "flat" else 2
+    ids = flat_ids(grid if lag == 0 else delayed(grid, 0), 100, True)
+    ids[3 * 50 + 1] = 7  # codebook 1 of step 50: a text token
+    lost = 50 if lag == 0 else 49
+    kept = torch.cat([grid[:, :lost], grid[:, lost + 1 :]], dim=1)
+    assert torch.equal(decoder.codes(ids), kept)
+    decoder([ids, ids[:9], flat_ids(codes(9), 100, True)])
+    assert decoder.strays[0] == 1
+    strict = CodecDecoder(encodec(), 3, layout, offset=100, max_stray=0.0)
+    assert strict.codes(ids) is None
+    for i in range(60, 64):
+        ids[3 * i] = 7
+    assert decoder.codes(ids) is None  # 5 of 402 are more than 1 %
+    with pytest.raises(UsageError, match="max_stray is 1.5"):
+        CodecDecoder(encodec(), 3, max_stray=1.5)
+
+
+def test_what_is_expected_in_words() -> None:
+    assert CodecDecoder(encodec(), 2, offset=10, end_token=3).expected == (
+        "ids of 2 codebooks in turn (flat layout): 10 to 25, 26 to 41, ended by 3; at least 2 of "
+        "them"
+    )
+    assert CodecDecoder(encodec(), 2, "delay", stacked=False).expected == (
+        "ids of 2 codebooks in turn (delay layout): 0 to 15 for each; at least 4 of them"
+    )
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("layout", ["flat", "delay"])
+def test_masked_sampling_always_decodes(layout: str, stacked: bool) -> None:
+    decoder = CodecDecoder(encodec(), 3, layout, offset=5, stacked=stacked, end_token=2)
+    mask = CodecTokensOnly(decoder, prompt_length=4)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    for position in range(30):
+        scores = torch.randn(2, 80, generator=generator)
+        masked = mask(ids, scores)
+        allowed = set(torch.nonzero(torch.isfinite(masked[0])).flatten().tolist())
+        first = 5 + (position % 3) * SIZE * stacked
+        frame = 1 if layout == "flat" else 3
+        ends = {2} if position % 3 == 0 and position // 3 >= frame else set()
+        assert allowed == set(range(first, first + SIZE)) | ends
+        assert torch.equal(masked[:, sorted(allowed)], scores[:, sorted(allowed)])
+        masked[:, 2] = -torch.inf
+        ids = torch.cat([ids, masked.softmax(dim=1).multinomial(1, generator=generator)], dim=1)
+    songs = decoder(ids[:, 4:].tolist())
+    assert all(song is not None for song in songs)
+    assert decoder.strays == [0, 0]
+    with pytest.raises(UsageError, match="the model has 20 ids; codebook 0 has 5 to 20"):
+        mask(ids[:, :4], torch.zeros(2, 20))
+    with pytest.raises(UsageError, match="2 ids, but prompt_length is 4"):
+        mask(ids[:, :2], torch.zeros(2, 80))
+
+
+def test_audio_columns_and_failed_songs(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "song.wav", 0.5, 44_101)
+    plain = audio_files()(audio=[str(path)])[0]
+    cells = [
+        None,
+        {"path": str(path), "bytes": None},
+        {"path": None, "bytes": path.read_bytes()},
+        {"array": plain.samples[0], "sampling_rate": 44_101},
+        {"path": None, "bytes": None},
+        {"path": None, "bytes": b"no audio"},
+        {"array": [], "sampling_rate": 8_000},
+        {"array": [float("nan")], "sampling_rate": 8_000},
+        7.5,
+    ]
+    found = audio_files()(audio=cells)
+    assert [song is not None for song in found] == [False, True, True, True, *[False] * 5]
+    for song in found[1:4]:
+        assert song.sample_rate == 44_101
+        assert (song.samples == plain.samples).all()
