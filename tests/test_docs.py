@@ -116,7 +116,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for number, name in enumerate("ab"):
         write_wav(tmp_path / "songs" / f"{name}.wav", seconds=0.5, seed=number)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize(("page", "number"), PYTHON)

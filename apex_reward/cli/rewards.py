@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,7 @@ DEMONSTRATION = (
 WHAT, HOW = "What is rewarded", "How it runs"
 
 
-class DType(str, Enum):
+class DType(StrEnum):
     """Number types of an encoder."""
 
     float32 = "float32"
@@ -30,7 +30,7 @@ class DType(str, Enum):
     float16 = "float16"
 
 
-class Tail(str, Enum):
+class Tail(StrEnum):
     """How a song's last segment counts."""
 
     pad = "pad"
@@ -38,7 +38,7 @@ class Tail(str, Enum):
     drop = "drop"
 
 
-class GuardAction(str, Enum):
+class GuardAction(StrEnum):
     """What happens where a guard trips."""
 
     flag = "flag"
@@ -46,7 +46,7 @@ class GuardAction(str, Enum):
     veto = "veto"
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """Where the work runs."""
 
     local = "local"

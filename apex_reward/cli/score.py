@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +51,7 @@ SHORT_NAMES = {
 }
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """Published formats that `import` reads."""
 
     apex = "apex"

@@ -1,4 +1,4 @@
-"""The HTTP application: `/score`, `/openrlhf`, verl-omni's protocol, `/info`, `/health`, `/metrics`.
+"""The HTTP application: `/score`, `/openrlhf`, `/verl-omni`, `/info`, `/health`, `/metrics`.
 
 A bad song is a row with its reason; a bad request is a 4xx with one sentence.
 """

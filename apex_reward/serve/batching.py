@@ -91,13 +91,11 @@ class Batcher:
         Raises:
             BusyError: more than the queue holds.
         """
-        taken = 0
-        for _ in songs:
+        for taken in range(len(songs)):
             if not self._open.acquire(blocking=False):
-                for _ in range(taken):
-                    self._open.release()
+                if taken:
+                    self._open.release(taken)
                 raise BusyError(f"{self.limits.queue} songs are waiting already")
-            taken += 1
         jobs = [
             _Job(path, name, prompt, Future(), time.monotonic())
             for (path, name), prompt in zip(songs, prompts, strict=True)

@@ -96,7 +96,8 @@ def test_caution_by_hand_and_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x: cautious(x, RATE), (noise,))
     silent = torch.zeros(1, 4, requires_grad=True)
     cautious(silent, RATE).sum().backward()
-    assert silent.grad is not None and torch.equal(silent.grad, torch.zeros(1, 4))
+    assert silent.grad is not None
+    assert torch.equal(silent.grad, torch.zeros(1, 4))
 
 
 def test_a_panel_names_its_heads_and_runs_a_shared_encoder_once(

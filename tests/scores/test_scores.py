@@ -13,7 +13,8 @@ def test_stack_keeps_head_order_and_the_graph():
     scores = Scores.from_stack(values)
     assert torch.equal(scores.stack(), values)
     assert scores["clarity"].tolist() == [5.0, 12.0]
-    assert scores.songs == 2 and len(scores) == 7
+    assert scores.songs == 2
+    assert len(scores) == 7
     scores.score_likes.sum().backward()
     assert values.grad.sum(0).tolist() == [0, 2, 0, 0, 0, 0, 0]
 

@@ -43,8 +43,8 @@ class ApexRewardFunction:
     `guard_any` and `guard_<name>` (shares of the decoded songs), `undecodable` (share of the
     completions), `zero_variance_groups` (share of the prompt groups with fewer than two different
     rewards: they move no policy), with an ensemble `reward_spread` (mean over the songs of the
-    members' spread: its growth over training is the sign of leaving the known). Through `log_extra`, per completion: each head, `reward_raw`,
-    `flags` (joined by `;`).
+    members' spread: its growth over training is the sign of leaving the known). Through
+    `log_extra`, per completion: each head, `reward_raw`, `flags` (joined by `;`).
 
     Args:
         reward: a `Reward`, which says all that is rewarded; or models, for which `mix`,
