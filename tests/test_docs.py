@@ -85,9 +85,10 @@ class Names(dict[str, Any]):
         return torch.sin
 
     def _codec(self) -> DacModel:
-        return DacModel(DacConfig(encoder_hidden_size=8, decoder_hidden_size=16, codebook_size=8,
-                                  n_codebooks=2, hidden_size=16, codebook_dim=2,
-                                  downsampling_ratios=[2, 4], upsampling_ratios=[4, 2]))  # fmt: skip
+        sizes = {"encoder_hidden_size": 8, "decoder_hidden_size": 16, "hidden_size": 16}
+        codes = {"codebook_size": 8, "n_codebooks": 2, "codebook_dim": 2}
+        ratios = {"downsampling_ratios": [2, 4], "upsampling_ratios": [4, 2]}
+        return DacModel(DacConfig(**sizes, **codes, **ratios))
 
     def _offset(self) -> int:
         return 4
@@ -96,8 +97,8 @@ class Names(dict[str, Any]):
         return 1
 
     def _policy(self) -> LlamaForCausalLM:
-        return LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16,
-                                            num_hidden_layers=1, num_attention_heads=2))  # fmt: skip
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=32, num_hidden_layers=1, **sizes))
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, "song": 2, "<unk>": 3}, "<unk>"))

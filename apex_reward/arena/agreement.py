@@ -325,7 +325,7 @@ def _within_system_pairs(part: Battles, name: str, *, rounds: int, seed: int) ->
     paired = PairedRounds(difference, first_won, pair)
     samples = [paired.auc(counts) for counts in resample_counts(len(part), rounds, seed)]
     value = float(paired.auc(np.ones((1, len(part))))[0])
-    reach = 1.96 * pairwise_error(won, lost)
+    reach = 1.96 * pairwise_error(won.astype(np.float64), lost.astype(np.float64))
     # Few comparisons: no narrower than what an order that says nothing would spread.
     around = max(0.0, value - reach), min(1.0, value + reach)
     return {

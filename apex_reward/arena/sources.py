@@ -73,9 +73,9 @@ def read_rows(source: str | Path, *, audio: bool = False) -> tuple[list[Row], Pa
             raise DataError(f"{source} does not exist; expected a table, a folder or a hub id")
         return read_rows(_download(str(source), audio), audio=audio)
     # Rows of JSON lines as they are: a table would make one kind of every column first.
-    rows: list[Row] = []
-    rows += read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_table(path).to_pylist()
-    return rows, path.parent, {}
+    read: list[Row] = []
+    read += read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_table(path).to_pylist()
+    return read, path.parent, {}
 
 
 def filter_rows(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.cli.common import OK, SOME_FAILED, progress_bar, reports_errors
+from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
 from apex_reward.cli.rewards import (
     HOW,
     BatchOption,
@@ -232,31 +232,25 @@ def _interruptible(output: Path) -> Iterator[None]:
 
 
 def _print_rows(reward: Reward, rows: list[dict[str, Any]]) -> None:
-    """Without lines and with short names, so that seven heads fit into 80 columns."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+    """With short names, so that seven heads fit into 80 columns."""
     title = f"Scores by {', '.join(str(source) for source in reward.sources.values())}"
     if reward.demonstration:
         title += " (a demonstration model)"
-    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
-    table.add_column("song", overflow="ellipsis", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
     heads = [head.name for head in reward.heads]
     values = [name for name in (*heads, "reward") if name in rows[0]]
-    for name in values:
-        table.add_column(SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
-    table.add_column("flags")
-    for row in rows:
-        note = "failed" if row["error"] else ", ".join(row["flags"])
-        table.add_row(
-            escape(Path(row["path"]).name),
-            _clock(row["duration"]),
-            *(_number(name, row[name]) for name in values),
-            note,
-        )
-    Console().print(table)
+    print_table(
+        title,
+        ["song", "time", *(SHORT_NAMES.get(name, name) for name in values), "flags"],
+        [
+            [
+                Path(row["path"]).name,
+                _clock(row["duration"]),
+                *(_number(name, row[name]) for name in values),
+                "failed" if row["error"] else ", ".join(row["flags"]),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _clock(seconds: float | None) -> str:

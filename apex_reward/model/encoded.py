@@ -160,9 +160,8 @@ def encode_pieces(
     encoder: SongEncoder, samples: Tensor, real: Tensor | None, batch_segments: int | None = None
 ) -> Tensor:
     """Features (N, ...) of pieces (N, n), in batches of bounded memory, on the graph."""
-    return encode_packed(
-        _Callable(encoder), samples, real, batch_segments or encoder.batch_segments
-    )
+    packed: Any = _Callable(encoder)
+    return encode_packed(packed, samples, real, batch_segments or encoder.batch_segments)
 
 
 def _encoded(

@@ -171,7 +171,7 @@ class CodecDecoder:
         return waveforms.reshape(len(codes), -1, waveforms.shape[-1])
 
 
-class CodecTokensOnly(LogitsProcessor):  # type: ignore[misc]
+class CodecTokensOnly(LogitsProcessor):
     """Masks ids that are no codes at their position, so that whatever is sampled decodes.
 
     For `generate(logits_processor=[...])` and trainers that pass it on. The end token is allowed

@@ -43,7 +43,7 @@ class Panel:
         if not named:
             raise UsageError("a panel needs at least one reward model")
         self.models: dict[str, RewardModel] = {n: check_model(model, n) for n, model in named}
-        self.parts = Parts({**self.models})
+        self.parts = Parts(dict(self.models.items()))
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -45,10 +45,10 @@ class Parts:
     """The members of a model and the distinct encoders behind them.
 
     Args:
-        members: models by name; the name is None for a model that is no panel.
+        members: models by name (text); the name is None for a model that is no panel.
     """
 
-    def __init__(self, members: Mapping[str | None, RewardModel]) -> None:
+    def __init__(self, members: Mapping[Any, RewardModel]) -> None:
         self.encoders: list[SongEncoder] = []
         self.parts: list[Part] = []
         known: dict[Hashable, int] = {}

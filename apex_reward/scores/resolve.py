@@ -42,11 +42,14 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
                 f"its heads are {', '.join(_names(model))}"
             )
         return mix
-    if mix is None:
-        mix = getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall")
-    if isinstance(mix, Mapping) and "embedding_weights" in mix:
-        return resolve_mix(PreferenceHead.from_dict(mix), model)
-    found = as_mix(mix, named_mixes(model))
+    meant: str | Mapping[str, Any] | RewardMix = (
+        (getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall"))
+        if mix is None
+        else mix
+    )
+    if isinstance(meant, Mapping) and "embedding_weights" in meant:
+        return resolve_mix(PreferenceHead.from_dict(meant), model)
+    found = as_mix(meant, named_mixes(model))
     found.check(model.heads)
     return found
 

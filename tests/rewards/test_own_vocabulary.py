@@ -115,8 +115,11 @@ def test_one_reward_file_means_the_same_everywhere(
 
     candidates = [{"prompt_id": "p", "audio": path} for path in songs]
     write_table(tmp_path / "c.jsonl", candidates)
-    done = run.invoke(app, ["pairs", str(tmp_path / "c.jsonl"), "--reward", str(file), "--axis",
-                            "reward", "--test-share", "0", "--output", str(tmp_path / "p")])  # fmt: skip
+    done = run.invoke(
+        app,
+        ["pairs", str(tmp_path / "c.jsonl"), "--reward", str(file), "--axis", "reward"]
+        + ["--test-share", "0", "--output", str(tmp_path / "p")],
+    )
     assert done.exit_code == 0, done.output
     (pair,) = read_table(tmp_path / "p" / "pairs.jsonl").to_pylist()
     assert pair["chosen_reward"] == pytest.approx(max(wanted), abs=1e-5)

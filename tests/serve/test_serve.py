@@ -36,8 +36,8 @@ def start(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "apex_reward", "serve", "--reward", "reward.yaml",
-               "--port", str(port), "--audio-root", "songs", "--max-songs", "8", *options]  # fmt: skip
+    command = [sys.executable, "-m", "apex_reward", "serve", "--reward", "reward.yaml"]
+    command += ["--port", str(port), "--audio-root", "songs", "--max-songs", "8", *options]
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):

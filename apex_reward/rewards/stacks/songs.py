@@ -91,7 +91,8 @@ def _text(prompt: Any) -> str:
         return prompt
     if isinstance(prompt, Sequence):
         said = [m for m in prompt if isinstance(m, Mapping) and m.get("role") == "user"]
-        content = (said or list(prompt) or [""])[-1]
+        messages: list[Any] = said or list(prompt) or [""]
+        content = messages[-1]
         content = content.get("content", "") if isinstance(content, Mapping) else content
         if isinstance(content, str):
             return content
