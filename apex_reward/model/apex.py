@@ -29,6 +29,7 @@ from apex_reward.model.familiar import Familiarity
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.precision import in_full_precision
+from apex_reward.model.probe import checked_dtype
 from apex_reward.model.predictor import Predictor, PredictorEnsemble
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
@@ -56,7 +57,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
     name = "apex"
     # A bf16 sigmoid times 100 moves in steps of half a point.
     _keep_in_fp32_modules_strict = ["pooling", "predictor", "familiar"]  # noqa: RUF012
-    _no_split_modules = ["HubertEncoderLayer", "ParametrizedConv1d"]  # noqa: RUF012
+    _no_split_modules = ["HubertEncoderLayer", "WeightNormConv1d"]  # noqa: RUF012
     _supports_sdpa = True
 
     def __init__(self, config: ApexConfig) -> None:
@@ -244,7 +245,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Run the encoder in another dtype; pooling and predictor keep float32."""
-        torch.nn.Module.to(self.encoder, dtype)
+        torch.nn.Module.to(self.encoder, checked_dtype(self.encoder, self.device, dtype))
 
     def train(self, mode: bool = True) -> ApexReward:
         """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.

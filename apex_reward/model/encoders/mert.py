@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
+from apex_reward.model.encoders.weight_norm import WeightNormConv1d
+from apex_reward.model.probe import checked_dtype, in_float32
+
 
 class MertEncoder(HubertModel):
     """Segments (N, n) to layer embeddings (N, L, W). Always in eval mode.
@@ -22,6 +25,9 @@ class MertEncoder(HubertModel):
 
     def __init__(self, config: HubertConfig, layers: Sequence[int]) -> None:
         super().__init__(config)
+        positions = self.encoder.pos_conv_embed
+        if positions.batch_norm is None:
+            positions.conv = WeightNormConv1d(positions.conv)
         self.kept_layers = tuple(layers)
         self.eval()
 
@@ -32,10 +38,18 @@ class MertEncoder(HubertModel):
     def forward(self, segments: Tensor, real: Tensor | None = None) -> Tensor:
         """Time-means of the kept hidden states, (N, L, W), at least float32.
 
+        A reduced precision that is wrong here gives way to float32 (`model.probe`).
+
         Args:
             segments: (N, n) mono samples at the encoder's rate.
             real: (N,) real samples; where given, only frames that lie in real audio are averaged.
         """
+        dtype = self._working_dtype(segments.device.type)
+        if checked_dtype(self, segments.device, dtype, autocast=dtype != self.dtype) != dtype:
+            return in_float32(self, segments, real)
+        return self._layer_means(segments, real)
+
+    def _layer_means(self, segments: Tensor, real: Tensor | None) -> Tensor:
         features = self.feature_extractor(segments).transpose(1, 2)
         hidden = self.feature_projection(features)
         hidden = hidden + self.encoder.pos_conv_embed(hidden)
@@ -51,6 +65,11 @@ class MertEncoder(HubertModel):
             if index in self.kept_layers:
                 means.append(_time_mean(hidden, frames))
         return torch.stack(means, dim=1)
+
+    def _working_dtype(self, device_type: str) -> torch.dtype:
+        if torch.is_autocast_enabled(device_type):
+            return torch.get_autocast_dtype(device_type)
+        return self.dtype
 
     def frame_counts(self, samples: Tensor) -> Tensor:
         """How many frames lie wholly in the first `samples` samples, at least 1."""
