@@ -6,6 +6,7 @@ Shape key: N = segments, n = samples in a segment, F = frames, L = kept layers, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class MertEncoder(HubertModel):
 
     def __init__(self, config: HubertConfig, layers: Sequence[int]) -> None:
         super().__init__(config)
-        positions = self.encoder.pos_conv_embed
+        positions: Any = self.encoder.pos_conv_embed
         if positions.batch_norm is None:
             positions.conv = WeightNormConv1d(positions.conv)
         self.kept_layers = tuple(layers)
