@@ -46,13 +46,6 @@ class GuardAction(StrEnum):
     veto = "veto"
 
 
-class Engine(StrEnum):
-    """Where the work runs."""
-
-    local = "local"
-    ray = "ray"
-
-
 ModelOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -160,10 +153,10 @@ def build_reward(options: RewardOptions) -> Reward:
         reward = Reward.load(options.reward, **loading)
         reward.batch_segments = options.batch_segments
         return warned(reward)
-    names = options.model or [DEFAULT_MODEL]
-    if options.mix and len(names) == 1:
+    named = options.model or [DEFAULT_MODEL]
+    if options.mix:
         _check_text(options.mix)
-    models = [load_reward_model(name, encoder=options.encoder, **loading) for name in names]
+    models = [load_reward_model(name, encoder=options.encoder, **loading) for name in named]
     reward = Reward(
         models[0] if len(models) == 1 else models,
         options.mix,
@@ -172,7 +165,7 @@ def build_reward(options: RewardOptions) -> Reward:
         caution=options.caution or 0.0,
         batch_segments=options.batch_segments,
     )
-    for model, name in zip(models, names, strict=True):
+    for model, name in zip(models, named, strict=True):
         reward.sources[model.name] = name
     return warned(reward)
 

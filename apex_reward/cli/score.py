@@ -13,14 +13,12 @@ import typer
 
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
 from apex_reward.cli.rewards import (
-    HOW,
     BatchOption,
     CautionOption,
     DeviceOption,
     DType,
     DTypeOption,
     EncoderOption,
-    Engine,
     GuardsOption,
     LoudnessOption,
     MixOption,
@@ -96,9 +94,6 @@ def score(
     workers: WorkersOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = DType.float32,
-    engine: Annotated[
-        Engine, typer.Option(help="local, or ray for several machines.", rich_help_panel=HOW)
-    ] = Engine.local,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
     ] = False,
@@ -112,8 +107,8 @@ def score(
     from apex_reward.scoring import ScoreSettings, find_songs
     from apex_reward.scoring.inputs import prompts_of
 
-    if output is None and (segments or resume or engine is Engine.ray):
-        raise UsageError("--segments, --resume and --engine ray need --output FILE")
+    if output is None and (segments or resume):
+        raise UsageError("--segments and --resume need --output FILE")
     if output is not None:
         check_format(output)
     options = RewardOptions(
@@ -127,7 +122,7 @@ def score(
     run = _Run(judge, sources, texts, settings, default_workers() if workers is None else workers)
     if output is None:
         return run.to_terminal()
-    return run.to_file(output, resume, engine)
+    return run.to_file(output, resume)
 
 
 def import_model(
@@ -171,7 +166,7 @@ class _Run:
         self.settings, self.workers = settings, workers
         self.paths = [source.path for source in sources]
 
-    def to_file(self, output: Path, resume: bool, engine: Engine) -> int:
+    def to_file(self, output: Path, resume: bool) -> int:
         """Write every row; name what failed."""
         from apex_reward.scoring import score_to_file
 

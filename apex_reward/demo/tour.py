@@ -58,7 +58,7 @@ def run_demo(
         on_scored: called after every scored file with the numbers done and to do.
     """
     from apex_reward.demo.steps import STEPS
-    from apex_reward.rewards.load import load_reward_model
+    from apex_reward.model import ApexReward
 
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def run_demo(
         f"{NOTE}\n\n{len(SONG_SEEDS)} synthetic songs of {SONG_SECONDS:.0f} s and "
         f"{len(versions) - len(SONG_SEEDS)} damaged versions are in {folder / 'audio'}.",
     )
-    model = load_reward_model(MODEL)
+    model = ApexReward.from_pretrained(MODEL)
     rows = []
     for row in score_versions(model, versions):
         rows.append(row)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from dateutil import parser  # type: ignore[import-untyped]
+from dateutil import parser
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _NUMERIC = re.compile(r"(\d{1,2})\s*[/.-]\s*(\d{1,2})\s*[/.-]\s*(\d{4}|\d{2})\b")

@@ -29,8 +29,8 @@ from apex_reward.model.familiar import Familiarity
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.precision import in_full_precision
-from apex_reward.model.probe import checked_dtype
 from apex_reward.model.predictor import Predictor, PredictorEnsemble
+from apex_reward.model.probe import checked_dtype
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix

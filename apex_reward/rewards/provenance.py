@@ -73,7 +73,7 @@ def model_hash(model: Any) -> str:
     from apex_reward.model.encoders.segments import weights_hash
 
     weights = weights_hash(model) if isinstance(model, nn.Module) else ""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else {}
     names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference")
     settings = json.dumps({name: values.get(name) for name in names}, sort_keys=True, default=str)

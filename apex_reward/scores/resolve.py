@@ -42,11 +42,9 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
                 f"its heads are {', '.join(_names(model))}"
             )
         return mix
-    meant: str | Mapping[str, Any] | RewardMix = (
-        (getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall"))
-        if mix is None
-        else mix
-    )
+    meant: Any = mix
+    if mix is None:
+        meant = getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall")
     if isinstance(meant, Mapping) and "embedding_weights" in meant:
         return resolve_mix(PreferenceHead.from_dict(meant), model)
     found = as_mix(meant, named_mixes(model))

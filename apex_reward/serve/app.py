@@ -188,7 +188,7 @@ def _add_routes(app: FastAPI, state: _State) -> None:
                 state.source(_query(query), Path(name), number)
                 for number, query in enumerate(request.query)
             ]
-            prompts: list[Any] = list(request.prompts or [None] * len(songs))
+            prompts: list[Any] = [*(request.prompts or ())] or [None] * len(songs)
             if len(prompts) != len(songs):
                 raise HTTPException(422, f"{len(prompts)} prompts for {len(songs)} queries")
             rows = await state.judge(songs, prompts)

@@ -127,7 +127,9 @@ class Batcher:
         if process is None:
             process = self._local.process = DecodeProcess(self.reward.decode_settings)
             self._processes.append(process)
-        parts, rate, flags, most = [], 0, [], self.limits.seconds
+        parts: list[Any] = []
+        flags: list[str] = []
+        rate, most = 0, self.limits.seconds
         for block in process.blocks(job.path):
             parts.append(block.samples)
             rate = block.sample_rate

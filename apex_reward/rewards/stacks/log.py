@@ -33,7 +33,7 @@ class RewardLog:
         self._keys, self._rewards = keys, rewards
         scores = batch.scores
         rows = [] if scores is None else scores.rows()
-        self._rows = [
+        self._rows: list[dict[str, Any]] = [
             {**row, "reward_raw": raw, "flags": tripped}
             for row, raw, tripped in zip(rows, batch.raw, batch.flags, strict=True)
         ]
