@@ -170,7 +170,8 @@ class Tuner(Loop):
         """One pass over the training songs, a segment of each."""
         labels, seed = self.labels["train"], self.conditions[0].seed
         rng = np.random.default_rng([seed, self.epoch])
-        errors, losses = torch.zeros_like(self.stack.log_sigma), 0.0
+        errors = torch.zeros_like(self.stack.log_sigma)
+        losses = errors.new_zeros(())
         done, total = 0, len(labels) + len(self.labels["val"])
         size = self.settings.batch_size
         for (rows,) in epoch_batches(len(labels), [seed], self.epoch, size, 0, 1):

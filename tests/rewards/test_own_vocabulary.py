@@ -94,7 +94,7 @@ def test_judge_gives_the_values_worked_by_hand(reward: Reward, songs: list[str])
 
 
 def test_one_reward_file_means_the_same_everywhere(
-    reward: Reward, songs: list[str], tmp_path: Path
+    reward: Reward, songs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "reward.yaml"
     reward.save(file)
@@ -115,11 +115,9 @@ def test_one_reward_file_means_the_same_everywhere(
 
     candidates = [{"prompt_id": "p", "audio": path} for path in songs]
     write_table(tmp_path / "c.jsonl", candidates)
-    done = run.invoke(
-        app,
-        ["pairs", str(tmp_path / "c.jsonl"), "--reward", str(file), "--axis", "reward"]
-        + ["--test-share", "0", "--output", str(tmp_path / "p")],
-    )
+    words = f"pairs c.jsonl --reward {file} --axis reward --test-share 0 --output p".split()
+    monkeypatch.chdir(tmp_path)
+    done = run.invoke(app, words)
     assert done.exit_code == 0, done.output
     (pair,) = read_table(tmp_path / "p" / "pairs.jsonl").to_pylist()
     assert pair["chosen_reward"] == pytest.approx(max(wanted), abs=1e-5)
