@@ -67,7 +67,7 @@ def load_reward_model(
         raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if text.startswith(("http://", "https://")):
         _no_options(text, encoder=encoder, segment_tail=segment_tail)
-        from apex_reward.serve.client import RemoteReward
+        from apex_reward.rewards.foreign.remote import RemoteReward
 
         return RemoteReward(text)
     kind, _, folder = text.partition(":")

@@ -1,1 +1,1 @@
-"""A `Reward` behind HTTP: the server, and the client that is a `RewardModel`."""
+"""A `Reward` behind HTTP; the client is `apex_reward.rewards.foreign.remote`."""

@@ -68,8 +68,8 @@ def ensemble(condition: Condition, members: int) -> list[Condition]:
     Raises:
         UsageError: fewer than one member.
 
-    >>> [member.seed for member in ensemble(Condition(seed=7), 3)]
-    [7, 8, 9]
+    >>> tuple([member.seed for member in ensemble(Condition(seed=7), 3)])
+    (7, 8, 9)
     """
     if members < 1:
         raise UsageError(f"members is {members}; expected 1 or more")

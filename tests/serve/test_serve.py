@@ -24,7 +24,7 @@ import torch
 from apex_reward import Reward, load_reward_model
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, UsageError
-from apex_reward.serve.client import RemoteReward, ServerError
+from apex_reward.rewards.foreign.remote import RemoteReward, ServerError
 from tests.support import write_wav
 
 TOKEN = "secret"
