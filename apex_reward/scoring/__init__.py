@@ -1,6 +1,14 @@
-"""Score files: find them, judge them through a `Reward`, write rows."""
+"""Score files and data sets: find songs, judge them through a `Reward`, write rows."""
 
+from apex_reward.scoring.datasets import score_dataset
 from apex_reward.scoring.inputs import find_audio, find_songs
 from apex_reward.scoring.job import ScoreSettings, score_songs, score_to_file
 
-__all__ = ["ScoreSettings", "find_audio", "find_songs", "score_songs", "score_to_file"]
+__all__ = [
+    "ScoreSettings",
+    "find_audio",
+    "find_songs",
+    "score_dataset",
+    "score_songs",
+    "score_to_file",
+]

@@ -1,0 +1,56 @@
+"""ms-swift: reward classes for an external plugin file.
+
+from apex_reward.rewards.stacks.swift import ApexORM
+orms["apex"] = ApexORM.of("reward.yaml")
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from apex_reward.rewards.stacks.single import StackJudge, judge_of
+
+
+class ApexORM:
+    """Completions to rewards. `of` makes the class that swift builds.
+
+    Songs come from the column `audio` of the data set, else from `decode` of `response_token_ids`,
+    else each completion is the path of a song.
+    """
+
+    reward = "reward.yaml"
+    decode: Callable[..., Any] | None = None
+
+    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+        self.judge: StackJudge = judge_of(self.reward, None, None).judge
+
+    @classmethod
+    def of(cls, reward: str, decode: Callable[..., Any] | None = None) -> type[ApexORM]:
+        """The class for a reward file and a decoder of token ids."""
+        wrapped = None if decode is None else staticmethod(decode)
+        return type(cls.__name__, (cls,), {"reward": reward, "decode": wrapped})
+
+    def __call__(self, completions: Sequence[str], **kwargs: Any) -> list[float]:
+        """B finite rewards."""
+        items = self._songs(completions, kwargs)
+        prompts = kwargs.get("prompt") or kwargs.get("messages") or [""] * len(items)
+        return [result["score"] for result in self.judge(items, prompts)]
+
+    def _songs(self, completions: Sequence[str], columns: dict[str, Any]) -> list[Any]:
+        if columns.get("audio") is not None:
+            return list(columns["audio"])
+        if self.decode is not None and columns.get("response_token_ids") is not None:
+            return list(self.decode(columns["response_token_ids"]))
+        return [text.strip() or None for text in completions]
+
+
+class AsyncApexORM(ApexORM):
+    """The same, awaited: other rewards run meanwhile."""
+
+    async def __call__(  # type: ignore[override]
+        self, completions: Sequence[str], **kwargs: Any
+    ) -> list[float]:
+        """B finite rewards."""
+        return await asyncio.to_thread(super().__call__, completions, **kwargs)

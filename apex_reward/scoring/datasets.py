@@ -1,0 +1,103 @@
+"""Columns of scores for a Hugging Face data set with songs.
+
+Shape key: B = rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.rewards.reward import Models, Reward, as_reward
+from apex_reward.rewards.rows import row_columns, song_row
+from apex_reward.rewards.songs import TensorSong
+from apex_reward.rewards.stacks.songs import prompt_texts, song_of
+
+BATCH = 16
+UNREADABLE = "is not audio that can be decoded"
+
+
+def score_dataset(
+    dataset: Any,
+    reward: Reward | Models,
+    audio_column: str = "audio",
+    prompt_column: str = "prompt",
+    batch_size: int = BATCH,
+) -> Any:
+    """The data set with a column per head, `reward_raw`, `reward`, `flags` and `error`.
+
+    Args:
+        dataset: a `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict`; songs are
+            paths, bytes, arrays or decoders of an Audio column. Bytes and paths are decoded here.
+        reward: a `Reward`, or models for their default mix.
+        audio_column: where the songs are.
+        prompt_column: where the prompts are, for models that read them.
+        batch_size: rows that share encoder batches.
+
+    Returns:
+        A data set of the same kind. A song that cannot be heard has its reason as `error`.
+
+    Raises:
+        DataError: a column is not there.
+        UsageError: a mix that needs whole prompt groups, or something that is no data set.
+    """
+    judge = as_reward(reward)
+    judge.check_single()
+    if isinstance(dataset, Mapping) and hasattr(dataset, "column_names"):
+        parts = {
+            name: score_dataset(part, judge, audio_column, prompt_column, batch_size)
+            for name, part in dataset.items()
+        }
+        return type(dataset)(parts)
+    if not hasattr(dataset, "map"):
+        raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
+    _check_columns(dataset, audio_column, prompt_column if judge.model.reads_text else None)
+    return _plain_audio(dataset, audio_column).map(
+        lambda batch: _scored(judge, batch, audio_column, prompt_column),
+        batched=True,
+        batch_size=batch_size,
+    )
+
+
+def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
+    names = getattr(dataset, "column_names", None)
+    lacking = [name for name in (audio, prompt) if name and names and name not in names]
+    if lacking:
+        raise DataError(
+            f"the data set has no column {', '.join(lacking)}; it has {', '.join(names)}"
+        )
+
+
+def _plain_audio(dataset: Any, column: str) -> Any:
+    """Leave an Audio column as bytes and paths: decoding it there needs torchcodec."""
+    from datasets import Audio
+
+    features = getattr(dataset, "features", None) or {}
+    if isinstance(features.get(column), Audio):
+        return dataset.cast_column(column, Audio(decode=False))
+    return dataset
+
+
+def _scored(
+    reward: Reward, batch: Mapping[str, list[Any]], audio: str, prompt: str
+) -> dict[str, list[Any]]:
+    items = batch[audio]
+    prompts = prompt_texts(batch[prompt]) if reward.model.reads_text else None
+    songs = [
+        song_of(_decoded(item), reward.sample_rate) or TensorSong.failed(UNREADABLE)
+        for item in items
+    ]
+    settings = reward.engine_settings(block=max(1, len(songs)))
+    results = reward.results(songs, prompts, settings=settings)
+    rows = [song_row(reward, result, rewarded=True) for result in results]
+    names = [*row_columns(reward, rewarded=True), "flags", "error"]
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _decoded(item: Any) -> Any:
+    """The samples of a torchcodec decoder; everything else as it is."""
+    if hasattr(item, "get_all_samples"):
+        samples = item.get_all_samples()
+        return samples.data, int(samples.sample_rate)
+    return item
