@@ -8,25 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.arena_tables import print_calibration, print_evaluation
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
-from apex_reward.cli.rewards import (
-    BatchOption,
-    CautionOption,
-    DeviceOption,
-    DType,
-    DTypeOption,
-    EncoderOption,
-    GuardsOption,
-    LoudnessOption,
-    MixOption,
-    ModelOption,
-    RewardOption,
-    RewardOptions,
-    TailOption,
-    WorkersOption,
-    build_reward,
-)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -229,18 +213,18 @@ def score(
         Path | None,
         typer.Option(help="Folder that the songs' paths start from; default: the battles' own."),
     ] = None,
-    model: ModelOption = None,
-    reward: RewardOption = None,
-    mix: MixOption = None,
-    loudness: LoudnessOption = None,
-    guards: GuardsOption = None,
-    caution: CautionOption = None,
-    encoder: EncoderOption = None,
-    segment_tail: TailOption = None,
-    batch_segments: BatchOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.float32,
+    model: given.ModelOption = None,
+    reward: given.RewardOption = None,
+    mix: given.MixOption = None,
+    loudness: given.LoudnessOption = None,
+    guards: given.GuardsOption = None,
+    caution: given.CautionOption = None,
+    encoder: given.EncoderOption = None,
+    segment_tail: given.TailOption = None,
+    batch_segments: given.BatchOption = None,
+    workers: given.WorkersOption = None,
+    device: given.DeviceOption = None,
+    dtype: given.DTypeOption = given.DType.float32,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the songs that a killed run scored.")
     ] = False,
@@ -257,11 +241,11 @@ def score(
     check_format(output)
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
-    options = RewardOptions(
+    options = given.RewardOptions(
         model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
         device, dtype,
     )  # fmt: skip
-    judge = build_reward(options)
+    judge = given.build_reward(options)
     total = len({path for pair in paths for path in pair if path})
     with progress_bar() as bar:
         task = bar.add_task("songs", total=total)

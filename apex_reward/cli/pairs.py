@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
-from apex_reward.cli.rewards import (
-    CautionOption,
-    DeviceOption,
-    EncoderOption,
-    GuardsOption,
-    LoudnessOption,
-    MixOption,
-    ModelOption,
-    RewardOption,
-    RewardOptions,
-    build_reward,
-)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,14 +102,14 @@ def pairs(
     figures: Annotated[
         str, typer.Option(help="Write the plots as files too: pdf, svg, png, joined by commas.")
     ] = "",
-    model: ModelOption = None,
-    reward: RewardOption = None,
-    mix: MixOption = None,
-    loudness: LoudnessOption = None,
-    guards: GuardsOption = None,
-    caution: CautionOption = None,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
+    model: given.ModelOption = None,
+    reward: given.RewardOption = None,
+    mix: given.MixOption = None,
+    loudness: given.LoudnessOption = None,
+    guards: given.GuardsOption = None,
+    caution: given.CautionOption = None,
+    encoder: given.EncoderOption = None,
+    device: given.DeviceOption = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be dropped; write nothing.")
@@ -162,10 +151,12 @@ def pairs(
         seed=seed,
     )
     table = read_candidates(candidates)
-    judge = RewardOptions(model, reward, mix, loudness, guards, caution, encoder, device=device)
+    judge = given.RewardOptions(
+        model, reward, mix, loudness, guards, caution, encoder, device=device
+    )
     if judge.given:
         table = _scored(table, options, judge, candidates.parent)
-    elif judge != RewardOptions():
+    elif judge != given.RewardOptions():
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     result = _built(table, options, candidates.parent)
     _print_counts(result)
@@ -190,10 +181,12 @@ def _numbers_by_name(option: str, given: list[str] | None) -> dict[str, float]:
     return numbers
 
 
-def _scored(table: pa.Table, options: PairOptions, judge: RewardOptions, folder: Path) -> pa.Table:
+def _scored(
+    table: pa.Table, options: PairOptions, judge: given.RewardOptions, folder: Path
+) -> pa.Table:
     from apex_reward.pairs.unscored import score_unscored
 
-    reward = build_reward(judge)
+    reward = given.build_reward(judge)
     with progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
         return score_unscored(

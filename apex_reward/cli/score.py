@@ -11,24 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
-from apex_reward.cli.rewards import (
-    BatchOption,
-    CautionOption,
-    DeviceOption,
-    DType,
-    DTypeOption,
-    EncoderOption,
-    GuardsOption,
-    LoudnessOption,
-    MixOption,
-    ModelOption,
-    RewardOption,
-    RewardOptions,
-    TailOption,
-    WorkersOption,
-    build_reward,
-)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,14 +55,14 @@ def score(
             ".parquet."
         ),
     ],
-    model: ModelOption = None,
-    reward: RewardOption = None,
-    mix: MixOption = None,
-    loudness: LoudnessOption = None,
-    guards: GuardsOption = None,
-    caution: CautionOption = None,
-    encoder: EncoderOption = None,
-    segment_tail: TailOption = None,
+    model: given.ModelOption = None,
+    reward: given.RewardOption = None,
+    mix: given.MixOption = None,
+    loudness: given.LoudnessOption = None,
+    guards: given.GuardsOption = None,
+    caution: given.CautionOption = None,
+    encoder: given.EncoderOption = None,
+    segment_tail: given.TailOption = None,
     prompts: Annotated[
         Path | None,
         typer.Option(help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt'."),
@@ -90,10 +74,10 @@ def score(
     segments: Annotated[
         bool, typer.Option("--segments", help="Write a second file with a row per segment.")
     ] = False,
-    batch_segments: BatchOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.float32,
+    batch_segments: given.BatchOption = None,
+    workers: given.WorkersOption = None,
+    device: given.DeviceOption = None,
+    dtype: given.DTypeOption = given.DType.float32,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
     ] = False,
@@ -111,12 +95,12 @@ def score(
         raise UsageError("--segments and --resume need --output FILE")
     if output is not None:
         check_format(output)
-    options = RewardOptions(
+    options = given.RewardOptions(
         model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
         device, dtype,
     )  # fmt: skip
     sources = find_songs(audio)
-    judge = build_reward(options)
+    judge = given.build_reward(options)
     settings = ScoreSettings(options.rewarded, segments)
     texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
     run = _Run(judge, sources, texts, settings, default_workers() if workers is None else workers)

@@ -7,24 +7,8 @@ from typing import Annotated
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, reports_errors
-from apex_reward.cli.rewards import (
-    BatchOption,
-    CautionOption,
-    DeviceOption,
-    DType,
-    DTypeOption,
-    EncoderOption,
-    GuardsOption,
-    LoudnessOption,
-    MixOption,
-    ModelOption,
-    RewardOption,
-    RewardOptions,
-    TailOption,
-    WorkersOption,
-    build_reward,
-)
 from apex_reward.errors import UsageError
 
 LIMITS = "What it takes"
@@ -36,14 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    model: ModelOption = None,
-    reward: RewardOption = None,
-    mix: MixOption = None,
-    loudness: LoudnessOption = None,
-    guards: GuardsOption = None,
-    caution: CautionOption = None,
-    encoder: EncoderOption = None,
-    segment_tail: TailOption = None,
+    model: given.ModelOption = None,
+    reward: given.RewardOption = None,
+    mix: given.MixOption = None,
+    loudness: given.LoudnessOption = None,
+    guards: given.GuardsOption = None,
+    caution: given.CautionOption = None,
+    encoder: given.EncoderOption = None,
+    segment_tail: given.TailOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8765,
     token_file: Annotated[
@@ -65,10 +49,10 @@ def serve(
         float,
         typer.Option(min=0, help="Seconds that a song waits for others.", rich_help_panel=LIMITS),
     ] = 0.02,
-    batch_segments: BatchOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.float32,
+    batch_segments: given.BatchOption = None,
+    workers: given.WorkersOption = None,
+    device: given.DeviceOption = None,
+    dtype: given.DTypeOption = given.DType.float32,
 ) -> int:
     """Serve a reward over HTTP; requests of many clients share encoder batches.
 
@@ -86,8 +70,8 @@ def serve(
     token = _token(token_file)
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root {audio_root} is not a folder")
-    judge = build_reward(
-        RewardOptions(model, reward, mix, loudness, guards, caution, encoder, segment_tail,
+    judge = given.build_reward(
+        given.RewardOptions(model, reward, mix, loudness, guards, caution, encoder, segment_tail,
                       batch_segments, device, dtype)
     )  # fmt: skip
     judge.check_single()
