@@ -87,6 +87,13 @@ def extract(
     songeval: Annotated[
         Path | None, typer.Option("--songeval", help="Aesthetic labels per song to store.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Gives the aesthetic labels of songs without any: songeval, songeval:FOLDER, "
+            "another model with these heads, or package.module:callable."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run stopped.")
     ] = False,
@@ -100,7 +107,7 @@ def extract(
 
     songs = read_manifest(manifest, read_teacher(songeval) if songeval else None)
     count = default_workers() if workers is None else workers
-    settings = ExtractSettings(audio_dir, encoder, count, batch_segments, device)
+    settings = ExtractSettings(audio_dir, encoder, count, batch_segments, device, teacher)
     with progress_bar() as progress:
         bar = progress.add_task("extract", total=len(songs))
         failed = run(

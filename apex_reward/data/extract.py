@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
-from apex_reward.data.teacher import Teacher, call_teacher
+from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl, write_table, write_text
+from apex_reward.scores.apex import AESTHETIC_HEADS
 
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward
@@ -69,6 +70,8 @@ class ExtractSettings:
         workers: decoding processes; with Ray the number of actors.
         batch_segments: segments per encoder batch; None takes the encoder's configuration.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        teacher: what gives the aesthetic labels of songs whose rows lack them, as `load_teacher`
+            takes it; None: nothing does.
     """
 
     audio_dir: Path
@@ -76,6 +79,11 @@ class ExtractSettings:
     workers: int = 0
     batch_segments: int | None = None
     device: str | None = None
+    teacher: str | None = None
+
+    def loaded_teacher(self) -> Teacher | None:
+        """The teacher, in the process that needs it."""
+        return None if self.teacher is None else load_teacher(self.teacher, self.device)
 
 
 def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
@@ -90,21 +98,25 @@ def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
     return shards
 
 
-def start(shards: Sequence[Shard], output: Path, resume: bool) -> list[Shard]:
+def start(
+    shards: Sequence[Shard], output: Path, resume: bool, teacher: str | None = None
+) -> list[Shard]:
     """Make the output folder ready and return the shards that are still to do.
 
     Raises:
-        UsageError: a run to resume that had another manifest.
+        UsageError: a run to resume that had another manifest or teacher.
     """
     work = output / WORK
-    listing = "\n".join(f"{s.name} {' '.join(song.audio_id for song in s.songs)}" for s in shards)
+    listing = f"teacher {teacher}\n" * (teacher is not None) + "\n".join(
+        f"{s.name} {' '.join(song.audio_id for song in s.songs)}" for s in shards
+    )
     if not resume:
         for split in dict.fromkeys(shard.split for shard in shards):
             shutil.rmtree(output / split, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
         (output / "failed.jsonl").unlink(missing_ok=True)
     elif (work / "plan.txt").is_file() and (work / "plan.txt").read_text("utf-8") != listing:
-        raise UsageError(f"{output} was begun with another manifest; leave out --resume")
+        raise UsageError(f"{output} was begun with another manifest or teacher; leave out --resume")
     for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
         leftover.unlink()
     write_text(work / "plan.txt", listing)
@@ -167,21 +179,33 @@ def _finish(
     teacher: Teacher | None,
 ) -> None:
     """Write a shard and, last, its failures: their file says that the shard is done."""
-    done = [(s, r) for s, r in zip(shard.songs, results, strict=True) if r.error is None]
-    songs = [song for song, _ in done]
-    if teacher is not None and songs:
-        paths = [settings.audio_dir / song.path for song in songs]
-        scores = call_teacher(teacher, [song.audio_id for song in songs], paths)
-        songs = [replace(song, labels={**song.labels, **scores[song.audio_id]}) for song in songs]
-    rows = [_rows(model, song, result) for song, (_, result) in zip(songs, done, strict=True)]
+    heard = [s for s, r in zip(shard.songs, results, strict=True) if r.error is None]
+    labels, errors = _taught(heard, settings, teacher)
+    errors |= {s.audio_id: r.error for s, r in zip(shard.songs, results, strict=True) if r.error}
+    rows = [
+        _rows(model, replace(song, labels={**song.labels, **labels.get(song.audio_id, {})}), result)
+        for song, result in zip(shard.songs, results, strict=True)
+        if song.audio_id not in errors
+    ]
     if rows:
         write_shard(output / shard.name, rows, source)
     failures = [
-        {"audio_id": song.audio_id, "path": song.path, "split": song.split, "error": result.error}
-        for song, result in zip(shard.songs, results, strict=True)
-        if result.error is not None
+        {"audio_id": s.audio_id, "path": s.path, "split": s.split, "error": errors[s.audio_id]}
+        for s in shard.songs
+        if s.audio_id in errors
     ]
     write_table(_failures_file(output, shard), failures)
+
+
+def _taught(
+    songs: Sequence[ManifestSong], settings: ExtractSettings, teacher: Teacher | None
+) -> tuple[TeacherScores, dict[str, str]]:
+    """Labels of the songs whose rows lack them, and why the teacher gave none."""
+    todo = [s for s in songs if not all(head in s.labels for head in AESTHETIC_HEADS)]
+    if teacher is None or not todo:
+        return {}, {}
+    paths = [settings.audio_dir / song.path for song in todo]
+    return call_teacher(teacher, [song.audio_id for song in todo], paths)
 
 
 def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows:
@@ -236,8 +260,12 @@ def extract(
         from apex_reward.data.extract_ray import extract_with_ray
 
         if teacher is not None:
-            raise UsageError("a callable teacher runs with the local engine only")
-        extract_with_ray(start(shards, output, resume), settings, output, on_song)
+            raise UsageError(
+                "with the engine ray a teacher is loaded on every machine: name it in the settings "
+                "(package.module:callable) instead of handing it over"
+            )
+        todo = start(shards, output, resume, settings.teacher)
+        extract_with_ray(todo, settings, output, on_song)
         return finish(shards, output)
     return _extract_here(shards, settings, output, resume, teacher, on_song)
 
@@ -257,13 +285,14 @@ def _extract_here(
 
     state = PartialState()
     if state.is_main_process:
-        start(shards, output, resume)
+        start(shards, output, resume, settings.teacher)
     state.wait_for_everyone()
     todo = [shard for shard in shards if not _failures_file(output, shard).is_file()]
     mine = todo[state.process_index :: state.num_processes]
     if mine:
         device = settings.device or state.device
         model = load_encoder(settings.encoder, device)
+        teacher = teacher or settings.loaded_teacher()
         extract_shards(model, mine, settings, output, teacher, on_song)
     state.wait_for_everyone()
     return finish(shards, output)

@@ -35,10 +35,11 @@ class ShardActor:
         self.model = load_encoder(settings.encoder, device)
         self.shards, self.output = shards, output
         self.settings = replace(settings, workers=0)
+        self.teacher = settings.loaded_teacher()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self.shards[int(row["item"])]
-        extract_shards(self.model, [shard], self.settings, self.output)
+        extract_shards(self.model, [shard], self.settings, self.output, self.teacher)
         return {"songs": len(shard.songs)}
 
 

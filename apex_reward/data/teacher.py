@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.errors import DataError, listed
+from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.tables import read_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, head_range
+from apex_reward.scores.mix import RewardMix
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from apex_reward.rewards.protocol import RewardModel
+
 TeacherScores = dict[str, dict[str, float]]
-Teacher = Callable[[Sequence[Path]], Iterable[Mapping[str, float]]]
+Teacher = Callable[[Sequence[Path]], Iterable[Mapping[str, Any]]]
 ID_COLUMNS = ("audio_id", "id", "path", "audio")
 
 
@@ -54,10 +58,67 @@ def read_teacher(path: str | Path) -> TeacherScores:
     return _checked(str(path), names, rows, problems)
 
 
+def load_teacher(name: str, device: str | None = None) -> Teacher:
+    """The teacher that a name means: the same in every process that extracts.
+
+    Args:
+        name: a reward model with the five aesthetic heads, as `load_reward_model` takes it
+            (`songeval`, `songeval:FOLDER`, a folder), or `package.module:callable`.
+        device: where a reward model runs.
+
+    Raises:
+        UsageError: no such model or callable, or a model that lacks an aesthetic head.
+    """
+    from apex_reward.rewards.load import FOREIGN, load_reward_model
+    from apex_reward.rewards.protocol import RewardModel
+
+    module, colon, attribute = name.partition(":")
+    if colon and module not in FOREIGN and not Path(name).exists():
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"{name}: {error}; expected package.module:callable") from error
+        if not isinstance(found, type) and not isinstance(found, RewardModel):
+            return cast(Teacher, found)
+    return ModelTeacher(load_reward_model(name, device=device))
+
+
+class ModelTeacher:
+    """A reward model with the five aesthetic heads as a teacher.
+
+    Raises:
+        UsageError: it lacks one of them, or reads prompts, which a manifest does not hold.
+    """
+
+    def __init__(self, model: RewardModel) -> None:
+        from apex_reward.rewards.reward import Reward
+
+        names = [head.name for head in model.heads]
+        if lacking := [head for head in AESTHETIC_HEADS if head not in names]:
+            raise UsageError(f"{model.name} is no teacher: it has no head {', '.join(lacking)}")
+        if model.reads_text:
+            raise UsageError(f"{model.name} judges songs by their prompts; a teacher hears only")
+        mix = RewardMix(dict.fromkeys(AESTHETIC_HEADS, 1 / len(AESTHETIC_HEADS)))
+        self._reward = Reward(model, mix)
+
+    def __call__(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
+        """The five scores of each song, or its `error`."""
+        rows = self._reward.judge([str(path) for path in paths])
+        return [
+            {"error": row["error"]}
+            if row["error"]
+            else {head: row[head] for head in AESTHETIC_HEADS}
+            for row in rows
+        ]
+
+
 def call_teacher(
     teacher: Teacher, audio_ids: Sequence[str], paths: Sequence[Path]
-) -> TeacherScores:
+) -> tuple[TeacherScores, dict[str, str]]:
     """Scores by `audio_id` from a callable: paths in, one mapping of five scores per path out.
+
+    Returns:
+        The scores, and the reasons of the songs for which it gave `{"error": reason}` instead.
 
     Raises:
         DataError: another number of results, or scores that are not numbers in [1, 5].
@@ -65,7 +126,10 @@ def call_teacher(
     rows = [dict(row) for row in teacher(paths)]
     if len(rows) != len(paths):
         raise DataError(f"the teacher gave {len(rows)} results for {len(paths)} songs")
-    return _checked("the teacher", audio_ids, rows, [])
+    named = dict(zip(audio_ids, rows, strict=True))
+    errors = {name: str(row["error"]) for name, row in named.items() if row.get("error")}
+    good = {name: row for name, row in named.items() if name not in errors}
+    return _checked("the teacher", list(good), list(good.values()), []), errors
 
 
 def _checked(

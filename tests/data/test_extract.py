@@ -14,14 +14,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
+from apex_reward.cli import app
 from apex_reward.data.extract import ExtractSettings, ManifestSong, extract, plan
 from apex_reward.data.manifest import read_manifest
+from apex_reward.data.teacher import load_teacher
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model import ApexReward
+from apex_reward.rewards.foreign.songeval import SongEval
+from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
+from tests.muq_support import TINY
 from tests.support import tiny_model
 
 
@@ -204,3 +210,63 @@ def test_manifest_problems_are_listed_together(tmp_path: Path) -> None:
 def test_unknown_engine(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="engine is 'spark'; expected one of local, ray"):
         extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="spark")
+
+
+def teach_by_name(paths: Any) -> list[dict[str, Any]]:
+    """A teacher that another process finds by its name; it cannot hear song 22."""
+    return [
+        {"error": "is too quiet"}
+        if path.stem == "22"
+        else dict.fromkeys(AESTHETIC_HEADS, 1.0 + int(path.stem) / 100)
+        for path in paths
+    ]
+
+
+BY_NAME = "tests.data.test_extract:teach_by_name"
+
+
+def test_a_named_teacher_labels_and_its_failures_are_rows(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    chosen = [song for song in songs[1] if song.split == "train"][:5]
+    given = ManifestSong("own", "30.wav", "train", dict.fromkeys(AESTHETIC_HEADS, 4.5))
+    settings = ExtractSettings(songs[0], str(encoder), teacher=BY_NAME)
+    failed = extract([*chosen, given], settings, tmp_path)
+    assert [(row["audio_id"], row["error"]) for row in failed] == [("a22", "is too quiet")]
+    rows = pq.read_table(tmp_path / "train" / "00000.parquet").to_pylist()
+    labels = {row["audio_id"]: json.loads(row["songeval_scores"])["clarity"] for row in rows}
+    assert labels == {"a20": 1.2, "a21": 1.21, "a23": 1.23, "a24": 1.24, "own": 4.5}
+    with pytest.raises(UsageError, match="another manifest or teacher"):
+        extract([*chosen, given], ExtractSettings(songs[0], str(encoder)), tmp_path, resume=True)
+
+
+def test_songeval_teaches_and_a_predictor_learns_from_it(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    SongEval(TINY, 24).save_pretrained(tmp_path / "songeval")
+    name = f"songeval:{tmp_path / 'songeval'}"
+    chosen = [song for song in songs[1] if song.audio_id not in ("a7", "gone")][:34]
+    output = tmp_path / "shards"
+    assert extract(chosen, ExtractSettings(songs[0], str(encoder), teacher=name), output) == []
+    judged = Reward(SongEval.from_pretrained(tmp_path / "songeval")).judge(
+        [str(songs[0] / "0.wav")]
+    )
+    table = pq.read_table(output / "val" / "00000.parquet").to_pylist()
+    first = json.loads(next(row for row in table if row["audio_id"] == "a0")["songeval_scores"])
+    assert first == pytest.approx({head: judged[0][head] for head in AESTHETIC_HEADS}, abs=1e-5)
+    done = CliRunner().invoke(
+        app, ["train", "--data", str(output), "--output", str(tmp_path / "run"), "--epochs", "1"]
+    )
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
+    assert config["task"] == "full"
+
+
+def test_teachers_that_are_none_are_named(tmp_path: Path) -> None:
+    tiny_model(task="popularity").save_pretrained(tmp_path / "two")
+    with pytest.raises(UsageError, match="apex is no teacher: it has no head coherence"):
+        load_teacher(str(tmp_path / "two"))
+    with pytest.raises(UsageError, match="package.module:callable"):
+        load_teacher("no.such:thing")
+    with pytest.raises(UsageError, match="loaded on every machine"):
+        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="ray", teacher=teach_by_name)

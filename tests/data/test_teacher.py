@@ -47,7 +47,7 @@ def test_missing_columns(tmp_path: Path) -> None:
 
 def test_callable() -> None:
     paths = [Path("a.wav"), Path("b.wav")]
-    assert call_teacher(lambda given: [GOOD for _ in given], ["a", "b"], paths)["b"] == GOOD
+    assert call_teacher(lambda given: [GOOD for _ in given], ["a", "b"], paths)[0]["b"] == GOOD
     with pytest.raises(DataError, match="1 results for 2 songs"):
         call_teacher(lambda given: [GOOD], ["a", "b"], paths)
     with pytest.raises(DataError, match="naturalness is 9"):
