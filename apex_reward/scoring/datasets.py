@@ -49,7 +49,8 @@ def score_dataset(
             name: score_dataset(part, judge, audio_column, prompt_column, batch_size)
             for name, part in dataset.items()
         }
-        return type(dataset)(parts)
+        kind: Any = type(dataset)
+        return kind(parts)
     if not hasattr(dataset, "map"):
         raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
     _check_columns(dataset, audio_column, prompt_column if judge.model.reads_text else None)
@@ -61,7 +62,7 @@ def score_dataset(
 
 
 def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
-    names = getattr(dataset, "column_names", None)
+    names = list(getattr(dataset, "column_names", None) or ())
     lacking = [name for name in (audio, prompt) if name and names and name not in names]
     if lacking:
         raise DataError(

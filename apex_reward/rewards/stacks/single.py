@@ -90,6 +90,7 @@ class SingleJudge:
 
     def __init__(self, judge: StackJudge, wait: float = WAIT_SECONDS) -> None:
         self.judge, self.wait = judge, wait
+        self._thread: threading.Thread | None = None
         self._start()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class SingleJudge:
     def _start(self) -> None:
         self._waiting: queue.SimpleQueue[tuple[Any, Any, Future[Result]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
     def _run(self) -> None:
         while True:

@@ -68,6 +68,6 @@ async def compute_audio_score(
     return numbers(await asyncio.wrap_future(judge.submit(song, str(ground_truth or ""))))
 
 
-def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+def numbers(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a result; text columns are left out."""
     return {name: value for name, value in result.items() if isinstance(value, (int, float))}
