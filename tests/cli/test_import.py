@@ -16,6 +16,7 @@ from apex_reward.audio import load_audio, save_wav
 from apex_reward.cli import app
 from apex_reward.model import ApexReward
 from apex_reward.scores.apex import HEADS
+from tests.muq_support import SONGEVAL_FIGURES, golden_config, write_head, write_muq
 from tests.support import GOLDEN, golden_song, write_best_model, write_mert_folder
 
 FIGURES = json.loads((GOLDEN / "golden.json").read_text())["models"]
@@ -125,3 +126,25 @@ def test_real_songs_with_a_full_size_import(shared_folder: Path, tmp_path: Path)
     assert run("import", *given, "--output", tmp_path / "model").exit_code == 0
     score_real_songs(tmp_path / "model", shared_folder, tmp_path / "f.parquet")
     check_real_rows(pyarrow.parquet.read_table(tmp_path / "f.parquet").to_pylist())
+
+
+def test_songeval_imported_and_scored_gives_the_published_figures(tmp_path: Path) -> None:
+    figures = SONGEVAL_FIGURES["small"]
+    config = golden_config(figures["overrides"])
+    head = write_head(tmp_path / "ckpt" / "model.safetensors", config)
+    muq = write_muq(tmp_path / "muq", config)
+    done = run("import", "--kind", "songeval", "--predictor", head, "--encoder", muq,
+               "--output", tmp_path / "model")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for number, clip in enumerate(figures["clips"]):
+        samples = golden_song(clip["seed"], clip["rate"], 1, clip["seconds"])
+        (tmp_path / "songs").mkdir(exist_ok=True)
+        save_wav(tmp_path / "songs" / f"{number}.wav", samples, clip["rate"])
+    output = tmp_path / "scores.jsonl"
+    done = run("score", tmp_path / "songs", "--model", tmp_path / "model", "--output", output)
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    for row, clip in zip(rows, figures["clips"], strict=True):
+        assert {name: row[name] for name in clip["scores"]} == pytest.approx(
+            clip["scores"], abs=1e-4
+        )

@@ -270,3 +270,20 @@ def test_teachers_that_are_none_are_named(tmp_path: Path) -> None:
         load_teacher("no.such:thing")
     with pytest.raises(UsageError, match="loaded on every machine"):
         extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="ray", teacher=teach_by_name)
+
+
+def test_killed_while_a_teacher_hears_and_resumed(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    settings = ExtractSettings(songs[0], str(encoder), teacher=BY_NAME)
+    extract(songs[1], settings, tmp_path / "whole")
+    for moment in (0.2, 0.5, 0.9):
+        child = os.fork()
+        if child == 0:
+            extract(songs[1], settings, tmp_path / "killed", resume=True)
+            os._exit(0)
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    extract(songs[1], settings, tmp_path / "killed", resume=True)
+    assert shards_of(tmp_path / "killed") == shards_of(tmp_path / "whole")

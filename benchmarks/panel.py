@@ -1,0 +1,99 @@
+"""What a panel costs: its members apart, its distinct encoders alone, and the panel itself.
+
+    python benchmarks/panel.py [--songs 4 --seconds 20 --repeat 5 --output benchmarks/results/panel.md]
+
+The panel has three members behind two encoders: two APEX predictors over one MERT (apex-tiny's size
+unless a model is named) and SongEval at a small size with random weights. All ways run in one
+process on the same songs, in turns; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from apex_reward import ApexReward, Panel
+from apex_reward.model.encoded import song_features
+from apex_reward.model.encoders.muq import MuqConfig
+from apex_reward.report.markdown import markdown_table
+from apex_reward.rewards.foreign.songeval import SongEval
+
+RATE = 24_000
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    args = parsed()
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    first, second = (ApexReward.from_pretrained(args.model) for _ in range(2))
+    small = MuqConfig(width=64, depth=7, heads=4, feed_forward=128, channels=32)
+    panel = Panel({"first": first, "second": second, "songeval": SongEval(small, 128)})
+    songs = torch.randn(args.songs, int(args.seconds * RATE)) * 0.1
+    members = list(panel.models.values())
+    ways: dict[str, Callable[[], object]] = {
+        "members apart": lambda: [member(songs, RATE) for member in members],
+        "distinct encoders alone": lambda: song_features(panel.parts.encoders, songs, RATE),
+        "panel": lambda: panel(songs, RATE),
+    }
+    seconds = measured(ways, args.repeat)
+    encoders = seconds["distinct encoders alone"]
+    rows = [
+        [name, f"{value:.2f}", f"{value / encoders:.2f}", f"{value / seconds['members apart']:.2f}"]
+        for name, value in seconds.items()
+    ]
+    table = markdown_table(["way", "s", "against the encoders", "against apart"], rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    text = (
+        f"# Panel\n\n`python benchmarks/panel.py`, {date.today()}, commit {commit()}, "
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; "
+        f"{args.songs} songs of {args.seconds:g} s, medians of {args.repeat} turns; "
+        f"{len(members)} members, {len(panel.parts.encoders)} encoders; peak {peak:.1f} GiB.\n\n"
+        f"{table}\n"
+    )
+    print(text)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(text, encoding="utf-8")
+
+
+def measured(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Median seconds of each way, in turns after one run to warm up."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeat + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if turn:
+                found[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def commit() -> str:
+    """The short name of the commit that was measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="apex-tiny")
+    parser.add_argument("--songs", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
