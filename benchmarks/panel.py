@@ -1,6 +1,6 @@
 """What a panel costs: its members apart, its distinct encoders alone, and the panel itself.
 
-    python benchmarks/panel.py [--songs 4 --seconds 20 --repeat 5 --output benchmarks/results/panel.md]
+    python benchmarks/panel.py [--songs 4 --seconds 20 --repeat 5 --output FILE]
 
 The panel has three members behind two encoders: two APEX predictors over one MERT (apex-tiny's size
 unless a model is named) and SongEval at a small size with random weights. All ways run in one
