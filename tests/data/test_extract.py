@@ -287,3 +287,20 @@ def test_killed_while_a_teacher_hears_and_resumed(
         os.waitpid(child, 0)
     extract(songs[1], settings, tmp_path / "killed", resume=True)
     assert shards_of(tmp_path / "killed") == shards_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ray_actors_load_the_teacher_by_its_name(
+    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    import ray
+
+    chosen = [song for song in songs[1] if song.split == "train"][:5]
+    settings = ExtractSettings(songs[0], str(encoder), workers=1, teacher=BY_NAME)
+    extract(chosen, settings, tmp_path / "here")
+    try:
+        failed = extract(chosen, settings, tmp_path / "ray", engine="ray")
+    finally:
+        ray.shutdown()
+    assert [row["audio_id"] for row in failed] == ["a22"]
+    assert shards_of(tmp_path / "ray") == shards_of(tmp_path / "here")
