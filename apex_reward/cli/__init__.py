@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from apex_reward.cli import arena, demo, distance, pairs, score, serve, train
+from apex_reward.cli import arena, demo, distance, listen, pairs, score, serve, train
 
 app = typer.Typer(
     name="apex-reward",
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, serve, pairs, train, arena, distance):
+for command in (demo, score, serve, pairs, train, arena, distance, listen):
     command.register(app)
 
 
