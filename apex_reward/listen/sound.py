@@ -12,7 +12,6 @@ import torch
 from apex_reward.audio.load import load_audio
 from apex_reward.audio.loudness import integrated_loudness
 
-
 LISTENING_LUFS = -18.0  # leaves most music room for its peaks
 
 
