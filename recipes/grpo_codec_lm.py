@@ -335,7 +335,7 @@ def write_results(
         "undecodable_after": undecodable_share(steps[-tenth:]),
         "seconds": seconds,
         "processes": PartialState().num_processes,
-        "demonstration": reward.function.model.config.demonstration,
+        "demonstration": reward.function.reward.demonstration,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
     panels = {
