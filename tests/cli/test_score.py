@@ -227,7 +227,7 @@ def test_a_run_killed_by_sigkill_and_resumed_ends_with_the_same_bytes(
     assert not output.exists()
     resumed = subprocess.run(command(output, "--resume"), check=False, capture_output=True)
     assert resumed.returncode == 1  # the text
-    names = {"f.jsonl", "f.segments.jsonl"}
+    names = {"f.jsonl", "f.jsonl.meta.json", "f.segments.jsonl"}
     for folder in ("whole", "killed"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == names
     for name in names:
