@@ -56,7 +56,8 @@ def load_reward_model(
         dtype: of the encoder: `float32`, `bfloat16` or `float16`; heads keep float32, and a dtype
             that the device computes wrongly falls back to float32 with a warning.
         segment_tail: `pad`, `mask` or `drop`, for an APEX model; None takes the model's own.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only`; they reach the encoder too.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`; they reach the encoder too. Of a
+            server `token` is the bearer token.
 
     Raises:
         UsageError: no such model, device, dtype or segment tail; options that it does not take.
@@ -69,7 +70,7 @@ def load_reward_model(
         _no_options(text, encoder=encoder, segment_tail=segment_tail)
         from apex_reward.rewards.foreign.remote import RemoteReward
 
-        return RemoteReward(text)
+        return RemoteReward(text, token=hub.get("token"))
     kind, _, folder = text.partition(":")
     if kind not in FOREIGN:
         folder, kind = text, _kind_of(text)

@@ -277,6 +277,7 @@ def test_killed_while_a_teacher_hears_and_resumed(
 ) -> None:
     settings = ExtractSettings(songs[0], str(encoder), teacher=BY_NAME)
     extract(songs[1], settings, tmp_path / "whole")
+    kills = 0
     for moment in (0.2, 0.5, 0.9):
         child = os.fork()
         if child == 0:
@@ -284,7 +285,8 @@ def test_killed_while_a_teacher_hears_and_resumed(
             os._exit(0)
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert kills, "the run ended before any kill came"
     extract(songs[1], settings, tmp_path / "killed", resume=True)
     assert shards_of(tmp_path / "killed") == shards_of(tmp_path / "whole")
 

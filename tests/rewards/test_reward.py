@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apex_reward import ApexReward, Head, Panel, Reward, Scores, load_reward_model
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.rewards.guards import Guards
 from apex_reward.scores.mix import RewardMix
 from tests.support import golden_song, tiny_model
@@ -185,7 +185,7 @@ def test_a_bad_song_is_a_row_and_leaves_the_others_alone(model: ApexReward, tmp_
     ],
 )
 def test_wrong_uses_are_named(model: ApexReward, make: Any, message: str) -> None:
-    with pytest.raises((UsageError, Exception), match=message):
+    with pytest.raises(ApexError, match=message):
         make(model)
 
 

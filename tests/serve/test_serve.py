@@ -165,6 +165,7 @@ def test_the_client_is_a_reward_model(server: str, folder: Path, judged: list[An
         remote(torch.zeros(1, 30 * 8_000), 8_000)
     with pytest.raises(UsageError, match="401"):
         load_reward_model(server)
+    assert load_reward_model(server, token=TOKEN).heads == local.heads
 
 
 def test_other_stacks_forms(server: str, folder: Path, judged: list[Any]) -> None:
