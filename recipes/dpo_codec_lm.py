@@ -47,10 +47,10 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
-from apex_reward import ApexReward, build_pairs
+from apex_reward import ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.files.tables import write_table
-from apex_reward.pairs.export import to_trl
+from apex_reward.pairs import build_pairs, to_trl
 from apex_reward.report.run import write_run
 from apex_reward.rewards.decoders import CodecDecoder
 

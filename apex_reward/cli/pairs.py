@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 def pairs(
     candidates: Annotated[
-        Path, typer.Argument(help="Scored candidates: .jsonl, .csv or .parquet.")
+        Path,
+        typer.Argument(
+            help="Scored candidates: .jsonl, .csv, .parquet, or a data set that save_to_disk left."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(help="Folder to write. Needed unless --dry-run is given.")
@@ -99,6 +103,10 @@ def pairs(
     form: Annotated[
         str, typer.Option("--format", help="folder, trl, kto or tangoflux.")
     ] = "folder",
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Make the folder of trl or kto a data set on the hub."),
+    ] = None,
     figures: Annotated[
         str, typer.Option(help="Write the plots as files too: pdf, svg, png, joined by commas.")
     ] = "",
@@ -119,15 +127,18 @@ def pairs(
 
     Example: apex-reward pairs scores.jsonl --axis musicality --min-margin 0.2 --output pairs
     """
-    from apex_reward.pairs.export import FORMATS, write_folder
+    from apex_reward.files.stamps import read_provenance
+    from apex_reward.pairs.export import FORMATS
+    from apex_reward.pairs.hub import FORMS as PUSHED
     from apex_reward.pairs.options import PairOptions, as_names
     from apex_reward.pairs.reading import read_candidates
-    from apex_reward.pairs.report import write_report
     from apex_reward.report.figures import parse_formats
 
     formats = parse_formats(figures) if figures else ()
     if form not in FORMATS:
         raise UsageError(f"--format is {form!r}; expected one of {', '.join(FORMATS)}")
+    if push_to_hub and form not in PUSHED:
+        raise UsageError(f"--push-to-hub needs --format {' or '.join(PUSHED)}")
     if output is None and not dry_run:
         raise UsageError("give --output DIR, or --dry-run to see what would be dropped")
     options = PairOptions(
@@ -150,20 +161,19 @@ def pairs(
         test_share=test_share,
         seed=seed,
     )
-    table = read_candidates(candidates)
+    table = read_candidates(candidates, None if dry_run or output is None else output / "songs")
     judge = given.RewardOptions(
         model, reward, mix, loudness, guards, caution, encoder, device=device
     )
+    made_by = read_provenance(candidates)
     if judge.given:
-        table = _scored(table, options, judge, candidates.parent)
+        table, made_by = _scored(table, options, judge, candidates.parent)
     elif judge != given.RewardOptions():
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     result = _built(table, options, candidates.parent)
     _print_counts(result)
     if output is not None and not dry_run:
-        write_folder(result, output, form)
-        write_report(result, output, candidates.parent, formats)
-        typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
+        _written(result, output, candidates.parent, form, made_by, formats, push_to_hub)
     return _exit_code(result, scored=judge.given)
 
 
@@ -183,19 +193,22 @@ def _numbers_by_name(option: str, given: list[str] | None) -> dict[str, float]:
 
 def _scored(
     table: pa.Table, options: PairOptions, judge: given.RewardOptions, folder: Path
-) -> pa.Table:
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table with its gaps scored, and what scored them."""
     from apex_reward.pairs.unscored import score_unscored
+    from apex_reward.rewards.provenance import provenance
 
     reward = given.build_reward(judge)
     with progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
-        return score_unscored(
+        table = score_unscored(
             table,
             options.involved,
             reward,
             folder,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+    return table, provenance(reward)
 
 
 def _built(table: pa.Table, options: PairOptions, folder: Path) -> PairSet:
@@ -209,6 +222,26 @@ def _built(table: pa.Table, options: PairOptions, folder: Path) -> PairSet:
             folder,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+
+def _written(
+    result: PairSet,
+    output: Path,
+    folder: Path,
+    form: str,
+    made_by: dict[str, Any] | None,
+    formats: Sequence[str],
+    repo: str | None,
+) -> None:
+    from apex_reward.pairs.export import write_folder
+    from apex_reward.pairs.hub import push_folder
+    from apex_reward.pairs.report import write_report
+
+    write_folder(result, output, form, folder, made_by)
+    write_report(result, output, folder, formats)
+    typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
+    if repo is not None:
+        typer.echo(f"pushed to {push_folder(output / form, repo)}")
 
 
 def _print_counts(result: PairSet) -> None:

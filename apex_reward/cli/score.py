@@ -51,8 +51,9 @@ def score(
     audio: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders (searched recursively), globs, or lists: .txt, .jsonl, .csv, "
-            ".parquet."
+            help="Files, folders (searched recursively), globs, lists (.txt, .jsonl, .csv, "
+            ".parquet), or data sets with an Audio column (.parquet, or as save_to_disk leaves "
+            "them)."
         ),
     ],
     model: given.ModelOption = None,
@@ -86,6 +87,7 @@ def score(
 
     Example: apex-reward score songs/ --model apex-tiny --mix aesthetics --output scores.jsonl
     """
+    from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format
     from apex_reward.rewards.load import default_workers
     from apex_reward.scoring import ScoreSettings, find_songs
@@ -99,7 +101,7 @@ def score(
         model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
         device, dtype,
     )  # fmt: skip
-    sources = find_songs(audio)
+    sources = find_songs(audio, songs_beside(output))
     judge = given.build_reward(options)
     settings = ScoreSettings(options.rewarded, segments)
     texts = prompts_of(sources, prompts, needed=judge.model.reads_text)

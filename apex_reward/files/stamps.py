@@ -34,6 +34,14 @@ def provenance_path(output: Path) -> Path:
     return output.with_name(output.name + ".meta.json")
 
 
+def read_provenance(output: Path) -> dict[str, Any] | None:
+    """What stands beside a result about what made it; None where nothing readable does."""
+    try:
+        return dict(json.loads(provenance_path(output).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
 class RunStamp:
     """What the rows of a growing file depend on, in a file beside it while it grows.
 

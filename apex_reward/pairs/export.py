@@ -1,13 +1,13 @@
 """Pairs in the forms that trainers read.
 
 Every form writes the folder of `pairs.parquet`, `pairs.jsonl`, `dropped.jsonl`, `summary.json` and
-`report.html`; the others add, in a folder of their own name, `train` and `test` files:
+`report.html`; the others add a folder of their own name:
 
-| form | ending | holds |
-|---|---|---|
-| trl | `.parquet` | TRL's preference form, for `DPOTrainer` |
-| kto | `.parquet` | TRL's unpaired form, for `KTOTrainer` |
-| tangoflux | `.json` | a list of `chosen`, `reject`, `captions`, `duration` |
+| form | holds |
+|---|---|
+| trl | a data set in the hub's layout, for TRL's `DPOTrainer` |
+| kto | the same for its `KTOTrainer` |
+| tangoflux | `train.json` and `test.json`: lists of `chosen`, `reject`, `captions`, `duration` |
 
 `datasets.load_dataset(f"{output}/trl")` reads the first two with their splits.
 """
@@ -15,22 +15,24 @@ Every form writes the folder of `pairs.parquet`, `pairs.jsonl`, `dropped.jsonl`,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apex_reward.files.tables import atomic_path, json_line, write_json, write_table, write_text
+from apex_reward.pairs.audio_facts import resolve
 from apex_reward.pairs.build import PairSet
+from apex_reward.pairs.card import pairs_card
+from apex_reward.pairs.forms import tangoflux_rows
+from apex_reward.pairs.hub import FORMS, write_dataset
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
 FORMATS = ("folder", "trl", "kto", "tangoflux")
 ROWS_AT_ONCE = 50_000
-Row = Mapping[str, Any]
 
 
 def pairs_table(result: PairSet) -> pa.Table:
@@ -112,115 +114,51 @@ def summary(result: PairSet) -> dict[str, Any]:
     }
 
 
-def write_folder(result: PairSet, output: str | Path, form: str = "folder") -> None:
-    """Write `pairs.parquet`, `pairs.jsonl`, `dropped.jsonl`, `summary.json`, and `form`'s files."""
+def write_folder(
+    result: PairSet,
+    output: str | Path,
+    form: str = "folder",
+    folder: Path | None = None,
+    made_by: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `pairs.parquet`, `pairs.jsonl`, `dropped.jsonl`, `summary.json`, and `form`'s files.
+
+    Args:
+        result: what `build` returned.
+        output: the folder to write.
+        form: one of `FORMATS`.
+        folder: where relative audio paths are tried next to the working directory.
+        made_by: `provenance` of the reward behind the scores, for the card of a data set.
+    """
     output = Path(output)
-    pairs = pairs_table(result)
+    pairs, counts = pairs_table(result), summary(result)
     write_table(output / "pairs.parquet", pairs)
     _write_jsonl(output / "pairs.jsonl", pairs)
     _write_jsonl(output / "dropped.jsonl", dropped_table(result))
-    write_json(output / "summary.json", summary(result))
-    if form == "folder":
-        return
-    rows = pairs.to_pylist()
+    write_json(output / "summary.json", counts)
+    if form in FORMS:
+        write_dataset(
+            output / form,
+            pairs,
+            form,
+            lambda path: resolve(path, folder),
+            lambda configs: pairs_card(result, counts, form, configs, made_by),
+        )
+    elif form == "tangoflux":
+        _write_tangoflux(result, pairs.to_pylist(), output / form)
+
+
+def _write_tangoflux(result: PairSet, rows: list[dict[str, Any]], folder: Path) -> None:
     seconds = np.fmin(
         result.candidates.duration[result.winner], result.candidates.duration[result.loser]
     ).tolist()
     for split in ("train", "test"):
         at = [n for n, row in enumerate(rows) if row["split"] == split]
         if not at and split == "test":
-            continue  # readers of these forms take an empty file for a broken one
-        of_split = [rows[n] for n in at]
-        if form == "tangoflux":
-            entries = tangoflux_rows(of_split, [seconds[n] for n in at])
-            text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
-            write_text(output / form / f"{split}.json", text + "\n")
-        else:
-            dataset = to_trl(of_split) if form == "trl" else to_kto(of_split)
-            write_table(output / form / f"{split}.parquet", dataset.data.table)
-
-
-def to_trl(pairs: Iterable[Row]) -> datasets.Dataset:
-    """TRL's preference form: `prompt`, `chosen`, `rejected` as text, what `DPOTrainer` takes.
-
-    With tokens, the texts are the tokens: as given where they are text; ids are written in
-    decimal with spaces between, and kept as `chosen_ids` and `rejected_ids` beside. Without
-    tokens, the texts are the audio paths. TRL puts prompt and completion together as they are, so
-    a completion starts with a space where two words would run into one. Pass one split only
-    (`pair["split"]`).
-    """
-    return _dataset(
-        [
-            {
-                "prompt": pair["prompt"],
-                "chosen": _completion(pair, "chosen"),
-                "rejected": _completion(pair, "rejected"),
-                **_ids(pair, "chosen"),
-                **_ids(pair, "rejected"),
-            }
-            for pair in pairs
-        ],
-        ("prompt", "chosen", "rejected"),
-    )
-
-
-def to_kto(pairs: Iterable[Row]) -> datasets.Dataset:
-    """TRL's unpaired form: `prompt`, `completion`, `label`, what `KTOTrainer` takes.
-
-    Each song is there once per prompt and label, however many pairs it is in: chosen songs with
-    label True, rejected ones with label False.
-    """
-    rows: dict[tuple[Any, str, bool], dict[str, Any]] = {}
-    for pair in pairs:
-        for side, label in (("chosen", True), ("rejected", False)):
-            row = {"prompt": pair["prompt"], "completion": _completion(pair, side), "label": label}
-            rows.setdefault((pair["prompt_id"], pair[side], label), row)
-    return _dataset(list(rows.values()), ("prompt", "completion", "label"))
-
-
-def tangoflux_rows(
-    pairs: Iterable[Row], seconds: Sequence[float | None] | None = None
-) -> list[dict[str, Any]]:
-    """The rows of TangoFlux-style trainers: `chosen`, `reject`, `captions`, `duration`.
-
-    Args:
-        pairs: rows of `pairs.jsonl`, of one split.
-        seconds: the duration of each pair (the shorter song's, so that neither needs padding);
-            None or NaN is written as null.
-    """
-    rows = list(pairs)
-    lengths = [None] * len(rows) if seconds is None else seconds
-    return [
-        {
-            "chosen": pair["chosen"],
-            "reject": pair["rejected"],
-            "captions": pair["prompt"],
-            "duration": None if length is None or length != length else length,
-        }
-        for pair, length in zip(rows, lengths, strict=True)
-    ]
-
-
-def _completion(pair: Row, side: str) -> str:
-    """The text of a song; a space keeps a tokenizer from joining it with the prompt's last word."""
-    tokens = pair.get(f"{side}_tokens")
-    if tokens is None:
-        text = str(pair[side])
-    else:
-        text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
-    meets = pair["prompt"][-1:].isalnum() and text[:1].isalnum()
-    return f" {text}" if meets else text
-
-
-def _ids(pair: Row, side: str) -> dict[str, list[int]]:
-    tokens = pair.get(f"{side}_tokens")
-    return {} if tokens is None or isinstance(tokens, str) else {f"{side}_ids": tokens}
-
-
-def _dataset(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> datasets.Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_list(rows) if rows else Dataset.from_dict({name: [] for name in columns})
+            continue  # its trainer takes an empty file for a broken one
+        entries = tangoflux_rows([rows[n] for n in at], [seconds[n] for n in at])
+        text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / f"{split}.json", text + "\n")
 
 
 def _texts(codes: Any, ledger: Any) -> list[str]:

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.songs_inside import (
+    ROWS_AT_ONCE,
+    is_saved_dataset,
+    read_songs_inside,
+    song_column,
+    unpacked,
+)
 from apex_reward.files.tables import check_format, iterate_jsonl, read_table, table_of
 from apex_reward.pairs.axes import is_number
 
@@ -17,12 +24,14 @@ if TYPE_CHECKING:
 JSONL_BLOCK = 50_000
 
 
-def read_candidates(source: Any) -> pa.Table:
+def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
     """Rows of candidates as one Arrow table, unchecked.
 
     Args:
-        source: a path (`.jsonl`, `.csv`, `.parquet`), a sequence of dicts, an Arrow table or a
-            `datasets.Dataset`.
+        source: a path (`.jsonl`, `.csv`, `.parquet`, or a folder that `save_to_disk` left), a
+            sequence of dicts, an Arrow table or a `datasets.Dataset`.
+        songs: where songs that lie in the source itself (an Audio column) are written as files;
+            None: a folder that goes when the process ends.
 
     Raises:
         UsageError: something else, or another file ending.
@@ -31,18 +40,31 @@ def read_candidates(source: Any) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(source, (str, Path)):
+        inside = _songs_inside(source, songs)
+        if inside is not None:
+            return inside
         jsonl = check_format(source) == ".jsonl"
         return _read_jsonl_blocks(source) if jsonl else read_table(source)
     if isinstance(source, pa.Table):
-        return source
+        inside = song_column(source.schema) is not None
+        return unpacked(source.to_batches(ROWS_AT_ONCE), songs) if inside else source
     if hasattr(source, "with_format"):
-        return source.with_format("arrow")[:]
+        rows = source.with_format("arrow")
+        inside = song_column(rows.features.arrow_schema) is not None
+        return unpacked(rows.iter(ROWS_AT_ONCE), songs) if inside else rows[:]
     if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
         return _table_of_rows(source)
     raise UsageError(
         f"candidates are {type(source).__name__}; expected a list of dicts, an Arrow table, "
         "a datasets.Dataset or the path of a .jsonl, .csv or .parquet file"
     )
+
+
+def _songs_inside(path: str | Path, songs: Path | None) -> pa.Table | None:
+    """The table of a data set with songs; None where it holds paths, or is another file."""
+    if is_saved_dataset(path) or str(path).lower().endswith(".parquet"):
+        return read_songs_inside(path, songs)
+    return None
 
 
 def _read_jsonl_blocks(path: str | Path) -> pa.Table:

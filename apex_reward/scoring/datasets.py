@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.songs_inside import undecoded
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import row_columns, song_row
 from apex_reward.rewards.songs import TensorSong
@@ -54,7 +55,7 @@ def score_dataset(
     if not hasattr(dataset, "map"):
         raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
     _check_columns(dataset, audio_column, prompt_column if judge.model.reads_text else None)
-    return _plain_audio(dataset, audio_column).map(
+    return undecoded(dataset, audio_column).map(
         lambda batch: _scored(judge, batch, audio_column, prompt_column),
         batched=True,
         batch_size=batch_size,
@@ -68,16 +69,6 @@ def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
         raise DataError(
             f"the data set has no column {', '.join(lacking)}; it has {', '.join(names)}"
         )
-
-
-def _plain_audio(dataset: Any, column: str) -> Any:
-    """Leave an Audio column as bytes and paths: decoding it there needs torchcodec."""
-    from datasets import Audio
-
-    features = getattr(dataset, "features", None) or {}
-    if isinstance(features.get(column), Audio):
-        return dataset.cast_column(column, Audio(decode=False))
-    return dataset
 
 
 def _scored(

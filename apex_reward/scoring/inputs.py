@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.files.songs_inside import is_saved_dataset
 from apex_reward.files.tables import read_table
 from apex_reward.scoring.folders import songs_in, songs_matching
 from apex_reward.scoring.lists import (
@@ -18,22 +19,26 @@ from apex_reward.scoring.lists import (
     is_list,
     read_list,
     read_list_beside_songs,
+    read_saved,
 )
 
 __all__ = ["Source", "find_audio", "find_songs", "prompts_of"]
 
 
-def find_songs(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
+def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = None) -> list[Source]:
     """The songs to score, in the order of `inputs`; inside a folder or a glob, sorted.
 
     Args:
         inputs: each a file (of any ending), a folder (searched recursively for audio endings,
-            through links too, each folder once), a glob (`songs/**/*.wav`), or a list: a `.txt`
-            with a path a line, or a `.jsonl`, `.csv` or `.parquet` table with a column `audio` or
-            `path`. A relative path in a list is taken from the working directory, or from the
+            through links too, each folder once), a data set that `save_to_disk` left, a glob
+            (`songs/**/*.wav`), or a list: a `.txt` with a path a line, or a `.jsonl`, `.csv` or
+            `.parquet` table with a column `audio` or `path`, of paths or of songs (an Audio
+            column). A relative path in a list is taken from the working directory, or from the
             list's folder where it exists only there. Where other inputs are songs or folders, a
             `.txt` without a path that exists, and a table without a column of paths, are lyrics or
             notes beside songs, as a shell's `*` gives them: they are left out with a warning.
+        songs: where songs that lie inside tables and data sets (an Audio column) are written as
+            files; None: a folder that goes when the process ends.
 
     Returns:
         Paths as text, joined to the input as it was given, with the further columns of lists. A
@@ -50,7 +55,7 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
     aside: list[str] = []
     found: list[Source] = []
     for path in given:
-        sources = _expand(path, beside)
+        sources = _expand(path, beside, songs)
         if sources is None:
             aside.append(path)
         else:
@@ -70,12 +75,14 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     return [source.path for source in find_songs(inputs)]
 
 
-def _expand(given: str, beside: bool) -> list[Source] | None:
+def _expand(given: str, beside: bool, songs: Path | None) -> list[Source] | None:
     """The songs of one input; None for a file beside songs that is none itself."""
+    if is_saved_dataset(given):
+        return read_saved(given, songs)
     if os.path.isdir(given):
         return [Source(path) for path in songs_in(given)]
     if is_list(given):
-        return read_list_beside_songs(given) if beside else read_list(given)
+        return read_list_beside_songs(given, songs) if beside else read_list(given, songs)
     if glob.has_magic(given) and not os.path.lexists(given):
         return [Source(path) for path in songs_matching(given) or [given]]
     return [Source(given)]

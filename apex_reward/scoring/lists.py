@@ -6,10 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError
+from apex_reward.files.songs_inside import read_songs_inside
 from apex_reward.files.tables import read_jsonl, read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LIST_ENDINGS = (".txt", ".jsonl", ".csv", ".parquet")
 PATH_COLUMNS = ("audio", "path")
@@ -28,12 +32,13 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(LIST_ENDINGS) and os.path.isfile(path)
 
 
-def read_list(path: str) -> list[Source]:
+def read_list(path: str, songs: Path | None = None) -> list[Source]:
     """The songs of a list.
 
     A table has its paths in the column `audio`, or in `path` where there is no `audio`; its other
     columns stay with the song. A relative path is taken from the working directory, or from the
-    list's folder where it exists only there.
+    list's folder where it exists only there. Songs that lie in the table itself (an Audio column)
+    are written into `songs`, or a temporary folder, and found there.
 
     Raises:
         DataError: not readable as a list, no such column, or entries without a path.
@@ -43,6 +48,9 @@ def read_list(path: str) -> list[Source]:
         if path.lower().endswith(".txt"):
             lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
             return [Source(_resolve(line.strip(), beside)) for line in lines if line.strip()]
+        inside = None if not path.lower().endswith(".parquet") else read_songs_inside(path, songs)
+        if inside is not None:
+            return sources_inside(path, inside)
         rows = _rows(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the list {path} cannot be read: {error}") from error
@@ -59,14 +67,33 @@ def read_list(path: str) -> list[Source]:
     ]
 
 
-def read_list_beside_songs(path: str) -> list[Source] | None:
+def read_saved(folder: str, songs: Path | None = None) -> list[Source]:
+    """The songs of a data set that `save_to_disk` left, written as in `read_list`.
+
+    Raises:
+        DataError: not such a data set, or none of its columns holds songs.
+    """
+    table = read_songs_inside(folder, songs)
+    return [] if table is None else sources_inside(folder, table)
+
+
+def sources_inside(path: str, table: pa.Table) -> list[Source]:
+    """The songs of a table that `read_songs_inside` read; an empty cell is a song that is not."""
+    key = next(name for name in PATH_COLUMNS if name in table.column_names)
+    return [
+        Source(row.pop(key) or f"{path}: row {number} holds no song", row)
+        for number, row in enumerate(table.to_pylist(), start=1)
+    ]
+
+
+def read_list_beside_songs(path: str, songs: Path | None = None) -> list[Source] | None:
     """As `read_list`, for a file among songs; None where it is no list but belongs to a song.
 
     A shell expands `*` to everything in a folder: lyrics, notes, metadata. A text file is a list
     there if one of its lines is a path that exists, a table if it has a column of paths.
     """
     try:
-        sources = read_list(path)
+        sources = read_list(path, songs)
     except DataError:
         return None
     is_text = path.lower().endswith(".txt")

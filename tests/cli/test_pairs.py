@@ -202,7 +202,7 @@ def test_a_model_that_lacks_the_axis_is_wrong_usage(tmp_path):
 
 
 def test_formats_are_written_beside_the_folder(table, tmp_path):
-    for form, name in (("trl", "train.parquet"), ("kto", "train.parquet")):
+    for form, name in (("trl", "data/train-00000-of-00001.parquet"), ("kto", "README.md")):
         done = run(table, "--format", form, "--output", tmp_path / form)
         assert done.exit_code == 0
         assert (tmp_path / form / form / name).exists()

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from datasets import load_dataset
+from datasets import Audio, load_dataset
 
 from apex_reward import build_pairs
+from apex_reward.errors import DataError
+from apex_reward.files.songs_inside import undecoded
 from apex_reward.files.tables import read_jsonl
 from apex_reward.pairs.build import build
-from apex_reward.pairs.export import tangoflux_rows, to_kto, to_trl, write_folder
+from apex_reward.pairs.export import write_folder
+from apex_reward.pairs.forms import tangoflux_rows, to_kto, to_trl
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.reading import read_candidates
 
@@ -130,7 +133,18 @@ def test_ids_are_kept_beside_their_text():
     row = to_trl(pairs)[0]
     assert row["chosen"] == " 2 0 9"
     assert row["chosen_ids"] == [2, 0, 9]
-    assert to_trl(build_pairs(candidates("none"), axis="musicality")[0])[0]["chosen"] == " 0-2.wav"
+
+
+def test_without_tokens_the_sides_are_songs():
+    pairs, _ = build_pairs(candidates("none"), axis="musicality")
+    dataset = to_trl(pairs)
+    assert isinstance(dataset.features["chosen"], Audio)
+    assert undecoded(dataset, "chosen", "rejected")[0]["chosen"] == {"bytes": None, "path": "0-2.wav"}
+    completions = undecoded(to_kto(pairs), "completion")["completion"]
+    assert [song["path"] for song in completions[:2]] == ["0-2.wav", "0-0.wav"]
+    mixed = [{**pairs[0], "chosen_tokens": "1", "rejected_tokens": "2"}, pairs[1]]
+    with pytest.raises(DataError, match="1 of 2 pairs have the tokens of both songs"):
+        to_trl(mixed)
 
 
 def test_a_space_goes_only_where_two_words_meet():
@@ -191,7 +205,7 @@ def test_the_bytes_repeat_for_any_input_order(form, tmp_path):
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         written.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in files})
     assert written[0] == written[1]
-    assert len(written[0]) == (4 if form == "folder" else 6)
+    assert len(written[0]) == {"folder": 4, "tangoflux": 6}.get(form, 7)
 
 
 @pytest.mark.parametrize("form", ["folder", "trl", "kto", "tangoflux"])
@@ -200,5 +214,6 @@ def test_no_pairs_still_writes_every_file(form, tmp_path):
     assert read_jsonl(tmp_path / "pairs.jsonl") == []
     assert len(read_jsonl(tmp_path / "dropped.jsonl")) == 12 + 4
     assert pyarrow.parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
-    ending = {"trl": "train.parquet", "kto": "train.parquet", "tangoflux": "train.json"}.get(form)
+    shard = "data/train-00000-of-00001.parquet"
+    ending = {"trl": shard, "kto": shard, "tangoflux": "train.json"}.get(form)
     assert ending is None or (tmp_path / form / ending).exists()

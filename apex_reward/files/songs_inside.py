@@ -1,0 +1,165 @@
+"""Songs that lie inside a table: the Audio columns of `datasets`, in Parquet or a saved data set.
+
+They are written as files once, so that everything that hears, plays or compares songs finds them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import DataError
+from apex_reward.files.tables import atomic_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SONG_COLUMNS = ("audio", "path")
+ROWS_AT_ONCE = 64
+_SAVED = ("dataset_dict.json", "state.json")
+_BEGINNINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
+
+
+def is_saved_dataset(folder: str | Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED)
+
+
+def songs_beside(output: Path | None) -> Path:
+    """Where the songs inside the inputs of a result file go: a folder beside it.
+
+    None, where there is no such file, is a folder that goes when the process ends.
+
+    >>> songs_beside(Path("out/scores.jsonl")).name
+    'scores.songs'
+    """
+    return _temporary() if output is None else output.with_suffix(".songs")
+
+
+def song_column(schema: pa.Schema) -> str | None:
+    """The column of `SONG_COLUMNS` whose cells are songs (`bytes`, `path`), not paths, if any."""
+    names = [name for name in SONG_COLUMNS if name in schema.names]
+    return next((name for name in names if _is_song(schema.field(name).type)), None)
+
+
+def read_songs_inside(path: str | Path, folder: Path | None = None) -> pa.Table | None:
+    """A saved data set, or a Parquet file, whose songs are in it.
+
+    Args:
+        path: a folder that `save_to_disk` left, or a `.parquet` file. The splits of a saved
+            `DatasetDict` follow each other.
+        folder: where songs are written as files; None: a temporary one.
+
+    Returns:
+        The table with the paths of the files in its column of songs, null where a cell holds
+        neither a song nor a path; other columns of songs are left out. None for a file whose
+        `audio` or `path` holds no songs.
+
+    Raises:
+        DataError: not such a folder or file, or a saved data set without a column of songs.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        if os.path.isdir(path):
+            return unpacked(_saved_batches(path), folder, Path(path))
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if song_column(file.schema_arrow) is None:
+                return None
+            return unpacked(file.iter_batches(ROWS_AT_ONCE), folder, Path(path).parent)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def unpacked(batches: Iterable[Any], folder: Path | None = None, beside: Path = Path()) -> pa.Table:
+    """Batches of a table as one table whose songs are files; see `read_songs_inside`.
+
+    Args:
+        batches: tables or record batches, each with a column of songs.
+        folder: where songs are written; one that is there already is not written again.
+        beside: where a relative path in a cell is looked for.
+
+    Raises:
+        DataError: no column of songs.
+    """
+    import pyarrow as pa
+
+    folder = folder or _temporary()
+    tables = []
+    for batch in batches:
+        column = song_column(batch.schema)
+        if column is None:
+            names = ", ".join(batch.schema.names)
+            raise DataError(f"no column {' or '.join(SONG_COLUMNS)} holds songs; it has {names}")
+        paths = [_file_of(cell, folder, beside) for cell in batch.column(column).to_pylist()]
+        kept = [field.name for field in batch.schema if not _is_song(field.type)]
+        columns = {column: pa.array(paths, pa.string())}
+        tables.append(pa.table(columns | {name: batch.column(name) for name in kept}))
+    return pa.concat_tables(tables) if tables else pa.table({"audio": pa.array([], pa.string())})
+
+
+def undecoded(dataset: Any, *columns: str) -> Any:
+    """The data set with its Audio columns as bytes and paths: decoding them needs torchcodec."""
+    from datasets import Audio
+
+    features = getattr(dataset, "features", None) or {}
+    for column in columns:
+        if isinstance(features.get(column), Audio):
+            dataset = dataset.cast_column(column, Audio(decode=False))
+    return dataset
+
+
+def _saved_batches(folder: str | Path) -> Iterator[Any]:
+    from datasets import load_from_disk
+
+    found = load_from_disk(str(folder))
+    for part in found.values() if isinstance(found, Mapping) else (found,):
+        yield from part.with_format("arrow").iter(ROWS_AT_ONCE)
+
+
+def _is_song(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+
+
+def _file_of(cell: Mapping[str, Any] | None, folder: Path, beside: Path) -> str | None:
+    """The path of a song's file, written where the song is bytes."""
+    if cell is None:
+        return None
+    path, content = cell["path"], cell["bytes"]
+    if content is None:
+        return str(beside / path) if path and (beside / path).is_file() else path
+    file = folder / _name(path or "", content)
+    if not file.is_file():
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(content)
+    return str(file)
+
+
+def _name(path: str, content: bytes) -> str:
+    """A name that says the content: the same song is the same file in every run."""
+    stem, ending = os.path.splitext(os.path.basename(path))
+    stem = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:60].strip("_")
+    if not re.fullmatch(r"\.[A-Za-z0-9]{1,5}", ending):
+        ending = next((e for b, e in _BEGINNINGS.items() if content.startswith(b)), ".audio")
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return f"{stem}-{digest}{ending}" if stem else f"{digest}{ending}"
+
+
+@functools.cache
+def _temporary() -> Path:
+    folder = tempfile.mkdtemp(prefix="apex-reward-songs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -1,0 +1,145 @@
+"""Pairs as rows of trainers: TRL's preference and unpaired forms, TangoFlux's list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from apex_reward.errors import DataError
+from apex_reward.files.songs_inside import undecoded
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+
+Row = Mapping[str, Any]
+# Mono samples (T,) in [-1, 1] and their rate in Hz, to a codec's tokens: ids, or text.
+Encode = Callable[["Tensor", int], "str | Sequence[int]"]
+SIDES = ("chosen", "rejected")
+
+
+def to_trl(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Dataset:
+    """TRL's preference form: `prompt`, `chosen`, `rejected`, what `DPOTrainer` takes.
+
+    With tokens, `chosen` and `rejected` are texts: tokens as given where they are text; ids are
+    written in decimal with spaces between, and kept as `chosen_ids` and `rejected_ids` beside. TRL
+    puts prompt and completion together as they are, so a completion starts with a space where two
+    words would run into one. Without tokens they are songs: `Audio` columns.
+
+    Args:
+        pairs: rows of `pairs.jsonl`, or a data set that `pairs --format trl` wrote; one split.
+        encode: makes tokens of mono samples (T,) and Hz, for pairs that hold songs alone.
+
+    Raises:
+        DataError: a song that cannot be heard, or tokens in some pairs and not in others.
+    """
+    rows = _encoded(pairs, encode)
+    made = [
+        {"prompt": row["prompt"]}
+        | {side: _completion(row, side) for side in SIDES}
+        | {f"{side}_ids": ids for side in SIDES if (ids := _ids(row, side)) is not None}
+        for row in rows
+    ]
+    return _dataset(made, ("prompt", *SIDES), SIDES)
+
+
+def to_kto(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Dataset:
+    """TRL's unpaired form: `prompt`, `completion`, `label`, what `KTOTrainer` takes.
+
+    Each song is there once per prompt and label, however many pairs it is in: chosen songs with
+    label True, rejected ones with label False. Completions, arguments and errors as in `to_trl`.
+    """
+    made: dict[tuple[Any, Any, bool], dict[str, Any]] = {}
+    for pair in _encoded(pairs, encode):
+        for side, label in (("chosen", True), ("rejected", False)):
+            row = {"prompt": pair["prompt"], "completion": _completion(pair, side), "label": label}
+            song = pair[side]
+            song = tuple(sorted(song.items())) if isinstance(song, Mapping) else song
+            made.setdefault((pair.get("prompt_id", pair["prompt"]), song, label), row)
+    return _dataset(list(made.values()), ("prompt", "completion", "label"), ("completion",))
+
+
+def tangoflux_rows(
+    pairs: Iterable[Row], seconds: Sequence[float | None] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of TangoFlux-style trainers: `chosen`, `reject`, `captions`, `duration`.
+
+    Args:
+        pairs: rows of `pairs.jsonl`, of one split.
+        seconds: the duration of each pair (the shorter song's, so that neither needs padding);
+            None or NaN is written as null.
+    """
+    rows = list(pairs)
+    lengths = [None] * len(rows) if seconds is None else seconds
+    return [
+        {
+            "chosen": pair["chosen"],
+            "reject": pair["rejected"],
+            "captions": pair["prompt"],
+            "duration": None if length is None or length != length else length,
+        }
+        for pair, length in zip(rows, lengths, strict=True)
+    ]
+
+
+def has_tokens(pairs: Sequence[Row]) -> bool:
+    """Whether pairs hold tokens of both songs; raises DataError where only some do."""
+    known = sum(all(pair.get(f"{side}_tokens") is not None for side in SIDES) for pair in pairs)
+    if known not in (0, len(pairs)):
+        raise DataError(
+            f"{known} of {len(pairs)} pairs have the tokens of both songs; give `tokens` for all "
+            "candidates, or for none"
+        )
+    return known > 0
+
+
+def _encoded(pairs: Iterable[Row], encode: Encode | None) -> list[Row]:
+    """The rows, with tokens where they or `encode` give them."""
+    rows = list(undecoded(pairs, *SIDES))
+    if encode is None or has_tokens(rows):
+        return rows
+    return [
+        {**row, **{f"{side}_tokens": encode(*_heard(row[side])) for side in SIDES}} for row in rows
+    ]
+
+
+def _heard(song: Any) -> tuple[Tensor, int]:
+    """Mono samples and rate of a path, or of the cell of an Audio column."""
+    from apex_reward.rewards.stacks.songs import song_of
+
+    found = song_of(song, 0)
+    if found is None:
+        name = song.get("path") if isinstance(song, Mapping) else song
+        raise DataError(f"the song {name} of a pair cannot be heard")
+    (samples,) = found.blocks()
+    return samples, found.sample_rate
+
+
+def _completion(pair: Row, side: str) -> Any:
+    """The text of a song; a space keeps a tokenizer from joining it with the prompt's last word."""
+    tokens = pair.get(f"{side}_tokens")
+    if tokens is None:
+        song = pair[side]
+        return song if isinstance(song, Mapping) else {"bytes": None, "path": song}
+    text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
+    meets = pair["prompt"][-1:].isalnum() and text[:1].isalnum()
+    return f" {text}" if meets else text
+
+
+def _ids(pair: Row, side: str) -> list[int] | None:
+    tokens = pair.get(f"{side}_tokens")
+    return None if tokens is None or isinstance(tokens, str) else list(tokens)
+
+
+def _dataset(
+    rows: list[dict[str, Any]], columns: tuple[str, ...], songs: tuple[str, ...]
+) -> datasets.Dataset:
+    from datasets import Audio, Dataset
+
+    if not rows:
+        return Dataset.from_dict({name: [] for name in columns})
+    made = Dataset.from_list(rows)
+    for name in songs:
+        if isinstance(rows[0][name], Mapping):
+            made = made.cast_column(name, Audio())
+    return made
