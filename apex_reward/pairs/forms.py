@@ -96,7 +96,7 @@ def has_tokens(pairs: Sequence[Row]) -> bool:
 def _encoded(pairs: Iterable[Row], encode: Encode | None) -> list[Row]:
     """The rows, with tokens where they or `encode` give them."""
     rows = list(undecoded(pairs, *SIDES))
-    if encode is None or has_tokens(rows):
+    if has_tokens(rows) or encode is None:
         return rows
     return [
         {**row, **{f"{side}_tokens": encode(*_heard(row[side])) for side in SIDES}} for row in rows
