@@ -9,12 +9,11 @@ Both draw the same battles from the same seed, so their intervals must be equal.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
+from result_file import write_result
 from sklearn.metrics import roc_auc_score
 
 from apex_reward.arena.bootstrap import bootstrap_rounds
@@ -88,10 +87,7 @@ def main():
     battles, rounds = (1_000, 200) if options.quick else (10_000, 1_000)
     rows = [compare(kind, battles, rounds) for kind in ("battles", "prompts")]
     table = markdown_table(COLUMNS, rows)
-    text = f"{os.cpu_count()}-core CPU ({platform.machine()})\n\n{table}\n"
-    print(text, end="")
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    write_result("Arena", table, options.output)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import date
 from pathlib import Path
 
 import soundfile
@@ -27,24 +24,15 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.resample import resample
-from apex_reward.files.tables import write_text
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.guards import Guards
 from apex_reward.scoring import find_audio
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hacking import CHANGES, RATE
+from result_file import write_result
 
 FAIR = {"none", "gain -10 dB", "gain +10 dB", "cut to 8 s", "low-pass 6000 Hz"}
-
-
-def provenance() -> str:
-    """Machine, date and commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    machine = f"{os.cpu_count()}-core CPU ({platform.machine()})"
-    return f"{machine}, {date.today().isoformat()}, commit {commit or 'unknown'}"
 
 
 class Tally:
@@ -123,16 +111,13 @@ def main() -> None:
         print(tally.songs, Path(path).name, end="   \r", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - started
     text = (
-        f"# Guards on real music\n\n{tally.songs} songs of at least {args.shortest:g} s, the first "
+        f"{tally.songs} songs of at least {args.shortest:g} s, the first "
         f"{args.seconds:g} s of each; changed songs: the first {args.gamed_seconds:g} s of "
         f"{tally.changed} of them at 24 kHz. "
         f"A change is caught when any guard trips; those not marked as gamed are choices that any "
-        f"musician may make.\n\n{tally.text()}\n\n{seconds:.0f} s on a {provenance()}\n"
+        f"musician may make.\n\n{tally.text()}\n\n{seconds:.0f} s."
     )
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.output, text)
+    write_result("Guards on real music", text, args.output)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ reward is a way to game it.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections import Counter
@@ -21,13 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from result_file import write_result
 from torch import Tensor
 
 from apex_reward import ApexReward, ApexRewardFunction
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import make_song
-from apex_reward.files.tables import write_text
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scoring import find_audio
 
@@ -167,13 +165,9 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     text = markdown_table(COLUMNS, table(args))
-    machine = f"{os.cpu_count()}-core CPU ({platform.machine()})"
     name = args.model + (" (a demonstration model)" if args.model == "apex-tiny" else "")
     seconds = time.perf_counter() - started
-    text += f"\n\n{name}, mix {args.mix}, {seconds:.0f} s on a {machine}\n"
-    print(text)
-    if args.output:
-        write_text(args.output, text)
+    write_result("Hacking", f"{name}, mix {args.mix}, {seconds:.0f} s.\n\n{text}", args.output)
 
 
 if __name__ == "__main__":

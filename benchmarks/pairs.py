@@ -6,7 +6,6 @@ python benchmarks/pairs.py [--quick] [--output FILE.md]
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from result_file import write_result
 
 from apex_reward.files.tables import write_table
 from apex_reward.pairs.build import build
@@ -46,10 +46,8 @@ def main() -> None:
             lines.append(row(table, prompts, options, loop))
             print(lines[-1], file=sys.stderr)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    lines += ["", f"{os.cpu_count()}-core CPU; peak memory of the process: {peak:.1f} GiB."]
-    print("\n".join(lines))
-    if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += ["", f"Peak memory of the process: {peak:.1f} GiB."]
+    write_result("Pairs", "\n".join(lines), args.output)
 
 
 def row(

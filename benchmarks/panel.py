@@ -10,16 +10,14 @@ process on the same songs, in turns; medians are compared.
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
+from result_file import write_result
 
 from apex_reward import ApexReward, Panel
 from apex_reward.model.encoded import song_features
@@ -54,16 +52,10 @@ def main() -> None:
     table = markdown_table(["way", "s", "against the encoders", "against apart"], rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     text = (
-        f"# Panel\n\n`python benchmarks/panel.py`, {date.today()}, commit {commit()}, "
-        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; "
         f"{args.songs} songs of {args.seconds:g} s, medians of {args.repeat} turns; "
-        f"{len(members)} members, {len(panel.parts.encoders)} encoders; peak {peak:.1f} GiB.\n\n"
-        f"{table}\n"
+        f"{len(members)} members, {len(panel.parts.encoders)} encoders; peak {peak:.1f} GiB."
     )
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
+    write_result("Panel", f"{text}\n\n{table}", args.output)
 
 
 def measured(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
@@ -76,12 +68,6 @@ def measured(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, fl
             if turn:
                 found[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in found.items()}
-
-
-def commit() -> str:
-    """The short name of the commit that was measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def parsed() -> argparse.Namespace:

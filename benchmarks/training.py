@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from result_file import write_result
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, Predictor
 from apex_reward.model.files import EMBEDDED_FOLDER
 from apex_reward.report.markdown import markdown_table
@@ -283,13 +283,8 @@ def main() -> None:
         tiny = ApexConfig.from_pretrained(EMBEDDED_FOLDER)
         for size, config in (("the paper's", ApexConfig()), ("apex-tiny's", tiny)):
             rows.append(ensemble_row(size, config, songs, rate, accelerator))
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "2-core CPU"
-    text = markdown_table(COLUMNS, rows) + "\n"
-    text += f"\n{where}, {arguments.threads} thread(s), float32; measured matrix-product rate "
-    text += f"{rate / 1e9:.0f} GFLOP/s.\n"
-    print(text)
-    if arguments.output:
-        write_text(arguments.output, text)
+    text = f"{markdown_table(COLUMNS, rows)}\n\nfloat32; measured matrix-product rate "
+    write_result("Training", f"{text}{rate / 1e9:.0f} GFLOP/s.", arguments.output)
 
 
 if __name__ == "__main__":

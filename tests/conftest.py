@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# One thread for each of the processes that share the cores; what they start inherits it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED_VARIABLE = "APEX_REWARD_SHARED"
 
 # Machines are noisy, so no deadlines; continuous checks see the same examples every time.

@@ -14,7 +14,7 @@ from apex_reward.pairs.axes import axis_mix, measure
 from apex_reward.pairs.filters import split_flags
 from apex_reward.rewards.load import default_workers
 from apex_reward.rewards.rows import row_columns
-from apex_reward.scoring import ScoreSettings, score_songs
+from apex_reward.scoring import ScoreSettings, score_songs, score_to_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +51,9 @@ def score_unscored(
     reward: Reward,
     folder: Path | None = None,
     on_row: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    kept: Path | None = None,
+    resume: bool = False,
 ) -> pa.Table:
     """The table with every column that an axis needs, scored where a candidate lacks one.
 
@@ -61,6 +64,8 @@ def score_unscored(
         reward: judges whole songs; a song listed several times for one prompt is judged once.
         folder: where relative audio paths are tried next to the working directory.
         on_row: called with the number of songs done and of all songs to score.
+        kept: a `.jsonl` file that the rows of the songs grow in, as `score` writes it.
+        resume: go on with the rows that a stopped run left in `kept`.
 
     Returns:
         The table with these columns, `duration`, `flags` and `error` filled in; values that were
@@ -73,7 +78,12 @@ def score_unscored(
     prompts = _texts(table, "prompt") if reward.model.reads_text else [None] * len(table)
     keys = [(path, prompt) for path, prompt in zip(audio, prompts, strict=True)]
     todo = np.flatnonzero(gaps).tolist()
-    scored = _scored({keys[i] for i in todo if audio[i]}, reward, folder, on_row)
+    # Sorted, so that a candidate's score never depends on the input's order.
+    songs = sorted({keys[i] for i in todo if audio[i]}, key=lambda song: (song[0], song[1] or ""))
+    sources = [str(resolve(path, folder) or path) for path, _ in songs]
+    texts = [prompt or "" for _, prompt in songs] if reward.model.reads_text else None
+    rows = _rows(reward, sources, texts, on_row, kept, resume)
+    scored = dict(zip(songs, rows, strict=True))
     seconds, errors = measure(table, "duration").copy(), _texts(table, "error")
     flags = [split_flags(given) for given in _texts(table, "flags")]
     for i in todo:
@@ -88,28 +98,31 @@ def score_unscored(
     return _replaced(table, {**values, "duration": seconds, "error": errors, "flags": flags})
 
 
-def _scored(
-    songs: set[tuple[str, Any]],
+def _rows(
     reward: Reward,
-    folder: Path | None,
+    sources: list[str],
+    prompts: list[str] | None,
     on_row: Callable[[int, int], None],
-) -> dict[tuple[str, Any], dict[str, Any]]:
-    # Sorted, so that a candidate's score never depends on the input's order.
-    ordered = sorted(songs, key=lambda song: (song[0], song[1] or ""))
-    sources = [str(resolve(path, folder) or path) for path, _ in ordered]
-    prompts = [prompt or "" for _, prompt in ordered] if reward.model.reads_text else None
-    rows = score_songs(
-        reward,
-        sources,
-        prompts,
-        ScoreSettings(rewarded=True),
-        workers=min(default_workers(), len(sources)),
-    )
-    scored = {}
-    for song, row in zip(ordered, rows, strict=True):
-        scored[song] = row
-        on_row(len(scored), len(ordered))
-    return scored
+    kept: Path | None,
+    resume: bool,
+) -> list[dict[str, Any]]:
+    """A row for every source, in their order."""
+    rows: list[dict[str, Any]] = []
+
+    def count(row: dict[str, Any], fresh: bool = True) -> None:
+        rows.append(row)
+        on_row(len(rows), len(sources))
+
+    settings, workers = ScoreSettings(rewarded=True), min(default_workers(), len(sources))
+    if kept is None:
+        for row in score_songs(reward, sources, prompts, settings, workers=workers):
+            count(row)
+    else:
+        score_to_file(
+            reward, sources, kept, settings, prompts=prompts, workers=workers, resume=resume,
+            on_row=count,
+        )  # fmt: skip
+    return rows
 
 
 def _texts(table: pa.Table, name: str) -> list[Any]:
