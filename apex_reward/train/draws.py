@@ -44,24 +44,34 @@ def epoch_batches(
     return [batch.tensor_split(world, dim=1)[rank] for batch in batches]
 
 
-def bootstrap_samples(song: npt.NDArray[np.int64], seed: int) -> Tensor:
-    """Sample numbers (n,) of a bootstrap draw of whole songs, as many as there are.
+def bootstrap_samples(
+    song: npt.NDArray[np.int64], seed: int, least: int = 2
+) -> tuple[Tensor, Tensor]:
+    """A sequential bootstrap of whole songs: sample numbers (m,) and how often each was drawn.
 
-    Songs are drawn with replacement until their samples are n or more; the last may be cut. With
-    one sample per song this is the bootstrap of Efron (1979).
+    Songs are drawn with replacement until (1 - 1/e) n of the n samples are among them, as many as
+    a draw of n holds on average (Rao, Pathak and Koltchinskii 1997). Samples that were drawn
+    several times are heard once, with that weight: every member has as many, and no work is done
+    twice.
 
     Args:
         song: (n,) song number of each sample, rising.
+        least: of m.
     """
     rng = np.random.default_rng(stream(seed, 0, BOOTSTRAP))
     starts = np.flatnonzero(np.diff(song, prepend=-1))
-    counts = np.diff(starts, append=len(song))
+    sizes = np.diff(starts, append=len(song))
+    wanted = max(least, round((1 - 1 / math.e) * len(song)))
     drawn = np.empty(0, np.int64)
-    while counts[drawn].sum() < len(song):
+    while sizes[np.unique(drawn)].sum() < wanted:
         drawn = np.concatenate([drawn, rng.integers(len(starts), size=len(starts))])
-    sizes = counts[drawn]
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return torch.from_numpy((np.repeat(starts[drawn], sizes) + within)[: len(song)])
+    songs, first = np.unique(drawn, return_index=True)
+    order = np.argsort(first)
+    enough = np.searchsorted(np.cumsum(sizes[songs[order]]), wanted)
+    times = np.bincount(drawn[: first[order[enough]] + 1], minlength=len(starts))
+    weights = np.repeat(times, sizes)  # of every sample
+    rows = np.flatnonzero(weights)[:wanted]
+    return torch.from_numpy(rows), torch.from_numpy(weights[rows]).float()
 
 
 class DropoutDraws:

@@ -137,17 +137,26 @@ class Loop(ABC):
         self._drop_finished()
 
     def step(
-        self, features: Tensor, labels: Tensor, masks: Sequence[Tensor]
+        self,
+        features: Tensor,
+        labels: Tensor,
+        masks: Sequence[Tensor],
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One optimisation step of every model; its errors (M, H) and losses (M,).
 
         Args:
             features, labels: (N, M or 1, ...) and (N, M or 1, H).
             masks: of the dropout, as `DropoutDraws.draw` gives them.
+            weights: (N, M) what each sample counts for each model; None where all count alike.
         """
         with self.accelerator.autocast():
             scores = self.stack(features, masks)
-        errors = (scores - labels).square().mean(dim=0)
+        squares = (scores - labels).square()
+        if weights is None:
+            errors = squares.mean(dim=0)
+        else:
+            errors = torch.einsum("nmh,nm->mh", squares, weights / weights.sum(dim=0))
         losses = self.losses_of(errors, self.stack.log_sigma, self.variances)
         self.optimizer.zero_grad()
         self.accelerator.backward(losses.sum())

@@ -4,7 +4,7 @@ One step serves all models: a look-up of the batch, a forward pass, the sum of t
 (no model's gradient reaches another), a clip per model, AdamW.
 
 Shape key: M = models still training, A = all models, S = distinct seeds, N = samples of a batch,
-n = samples, H = heads.
+n = samples, m = distinct samples of a bootstrap draw, H = heads.
 """
 
 from __future__ import annotations
@@ -71,17 +71,20 @@ class Program(Loop):
         )
 
     def index_active(self) -> None:
-        """What follows from which models still train; (S, n) samples that each seed draws."""
+        """What follows from which models still train; (S, m) samples that each seed draws."""
         super().index_active()
-        if self.settings.bootstrap:
-            drawn = [bootstrap_samples(self.train_samples.song, seed) for seed in self.seeds]
-            self.drawn = torch.stack(drawn) if drawn else torch.empty(0, len(self.features))
+        if self.settings.bootstrap and self.seeds:
+            song, least = self.train_samples.song, 2 * self.world
+            drawn = [bootstrap_samples(song, seed, least) for seed in self.seeds]
+            rows, weights = zip(*drawn, strict=True)
+            self.drawn, self.times = torch.stack(rows), torch.stack(weights)
 
     def train_epoch(self) -> tuple[Tensor, Tensor]:
         """All steps of an epoch; mean errors (M, H) and losses (M,) over its samples."""
         device = self.accelerator.device
+        bootstrap = self.settings.bootstrap
         batches = epoch_batches(
-            len(self.features),
+            self.drawn.shape[1] if bootstrap else len(self.features),
             self.seeds,
             self.epoch,
             self.settings.batch_size,
@@ -91,8 +94,9 @@ class Program(Loop):
         errors = torch.zeros_like(self.stack.log_sigma)
         losses = torch.zeros(len(self.active), device=device)
         for batch in batches:
-            rows = self.drawn.gather(1, batch) if self.settings.bootstrap else batch
-            step_errors, step_losses = self.train_step(rows.to(device))
+            rows = self.drawn.gather(1, batch) if bootstrap else batch
+            weights = self.times.gather(1, batch).to(device) if bootstrap else None
+            step_errors, step_losses = self.train_step(rows.to(device), weights)
             errors += step_errors * rows.shape[1]
             losses += step_losses * rows.shape[1]
         total = torch.tensor(float(sum(batch.shape[1] for batch in batches)), device=device)
@@ -105,13 +109,18 @@ class Program(Loop):
                 buffer.copy_(self.accelerator.reduce(buffer, "mean"))
         return (errors / total).cpu(), (losses / total).cpu()
 
-    def train_step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def train_step(self, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One optimisation step of every model on samples (S, N); its errors (M, H), losses (M,).
 
         A process with more samples than another counts for more, as its samples do.
+
+        Args:
+            weights: (S, N) how often each sample was drawn; None where each counts once.
         """
         features, labels = self.look_up(rows)
-        return self.step(features, labels, self.draws.draw(rows.shape[1], self.seed_of))
+        masks = self.draws.draw(rows.shape[1], self.seed_of)
+        own = None if weights is None else weights[self.seed_of].T
+        return self.step(features, labels, masks, own)
 
     def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, M or 1, ...) and labels (N, M or 1, H) of samples (S, N)."""

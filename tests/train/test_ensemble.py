@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from apex_reward.train.draws import bootstrap_samples
 from apex_reward.train.evaluate import Checkpoint, evaluate, predict_split
 from apex_reward.train.report import fit_spread_scale, metrics_report, spread_measures
 from apex_reward.train.settings import Condition, Settings
-from apex_reward.train.trainer import train
+from apex_reward.train.trainer import build_program, train
 from tests.train.shards_builder import SONGS, write_shards
 
 MEMBERS = 3
@@ -42,17 +41,42 @@ def ensemble_run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bootstrap_draws_whole_songs() -> None:
     song = np.array([0, 0, 1, 2, 2, 2, 3])
-    rows = bootstrap_samples(song, seed=5).numpy()
-    assert len(rows) == len(song)
-    # Whole songs in their order: after a row comes its song's next, or a song's first.
-    first = {0: 0, 1: 2, 2: 3, 3: 6}
-    for row, following in pairwise(rows.tolist()):
-        last = row + 1 == len(song) or song[row + 1] != song[row]
-        assert following == (first[song[following]] if last else row + 1)
-    assert not np.array_equal(rows, bootstrap_samples(song, seed=6).numpy())
-    # One sample a song: about 1 - 1/e of them are drawn.
-    many = bootstrap_samples(np.arange(10_000), seed=1).numpy()
-    assert len(np.unique(many)) / 10_000 == pytest.approx(1 - np.exp(-1), abs=0.01)
+    for seed in range(5):
+        rows, weights = bootstrap_samples(song, seed)
+        assert len(rows) == 4, "63% of 7"
+        of = song[rows]
+        assert rows.tolist() == sorted(set(rows.tolist()))
+        # All of a song's samples, but for the last song's; a song's samples count alike.
+        for number in set(of.tolist()) - {int(of[-1])}:
+            assert (of == number).sum() == (song == number).sum()
+        assert all(len(set(weights[of == number].tolist())) == 1 for number in set(of.tolist()))
+    # One sample a song: it takes about n draws to see 1 - 1/e of n, each as often as was drawn.
+    rows, weights = bootstrap_samples(np.arange(10_000), seed=1)
+    assert len(rows) == 6321
+    assert weights.sum().item() == pytest.approx(10_000, rel=0.02)
+    # Poisson, given that it was drawn: once with 1 / (e - 1), twice with half of that.
+    shares = [(weights == times).float().mean().item() for times in (1, 2)]
+    assert shares == pytest.approx([1 / (np.e - 1), 0.5 / (np.e - 1)], abs=0.015)
+    assert not torch.equal(rows, bootstrap_samples(np.arange(10_000), seed=2)[0])
+    assert len(bootstrap_samples(np.arange(2), seed=0)[0]) == 2
+
+
+def test_a_weighted_step_equals_repeated_samples(data: Data, accelerator: Accelerator) -> None:
+    """Without batch norms, a sample of weight 2 is the sample listed twice."""
+    settings = replace(SETTINGS, bootstrap=True)
+    programs = [build_program([Condition()], data, settings, accelerator) for _ in range(2)]
+    for program in programs:
+        program.stack.eval()  # running statistics: the batch does not matter
+    programs[0].draws.draw = programs[1].draws.draw = lambda n, chosen: [
+        torch.ones(n, 1, units) for units, _ in programs[0].stack.shape.dropouts
+    ]
+    weighted = programs[0].train_step(torch.tensor([[3, 5]]), torch.tensor([[2.0, 1.0]]))
+    listed = programs[1].train_step(torch.tensor([[3, 3, 5]]))
+    for ours, theirs in zip(weighted, listed, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    first, second = (program.stack.state_of(0) for program in programs)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5)
 
 
 def test_together_as_apart(
