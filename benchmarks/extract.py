@@ -79,9 +79,10 @@ def main() -> None:
         rows.append(["one segment at a time", "-", baseline])
         for workers in (0, 1, 2):
             settings = ExtractSettings(folder, arguments.encoder, workers)
-            shards = start(plan(songs), folder / f"out{workers}", resume=False)
+            shards = plan(songs)
+            start(shards, folder / f"out{workers}", resume=False)
             started = time.perf_counter()
-            extract_shards(model, shards, settings, folder / f"out{workers}")
+            list(extract_shards(model, shards, settings, folder / f"out{workers}"))
             rows.append(["apex-reward extract", str(workers), time.perf_counter() - started])
     body = [
         [way, workers, f"{spent:.1f}", f"{count * seconds / spent:.1f}", f"{baseline / spent:.2f}"]

@@ -17,7 +17,7 @@ from apex_reward.errors import DataError
 from apex_reward.files.tables import check_format, read_jsonl, write_table
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import failures, row_columns
-from apex_reward.scoring import ScoreSettings, score_to_file
+from apex_reward.scoring import Engine, ScoreSettings, score_to_file
 
 NOT_NAMED = "no audio is named for this side"
 OnSong = Callable[[Mapping[str, Any]], None]
@@ -55,6 +55,7 @@ def score_battles(
     *,
     rewarded: bool = False,
     workers: int = 0,
+    engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
     on_song: OnSong = lambda row: None,
 ) -> tuple[int, list[str]]:
@@ -66,7 +67,8 @@ def score_battles(
         output: `.csv`, `.jsonl` or `.parquet`.
         reward: judges the songs.
         rewarded: add `reward_raw` and `reward` of both sides.
-        workers: decoding processes.
+        workers: decoding processes, of each process that works.
+        engine: who scores the songs; the first process writes the battles.
         resume: keep the songs that a killed run scored.
         on_song: called with every song's row.
 
@@ -88,9 +90,12 @@ def score_battles(
         ScoreSettings(rewarded),
         prompts=[prompt for _, prompt in songs] if reads else None,
         workers=workers,
+        engine=engine,
         resume=resume,
         on_row=lambda row, fresh: on_song(row),
     )
+    if not engine.share.first:
+        return len(songs), []
     by_song = dict(zip(songs, read_jsonl(table), strict=True))
     names = [name for name in row_columns(reward, rewarded) if not name.endswith("_std")]
     write_table(

@@ -223,6 +223,7 @@ def score(
     segment_tail: given.TailOption = None,
     batch_segments: given.BatchOption = None,
     workers: given.WorkersOption = None,
+    engine: given.EngineOption = given.EngineName.local,
     device: given.DeviceOption = None,
     dtype: given.DTypeOption = given.DType.float32,
     resume: Annotated[
@@ -236,7 +237,6 @@ def score(
     from apex_reward.arena.score import score_battles, song_paths
     from apex_reward.arena.sources import read_rows
     from apex_reward.files.tables import check_format
-    from apex_reward.rewards.load import default_workers
 
     check_format(output)
     rows, folder, _ = read_rows(battles, audio=True)
@@ -245,6 +245,7 @@ def score(
         model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
         device, dtype,
     )  # fmt: skip
+    who, count = given.engine_of(engine, workers, device)
     judge = given.build_reward(options)
     total = len({path for pair in paths for path in pair if path})
     with progress_bar() as bar:
@@ -255,11 +256,13 @@ def score(
             output,
             judge,
             rewarded=options.rewarded,
-            workers=default_workers() if workers is None else workers,
+            workers=count,
+            engine=who,
             resume=resume,
             on_song=lambda row: bar.update(task, advance=1),
         )
-    typer.echo(f"{len(rows)} battles, {scored} songs -> {output}")
+    if who.share.first:
+        typer.echo(f"{len(rows)} battles, {scored} songs -> {output}")
     for line in failures[:SHOWN_FAILURES]:
         typer.secho(line, err=True, fg="red")
     if len(failures) > SHOWN_FAILURES:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
 
 SHOWN_FAILURES = 10
@@ -79,7 +80,7 @@ def extract(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Decoding processes (local) or actors (ray).")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for several machines.")] = "local",
+    engine: given.EngineOption = given.EngineName.local,
     batch_segments: Annotated[
         int | None, typer.Option(min=1, help="Segments per encoder batch.")
     ] = None,
@@ -103,17 +104,18 @@ def extract(
     from apex_reward.data.extract import extract as run
     from apex_reward.data.manifest import read_manifest
     from apex_reward.data.teacher import read_teacher
-    from apex_reward.rewards.load import default_workers
 
     songs = read_manifest(manifest, read_teacher(songeval) if songeval else None)
-    count = default_workers() if workers is None else workers
+    who, count = given.engine_of(engine, workers, device)
     settings = ExtractSettings(audio_dir, encoder, count, batch_segments, device, teacher)
     with progress_bar() as progress:
         bar = progress.add_task("extract", total=len(songs))
         failed = run(
-            songs, settings, output, engine=engine, resume=resume,
+            songs, settings, output, engine=who, resume=resume,
             on_song=lambda: progress.advance(bar),
         )  # fmt: skip
+    if not who.share.first:
+        return OK
     typer.echo(f"{len(songs) - len(failed)} songs in {output}, {len(failed)} failed")
     for row in failed[:SHOWN_FAILURES]:
         typer.secho(f"failed: {row['path']}: {row['error']}", err=True, fg="yellow")

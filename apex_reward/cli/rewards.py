@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
+    from apex_reward.scoring.engines import Engine
 
 DEFAULT_MODEL = "amaai-lab/apex"
 DEMONSTRATION = (
@@ -44,6 +46,13 @@ class GuardAction(StrEnum):
     flag = "flag"
     penalty = "penalty"
     veto = "veto"
+
+
+class EngineName(StrEnum):
+    """Who works; as `ENGINES` of apex_reward/scoring/engines.py."""
+
+    local = "local"
+    ray = "ray"
 
 
 ModelOption = Annotated[
@@ -94,7 +103,19 @@ BatchOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Decoding processes; 0 decodes in this one.", rich_help_panel=HOW),
+    typer.Option(
+        min=0,
+        help="Decoding processes; 0 decodes in this one. With the engine ray: actors.",
+        rich_help_panel=HOW,
+    ),
+]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        help="local: this process, and those of torchrun or accelerate launch; or ray: actors on "
+        "the cluster of RAY_ADDRESS, else on this machine.",
+        rich_help_panel=HOW,
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=HOW)
@@ -170,9 +191,23 @@ def build_reward(options: RewardOptions) -> Reward:
     return warned(reward)
 
 
+def engine_of(name: EngineName, workers: int | None, device: str | None) -> tuple[Engine, int]:
+    """The engine, and the decoding processes of each process that works.
+
+    Call it before a model is loaded: every process of a launcher takes its own GPU.
+    """
+    from apex_reward.rewards.load import default_workers
+    from apex_reward.scoring.engines import Engine, share_of_launch
+
+    count = default_workers() if workers is None else workers
+    if name is EngineName.ray:
+        return Engine("ray", share_of_launch(device), max(1, count), device), 1
+    return Engine(share=share_of_launch(device)), count
+
+
 def warned(reward: Reward) -> Reward:
     """The reward, after saying of a demonstration model that it is one."""
-    if reward.demonstration:
+    if reward.demonstration and os.environ.get("RANK", "0") == "0":
         typer.secho(DEMONSTRATION, err=True, fg="yellow")
     return reward
 

@@ -17,6 +17,7 @@ from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
+    from apex_reward.scoring.engines import Engine
     from apex_reward.scoring.inputs import Source
     from apex_reward.scoring.job import OnRow
     from apex_reward.scoring.tally import Tally
@@ -77,6 +78,7 @@ def score(
     ] = False,
     batch_segments: given.BatchOption = None,
     workers: given.WorkersOption = None,
+    engine: given.EngineOption = given.EngineName.local,
     device: given.DeviceOption = None,
     dtype: given.DTypeOption = given.DType.float32,
     resume: Annotated[
@@ -89,7 +91,6 @@ def score(
     """
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format
-    from apex_reward.rewards.load import default_workers
     from apex_reward.scoring import ScoreSettings, find_songs
     from apex_reward.scoring.inputs import prompts_of
 
@@ -102,10 +103,13 @@ def score(
         device, dtype,
     )  # fmt: skip
     sources = find_songs(audio, songs_beside(output))
+    who, count = given.engine_of(engine, workers, device)
+    if output is None and who.several:
+        raise UsageError("several processes write one file: give --output FILE")
     judge = given.build_reward(options)
     settings = ScoreSettings(options.rewarded, segments)
     texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
-    run = _Run(judge, sources, texts, settings, default_workers() if workers is None else workers)
+    run = _Run(judge, sources, texts, settings, count, who)
     if output is None:
         return run.to_terminal()
     return run.to_file(output, resume)
@@ -147,16 +151,18 @@ class _Run:
         prompts: list[str] | None,
         settings: Any,
         workers: int,
+        engine: Engine,
     ) -> None:
         self.reward, self.sources, self.prompts = reward, sources, prompts
-        self.settings, self.workers = settings, workers
+        self.settings, self.workers, self.engine = settings, workers, engine
         self.paths = [source.path for source in sources]
 
     def to_file(self, output: Path, resume: bool) -> int:
         """Write every row; name what failed."""
         from apex_reward.scoring import score_to_file
 
-        if resume and output.exists():
+        first = self.engine.share.first
+        if resume and output.exists() and first:
             typer.echo(f"{output} is there already; nothing to do", err=True)
         columns = [dict(source.columns) for source in self.sources]
         with _tallying(len(self.paths)) as (tally, on_row), _interruptible(output):
@@ -168,10 +174,12 @@ class _Run:
                 prompts=self.prompts,
                 columns=columns if any(columns) else None,
                 workers=self.workers,
+                engine=self.engine,
                 resume=resume,
                 on_row=on_row,
             )
-        typer.echo(f"{tally} -> {output}")
+        if first:
+            typer.echo(f"{tally} -> {output}")
         return _failures(tally)
 
     def to_terminal(self) -> int:

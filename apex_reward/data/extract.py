@@ -1,6 +1,6 @@
 """Audio to shards: a manifest cut into fixed shards, each extracted by one pure function.
 
-A shard is the work of one call, whoever makes it: this process, one process per GPU
+A shard is a block of `apex_reward.scoring.engines`: done by this process, one process per GPU
 (`accelerate launch`), or a Ray actor on another machine. It is written whole, so that a killed
 run goes on with the shards it lacks and ends with the same bytes.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,15 @@ import numpy as np
 from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
 from apex_reward.errors import UsageError
+from apex_reward.files.locks import writing
 from apex_reward.files.tables import read_jsonl, write_table, write_text
 from apex_reward.scores.apex import AESTHETIC_HEADS
+from apex_reward.scoring.engines import Engine, Worker
 
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward
     from apex_reward.rewards.engine import SongResult
 
-ENGINES = ("local", "ray")
 # A multiple of the scoring engine's block, so that a shard's batches are its own.
 SHARD_SONGS = 64
 WORK = ".extract"
@@ -67,7 +69,7 @@ class ExtractSettings:
     Attributes:
         audio_dir: folder that the manifest's paths are relative to.
         encoder: folder, hub id or `apex-tiny`.
-        workers: decoding processes; with Ray the number of actors.
+        workers: decoding processes, of each process that works.
         batch_segments: segments per encoder batch; None takes the encoder's configuration.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         teacher: what gives the aesthetic labels of songs whose rows lack them, as `load_teacher`
@@ -98,10 +100,8 @@ def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
     return shards
 
 
-def start(
-    shards: Sequence[Shard], output: Path, resume: bool, teacher: str | None = None
-) -> list[Shard]:
-    """Make the output folder ready and return the shards that are still to do.
+def start(shards: Sequence[Shard], output: Path, resume: bool, teacher: str | None = None) -> int:
+    """Make the output folder ready; how many shards there are.
 
     Raises:
         UsageError: a run to resume that had another manifest or teacher.
@@ -120,7 +120,7 @@ def start(
     for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
         leftover.unlink()
     write_text(work / "plan.txt", listing)
-    return [shard for shard in shards if not _failures_file(output, shard).is_file()]
+    return len(shards)
 
 
 def extract_shards(
@@ -129,15 +129,16 @@ def extract_shards(
     settings: ExtractSettings,
     output: Path,
     teacher: Teacher | None = None,
-    on_song: Callable[[], None] = lambda: None,
-) -> None:
+) -> Iterator[int]:
     """Extract shards with one model; each file appears whole once it is done.
 
     The decoding workers run ahead over shard borders; the encoder's batches do not.
 
     Args:
         teacher: gives the aesthetic labels of songs whose manifest rows lack them.
-        on_song: called after every song.
+
+    Yields:
+        1 after every song.
     """
     from apex_reward.rewards.encode import encode_files
     from apex_reward.rewards.engine import BLOCK_SONGS
@@ -153,7 +154,7 @@ def extract_shards(
             found = []
             for _ in shard.songs:
                 found.append(next(results))
-                on_song()
+                yield 1
             _finish(model, shard, found, source, settings, output, teacher)
 
 
@@ -229,70 +230,68 @@ def finish(shards: Sequence[Shard], output: Path) -> list[dict[str, Any]]:
     return failed
 
 
+@dataclass(frozen=True)
+class ShardWork:
+    """What extracts shards by their number; without a teacher at hand Ray's actors can get it."""
+
+    shards: Sequence[Shard]
+    settings: ExtractSettings
+    output: Path
+    teacher: Teacher | None = None
+
+    def __call__(self, device: str | None) -> Worker:
+        from apex_reward.data.encoder import load_encoder
+        from apex_reward.rewards.load import usable_device
+
+        settings = replace(self.settings, device=device or self.settings.device)
+        model = load_encoder(settings.encoder, usable_device(settings.device))
+        teacher = self.teacher or settings.loaded_teacher()
+
+        def work(numbers: Sequence[int]) -> Iterator[int]:
+            shards = [self.shards[number] for number in numbers]
+            todo = [s for s in shards if not _failures_file(self.output, s).is_file()]
+            yield from extract_shards(model, todo, settings, self.output, teacher)
+
+        return work
+
+
 def extract(
     songs: Sequence[ManifestSong],
     settings: ExtractSettings,
     output: Path,
     *,
-    engine: str = "local",
+    engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
     teacher: Teacher | None = None,
     on_song: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Extract a manifest: `output/<split>/*.parquet` and `output/failed.jsonl`.
 
-    Under `accelerate launch` with the local engine each process takes every n-th shard, on its
-    own GPU. The shards are the same for any number of workers, processes or Ray actors.
+    The shards are the same for any number of workers, processes or Ray actors.
 
     Args:
-        engine: `local` or `ray`.
+        engine: who works: this process, those that were launched with it, or Ray actors.
         resume: keep the shards that an interrupted run has finished.
         teacher: aesthetic labels for songs whose rows lack them (local engine).
         on_song: called after every song (local engine) or with every finished shard's songs.
 
     Returns:
-        The failed songs: `audio_id`, `path`, `split`, `error`.
+        The failed songs: `audio_id`, `path`, `split`, `error`; on the first process only.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"engine is {engine!r}; expected one of {', '.join(ENGINES)}")
+    if engine.name == "ray" and teacher is not None:
+        raise UsageError(
+            "with the engine ray a teacher is loaded on every machine: name it in the settings "
+            "(package.module:callable) instead of handing it over"
+        )
     shards = plan(songs)
-    if engine == "ray":
-        from apex_reward.data.extract_ray import extract_with_ray
+    with ExitStack() as held:
 
-        if teacher is not None:
-            raise UsageError(
-                "with the engine ray a teacher is loaded on every machine: name it in the settings "
-                "(package.module:callable) instead of handing it over"
-            )
-        todo = start(shards, output, resume, settings.teacher)
-        extract_with_ray(todo, settings, output, on_song)
-        return finish(shards, output)
-    return _extract_here(shards, settings, output, resume, teacher, on_song)
+        def begin() -> int:
+            held.enter_context(writing(output / WORK))
+            return start(shards, output, resume, settings.teacher)
 
-
-def _extract_here(
-    shards: Sequence[Shard],
-    settings: ExtractSettings,
-    output: Path,
-    resume: bool,
-    teacher: Teacher | None,
-    on_song: Callable[[], None],
-) -> list[dict[str, Any]]:
-    """The local engine, on one process or on each of several."""
-    from accelerate import PartialState
-
-    from apex_reward.data.encoder import load_encoder
-
-    state = PartialState()
-    if state.is_main_process:
-        start(shards, output, resume, settings.teacher)
-    state.wait_for_everyone()
-    todo = [shard for shard in shards if not _failures_file(output, shard).is_file()]
-    mine = todo[state.process_index :: state.num_processes]
-    if mine:
-        device = settings.device or state.device
-        model = load_encoder(settings.encoder, device)
-        teacher = teacher or settings.loaded_teacher()
-        extract_shards(model, mine, settings, output, teacher, on_song)
-    state.wait_for_everyone()
-    return finish(shards, output)
+        todo = range(engine.share.begun(begin))
+        for done in engine.run(todo, ShardWork(shards, settings, output, teacher)):
+            for _ in range(done):
+                on_song()
+        return finish(shards, output) if engine.share.first else []

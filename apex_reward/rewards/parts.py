@@ -73,6 +73,12 @@ class Parts:
         devices = [getattr(part.model, "device", None) for part in self.parts]
         return next((d for d in devices if isinstance(d, torch.device)), torch.device("cpu"))
 
+    def to(self, device: str) -> None:
+        """Move the members that are torch modules."""
+        for part in self.parts:
+            if isinstance(part.model, torch.nn.Module):
+                torch.nn.Module.to(part.model, device)
+
     def hear(
         self,
         waveforms: Tensor,

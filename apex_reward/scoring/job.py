@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ from apex_reward.files.stamps import RunStamp, plain, provenance_path, text_hash
 from apex_reward.files.tables import check_format, read_table, write_json
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.provenance import provenance
-from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.rows import Row, row_columns, song_row
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.rows import Row, row_columns
+from apex_reward.scoring.blocks import BlockFiles, BlockScorer, rows_of_blocks
+from apex_reward.scoring.engines import Engine
+from apex_reward.scoring.stream import ScoreSettings, score_songs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,47 +29,6 @@ if TYPE_CHECKING:
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What decides the rows of a run, beside the reward and the inputs.
-
-    Args:
-        rewarded: add `reward_raw` and `reward`.
-        segments: write the second file, a row per segment.
-    """
-
-    rewarded: bool = False
-    segments: bool = False
-
-
-def score_songs(
-    reward: Reward | Models,
-    sources: Sequence[str],
-    prompts: Prompts = None,
-    settings: ScoreSettings | None = None,
-    *,
-    workers: int = 0,
-    block: int = BLOCK_SONGS,
-) -> Iterator[Row]:
-    """Score files: one row per source, in their order, each as soon as it is ready.
-
-    Yields:
-        Rows as `song_row` makes them; with `segments` the key `segment_rows` too.
-
-    Raises:
-        UsageError: missing prompts, or a mix that needs groups.
-    """
-    settings, reward = settings or ScoreSettings(), as_reward(reward)
-    if settings.rewarded:
-        reward.check_single()
-    heard = reward.engine_settings(block=block, pieces=settings.segments)
-    for result in reward.results(sources, prompts, workers=workers, settings=heard):
-        row = song_row(reward, result, settings.rewarded)
-        if settings.segments:
-            row["segment_rows"] = reward.segment_rows(result)
-        yield row
 
 
 def score_to_file(
@@ -78,22 +40,27 @@ def score_to_file(
     prompts: Prompts = None,
     columns: Sequence[dict[str, Any]] | None = None,
     workers: int = 0,
+    engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
     on_row: OnRow = lambda row, fresh: None,
 ) -> None:
     """Score files into `output`, row by row; the same bytes for any workers and after any resume.
 
     Rows grow in `output.partial` (JSON lines), beside `output.partial.json`, which says what they
-    were made with. A resumed run goes on at the last whole block of songs. What made the rows stays
-    beside them in `output.meta.json`.
+    were made with. A resumed run goes on at the last whole block of songs, with any engine. Where
+    several processes work, each leaves its blocks in `output.partial.blocks`, and the first puts
+    them together. What made the rows stays beside them in `output.meta.json`.
 
     Args:
         output: `.jsonl`, `.csv` or `.parquet`. With `settings.segments` a second file beside it
             has `.segments` before its ending.
         prompts: one per source, for models that read them.
         columns: further columns of each source's row (`prompt_id`, ...), passed through.
+        workers: decoding processes, of each process that works.
+        engine: who works: this process, those that were launched with it, or Ray actors.
         resume: go on where a killed run stopped; nothing is done where `output` exists.
-        on_row: called with every row, and False for those that a former run left.
+        on_row: called with every row, and False for those that a former run left; on the first
+            process only.
 
     Raises:
         UsageError: a wrong ending or mix, a partial file of other inputs, model or settings, or
@@ -104,19 +71,25 @@ def score_to_file(
     if settings.rewarded:
         reward.check_single()
     run = _Run(reward, sources, Path(output), settings, prompts, columns)
+    first = engine.share.first
     if resume and run.songs.path.exists():
         run.check_finished()
-        run.sweep()
-        for row in read_table(run.songs.path).to_pylist():
+        for row in run.finished() if first else ():
             on_row(row, False)
         return
-    with run.songs.locked():
-        kept = run.start(resume)
-        for row in kept:
+    with ExitStack() as held:
+
+        def begin() -> int:
+            held.enter_context(run.songs.locked())
+            return run.start(resume, engine.several)
+
+        begun = engine.share.begun(begin)
+        for row in run.kept:
             on_row(row, False)
-        for row in run.fresh(len(kept), workers):
+        for row in run.fresh(begun, workers, engine):
             on_row(row, True)
-        run.finish()
+        if first:
+            run.finish()
 
 
 class _Run:
@@ -149,6 +122,9 @@ class _Run:
         batches = [encoder.batch_segments for encoder in reward.parts.encoders]
         # Models without batches give a song the same bits wherever a run begins.
         self.block = block_songs(reward.batch_segments or max(batches)) if batches else 1
+        self.kept: list[Row] = []
+        folder = output.with_name(output.name + ".partial.blocks")
+        self.blocks = BlockFiles(folder, len(sources), self.block if batches else BLOCK_SONGS)
 
     def check_finished(self) -> None:
         """Raises UsageError where the finished file was made with another reward."""
@@ -159,37 +135,48 @@ class _Run:
                 "--resume to start anew"
             )
 
-    def sweep(self) -> None:
-        """Take away what a kill in the very last step left."""
+    def finished(self) -> list[Row]:
+        """The rows of the finished file; takes away what a kill in the very last step left."""
         self.songs.partial.unlink(missing_ok=True)
         self.stamp.clear()
+        self.blocks.clear()
+        rows: list[Row] = read_table(self.songs.path).to_pylist()
+        return rows
 
-    def start(self, resume: bool) -> list[Row]:
-        """Begin, behind the rows that a former run left."""
-        kept: list[Row] = []
-        if resume and (rows := self.songs.written()):
+    def start(self, resume: bool, several: bool) -> int:
+        """Begin behind the rows that a former run left in order; their number."""
+        if resume and ((rows := self.songs.written()) or self.blocks.begun):
             self.stamp.check(self.songs.partial)
-            kept = self._whole(rows)
-            if len(kept) < len(self.sources):
-                kept = kept[: len(kept) // self.block * self.block]
-        self.songs.start(keep=len(kept))
+            step = self.blocks.size if several or self.blocks.begun else self.block
+            self.kept = self._whole(rows)
+            if len(self.kept) < len(self.sources):
+                self.kept = self.kept[: len(self.kept) // step * step]
+        else:
+            self.blocks.clear()
+        self.songs.start(keep=len(self.kept))
         if self.settings.segments:
-            self.parts.start(keep=sum(row["segments"] for row in kept))
+            self.parts.start(keep=sum(row["segments"] for row in self.kept))
         # Only now: a stamp must never stand beside rows of another run.
         self.stamp.write()
-        return kept
+        return len(self.kept)
 
-    def fresh(self, start: int, workers: int) -> Iterator[Row]:
+    def fresh(self, start: int, workers: int, engine: Engine) -> Iterator[Row]:
         """The rows that are not there yet, each written as it comes."""
-        prompts = None if self.prompts is None else self.prompts[start:]
-        rows = score_songs(
-            self.reward,
-            self.sources[start:],
-            prompts,
-            self.settings,
-            workers=workers,
-            block=self.block,
-        )
+        if engine.several or self.blocks.begun:
+            scorer = BlockScorer(
+                self.reward, self.sources, self.prompts, self.settings, self.blocks, self.block,
+                workers,
+            )  # fmt: skip
+            rows = rows_of_blocks(engine, scorer, self.blocks.after(start))
+        else:
+            rows = score_songs(
+                self.reward,
+                self.sources[start:],
+                None if self.prompts is None else self.prompts[start:],
+                self.settings,
+                workers=workers,
+                block=self.block,
+            )
         for number, row in enumerate(rows, start):
             # Segments first: a song's row says that its segments are there.
             if self.settings.segments:
@@ -206,6 +193,7 @@ class _Run:
         write_json(provenance_path(self.songs.path), self.about)
         self.songs.finish()
         self.stamp.clear()
+        self.blocks.clear()
 
     def _whole(self, rows: list[Row]) -> list[Row]:
         """The rows whose segments were written too."""

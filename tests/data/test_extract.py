@@ -27,6 +27,7 @@ from apex_reward.model import ApexReward
 from apex_reward.rewards.foreign.songeval import SongEval
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
+from apex_reward.scoring import Engine
 from tests.muq_support import TINY
 from tests.support import tiny_model
 
@@ -151,9 +152,9 @@ def test_ray_writes_the_same(
 ) -> None:
     import ray
 
-    settings = ExtractSettings(songs[0], str(encoder), workers=2)
+    settings = ExtractSettings(songs[0], str(encoder))
     try:
-        failed = extract(songs[1], settings, tmp_path, engine="ray")
+        failed = extract(songs[1], settings, tmp_path, engine=Engine("ray", actors=2))
     finally:
         ray.shutdown()
     assert [row["audio_id"] for row in failed] == ["a7", "gone"]
@@ -209,7 +210,7 @@ def test_manifest_problems_are_listed_together(tmp_path: Path) -> None:
 
 def test_unknown_engine(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="engine is 'spark'; expected one of local, ray"):
-        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="spark")
+        Engine("spark")
 
 
 def teach_by_name(paths: Any) -> list[dict[str, Any]]:
@@ -269,7 +270,8 @@ def test_teachers_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="package.module:callable"):
         load_teacher("no.such:thing")
     with pytest.raises(UsageError, match="loaded on every machine"):
-        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine="ray", teacher=teach_by_name)
+        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine=Engine("ray"),
+                teacher=teach_by_name)  # fmt: skip
 
 
 def test_killed_while_a_teacher_hears_and_resumed(
@@ -298,10 +300,10 @@ def test_ray_actors_load_the_teacher_by_its_name(
     import ray
 
     chosen = [song for song in songs[1] if song.split == "train"][:5]
-    settings = ExtractSettings(songs[0], str(encoder), workers=1, teacher=BY_NAME)
+    settings = ExtractSettings(songs[0], str(encoder), teacher=BY_NAME)
     extract(chosen, settings, tmp_path / "here")
     try:
-        failed = extract(chosen, settings, tmp_path / "ray", engine="ray")
+        failed = extract(chosen, settings, tmp_path / "ray", engine=Engine("ray"))
     finally:
         ray.shutdown()
     assert [row["audio_id"] for row in failed] == ["a22"]
