@@ -163,7 +163,7 @@ def calibrate(
         calibration_report(metrics, output)
         typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
         if attach is not None:
-            _attach(head, attach, output / "model")
+            _attach(head, attach, output / "model", metrics)
     return OK
 
 
@@ -316,9 +316,11 @@ def _check_heads(names: Sequence[str]) -> None:
         raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
 
 
-def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
+def _attach(head: PreferenceHead, name: str, folder: Path, metrics: dict[str, Any]) -> None:
     """Save a model that offers the head as its mix `preference`."""
+    from apex_reward.arena.card import calibration_parts
     from apex_reward.model import ApexReward
+    from apex_reward.model.card import write_card
     from apex_reward.rewards.load import load_reward_model, without_bars
 
     model = load_reward_model(name, device="cpu")
@@ -335,4 +337,5 @@ def _attach(head: PreferenceHead, name: str, folder: Path) -> None:
     model.config.preference = head.to_dict()
     with without_bars():
         model.save_pretrained(folder)
+    write_card(folder, calibration_parts(metrics), name)
     typer.echo(f"{folder}: score with --model {folder} --mix preference")

@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from apex_reward.files.run_state import whole_files
+from apex_reward.files.tables import write_text
+from apex_reward.model.card import FILE as CARD_FILE
+from apex_reward.model.card import model_card
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.encoded import (
     EncodedModel,
@@ -35,6 +38,8 @@ from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
+
+EMPTY_CARD = "This model card has been automatically generated"
 
 
 class ApexReward(PreTrainedModel, EncodedModel):
@@ -236,12 +241,24 @@ class ApexReward(PreTrainedModel, EncodedModel):
         return None if self.familiar is None else in_full_precision(self.familiar, embeddings)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; every file appears whole, `config.json` last."""
+        """As in transformers; every file appears whole, `config.json` last.
+
+        A card (`README.md`) is written where the folder has none.
+        """
         if kwargs.get("push_to_hub"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
         with whole_files(Path(save_directory), last="config.json") as temporary:
             super().save_pretrained(temporary, *args, **kwargs)
+            if not (Path(save_directory) / CARD_FILE).exists():
+                write_text(temporary / CARD_FILE, model_card(self.config))
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """A repository's first card is this model's, not the empty one that transformers makes."""
+        file = Path(working_dir) / CARD_FILE
+        if file.is_file() and EMPTY_CARD in file.read_text(encoding="utf-8"):
+            write_text(file, model_card(self.config))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Run the encoder in another dtype; pooling and predictor keep float32."""

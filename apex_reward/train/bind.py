@@ -12,6 +12,7 @@ from apex_reward.data.shards import EmbeddingSource
 from apex_reward.errors import UsageError
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.predictor import members_of
+from apex_reward.train.card import write_trained_card
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import Checkpoint, predict_split
 from apex_reward.train.familiar import fit_familiarity
@@ -67,6 +68,7 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
         "shared": first.config.shared,
     }
     report = metrics_report(about, test, data["test"].labels[:, : len(heads)], heads, scale)
+    write_trained_card(output / "best", data, report, [("bound from", f"{len(runs)} runs")])
     write_report(output, report)
     return report
 

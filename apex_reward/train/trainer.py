@@ -21,6 +21,7 @@ from apex_reward.model.checkpoint import save_predictor
 from apex_reward.model.familiar import Familiarity
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor, PredictorEnsemble
+from apex_reward.train.card import write_trained_card
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import TRAINING_FILE
 from apex_reward.train.familiar import fit_familiarity
@@ -102,6 +103,7 @@ def train(
     if accelerator.is_main_process:
         familiar = familiarity(program, data)
         save_best(program, everyone, data, output / "best", scale, familiar)
+        write_trained_card(output / "best", data, report, [("seed", condition.seed)])
         finish_run(program, output, report)
     accelerator.wait_for_everyone()
     return report

@@ -25,6 +25,7 @@ from apex_reward.files.run_state import atomic_folder
 from apex_reward.files.tables import write_json
 from apex_reward.model.apex import ApexReward
 from apex_reward.train.adapters import add_adapters, merge_adapters
+from apex_reward.train.card import write_trained_card
 from apex_reward.train.dataset import Data, split_folders
 from apex_reward.train.draws import epoch_batches, stream
 from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint
@@ -119,6 +120,8 @@ def tune_encoder(
         tuner.merged_model().save_pretrained(folder)
         epoch = tuner.best_epoch[0]
         write_json(folder / TRAINING_FILE, {"mode": "song", **note, "epoch": epoch})
+    tuned = [("seed", condition.seed), ("encoder", "tuned with LoRA")]
+    write_trained_card(output / "best", found, report, tuned)
     finish_run(tuner, output, report)
     return report
 

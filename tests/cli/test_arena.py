@@ -155,6 +155,10 @@ def test_calibrate_writes_a_head_that_a_model_offers(tmp_path):
     head = PreferenceHead.from_file(tmp_path / "out" / "preference.json")
     assert set(head.weights) == {"musicality", "score_likes"}
     model = ApexReward.from_pretrained(tmp_path / "out" / "model")
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert f"fitted to {metrics['n_decided']} decided votes of 300 battles" in card
+    assert part["verdict"] in card
+    assert f"| started from | {tmp_path / 'tiny'} |" in card.replace("\\_", "_")
     import torch
 
     song = torch.randn(1, 24_000) * 0.1

@@ -44,7 +44,11 @@ def test_import_then_score_gives_the_published_figures(small: Path, tmp_path: Pa
         "--output", model,
     )  # fmt: skip
     assert (result.exit_code, result.stderr) == (0, "")
-    assert {path.name for path in model.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in model.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
     assert [path.name for path in model.parent.iterdir()] == ["model"]
     clip = FIGURES["small_full_2"]["clips"]["clip_3"]
     made = (clip["seed"], clip["sample_rate"], clip["channels"], clip["seconds"])

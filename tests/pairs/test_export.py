@@ -139,7 +139,10 @@ def test_without_tokens_the_sides_are_songs():
     pairs, _ = build_pairs(candidates("none"), axis="musicality")
     dataset = to_trl(pairs)
     assert isinstance(dataset.features["chosen"], Audio)
-    assert undecoded(dataset, "chosen", "rejected")[0]["chosen"] == {"bytes": None, "path": "0-2.wav"}
+    assert undecoded(dataset, "chosen", "rejected")[0]["chosen"] == {
+        "bytes": None,
+        "path": "0-2.wav",
+    }
     completions = undecoded(to_kto(pairs), "completion")["completion"]
     assert [song["path"] for song in completions[:2]] == ["0-2.wav", "0-0.wav"]
     mixed = [{**pairs[0], "chosen_tokens": "1", "rejected_tokens": "2"}, pairs[1]]

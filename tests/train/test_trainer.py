@@ -130,6 +130,10 @@ def test_best_predicts_what_metrics_say(
     measured = [measures["mse"] for measures in report["metrics"].values()]
     np.testing.assert_allclose(mse, measured, rtol=1e-5)
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert f"| trained on | {len(data['train'].audio_ids):,} songs |" in card
+    row = report["metrics"]["clarity"]
+    assert f"| clarity | {row['mse']:.3f} | {row['mae']:.3f} |" in card
 
 
 def test_trained_pooling_moves_and_frozen_does_not(
