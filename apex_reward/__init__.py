@@ -7,7 +7,6 @@ Public names are imported on first use, so that `import apex_reward` and the com
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
     from apex_reward.scores.preference import PreferenceHead as PreferenceHead
     from apex_reward.scores.scores import Scores as Scores
 
-try:
-    __version__ = version("apex-reward")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "0.0.0"
+    __version__: str
 
 _PUBLIC = {
     "ApexConfig": "apex_reward.model",
@@ -53,7 +49,19 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'apex_reward' has no attribute {name!r}")
+
+
+def _version() -> str:
+    # Read when asked for: the reader of package metadata takes as long to import as all of typer.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("apex-reward")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0.0.0"
 
 
 def __dir__() -> list[str]:

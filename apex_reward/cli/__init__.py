@@ -14,7 +14,7 @@ app = typer.Typer(
     "and measure agreement with human votes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (demo, score, serve, pairs, train, arena, distance, listen):

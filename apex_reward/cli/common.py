@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from apex_reward.cli.groups import with_groups
 from apex_reward.errors import ApexError, UsageError
 from apex_reward.report.terminal import print_table as print_table
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+SHOWN_FAILURES = 10
+# Panels of the application's help.
+SCORE, VOTES, TRAINING = "Songs", "Preferences", "Train a predictor"
 P = ParamSpec("P")
 
 
@@ -38,6 +42,29 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
         raise typer.Exit(code or OK)
 
     return run
+
+
+def add_command(
+    app: typer.Typer, command: Callable[..., Any], name: str | None = None, panel: str | None = None
+) -> None:
+    """Give the application a command, its option groups spread and its errors reported.
+
+    Args:
+        app: where it goes.
+        command: its parameters are options, arguments, and dataclasses of these.
+        name: of the command; None: the function's.
+        panel: of the application's help.
+    """
+    app.command(name, rich_help_panel=panel)(reports_errors(with_groups(command)))
+
+
+def show_failures(lines: Sequence[str], where: str = "") -> int:
+    """Name the first failures on stderr; the exit code."""
+    for line in lines[:SHOWN_FAILURES]:
+        typer.secho(line, err=True, fg="red")
+    if len(lines) > SHOWN_FAILURES:
+        typer.secho(f"and {len(lines) - SHOWN_FAILURES} more{where}", err=True, fg="red")
+    return SOME_FAILED if lines else OK
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_reward.cli.common import print_table, progress_bar, reports_errors
+from apex_reward.cli.common import SCORE, add_command, print_table, progress_bar
 
 if TYPE_CHECKING:
     from apex_reward.demo.tour import Section
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
-    app.command("demo")(reports_errors(demo))
+    add_command(app, demo, panel=SCORE)
 
 
 def demo(
     output: Annotated[
-        Path, typer.Option(help="Folder for audio, tables and plots; earlier files are replaced.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="For audio, tables and plots; earlier files are replaced."
+        ),
     ] = Path("apex-demo"),
 ) -> None:
-    """The whole tour offline: synthetic songs, damage, scores, gradients, pairs, votes.
+    """Take the tour offline: songs, damage, scores, gradients, pairs and votes.
 
     Uses the embedded apex-tiny, a demonstration model, and takes under two minutes on two cores.
+
+    Example: apex-reward demo --output tour
     """
     from apex_reward.demo.tour import run_demo
 

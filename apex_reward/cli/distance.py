@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.cli.common import SCORE, add_command, print_table, progress_bar, show_failures
+from apex_reward.cli.rewards import DeviceOption
 from apex_reward.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,25 +24,36 @@ DEFAULT_MODELS = {"mert": "apex-tiny", "muq": "songeval", "clap": "clap"}
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the main application."""
-    app.command("distance")(reports_errors(distance))
+    add_command(app, distance, panel=SCORE)
 
 
 def distance(
     songs: Annotated[list[str], typer.Argument(help="Files, folders, globs or lists.")],
-    reference: Annotated[list[str], typer.Option(help="The set to compare with; may be repeated.")],
+    reference: Annotated[
+        list[str], typer.Option(metavar="SONGS", help="The set to compare with; may be repeated.")
+    ],
     embedding: Annotated[
         Literal["mert", "muq", "clap"], typer.Option(help="What hears the songs.")
     ] = "mert",
     model: Annotated[
         str | None,
-        typer.Option(help="Model whose encoder that is (default: apex-tiny, songeval, clap)."),
+        typer.Option(
+            metavar="MODEL",
+            help="Model whose encoder that is.",
+            show_default="apex-tiny, songeval, clap",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")
+    ] = None,
+    device: DeviceOption = None,
 ) -> int:
-    """Frechet distance of two sets of songs, as it is and without its small-sample bias.
+    """Measure the Frechet distance between two sets of songs.
 
-    It falls towards 0 as the sets sound alike. A reward that rises together with it is being gamed.
+    It falls towards 0 as the sets sound alike, and is given without its small-sample bias too. A
+    reward that rises together with it is being gamed.
+
+    Example: apex-reward distance made/ --reference real/ --embedding muq
     """
     from apex_reward.files.tables import write_text
     from apex_reward.rewards.distance import frechet_distance
@@ -53,8 +65,7 @@ def distance(
     hears = load_reward_model(name, device=device)
     (a, bad_a), (b, bad_b) = (_embedded(hears, found) for found in paths)
     failed = [*bad_a, *bad_b]
-    for path, reason in failed:
-        typer.secho(f"{path}: {reason}", err=True, fg="red")
+    code = show_failures([f"{path}: {reason}" for path, reason in failed])
     for what, found in (("songs", a), ("reference", b)):
         if len(found) < 2:
             raise DataError(f"{what}: {len(found)} could be heard; a distance needs at least 2")
@@ -73,7 +84,7 @@ def distance(
         typer.echo(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.", err=True)
     if output is not None:
         write_text(output, json.dumps(figures, indent=2) + "\n")
-    return SOME_FAILED if failed else OK
+    return code
 
 
 def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[str, str]]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,123 +21,70 @@ DEMONSTRATION = (
     "note: these scores are from a demonstration model, not the published one; they show how the "
     "command works, not how good a song is"
 )
-WHAT, HOW = "What is rewarded", "How it runs"
+_what = partial(typer.Option, rich_help_panel="What is rewarded")
+_how = partial(typer.Option, rich_help_panel="How it runs")
 
-
-class DType(StrEnum):
-    """Number types of an encoder."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Tail(StrEnum):
-    """How a song's last segment counts."""
-
-    pad = "pad"
-    mask = "mask"
-    drop = "drop"
-
-
-class GuardAction(StrEnum):
-    """What happens where a guard trips."""
-
-    flag = "flag"
-    penalty = "penalty"
-    veto = "veto"
-
-
-class EngineName(StrEnum):
-    """Who works; as `ENGINES` of apex_reward/scoring/engines.py."""
-
-    local = "local"
-    ray = "ray"
-
-
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="apex-tiny, songeval, clap, tunejury, audiobox, a hub id, a folder, http://HOST:PORT "
-        f"or package.module:Class; several make a panel. Default: {DEFAULT_MODEL}.",
-        rich_help_panel=WHAT,
-    ),
-]
-RewardOption = Annotated[
-    Path | None,
-    typer.Option("--reward", help="A reward file: models, mix, loudness, guards, caution.",
-                 rich_help_panel=WHAT),
-]  # fmt: skip
-EncoderOption = Annotated[
-    str | None,
-    typer.Option(help="Hub id or folder of the encoder, in place of the model's.",
-                 rich_help_panel=WHAT),
-]  # fmt: skip
-MixOption = Annotated[
-    str | None,
-    typer.Option(
-        help="How heads become the column 'reward': musicality=1,score_likes=0.3, or popularity, "
-        "aesthetics, overall, or the model's calibrated 'preference'.",
-        rich_help_panel=WHAT,
-    ),
-]
-LoudnessOption = Annotated[
-    float | None,
-    typer.Option(help="Bring every song to so many LUFS first.", rich_help_panel=WHAT),
-]
-GuardsOption = Annotated[
-    GuardAction | None,
-    typer.Option(help="Measure the guards, and what to do where one trips.", rich_help_panel=WHAT),
-]
-CautionOption = Annotated[
-    float | None,
-    typer.Option(help="Mean minus so many spreads over an ensemble.", rich_help_panel=WHAT),
-]
-TailOption = Annotated[
-    Tail | None,
-    typer.Option("--segment-tail", help="How a song's last segment counts.", rich_help_panel=WHAT),
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Segments per encoder batch.", rich_help_panel=HOW),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Decoding processes; 0 decodes in this one. With the engine ray: actors.",
-        rich_help_panel=HOW,
-    ),
-]
-EngineOption = Annotated[
-    EngineName,
-    typer.Option(
-        help="local: this process, and those of torchrun or accelerate launch; or ray: actors on "
-        "the cluster of RAY_ADDRESS, else on this machine.",
-        rich_help_panel=HOW,
-    ),
-]
+DType = Literal["float32", "bfloat16", "float16"]
+Tail = Literal["pad", "mask", "drop"]
+GuardAction = Literal["flag", "penalty", "veto"]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=HOW)
+    str | None,
+    _how(metavar="NAME", help="cpu, cuda, cuda:1, mps.", show_default="a GPU where there is one"),
 ]
-DTypeOption = Annotated[DType, typer.Option(help="Of the encoder.", rich_help_panel=HOW)]
 
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """What a command was given of the options above."""
+    """What is rewarded, as a command was told; the default of each is not to say."""
 
-    model: list[str] | None = None
-    reward: Path | None = None
-    mix: str | None = None
-    loudness: float | None = None
-    guards: GuardAction | None = None
-    caution: float | None = None
-    encoder: str | None = None
-    segment_tail: Tail | None = None
-    batch_segments: int | None = None
-    device: str | None = None
-    dtype: DType = DType.float32
+    model: Annotated[
+        list[str] | None,
+        _what(
+            metavar="MODEL",
+            help="apex-tiny, songeval, clap, tunejury, audiobox, a hub id, a folder, "
+            "http://HOST:PORT or package.module:Class. Repeat it for a panel.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None
+    reward: Annotated[
+        Path | None,
+        _what(metavar="FILE", help="A reward file: models, mix, loudness, guards, caution."),
+    ] = None
+    mix: Annotated[
+        str | None,
+        _what(
+            metavar="MIX",
+            help="How heads become the column 'reward': musicality=1,score_likes=0.3, or "
+            "popularity, aesthetics, overall, or the model's calibrated 'preference'.",
+        ),
+    ] = None
+    loudness: Annotated[
+        float | None,
+        _what(metavar="LUFS", help="Bring every song to this loudness first."),
+    ] = None
+    guards: Annotated[
+        GuardAction | None,
+        _what(help="Measure the guards, and what to do where one trips."),
+    ] = None
+    caution: Annotated[
+        float | None,
+        _what(metavar="K", help="Mean minus K spreads over an ensemble."),
+    ] = None
+    encoder: Annotated[
+        str | None,
+        _what(
+            metavar="FOLDER",
+            help="Folder or hub id of the encoder.",
+            show_default="the model's own",
+        ),
+    ] = None
+    segment_tail: Annotated[
+        Tail | None,
+        _what(help="How a song's last segment counts.", show_default="the model's own"),
+    ] = None
+    dtype: Annotated[
+        DType, _how(metavar="TYPE", help="Of the encoder: float32, bfloat16 or float16.")
+    ] = "float32"
 
     @property
     def rewarded(self) -> bool:
@@ -150,7 +97,61 @@ class RewardOptions:
         return bool(self.model) or self.reward is not None
 
 
-def build_reward(options: RewardOptions) -> Reward:
+@dataclass(frozen=True)
+class RunOptions:
+    """How models run over many songs."""
+
+    batch_segments: Annotated[
+        int | None,
+        _how(
+            min=1, metavar="N", help="Segments per encoder batch.", show_default="the encoder's own"
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        _how(
+            min=0,
+            metavar="N",
+            help="Decoding processes; 0 decodes in this one.",
+            show_default="by the cores",
+        ),
+    ] = None
+    device: DeviceOption = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes decode."""
+        from apex_reward.rewards.load import default_workers
+
+        return default_workers() if self.workers is None else self.workers
+
+
+@dataclass(frozen=True)
+class EngineOptions(RunOptions):
+    """How models run over many songs, in one process or in several."""
+
+    engine: Annotated[
+        Literal["local", "ray"],
+        _how(
+            help="local: this process, and those of torchrun or accelerate launch. ray: --workers "
+            "actors on the cluster of RAY_ADDRESS, else on this machine."
+        ),
+    ] = "local"
+
+    def engine_and_workers(self) -> tuple[Engine, int]:
+        """The engine, and the decoding processes of each process that works.
+
+        Call it before a model is loaded: every process of a launcher takes its own GPU.
+        """
+        from apex_reward.scoring.engines import Engine, share_of_launch
+
+        share = share_of_launch(self.device)
+        if self.engine == "ray":
+            return Engine("ray", share, max(1, self.processes), self.device), 1
+        return Engine(share=share), self.processes
+
+
+def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
     """The `Reward` that the options mean.
 
     Raises:
@@ -160,9 +161,9 @@ def build_reward(options: RewardOptions) -> Reward:
     from apex_reward.rewards.reward import Reward
 
     loading: dict[str, Any] = {
-        "device": options.device,
-        "dtype": options.dtype.value,
-        "segment_tail": options.segment_tail.value if options.segment_tail else None,
+        "device": running.device,
+        "dtype": options.dtype,
+        "segment_tail": options.segment_tail,
     }
     if options.reward is not None:
         names = ("model", "mix", "loudness", "guards", "caution", "encoder")
@@ -172,7 +173,7 @@ def build_reward(options: RewardOptions) -> Reward:
                 "write it into the file"
             )
         reward = Reward.load(options.reward, **loading)
-        reward.batch_segments = options.batch_segments
+        reward.batch_segments = running.batch_segments
         return warned(reward)
     named = options.model or [DEFAULT_MODEL]
     if options.mix:
@@ -182,27 +183,13 @@ def build_reward(options: RewardOptions) -> Reward:
         models[0] if len(models) == 1 else models,
         options.mix,
         loudness=options.loudness,
-        guards=options.guards.value if options.guards else None,
+        guards=options.guards,
         caution=options.caution or 0.0,
-        batch_segments=options.batch_segments,
+        batch_segments=running.batch_segments,
     )
     for model, name in zip(models, named, strict=True):
         reward.sources[model.name] = name
     return warned(reward)
-
-
-def engine_of(name: EngineName, workers: int | None, device: str | None) -> tuple[Engine, int]:
-    """The engine, and the decoding processes of each process that works.
-
-    Call it before a model is loaded: every process of a launcher takes its own GPU.
-    """
-    from apex_reward.rewards.load import default_workers
-    from apex_reward.scoring.engines import Engine, share_of_launch
-
-    count = default_workers() if workers is None else workers
-    if name is EngineName.ray:
-        return Engine("ray", share_of_launch(device), max(1, count), device), 1
-    return Engine(share=share_of_launch(device)), count
 
 
 def warned(reward: Reward) -> Reward:

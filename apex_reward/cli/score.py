@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from apex_reward.cli import rewards as given
-from apex_reward.cli.common import OK, SOME_FAILED, print_table, progress_bar, reports_errors
+from apex_reward.cli.common import (
+    OK,
+    SCORE,
+    add_command,
+    print_table,
+    progress_bar,
+    show_failures,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from apex_reward.scoring.job import OnRow
     from apex_reward.scoring.tally import Tally
 
-SHOWN_FAILURES = 10
 SHORT_NAMES = {
     "score_streams": "streams",
     "score_likes": "likes",
@@ -34,18 +39,10 @@ SHORT_NAMES = {
 }
 
 
-class Kind(StrEnum):
-    """Published formats that `import` reads."""
-
-    apex = "apex"
-    songeval = "songeval"
-    tunejury = "tunejury"
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
-    app.command("score")(reports_errors(score))
-    app.command("import")(reports_errors(import_model))
+    add_command(app, score, panel=SCORE)
+    add_command(app, import_model, "import", panel=SCORE)
 
 
 def score(
@@ -57,30 +54,26 @@ def score(
             "them)."
         ),
     ],
-    model: given.ModelOption = None,
-    reward: given.RewardOption = None,
-    mix: given.MixOption = None,
-    loudness: given.LoudnessOption = None,
-    guards: given.GuardsOption = None,
-    caution: given.CautionOption = None,
-    encoder: given.EncoderOption = None,
-    segment_tail: given.TailOption = None,
+    asked: given.RewardOptions,
+    running: given.EngineOptions,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt'."),
+        typer.Option(
+            metavar="FILE",
+            help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt'.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Result file, .jsonl, .csv or .parquet. None: the terminal."),
+        typer.Option(
+            metavar="FILE",
+            help="Result file: .jsonl, .csv or .parquet.",
+            show_default="the terminal",
+        ),
     ] = None,
     segments: Annotated[
         bool, typer.Option("--segments", help="Write a second file with a row per segment.")
     ] = False,
-    batch_segments: given.BatchOption = None,
-    workers: given.WorkersOption = None,
-    engine: given.EngineOption = given.EngineName.local,
-    device: given.DeviceOption = None,
-    dtype: given.DTypeOption = given.DType.float32,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
     ] = False,
@@ -98,18 +91,14 @@ def score(
         raise UsageError("--segments and --resume need --output FILE")
     if output is not None:
         check_format(output)
-    options = given.RewardOptions(
-        model, reward, mix, loudness, guards, caution, encoder, segment_tail, batch_segments,
-        device, dtype,
-    )  # fmt: skip
     sources = find_songs(audio, songs_beside(output))
-    who, count = given.engine_of(engine, workers, device)
-    if output is None and who.several:
+    engine, workers = running.engine_and_workers()
+    if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
-    judge = given.build_reward(options)
-    settings = ScoreSettings(options.rewarded, segments)
+    judge = given.build_reward(asked, running)
+    settings = ScoreSettings(asked.rewarded, segments)
     texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
-    run = _Run(judge, sources, texts, settings, count, who)
+    run = _Run(judge, sources, texts, settings, workers, engine)
     if output is None:
         return run.to_terminal()
     return run.to_file(output, resume)
@@ -118,13 +107,22 @@ def score(
 def import_model(
     predictor: Annotated[
         str,
-        typer.Option(help="best_model.pt, or a folder or hub id that holds the predictor or head."),
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="best_model.pt, or a folder or hub id with predictor or head.",
+        ),
     ],
-    encoder: Annotated[str, typer.Option(help="Folder or hub id of the encoder: MERT, or MuQ.")],
-    output: Annotated[Path, typer.Option(help="Folder to write: config.json, model.safetensors.")],
-    kind: Annotated[Kind, typer.Option(help="Whose format it is.")] = Kind.apex,
+    encoder: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder or hub id of the encoder: MERT, or MuQ.")
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="To write: config.json, model.safetensors.")
+    ],
+    kind: Annotated[
+        Literal["apex", "songeval", "tunejury"], typer.Option(help="Whose format it is.")
+    ] = "apex",
     clap: Annotated[
-        str | None, typer.Option(help="Folder or hub id of CLAP, for tunejury.")
+        str | None, typer.Option(metavar="FOLDER", help="Folder or hub id of CLAP, for tunejury.")
     ] = None,
 ) -> int:
     """Convert published weights into one folder for --model.
@@ -133,7 +131,7 @@ def import_model(
     """
     from apex_reward.scoring.convert import import_model as convert
 
-    made = convert(kind.value, predictor, encoder, output, clap)
+    made = convert(kind, predictor, encoder, output, clap)
     heads = ", ".join(head.name for head in made.heads)
     count = sum(weight.numel() for weight in made.parameters())
     typer.echo(f"{output}: {count:,} weights, heads {heads}")
@@ -180,7 +178,7 @@ class _Run:
             )
         if first:
             typer.echo(f"{tally} -> {output}")
-        return _failures(tally)
+        return show_failures(tally.reasons, "; see the column 'error'")
 
     def to_terminal(self) -> int:
         """A table on a terminal, JSON lines into a pipe."""
@@ -201,7 +199,7 @@ class _Run:
         if rows:
             _print_rows(self.reward, rows)
         typer.echo(str(tally), err=True)
-        return _failures(tally)
+        return show_failures(tally.reasons, "; see the column 'error'")
 
 
 @contextmanager
@@ -268,13 +266,3 @@ def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
             bar.update(task, advance=1, hours=tally.hours, speed=tally.speed)
 
         yield tally, on_row
-
-
-def _failures(tally: Tally) -> int:
-    """Name the failed inputs on stderr; the exit code."""
-    for reason in tally.reasons[:SHOWN_FAILURES]:
-        typer.secho(reason, err=True, fg="red")
-    if len(tally.reasons) > SHOWN_FAILURES:
-        rest = len(tally.reasons) - SHOWN_FAILURES
-        typer.secho(f"and {rest} more; see the column 'error'", err=True, fg="red")
-    return SOME_FAILED if tally.failed else OK

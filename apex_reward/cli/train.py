@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from apex_reward.cli import data as data_commands
-from apex_reward.cli.common import print_table, reports_errors
+from apex_reward.cli.common import TRAINING, add_command, print_table
 from apex_reward.cli.progress import progress_updates, resumable
+from apex_reward.cli.training import (
+    DataOptions,
+    Mode,
+    OutputOption,
+    ResumeOption,
+    ScheduleOptions,
+    SongEvalOption,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,108 +27,74 @@ if TYPE_CHECKING:
     from apex_reward.train.trainer import OnEpoch
 
 MEASURES = ("mse", "mae", "pearson", "spearman")
-
-DataFolder = Annotated[Path, typer.Option("--data", help="Folder with train/, val/ and test/.")]
-Output = Annotated[Path, typer.Option(help="Folder for the results.")]
-Epochs = Annotated[int, typer.Option(help="Length of the cosine annealing.")]
-BatchSize = Annotated[int, typer.Option(help="Samples per process and step.")]
-Lr = Annotated[float, typer.Option(help="First learning rate of AdamW.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW.")]
-Patience = Annotated[int, typer.Option(help="Epochs without a better validation loss to stop.")]
-Precision = Annotated[str, typer.Option(help="no (float32), bf16 or fp16.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
-TrainPooling = Annotated[
-    bool, typer.Option("--train-pooling", help="Train the layer pooling (needs layer_embeddings).")
-]
-Encoder = Annotated[
-    str | None,
-    typer.Option(help="What made the embeddings, where the shards do not say: folder or hub id."),
-]
-SongEval = Annotated[
-    Path | None,
-    typer.Option("--songeval", help="Aesthetic labels per song (.csv, .jsonl, .parquet)."),
-]
+Shared = Literal["2", "3"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
     data_commands.register(app)
     for command in (train, grid, evaluate):
-        app.command()(reports_errors(command))
+        add_command(app, command, panel=TRAINING)
 
 
 def train(
-    data: DataFolder,
-    output: Output,
-    mode: Annotated[str, typer.Option(help="song or segment.")] = "song",
-    task: Annotated[str, typer.Option(help="full or popularity.")] = "full",
+    data: DataOptions,
+    schedule: ScheduleOptions,
+    output: OutputOption,
+    mode: Annotated[
+        Mode, typer.Option(help="What a sample is: a song, or each of its segments.")
+    ] = "song",
+    task: Annotated[
+        Literal["full", "popularity"], typer.Option(help="All seven heads, or the first two.")
+    ] = "full",
     loss: Annotated[
-        str, typer.Option(help="equal, weighted, uncertainty or standardized.")
+        Literal["equal", "weighted", "uncertainty", "standardized"],
+        typer.Option(metavar="NAME", help="equal, weighted, uncertainty or standardized."),
     ] = "uncertainty",
-    shared: Annotated[int, typer.Option(help="Trunk layers, 2 or 3.")] = 2,
-    epochs: Epochs = 50,
-    batch_size: BatchSize = 512,
-    lr: Lr = 1e-4,
-    weight_decay: WeightDecay = 1e-4,
-    patience: Patience = 20,
-    seed: Annotated[int, typer.Option(help="Reaches every random choice.")] = 42,
-    precision: Precision = "no",
-    train_pooling: TrainPooling = False,
-    encoder: Encoder = None,
-    songeval: SongEval = None,
+    shared: Annotated[Shared, typer.Option(help="Trunk layers.")] = "2",
+    seed: Annotated[int, typer.Option(metavar="N", help="Reaches every random choice.")] = 42,
     tune_encoder: Annotated[
-        str | None, typer.Option(help="lora: train adapters on the encoder, from audio.")
+        Literal["lora"] | None, typer.Option(help="Train adapters on the encoder, from audio.")
     ] = None,
     audio_dir: Annotated[
-        Path | None, typer.Option(help="Where the songs are, for --tune-encoder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the songs are, for --tune-encoder."),
     ] = None,
     report_to: Annotated[
-        list[str] | None, typer.Option(help="Trackers of accelerate: tensorboard, wandb, ...")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Trackers of accelerate: tensorboard, wandb, ..."),
     ] = None,
     members: Annotated[
-        int, typer.Option(help="More than 1: an ensemble of seeds from --seed on.")
+        int, typer.Option(metavar="N", help="More than 1: an ensemble of seeds from --seed on.")
     ] = 1,
     bound: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Bind finished runs into an ensemble; repeat. Trains nothing."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Bind finished runs into an ensemble; repeat. Trains nothing.",
+        ),
     ] = None,
-    resume: Resume = False,
+    resume: ResumeOption = False,
 ) -> int:
-    """Train a predictor. Several processes: accelerate launch -m apex_reward train ..."""
-    from apex_reward.train.settings import Condition, Settings
+    """Train a predictor, an ensemble of them, or one with adapters on its encoder.
 
-    condition = Condition(loss, shared, mode, task, seed)
-    settings = Settings(
-        epochs, batch_size, lr, weight_decay, patience, precision, train_pooling=train_pooling
-    )
-    source = _Source(data, task, train_pooling, encoder, songeval)
+    On several processes: accelerate launch -m apex_reward train ...
+
+    Example: apex-reward train --data shards --output run
+    """
+    from apex_reward.train.settings import Condition
+
+    condition = Condition(loss, int(shared), mode, task, seed)
+    settings = schedule.settings()
     if ((bound or tune_encoder) and members != 1) or (bound and tune_encoder):
         raise UsageError("--members, --from and --tune-encoder go one at a time")
     if bound:
-        return _bind(bound, source, output)
+        return _bind(bound, data.load(task, schedule.train_pooling), output)
     with resumable(lambda: _states(output)):
         if tune_encoder is not None:
-            return _tune(tune_encoder, source, audio_dir, output, condition, settings, resume)
-        return _train(source, output, condition, settings, members, report_to or (), resume)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where the training data comes from."""
-
-    folder: Path
-    task: str
-    layers: bool
-    encoder: str | None
-    songeval: Path | None
-
-    def load(self) -> Any:
-        from apex_reward.train.session import load_training_data
-
-        return load_training_data(
-            self.folder, self.task, layers=self.layers, encoder=self.encoder,
-            songeval=self.songeval,
-        )  # fmt: skip
+            return _tune(data, audio_dir, output, condition, settings, resume)
+        return _train(data, output, condition, settings, members, report_to or (), resume)
 
 
 def _states(output: Path) -> str:
@@ -137,7 +110,7 @@ def _epoch_note(row: HistoryRow) -> str:
 
 
 def _train(
-    source: _Source,
+    data: DataOptions,
     output: Path,
     condition: Condition,
     settings: Settings,
@@ -150,7 +123,7 @@ def _train(
     from apex_reward.train.trainer import train as run
 
     ensemble(condition, members)  # a wrong number is found before the data is read
-    found = source.load()
+    found = data.load(condition.task, settings.train_pooling)
     about = {**settings.to_dict(), **vars(condition), "members": members}
     accelerator = make_accelerator(settings.precision, report_to, output, about)
     with progress_updates() as update:
@@ -169,25 +142,22 @@ def _train(
     return 0
 
 
-def _bind(runs: Sequence[Path], source: _Source, output: Path) -> int:
+def _bind(runs: Sequence[Path], data: Any, output: Path) -> int:
     from apex_reward.train.bind import bind
 
-    report = bind(runs, source.load(), output)
+    report = bind(runs, data, output)
     _print_report(f"test split, {report['n_songs']} songs", report)
     return 0
 
 
 def _tune(
-    method: str,
-    source: _Source,
+    data: DataOptions,
     audio_dir: Path | None,
     output: Path,
     condition: Condition,
     settings: Settings,
     resume: bool,
 ) -> int:
-    if method != "lora":
-        raise UsageError(f"--tune-encoder is {method!r}; expected 'lora'")
     if audio_dir is None:
         raise UsageError("--tune-encoder trains from audio: name its folder with --audio-dir")
     from apex_reward.train.tune import tune_encoder
@@ -198,8 +168,8 @@ def _tune(
             return lambda row: update(name, row["epoch"], settings.epochs, _epoch_note(row))
 
         report = tune_encoder(
-            source.folder, audio_dir, output, condition, settings,
-            encoder=source.encoder, songeval=source.songeval, resume=resume,
+            data.data, audio_dir, output, condition, settings,
+            encoder=data.encoder, songeval=data.songeval, resume=resume,
             on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
             on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
         )  # fmt: skip
@@ -208,41 +178,35 @@ def _tune(
 
 
 def grid(
-    data: DataFolder,
-    output: Output,
+    data: DataOptions,
+    schedule: ScheduleOptions,
+    output: OutputOption,
     losses: Annotated[
-        str, typer.Option(help="Comma-separated; add standardized for the fourth loss.")
+        str, typer.Option(metavar="A,B", help="Add standardized for the fourth loss.")
     ] = "equal,weighted,uncertainty",
-    seed: Annotated[list[int] | None, typer.Option(help="Repeat for several seeds.")] = None,
-    epochs: Epochs = 50,
-    batch_size: BatchSize = 512,
-    lr: Lr = 1e-4,
-    weight_decay: WeightDecay = 1e-4,
-    patience: Patience = 20,
-    precision: Precision = "no",
-    train_pooling: TrainPooling = False,
-    encoder: Encoder = None,
-    songeval: SongEval = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Repeat for several seeds.", show_default="42"),
+    ] = None,
     paper_data: Annotated[
         bool, typer.Option("--paper-data", help="The data is the paper's: compare the figures.")
     ] = False,
-    resume: Resume = False,
+    resume: ResumeOption = False,
 ) -> int:
-    """Train all conditions of the paper's ablation, then write its tables."""
+    """Train all conditions of the paper's ablation, then write its tables.
+
+    Example: apex-reward grid --data shards --output grid
+    """
     from apex_reward.train.grid import run_grid
-    from apex_reward.train.session import load_training_data, make_accelerator
-    from apex_reward.train.settings import Settings, conditions
+    from apex_reward.train.session import make_accelerator
+    from apex_reward.train.settings import conditions
 
     table = conditions(
         [name.strip() for name in losses.split(",")], list(dict.fromkeys(seed or [42]))
     )
-    settings = Settings(
-        epochs, batch_size, lr, weight_decay, patience, precision, train_pooling=train_pooling
-    )
-    found = load_training_data(
-        data, "full", layers=train_pooling, encoder=encoder, songeval=songeval
-    )
-    accelerator = make_accelerator(precision)
+    settings, epochs = schedule.settings(), schedule.epochs
+    found = data.load("full", schedule.train_pooling)
+    accelerator = make_accelerator(settings.precision)
     groups = len({condition.group for condition in table})
     with resumable(lambda: _states(output)), progress_updates() as update:
         done: dict[str, float] = {}
@@ -263,17 +227,25 @@ def grid(
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Option(help="Folder of a model, or a best_model.pt.")],
-    data: Annotated[Path, typer.Option(help="Folder of shards, as DIR/test.")],
-    output: Output,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="MODEL", help="Folder of a model, or a best_model.pt.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Of shards, as DIR/test.")],
+    output: OutputOption,
     mode: Annotated[
-        str | None, typer.Option(help="song or segment; None: as the checkpoint was trained.")
+        Mode | None,
+        typer.Option(help="What a sample is.", show_default="as the checkpoint was trained"),
     ] = None,
-    songeval: SongEval = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    songeval: SongEvalOption = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Resamples for the intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the resamples.")] = 0,
 ) -> int:
-    """Measure a checkpoint on a split: errors, correlations, intervals, examples."""
+    """Measure a checkpoint on a split: errors, correlations, intervals, examples.
+
+    Example: apex-reward evaluate --checkpoint run/best --data shards/test --output figures
+    """
     from apex_reward.data.teacher import read_teacher
     from apex_reward.train.evaluate import evaluate as run
     from apex_reward.train.session import make_accelerator

@@ -50,8 +50,9 @@ def score_unscored(
     axes: Iterable[str],
     reward: Reward,
     folder: Path | None = None,
-    on_row: Callable[[int, int], None] = lambda done, total: None,
     *,
+    workers: int | None = None,
+    on_row: Callable[[int, int], None] = lambda done, total: None,
     kept: Path | None = None,
     resume: bool = False,
 ) -> pa.Table:
@@ -63,6 +64,7 @@ def score_unscored(
             other columns are left alone.
         reward: judges whole songs; a song listed several times for one prompt is judged once.
         folder: where relative audio paths are tried next to the working directory.
+        workers: decoding processes; None: `default_workers`.
         on_row: called with the number of songs done and of all songs to score.
         kept: a `.jsonl` file that the rows of the songs grow in, as `score` writes it.
         resume: go on with the rows that a stopped run left in `kept`.
@@ -82,7 +84,8 @@ def score_unscored(
     songs = sorted({keys[i] for i in todo if audio[i]}, key=lambda song: (song[0], song[1] or ""))
     sources = [str(resolve(path, folder) or path) for path, _ in songs]
     texts = [prompt or "" for _, prompt in songs] if reward.model.reads_text else None
-    rows = _rows(reward, sources, texts, on_row, kept, resume)
+    count = default_workers() if workers is None else workers
+    rows = _rows(reward, sources, texts, on_row, count, kept, resume)
     scored = dict(zip(songs, rows, strict=True))
     seconds, errors = measure(table, "duration").copy(), _texts(table, "error")
     flags = [split_flags(given) for given in _texts(table, "flags")]
@@ -103,6 +106,7 @@ def _rows(
     sources: list[str],
     prompts: list[str] | None,
     on_row: Callable[[int, int], None],
+    workers: int,
     kept: Path | None,
     resume: bool,
 ) -> list[dict[str, Any]]:
@@ -113,7 +117,7 @@ def _rows(
         rows.append(row)
         on_row(len(rows), len(sources))
 
-    settings, workers = ScoreSettings(rewarded=True), min(default_workers(), len(sources))
+    settings, workers = ScoreSettings(rewarded=True), min(workers, len(sources))
     if kept is None:
         for row in score_songs(reward, sources, prompts, settings, workers=workers):
             count(row)

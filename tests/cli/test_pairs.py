@@ -138,7 +138,7 @@ def test_rows_that_failed_before_are_drops_and_unreadable_audio_fails_this_run(t
     ("arguments", "code", "message"),
     [
         (["--top-k", "2", "--quantile", "0.5"], 2, "--quantile is read by margin and mrsd only"),
-        (["--format", "csv"], 2, "--format is 'csv'; expected one of folder, trl"),
+        (["--format", "csv"], 2, "'csv' is not one of"),
         (["--protect", "clarity"], 2, "--protect is 'clarity'; expected NAME=NUMBER"),
         (["--axis", "beauty"], 1, "no column 'beauty'; the numeric columns are prompt_id"),
         (["--axis", "musicality=x"], 1, "the weight 'x' of musicality"),
