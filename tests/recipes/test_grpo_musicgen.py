@@ -19,7 +19,7 @@ from transformers import (
 
 from apex_reward.audio import load_audio
 from apex_reward.demo.musicgen import style_tokenizer, toy_musicgen
-from tests.recipes.support import load_recipe, run_recipe
+from tests.recipes.inside import load_recipe, run_recipe
 from tests.support import tiny_model
 
 TEXT = {"vocab_size": 8, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
