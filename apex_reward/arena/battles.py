@@ -32,6 +32,7 @@ NOT_SCORES = frozenset(
         "gateway_time",
         "generation_time",
         "sample_rate",
+        "seconds",
         "segments",
         "system_time",
         "total_listening_time",

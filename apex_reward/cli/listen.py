@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, VOTES, add_command
 from apex_reward.errors import UsageError
 
@@ -17,16 +18,22 @@ def register(app: typer.Typer) -> None:
 
 
 def listen(
+    asked: given.RewardOptions,
+    running: given.RunOptions,
     source: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="PAIRS|BATTLES|FOLDER",
+            metavar="[PAIRS|BATTLES|FOLDER]",
             help="A table of pairs or battles, or a folder with a sub-folder per system.",
+            show_default="none: songs are dropped on the pages",
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Votes (.jsonl); an old file goes on.")
     ] = Path("votes.jsonl"),
+    votes: Annotated[
+        bool, typer.Option("--votes/--no-votes", help="Vote blind, or compare openly by name.")
+    ] = True,
     voter: Annotated[
         str, typer.Option(metavar="NAME", help="Name that the page starts with.")
     ] = "",
@@ -36,13 +43,13 @@ def listen(
     ] = 7860,
     order: Annotated[
         Literal["random", "informative"],
-        typer.Option(help="informative: smallest margins first."),
+        typer.Option(help="informative: what teaches most, given the votes so far."),
     ] = "random",
     min_seconds: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Of each song, before a vote counts.")
     ] = 3.0,
 ) -> int:
-    """Compare songs blind on a local page; every vote is a row that `arena` reads.
+    """Try songs, compare two, vote blind, on a local page; a vote is a row that `arena` reads.
 
     Example: apex-reward listen pairs/pairs.jsonl --output votes.jsonl
     """
@@ -59,13 +66,16 @@ def listen(
 
     if output.suffix.lower() != ".jsonl":
         raise UsageError(f"--output {output}: votes are written as .jsonl")
-    session = Session(
-        read_comparisons(source), output, seed=seed, order=order, min_seconds=min_seconds
-    )
-    typer.echo(
-        f"listen on http://127.0.0.1:{port}; votes go to {output}; stop with Ctrl-C", err=True
-    )
-    uvicorn.run(make_app(session, voter), host="127.0.0.1", port=port, log_level="warning")
-    for reason in session.unreadable.values():
+    comparisons = [] if source is None else read_comparisons(source)
+    session = None
+    if comparisons and votes:
+        session = Session(comparisons, output, seed=seed, order=order, min_seconds=min_seconds)
+    # With nothing to vote on the page is for trying songs, so there must be a model.
+    judge = given.build_reward(asked, running) if asked.given or source is None else None
+    app = make_app(session, voter, reward=judge, comparisons=comparisons)
+    goes = f"; votes go to {output}" if session else ""
+    typer.echo(f"listen on http://127.0.0.1:{port}{goes}; stop with Ctrl-C", err=True)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    for reason in session.unreadable.values() if session else ():
         typer.echo(f"not asked: {reason}", err=True)
     return OK

@@ -1,80 +1,85 @@
-"""The voting page and its three requests; nothing that it sends names a song or a system."""
+"""The pages for people: Vote (blind), Compare (by name) and Try, as one local application."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from apex_reward.errors import DataError
-from apex_reward.listen.session import Preference, Session
-from apex_reward.report.page import render
+from apex_reward.listen.comparing import compare_routes
+from apex_reward.listen.session import Session
+from apex_reward.listen.sources import Comparison
+from apex_reward.listen.trying import try_routes
+from apex_reward.listen.voting import vote_routes
+from apex_reward.rewards.reward import Reward
 
-GONE = "this question is no longer open; load the page again"
-
-
-class Asked(BaseModel):
-    """Who asks for a question."""
-
-    voter: str = Field(min_length=1, max_length=100)
+LOCAL = ("127.0.0.1", "localhost")
 
 
-class Vote(BaseModel):
-    """A vote on the question of a ticket; seconds that each side was heard."""
+def make_app(
+    session: Session | None = None,
+    voter: str = "",
+    *,
+    reward: Reward | None = None,
+    comparisons: Sequence[Comparison] = (),
+) -> FastAPI:
+    """The application: Vote with a session, Try with a reward, and Compare.
 
-    ticket: str
-    preference: Preference
-    seconds_a: float = Field(ge=0)
-    seconds_b: float = Field(ge=0)
+    Args:
+        session: what is voted on; its pairs stay closed on Compare until a voter is through.
+        voter: the name that Vote starts with.
+        reward: hears the songs of Try, and those of Compare.
+        comparisons: pairs that Compare lists where nobody votes.
 
-
-def make_app(session: Session, voter: str = "") -> FastAPI:
-    """The application of a session; `voter` is the name that the page starts with."""
-    app = FastAPI(title="apex_reward listen", docs_url=None, redoc_url=None)
-    # Pages of other sites must not reach the local port by a name of theirs.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-
-    @app.get("/")
-    def page() -> HTMLResponse:
-        return HTMLResponse(
-            render("listen/templates/listen.html", title="Which song is better?", subtitle="",
-                   voter=voter)
-        )  # fmt: skip
-
-    @app.post("/next")
-    def following(asked: Asked) -> dict[str, Any]:
-        found = session.ask(asked.voter)
-        if found is None:
-            return {"done": True}
-        ticket, one, left = found
-        return {
-            "done": False,
-            "ticket": ticket,
-            "prompt": one.question.comparison.prompt,
-            "left": left,
-            "needed": [session.needed(seconds) for seconds in one.seconds],
-        }
-
-    @app.get("/audio/{ticket}/{side}")
-    def audio(ticket: str, side: int) -> Response:
-        if side not in (0, 1):
-            raise HTTPException(404, GONE)
-        try:
-            return Response(session.wav(ticket, side), media_type="audio/wav")
-        except KeyError as error:
-            raise HTTPException(404, GONE) from error
-
-    @app.post("/vote")
-    def vote(cast: Vote) -> dict[str, bool]:
-        try:
-            session.cast(cast.ticket, cast.preference, (cast.seconds_a, cast.seconds_b))
-        except KeyError as error:
-            raise HTTPException(404, GONE) from error
-        except DataError as error:
-            raise HTTPException(409, str(error)) from error
-        return {"ok": True}
-
+    Raises:
+        UsageError: the reward's mix needs the other songs of a prompt.
+    """
+    tabs = [("compare", "/compare")]
+    if session is not None:
+        tabs.insert(0, ("vote", "/"))
+        comparisons = session.comparisons
+    if reward is not None:
+        reward.check_single()
+        tabs.append(("try", "/try"))
+    app = _bare(LOCAL)
+    app.include_router(compare_routes(comparisons, session, reward, tabs))
+    if session is not None:
+        app.include_router(vote_routes(session, tabs, voter))
+    else:
+        first = "/compare" if comparisons or reward is None else "/try"
+        _start_at(app, first)
+    if reward is not None:
+        app.include_router(try_routes(reward, tabs))
     return app
+
+
+def try_app(reward: Reward, hosts: Sequence[str] = ("*",)) -> FastAPI:
+    """The Try page alone, for a public place such as a Space: it keeps nothing of what it hears.
+
+    Args:
+        reward: hears the songs.
+        hosts: names under which it may be reached; `*` is any.
+
+    Raises:
+        UsageError: the reward's mix needs the other songs of a prompt.
+    """
+    reward.check_single()
+    app = _bare(hosts)
+    app.include_router(try_routes(reward, [("try", "/try")]))
+    _start_at(app, "/try")
+    return app
+
+
+def _bare(hosts: Sequence[str]) -> FastAPI:
+    app = FastAPI(title="apex_reward listen", docs_url=None, redoc_url=None, openapi_url=None)
+    # Pages of other sites must not reach the local port by a name of theirs.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    return app
+
+
+def _start_at(app: FastAPI, address: str) -> None:
+    @app.get("/")
+    def start() -> RedirectResponse:
+        return RedirectResponse(address)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apex_reward.arena.battles import score_names, uuid_of
 from apex_reward.audio.load import AUDIO_ENDINGS
 from apex_reward.errors import DataError, listed
 from apex_reward.files.tables import read_table
@@ -15,12 +18,23 @@ from apex_reward.files.tables import read_table
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two songs of one prompt; `margin` is a model's difference between them, where known."""
+    """Two songs of one prompt.
+
+    Attributes:
+        prompt: its text, empty where there is none.
+        songs: the two files.
+        systems: who made them, or `chosen` and `rejected`.
+        scores: what models said of the two, by name; NaN where a row lacks one.
+        identity: the battle's uuid, or one made of prompt and songs.
+        turned: whether the table has the two the other way round.
+    """
 
     prompt: str
     songs: tuple[Path, Path]
     systems: tuple[str, str]
-    margin: float | None = None
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    identity: str = ""
+    turned: bool = False
 
 
 def read_comparisons(source: str | Path) -> list[Comparison]:
@@ -32,48 +46,60 @@ def read_comparisons(source: str | Path) -> list[Comparison]:
         DataError: nothing to compare, or the columns are not there.
     """
     path = Path(source)
-    found = _of_folder(path) if path.is_dir() else _of_table(path)
+    found = list(_of_folder(path) if path.is_dir() else _of_table(path))
     if not found:
         raise DataError(f"{path} holds no two songs to compare")
     return list({(item.prompt, frozenset(item.songs)): item for item in found}.values())
 
 
 def _of_table(path: Path) -> list[Comparison]:
-    table = read_table(path)
-    columns = set(table.column_names)
-    for names, systems in (
-        (("chosen", "rejected"), ("chosen", "rejected")),
-        (("audio_a", "audio_b"), None),
-    ):
-        if columns.issuperset(names):
-            return [_of_row(row, names, systems, path.parent) for row in table.to_pylist()]
-    raise DataError(
-        f"{path} needs the columns chosen and rejected, or audio_a and audio_b; "
-        f"columns: {listed(sorted(columns), 20)}"
-    )
+    rows = read_table(path).to_pylist()
+    columns = set().union(*rows)
+    if columns >= {"chosen", "rejected"}:
+        rows = [_as_battle(row) for row in rows]
+    elif not columns >= {"audio_a", "audio_b"}:
+        raise DataError(
+            f"{path} needs the columns chosen and rejected, or audio_a and audio_b; "
+            f"columns: {listed(sorted(columns), 20)}"
+        )
+    names = score_names(rows)
+    return [_of_battle(row, names, path.parent) for row in rows]
 
 
-def _of_row(
-    row: Mapping[str, Any],
-    names: tuple[str, str],
-    systems: tuple[str, str] | None,
-    folder: Path,
-) -> Comparison:
-    if not all(row[name] for name in names):
-        raise DataError(f"a row lacks {names[0]} or {names[1]}; its prompt: {row.get('prompt')!r}")
-    first, second = (_located(str(row[name]), folder) for name in names)
-    labels = systems or (str(row.get("system_a") or ""), str(row.get("system_b") or ""))
-    prompt = row.get("prompt")
-    margin = row.get("margin")
-    made = Comparison(
-        "" if prompt is None else str(prompt),
-        (first, second),
-        labels,
-        None if margin is None else abs(float(margin)),
-    )
-    if systems is None and labels[0] > labels[1]:  # one order per pair of systems, to balance sides
-        return Comparison(made.prompt, (second, first), (labels[1], labels[0]), made.margin)
-    return made
+def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair's row in the columns of a battle; a margin counts where there is nothing better."""
+    row: dict[str, Any] = {"prompt": pair.get("prompt")}
+    for side, system in (("a", "chosen"), ("b", "rejected")):
+        row |= {f"audio_{side}": pair[system], f"system_{side}": system}
+        row |= {
+            f"{name.removeprefix(f'{system}_')}_{side}": value
+            for name, value in pair.items()
+            if name.startswith(f"{system}_")
+        }
+    if len(row) == 5 and pair.get("margin") is not None:
+        row |= {"margin_a": float(pair["margin"]), "margin_b": 0.0}
+    return row
+
+
+def _of_battle(row: Mapping[str, Any], names: Sequence[str], folder: Path) -> Comparison:
+    prompt = str(row.get("prompt") or "")
+    if not (row["audio_a"] and row["audio_b"]):
+        raise DataError(f"a row lacks a song; its prompt: {prompt!r}")
+    songs = _located(str(row["audio_a"]), folder), _located(str(row["audio_b"]), folder)
+    systems = str(row.get("system_a") or ""), str(row.get("system_b") or "")
+    scores = {
+        name: (_number(row.get(f"{name}_a")), _number(row.get(f"{name}_b"))) for name in names
+    }
+    identity = uuid_of(row) or _identity(prompt, songs)
+    if systems[0] <= systems[1]:
+        return Comparison(prompt, songs, systems, scores, identity)
+    # One order per pair of systems, to balance sides.
+    swapped = {name: (b, a) for name, (a, b) in scores.items()}
+    return Comparison(prompt, songs[::-1], systems[::-1], swapped, identity, turned=True)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _located(name: str, folder: Path) -> Path:
@@ -81,7 +107,11 @@ def _located(name: str, folder: Path) -> Path:
     return (beside if beside.exists() else Path(name)).absolute()
 
 
-def _of_folder(path: Path) -> list[Comparison]:
+def _identity(prompt: str, songs: tuple[Path, Path]) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\0".join([prompt, *sorted(map(str, songs))])))
+
+
+def _of_folder(path: Path) -> Iterator[Comparison]:
     systems = {
         child.name: {
             song.name: song.absolute()
@@ -91,9 +121,8 @@ def _of_folder(path: Path) -> list[Comparison]:
         for child in sorted(path.iterdir())
         if child.is_dir()
     }
-    return [
-        Comparison("", (systems[a][name], systems[b][name]), (a, b))
-        for a, b in itertools.combinations(systems, 2)
-        for name in systems[a]
-        if name in systems[b]
-    ]
+    for a, b in itertools.combinations(systems, 2):
+        for name in systems[a]:
+            if name in systems[b]:
+                songs = systems[a][name], systems[b][name]
+                yield Comparison("", songs, (a, b), identity=_identity("", songs))

@@ -16,14 +16,15 @@ from fastapi.testclient import TestClient
 from apex_reward.arena.battles import battles_of
 from apex_reward.audio import save_wav
 from apex_reward.audio.loudness import integrated_loudness
-from apex_reward.errors import DataError, UsageError
-from apex_reward.files.tables import read_jsonl
+from apex_reward.errors import DataError
+from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.listen.app import make_app
-from apex_reward.listen.session import Session, plan
-from apex_reward.listen.sources import Comparison, read_comparisons
+from apex_reward.listen.session import Question, Session
+from apex_reward.listen.sources import read_comparisons
 
 COLUMNS = ["battle_uuid", "prompt", "audio_a", "audio_b", "system_a", "system_b", "preference",
-           "voter", "seconds_a", "seconds_b", "date"]  # fmt: skip
+           "voter", "seconds_a", "seconds_b", "date", "comparison", "swapped",
+           "repeat"]  # fmt: skip
 
 
 def songs(folder: Path, number: int = 4) -> Path:
@@ -39,26 +40,83 @@ def client(session: Session) -> TestClient:
     return TestClient(make_app(session), base_url="http://127.0.0.1")
 
 
-def test_sides_are_even_wherever_a_voter_stops():
-    pairs = [Comparison(str(n), (Path(f"a{n}"), Path(f"b{n}")), ("x", "y")) for n in range(40)]
-    asked = plan(pairs, "ann", 0)
-    for stop in range(2, 41, 2):
-        assert sum(question.swapped for question in asked[:stop]) == stop // 2
-    assert asked == plan(pairs, "ann", 0)
-    prompts = [[q.comparison.prompt for q in plan(pairs, v, s)] for v, s in
-               (("ann", 0), ("bob", 0), ("ann", 1))]  # fmt: skip
-    assert len({tuple(order) for order in prompts}) == 3
-    assert all(sorted(order) == sorted(map(str, range(40))) for order in prompts)
+def voted(session: Session, voter: str, number: int, preference: str = "A") -> list[Question]:
+    """What a voter is asked, every question answered alike."""
+    asked = []
+    for _ in range(number):
+        ticket, one, _ = session.ask(voter)
+        session.cast(ticket, preference, one.seconds)
+        asked.append(one.question)
+    return asked
 
 
-def test_informative_asks_small_margins_first(tmp_path):
-    rows = [{"prompt": "p", "chosen": f"c{n}", "rejected": f"r{n}", "margin": m}
-            for n, m in enumerate((0.5, -0.1, 2.0))]  # fmt: skip
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = plan(read_comparisons(tmp_path / "pairs.jsonl"), "ann", 0, "informative")
-    assert [question.comparison.margin for question in asked] == [0.1, 0.5, 2.0]
-    with pytest.raises(UsageError, match="margin"):
-        plan([Comparison("", (Path("a"), Path("b")), ("x", "y"))], "ann", 0, "informative")
+def test_sides_are_even_wherever_a_voter_stops(tmp_path):
+    pairs = read_comparisons(songs(tmp_path / "songs", 20))
+    orders = []
+    for voter, seed in (("ann", 0), ("ann", 0), ("bob", 0), ("ann", 1)):
+        output = tmp_path / f"{len(orders)}.jsonl"
+        asked = voted(Session(pairs, output, seed=seed, repeats=0), voter, 20)
+        for stop in range(2, 21, 2):
+            assert sum(question.swapped for question in asked[:stop]) == stop // 2
+        orders.append([(q.comparison.songs[0].name, q.swapped) for q in asked])
+    assert orders[0] == orders[1]
+    assert len(set(map(tuple, orders))) == 3
+    assert all(len({name for name, _ in order}) == 20 for order in orders)
+
+
+def test_every_tenth_question_comes_again_with_its_sides_exchanged(tmp_path):
+    pairs = read_comparisons(songs(tmp_path / "songs", 20))
+    session = Session(pairs, tmp_path / "votes.jsonl", min_seconds=0)
+    assert session.ask("ann")[2] == 22
+    asked = voted(session, "ann", 10)
+    session = Session(pairs, tmp_path / "votes.jsonl", min_seconds=0)  # it goes on after a stop
+    asked += voted(session, "ann", 12)
+    assert session.ask("ann") is None
+    assert session.finished("ann")
+    assert not session.finished("bob")
+    assert not session.finished("")
+    assert [n for n, question in enumerate(asked) if question.repeat] == [10, 21]
+    for number in (10, 21):
+        again, (before,) = asked[number], [
+            n for n, q in enumerate(asked[:number])
+            if q.comparison == asked[number].comparison and not q.repeat
+        ]  # fmt: skip
+        assert number - before > 5
+        assert asked[before].swapped != again.swapped
+        assert asked[before].identity != again.identity
+    rows = read_jsonl(tmp_path / "votes.jsonl")
+    assert sum(row["repeat"] for row in rows) == 2
+    assert len({row["comparison"] for row in rows}) == 20
+
+
+def test_votes_know_the_battle_of_the_table_and_which_way_round_it_was(tmp_path):
+    folder = songs(tmp_path / "songs", 6)
+    rows = [
+        {"battle_uuid": f"b{n}", "audio_a": f"secrettwo/tune{n}.wav", "system_a": "secrettwo",
+         "audio_b": f"secretone/tune{n}.wav", "system_b": "secretone", "fame_a": 9, "fame_b": 1}
+        for n in range(6)
+    ]  # fmt: skip
+    write_table(folder / "battles.csv", rows)
+    pairs = read_comparisons(folder / "battles.csv")
+    assert pairs[0].systems == ("secretone", "secrettwo")
+    assert pairs[0].scores == {"fame": (1.0, 9.0)}
+    voted(Session(pairs, tmp_path / "votes.jsonl", min_seconds=0), "ann", 6)
+    votes = read_jsonl(tmp_path / "votes.jsonl")
+    assert {row["comparison"] for row in votes} == {f"b{n}" for n in range(6)}
+    assert all(row["swapped"] == (row["system_a"] == "secretone") for row in votes)
+    assert {row["swapped"] for row in votes} == {True, False}
+
+
+def test_pairs_bring_the_scores_of_both_songs(tmp_path):
+    pair = {"prompt": "p", "chosen": "c", "rejected": "r", "margin": 2.0}
+    scored = {**pair, "chosen_fame": 3.0, "rejected_fame": 1.0, "chosen_tokens": [1],
+              "rejected_tokens": [2]}  # fmt: skip
+    for name, row, scores in (("a", scored, {"fame": (3.0, 1.0)}),
+                              ("b", pair, {"margin": (2.0, 0.0)})):  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        (found,) = read_comparisons(tmp_path / f"{name}.jsonl")
+        assert found.scores == scores
+        assert found.systems == ("chosen", "rejected")
 
 
 def test_bad_tables(tmp_path):
