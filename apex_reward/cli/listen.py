@@ -49,7 +49,7 @@ def listen(
         float, typer.Option(min=0, metavar="SECONDS", help="Of each song, before a vote counts.")
     ] = 3.0,
 ) -> int:
-    """Try songs, compare two, vote blind, on a local page; a vote is a row that `arena` reads.
+    """Try songs, compare two, and vote blind on a local page.
 
     Example: apex-reward listen pairs/pairs.jsonl --output votes.jsonl
     """
