@@ -136,6 +136,14 @@ class Parts:
         made = self._own("embeddings_of")
         return None if made is None or not features else made(features)
 
+    def song_vectors(self, features: Sequence[Tensor]) -> Tensor | None:
+        """(B, W) what songs are compared by: a lone model's embeddings, else the first encoder's
+        features; None where no member has an encoder."""
+        if not features:
+            return None
+        made = self.embeddings(features)
+        return (features[0] if made is None else made).flatten(1)
+
     def unfamiliarity(self, features: Sequence[Tensor]) -> Tensor | None:
         """How far (B,) songs lie from what a lone model was trained on; above 1 is far."""
         measure, embeddings = self._own("unfamiliarity"), self.embeddings(features)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apex_reward.rewards.drift import song_vectors
 from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import judged
@@ -35,6 +36,7 @@ class SongBatch:
         raw: b rewards before guards; empty where the mix needs whole prompt groups.
         flags: of each of the b songs, the guards that tripped.
         reasons: why the others could not be heard, by position.
+        vectors: (b, W) what the songs are compared by, on the CPU; None without an encoder.
     """
 
     count: int
@@ -43,6 +45,7 @@ class SongBatch:
     raw: list[float] = field(default_factory=list)
     flags: list[list[str]] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
+    vectors: Tensor | None = None
 
 
 class BatchJudge:
@@ -83,6 +86,7 @@ class BatchJudge:
                 for (i, _), result in zip(heard, results, strict=True)
                 if result.error is None
             ]
+            batch.vectors = song_vectors(self.reward.parts, results)
         for (i, _), result in zip(heard, results, strict=True):
             if result.error is not None:
                 batch.reasons[i] = result.error

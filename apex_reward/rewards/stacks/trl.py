@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.guards import Action, Guard, Guards
@@ -43,7 +44,9 @@ class ApexRewardFunction:
     `guard_any` and `guard_<name>` (shares of the decoded songs), `undecodable` (share of the
     completions), `zero_variance_groups` (share of the prompt groups with fewer than two different
     rewards: they move no policy), with an ensemble `reward_spread` (mean over the songs of the
-    members' spread: its growth over training is the sign of leaving the known). Through
+    members' spread: its growth over training is the sign of leaving the known),
+    `embedding_spread` (mean cosine distance of two songs of one prompt) and, with `reference`,
+    `distance` from it. Through
     `log_extra`, per completion: each head, `reward_raw`, `flags` (joined by `;`).
 
     Args:
@@ -61,6 +64,9 @@ class ApexRewardFunction:
             second one TRL counts None as 0, which with rewards below 0 pays for gibberish. There,
             and with `lowest`, it gets the lowest reward that the mix can give (of a mix without
             one, the lowest of the batch).
+        reference: (M, W) embeddings of songs that a policy should sound like, as
+            `apex_reward.rewards.drift.song_embeddings` gives them: the batch's Frechet distance
+            from them is logged. A reward that rises together with it is being gamed.
         name: under which TRL logs it.
 
     Raises:
@@ -79,6 +85,7 @@ class ApexRewardFunction:
         caution: float | None = None,
         batch_segments: int | None = None,
         undecodable: float | Literal["lowest"] | None = None,
+        reference: Tensor | None = None,
         name: str = "apex",
     ) -> None:
         options = {"loudness": loudness, "caution": caution, "batch_segments": batch_segments}
@@ -90,6 +97,7 @@ class ApexRewardFunction:
         decoded_rate: int | None = getattr(decode, "sample_rate", None)
         self.sample_rate = sample_rate or decoded_rate or self.reward.sample_rate
         self.undecodable = undecodable
+        self.reference = reference
         self.__name__ = name
         self._judge = BatchJudge(self.reward)
         self._warned = False
@@ -133,7 +141,7 @@ class ApexRewardFunction:
         rewards: list[float | None] = [price] * len(songs)
         for i, raw, tripped in zip(batch.present, batch.raw, batch.flags, strict=True):
             rewards[i] = self.reward.guards.adjust(raw, tripped, lowest)
-        log = RewardLog(self.__name__, self.reward, batch, keys, rewards)
+        log = RewardLog(self.__name__, self.reward, batch, keys, rewards, self.reference)
         log.metrics(log_metric)
         log.columns(log_extra)
         return rewards

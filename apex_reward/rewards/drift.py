@@ -1,0 +1,90 @@
+"""Where a policy's songs go: their distance from reference songs, their spread within a prompt.
+
+A reward that rises together with the distance is being gamed; a spread that falls to zero is a
+policy that plays one song.
+
+Shape key: N = songs, M = reference songs, W = width of an embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apex_reward.errors import AudioError
+from apex_reward.model.encoded import Prompts
+from apex_reward.rewards.distance import embedding_spread, frechet_distance
+from apex_reward.rewards.engine import SongResult
+from apex_reward.rewards.parts import Parts
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.songs import gather
+
+
+def song_embeddings(
+    reward: Reward,
+    songs: Sequence[Any],
+    prompts: Prompts = None,
+    *,
+    sample_rate: int | None = None,
+    workers: int = 0,
+) -> Tensor:
+    """Embeddings (N, W) of songs: the reward model's, of a panel the first encoder's.
+
+    Args:
+        songs, prompts, sample_rate, workers: as `Reward.judge` takes them.
+
+    Raises:
+        AudioError: a song that cannot be heard, or no member that has an encoder.
+    """
+    results = list(
+        reward.results(
+            gather(songs, sample_rate), prompts, workers=workers, settings=reward.engine_settings()
+        )
+    )
+    for result in results:
+        if result.error is not None:
+            raise AudioError(f"{result.path}: {result.error}")
+    vectors = song_vectors(reward.parts, results)
+    if vectors is None:
+        raise AudioError(f"{reward.model.name} has no encoder, so its songs have no embeddings")
+    return vectors
+
+
+def song_vectors(parts: Parts, results: Sequence[SongResult]) -> Tensor | None:
+    """(N, W) of the results without an error, on the CPU; None where there are none."""
+    with torch.no_grad():
+        found = [
+            parts.song_vectors([feature.to(parts.device) for feature in result.features])
+            for result in results
+            if result.error is None
+        ]
+    vectors = [vector.float().cpu() for vector in found if vector is not None]
+    return torch.cat(vectors) if vectors else None
+
+
+def drift_figures(
+    embeddings: Tensor, prompts: Sequence[Hashable] | None, reference: Tensor | None
+) -> dict[str, float]:
+    """What to log of songs (N, W) beside their reward.
+
+    Args:
+        embeddings: as `song_embeddings` gives them.
+        prompts: N names; songs of one prompt are compared. None: all are of one.
+        reference: (M, W) embeddings of the songs that they should be like; None: no distance.
+
+    Returns:
+        `embedding_spread` (mean cosine distance of two songs of one prompt) where a prompt has two
+        songs, `distance` (Frechet, `frechet_distance`; biased upwards by few songs, so compare it
+        between batches of one size) where there are two songs and a reference.
+    """
+    found = {}
+    between = embedding_spread(embeddings, prompts)
+    if not math.isnan(between):
+        found["embedding_spread"] = between
+    if reference is not None and len(embeddings) >= 2:
+        found["distance"] = frechet_distance(embeddings, reference.to(embeddings.device))
+    return found

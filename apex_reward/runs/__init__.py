@@ -1,0 +1,1 @@
+"""What training runs share: settings, stopping in time, what a run leaves, a policy of tokens."""

@@ -1,0 +1,189 @@
+"""Settings of a run: dataclasses that TRL's parser reads from the command line and from YAML.
+
+One vocabulary: where TRL or transformers have a name for a thing (`max_steps`, `learning_rate`,
+`per_device_train_batch_size`, `save_steps`, `report_to`), that name is used everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from trl import TrlParser
+
+from apex_reward.audio.load import Waveform, load_audio
+from apex_reward.errors import UsageError
+from apex_reward.report.figures import parse_formats
+from apex_reward.rewards.drift import song_embeddings
+from apex_reward.rewards.guards import Action, Guards
+from apex_reward.rewards.load import load_reward_model
+from apex_reward.rewards.reward import Reward
+from apex_reward.scoring import find_audio
+
+GUARDS = ("none", *get_args(Action))
+DEFAULT_MODEL, DEFAULT_MIX = "apex-tiny", "aesthetics"
+
+
+def said(default: Any, text: str, *aliases: str, **option: Any) -> Any:
+    """A dataclass field with its help, other names of its option, and what argparse takes."""
+    return field(default=default, metadata={"help": text, "aliases": list(aliases), **option})
+
+
+def output_field(default: str) -> Any:
+    """The field `output_dir`, which is `--output` too."""
+    return said(default, "folder of everything that the run leaves", "--output")
+
+
+@dataclass
+class RewardSettings:
+    """What is rewarded, what it is compared with, and how it is drawn."""
+
+    reward: str | None = said(None, "a reward file (YAML): models, mix, loudness, guards, caution")
+    reward_model: str | None = said(None, "instead: hub id, folder or name (default: apex-tiny)")
+    mix: str | None = said(None, "of the reward model's heads (default: aesthetics)")
+    loudness: float | None = said(None, "LUFS that songs are brought to before they are scored")
+    guards: str | None = said(
+        None, "none, flag, penalty or veto: what happens where a guard trips", choices=GUARDS
+    )
+    penalty: float | None = said(None, "of a guard that trips, in units of the reward")
+    caution: float | None = said(None, "mean minus so many spreads over an ensemble")
+    reference_songs: str | None = said(None, "folder of songs that the run's should be like")
+    holdout_reward: str | None = said(
+        None, "a reward file or model that judges songs of held-out prompts, and is not trained on"
+    )
+    holdout_steps: int = said(5, "steps from one held-out judgement to the next")
+    holdout_stop: bool = said(False, "end the run where the held-out reward turns")
+    figures: str = said("png", "formats of the pictures: png,svg,pdf")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the pictures; PNG is always among them."""
+        return parse_formats(self.figures)
+
+
+def parse_settings(*kinds: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One filled dataclass per kind, from the command line and `--config FILE.yaml`.
+
+    The command line goes before the file, the file before the defaults. `--help` lists all.
+
+    Raises:
+        UsageError: the file names something that no kind has.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return TrlParser(kinds).parse_args_and_config(given)
+    except ValueError as error:
+        raise UsageError(f"settings: {error}") from error
+
+
+def build_reward(
+    settings: RewardSettings,
+    *,
+    guards: str = "penalty",
+    penalty: float = 0.3,
+    loudness: float | None = None,
+    shortest: float | None = None,
+    device: str | None = None,
+    **loading: Any,
+) -> Reward:
+    """The `Reward` that the settings mean.
+
+    Args:
+        guards, penalty, loudness: where the settings say nothing.
+        shortest: seconds of a song below which the guard `duration` trips; None: as it stands.
+        loading: options of `load_reward_model` for the embedded model.
+
+    Raises:
+        UsageError: a reward file together with what it holds; as `Reward`.
+    """
+    if settings.reward is not None:
+        names = ("reward_model", "mix", "loudness", "guards", "penalty", "caution")
+        if twice := [name for name in names if getattr(settings, name) is not None]:
+            raise UsageError(
+                f"--reward says itself what is rewarded; leave out --{', --'.join(twice)}, or "
+                "write it into the file"
+            )
+        return Reward.load(settings.reward, device=device)
+    name = settings.reward_model or DEFAULT_MODEL
+    model = load_reward_model(name, device=device, **(loading if name == DEFAULT_MODEL else {}))
+    chosen = settings.guards or guards
+    made = (
+        Guards(())
+        if chosen == "none"
+        else Guards.default(
+            cast(Action, chosen), penalty if settings.penalty is None else settings.penalty
+        )
+    )
+    if shortest is not None and made.guards:
+        made = made.limit("duration", low=shortest)
+    reward = Reward(
+        model,
+        settings.mix or DEFAULT_MIX,
+        loudness=loudness if settings.loudness is None else settings.loudness,
+        guards=made,
+        caution=settings.caution or 0.0,
+    )
+    reward.sources[model.name] = name
+    return reward
+
+
+def build_holdout(
+    settings: RewardSettings, device: str | None = None, **loading: Any
+) -> Reward | None:
+    """The reward that judges held-out prompts, off the training; None where none is named.
+
+    A file ending in `.yaml` or `.yml` is a saved reward; anything else a model, with its default
+    mix, at -18 LUFS and without guards.
+    """
+    name = settings.holdout_reward
+    if name is None:
+        return None
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Reward.load(name, device=device)
+    options = loading if name == DEFAULT_MODEL else {}
+    return Reward(load_reward_model(name, device=device, **options), loudness=-18.0)
+
+
+def reference_embeddings(
+    settings: RewardSettings, reward: Reward, toys: Callable[[], Iterable[Waveform]]
+) -> torch.Tensor:
+    """Embeddings (M, W) of the reference songs: those of the settings' folder, else the toys.
+
+    Args:
+        toys: makes the songs, `Waveform`s, where the settings name no folder.
+
+    Raises:
+        UsageError: fewer than two songs.
+    """
+    if settings.reference_songs is not None:
+        songs = [load_audio(path) for path in find_audio([settings.reference_songs])]
+    else:
+        songs = list(toys())
+    if len(songs) < 2:
+        raise UsageError(f"{len(songs)} reference songs; a distance needs at least 2")
+    prompts = [""] * len(songs) if reward.model.reads_text else None
+    return song_embeddings(reward, songs, prompts)
+
+
+def plain(*settings: Any) -> dict[str, Any]:
+    """Settings as JSON-ready values, later ones over earlier ones; objects as their text."""
+    values: dict[str, Any] = {}
+    for one in settings:
+        found = one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one)
+        values |= {name: _plain(value) for name, value in found.items()}
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return str(value)
