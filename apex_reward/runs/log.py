@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from apex_reward.audio.load import Waveform, save_wav
 from apex_reward.files.tables import json_line, read_jsonl, without_nan
 from apex_reward.report.run import write_run
+from apex_reward.runs.completions import CompletionLog
 
 
 class RunLog:
@@ -102,14 +103,19 @@ class HistoryCallback(TrainerCallback):
     Args:
         log: where they go.
         column: rows that have it are kept: `reward` of GRPO, `loss` of DPO.
+        completions: a log of completions that goes on where the run does.
     """
 
-    def __init__(self, log: RunLog, column: str = "reward") -> None:
-        self.log, self.column = log, column
+    def __init__(
+        self, log: RunLog, column: str = "reward", completions: CompletionLog | None = None
+    ) -> None:
+        self.log, self.column, self.completions = log, column, completions
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A run that goes on drops what came after its checkpoint."""
         self.log.keep_until(state.global_step)
+        if self.completions is not None:
+            self.completions.keep_until(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Keep the row."""
