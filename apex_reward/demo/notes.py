@@ -130,7 +130,7 @@ def note_references(count: int = 32) -> list[Waveform]:
     rng = random.Random(0)
     tokenizer = note_tokenizer()
     decode = NoteDecoder(tokenizer)
-    songs = []
+    songs: list[Waveform] = []
     while len(songs) < count:
         words = random_notes(rng).split()[3:]
         clean = [word.replace("fuzz", "organ").replace("hiss", "pluck") for word in words]

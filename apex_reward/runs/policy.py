@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from apex_reward.demo.note_model import note_model
 from apex_reward.demo.notes import SLOTS, NoteDecoder, note_prompts, note_tokenizer
 from apex_reward.errors import UsageError
-from apex_reward.rewards.decoders import CodecDecoder
+from apex_reward.rewards.decoders import CodecDecoder, Layout
 from apex_reward.runs.settings import said
 
 TOY_STEPS = 150
@@ -84,21 +84,21 @@ def load_policy(
     """
     if settings.policy is None:
         tokenizer = note_tokenizer()
-        model = note_model(tokenizer, seed, steps).to(device)
-        return Policy(model, tokenizer, note_prompts(), NoteDecoder(tokenizer))
+        toy: torch.nn.Module = note_model(tokenizer, seed, steps)
+        return Policy(toy.to(device), tokenizer, note_prompts(), NoteDecoder(tokenizer))
     if not (settings.codec and settings.prompts):
         raise UsageError("--policy needs --codec (what decodes its tokens) and --prompts (a file)")
-    tokenizer = AutoTokenizer.from_pretrained(settings.policy)
+    words: Any = AutoTokenizer.from_pretrained(settings.policy)
     decoder = CodecDecoder(
         AutoModel.from_pretrained(settings.codec).to(device),
         settings.codebooks,
-        settings.layout,
+        cast(Layout, settings.layout),
         offset=settings.offset,
-        end_token=tokenizer.eos_token_id,
+        end_token=words.eos_token_id,
     )
     prompts = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
-    model = AutoModelForCausalLM.from_pretrained(settings.policy).to(device)
-    return Policy(model, tokenizer, prompts, decoder)
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(settings.policy)
+    return Policy(model.to(device), words, prompts, decoder)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from trl import TrlParser
+from trl.scripts.utils import TrlParser
 
 from apex_reward.audio.load import Waveform, load_audio
 from apex_reward.errors import UsageError
@@ -76,7 +76,7 @@ def parse_settings(*kinds: type, arguments: Sequence[str] | None = None) -> tupl
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return TrlParser(kinds).parse_args_and_config(given)
+        return TrlParser(list(kinds)).parse_args_and_config(given)
     except ValueError as error:
         raise UsageError(f"settings: {error}") from error
 
