@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apex_reward.arena.report import CALIBRATED, FIGURE_COLUMNS, figure_cells
+from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells
+from apex_reward.arena.report import CALIBRATED
 from apex_reward.report.markdown import markdown_table
 
 

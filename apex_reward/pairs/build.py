@@ -31,6 +31,7 @@ from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptio
 from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.split import split_pairs
 from apex_reward.pairs.strategies import Settings, Strategy, find_strategy
+from apex_reward.report.notebook import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +103,7 @@ def build_pairs(
 
     chosen = PairOptions(strategy=strategy, axis=axis, **_tidy(options))
     result = build(read_candidates(rows), chosen)
-    return pairs_table(result).to_pylist(), dropped_table(result).to_pylist()
+    return Rows(pairs_table(result).to_pylist()), Rows(dropped_table(result).to_pylist())
 
 
 def build(

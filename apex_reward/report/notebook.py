@@ -1,16 +1,42 @@
-"""Rows in a notebook: a small table in which songs play."""
+"""In a notebook: rows as a small table in which songs play, and a bar while one waits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apex_reward.report.page import render
 from apex_reward.report.songs import EMBED_BYTES, Player, embedded
 
 SONGS = ("path", "audio", "chosen", "rejected", "audio_a", "audio_b")
 MOST_ROWS = 20
+Item = TypeVar("Item")
+
+
+class Rows(list[dict[str, Any]]):
+    """Rows of songs, pairs or drops: a list that a notebook shows as a table with players."""
+
+    def _repr_html_(self) -> str:
+        return rows_html(self)
+
+
+def with_bar(items: Iterable[Item], total: int, name: str) -> Iterable[Item]:
+    """The items, with a bar of how many are done in a notebook; elsewhere as they are."""
+    if not in_notebook():
+        return items
+    from tqdm.auto import tqdm
+
+    bar: Iterable[Item] = tqdm(items, total=total, desc=name, leave=False)
+    return bar
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    interactive = sys.modules.get("IPython")
+    shell = None if interactive is None else interactive.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def rows_html(rows: Sequence[Mapping[str, Any]], limit: int = MOST_ROWS) -> str:

@@ -17,6 +17,7 @@ from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
 from apex_reward.model.encoded import Lengths, Prompt, Prompts
 from apex_reward.model.inputs import at_loudness
+from apex_reward.report.notebook import Rows, with_bar
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
 from apex_reward.rewards.load import load_reward_model
@@ -180,7 +181,8 @@ class Reward:
             workers: processes that decode files; 0 decodes in this one.
 
         Returns:
-            Rows in the order of the songs; one that cannot be heard has its reason as `error`.
+            Rows in the order of the songs, in a notebook a table with players; one that cannot be
+            heard has its reason as `error`.
 
         Raises:
             UsageError: missing prompts, songs of another kind, or a mix normalised by `group`.
@@ -189,7 +191,8 @@ class Reward:
         results = self.results(
             gather(songs, sample_rate), prompts, workers=workers, settings=self.engine_settings()
         )
-        return [song_row(self, result, rewarded=True) for result in results]
+        rows = (song_row(self, result, rewarded=True) for result in results)
+        return Rows(with_bar(rows, len(songs), "songs"))
 
     def engine_settings(self, *, block: int = BLOCK_SONGS, pieces: bool = False) -> EngineSettings:
         """How the engine hears songs for this reward."""

@@ -6,6 +6,7 @@ Shape key: B = batch of songs, H = heads, M = members of an ensemble.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
@@ -14,6 +15,8 @@ from apex_reward.scores.head import Head
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_SHOWN = 20
 
 
 class Scores(Mapping[str, "Tensor"]):
@@ -167,6 +170,15 @@ class Scores(Mapping[str, "Tensor"]):
 
     def __repr__(self) -> str:
         return f"Scores({', '.join(self._values)}; {self.songs} songs)"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks, a row per song."""
+        rows = self.rows()[:MOST_SHOWN]
+        names = "".join(f"<th>{escape(name)}</th>" for name in (rows[0] if rows else self._values))
+        lines = ["".join(f"<td>{value:.3f}</td>" for value in row.values()) for row in rows]
+        table = "".join(f"<tr>{line}</tr>" for line in (names, *lines))
+        left = f"<p>{len(rows)} of {self.songs} songs.</p>" if self.songs > len(rows) else ""
+        return f"<table>{table}</table>{left}"
 
     def stack(self) -> Tensor:
         """All heads as one (B, H) tensor in head order."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pytest
+import torch
 
+from apex_reward import Head, Scores
 from apex_reward.audio import save_wav
-from apex_reward.report import charts, songs
+from apex_reward.report import charts, notebook, songs
 from apex_reward.report.document import (
     Grid,
     Heading,
@@ -22,7 +24,7 @@ from apex_reward.report.document import (
     as_page,
     write_document,
 )
-from apex_reward.report.notebook import rows_html
+from apex_reward.report.notebook import Rows, rows_html, with_bar
 from apex_reward.report.page import render
 from apex_reward.report.songs import Player, place_songs
 
@@ -131,3 +133,24 @@ def test_songs_are_embedded_copied_or_left(tmp_path: Path, monkeypatch: pytest.M
         "00000-1.wav", "00001-b.flac",
     ]  # fmt: skip
     assert [path.name for path in page.iterdir()] == ["report_files"]
+
+
+def test_scores_and_rows_have_a_rich_form() -> None:
+    scores = Scores({"groove<1>": torch.arange(25.0)}, [Head("groove<1>", 0, 30)])
+    html = scores._repr_html_()
+    assert html.startswith("<table><tr><th>groove&lt;1&gt;</th></tr><tr><td>0.000</td></tr>")
+    assert html.count("<td>") == 20
+    assert "20 of 25 songs" in html
+    rows = Rows([{"path": "a.wav", "reward": 0.5}])
+    assert rows == [{"path": "a.wav", "reward": 0.5}]
+    assert "0.500" in rows._repr_html_()
+
+
+def test_a_bar_is_shown_in_a_notebook_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(with_bar([1, 2], 2, "songs")) == [1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(notebook, "in_notebook", lambda: True)
+    assert list(with_bar([1, 2], 2, "songs")) == [1, 2]
+    assert "songs" in capsys.readouterr().err
