@@ -167,22 +167,16 @@ class ApexReward(PreTrainedModel, EncodedModel):
         return mix_scores(resolve_mix(mix, self), scores, embeddings, groups)
 
     def embed(
-        self,
-        waveforms: Tensor,
-        sample_rate: int,
-        lengths: Lengths = None,
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None,
         batch_segments: int | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Song embeddings (B, W); arguments and errors as in `forward`."""
         return self.pool(self.embed_layers(waveforms, sample_rate, lengths, batch_segments))
 
     def embed_layers(
-        self,
-        waveforms: Tensor,
-        sample_rate: int,
-        lengths: Lengths = None,
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None,
         batch_segments: int | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Layer embeddings of whole songs (B, L, W); arguments and errors as in `forward`."""
         if len(waveforms) == 0:
             return waveforms.new_empty(0, len(self.config.layers), self.config.width)
@@ -325,8 +319,7 @@ def predictor_of(config: ApexConfig) -> Predictor | PredictorEnsemble:
             shared=config.shared,
             trunk_widths=config.trunk_widths,
             head_widths=config.head_widths,
-            trunk_dropout=config.trunk_dropout,
-            head_dropout=config.head_dropout,
+            dropout=(config.trunk_dropout, config.head_dropout),
         )
         for _ in range(config.members)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from apex_reward.model.files import (
     resolve,
     weight_file,
 )
+from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.predictor import Predictor, PredictorEnsemble, members_of
 from apex_reward.model.published import (
@@ -33,6 +34,7 @@ from apex_reward.model.published import (
 if TYPE_CHECKING:
     from apex_reward.model.apex import ApexReward
 
+Placed = TypeVar("Placed", bound=FrozenModel)
 ENCODER, POOLING, PREDICTOR, FAMILIAR = "encoder.", "pooling.", "predictor.", "familiar."
 
 
@@ -278,6 +280,14 @@ def _published_parts(published: PublishedPredictor) -> Parts:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+
+def placed(
+    model: Placed, dtype: torch.dtype | str = torch.float32, device_map: Any = None
+) -> Placed:
+    """A foreign model with its encoder's number type, where it is to be."""
+    model.set_encoder_dtype(as_dtype(dtype))
+    return model.to(as_device(device_map))
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -8,14 +8,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.model.files import read_config, read_weights, weight_file
+from apex_reward.model.files import (
+    check_tensors,
+    in_float32,
+    read_config,
+    read_weights,
+    weight_file,
+)
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def check_unused(folder: str | Path) -> Path:
@@ -63,3 +71,25 @@ def read_folder(folder: Path, model_type: str) -> tuple[dict[str, Any], Path, di
         )
     file = weight_file(folder)
     return config, file, read_weights(file)
+
+
+def read_model(folder: Path, model_type: str, build: Callable[[Mapping[str, Any]], Model]) -> Model:
+    """The model of a folder of ours, in float32.
+
+    Args:
+        model_type: what its configuration must say it is.
+        build: an empty model of a configuration.
+
+    Raises:
+        CheckpointError: as `read_folder`; a setting or tensor missing, extra or misshapen.
+    """
+    config, file, tensors = read_folder(folder, model_type)
+    try:
+        model = build(config)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} lacks or adds a setting: {error}"
+        ) from error
+    check_tensors(file, tensors, model.state_dict())
+    model.load_state_dict(in_float32(tensors), assign=True)
+    return model

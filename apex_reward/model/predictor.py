@@ -58,7 +58,7 @@ class Predictor(nn.Module):
         shared: number of trunk layers, 2 (512-256) or 3 (512-384-256).
         trunk_widths: widths of the trunk layers; None takes the published ones.
         head_widths: widths of each branch's hidden layers.
-        trunk_dropout, head_dropout: dropout rates in [0, 1), active in training mode only.
+        dropout: rates of the trunk and of the heads in [0, 1), active in training mode only.
 
     Raises:
         UsageError: an unknown task, or trunk widths that do not fit `shared`.
@@ -71,8 +71,7 @@ class Predictor(nn.Module):
         shared: int = 2,
         trunk_widths: Sequence[int] | None = None,
         head_widths: Sequence[int] = PUBLISHED_HEAD_WIDTHS,
-        trunk_dropout: float = 0.3,
-        head_dropout: float = 0.1,
+        dropout: tuple[float, float] = (0.3, 0.1),
     ) -> None:
         super().__init__()
         widths = tuple(trunk_widths or published_trunk_widths(shared))
@@ -81,13 +80,13 @@ class Predictor(nn.Module):
         self.heads = task_heads(task)
         self.shared = nn.Sequential(
             *(
-                DenseBlock(a, b, trunk_dropout)
+                DenseBlock(a, b, dropout[0])
                 for a, b in zip([width, *widths[:-1]], widths, strict=True)
             )
         )
         for head in self.heads:
             self.add_module(
-                f"branch_{head}", HeadBranch(widths[-1], tuple(head_widths), head_dropout)
+                f"branch_{head}", HeadBranch(widths[-1], tuple(head_widths), dropout[1])
             )
 
     def forward(self, embeddings: Tensor) -> Tensor:

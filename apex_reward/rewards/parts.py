@@ -80,13 +80,9 @@ class Parts:
                 torch.nn.Module.to(part.model, device)
 
     def hear(
-        self,
-        waveforms: Tensor,
-        sample_rate: int,
-        lengths: Lengths = None,
-        prompts: Prompts = None,
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts,
         batch_segments: int | None = None,
-    ) -> tuple[Scores, list[Tensor]]:
+    ) -> tuple[Scores, list[Tensor]]:  # fmt: skip
         """Scores of all members side by side, and the encoders' song features behind them."""
         for part in self.parts:
             check_gradient(part.model, waveforms)

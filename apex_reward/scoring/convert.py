@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.errors import UsageError
+from apex_reward.model.folder import check_unused
 from apex_reward.rewards.load import without_bars
 
 
 def import_model(
-    kind: str, predictor: str, encoder: str, output: str | Path, clap: str | None = None
+    kind: str,
+    predictor: str | Path,
+    encoder: str | Path,
+    output: str | Path,
+    clap: str | Path | None = None,
 ) -> Any:
     """Read a published layout once and write a `save_pretrained` folder, whole or not at all.
 
@@ -30,9 +35,7 @@ def import_model(
         UsageError: `output` is there and not empty; `clap` where it is not read.
         CheckpointError: any tensor missing, extra or of another shape, named with its file.
     """
-    target = Path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{output} is there already; name a new or empty folder")
+    target = check_unused(output)
     if clap is not None and kind != "tunejury":
         raise UsageError(f"--clap is for --kind tunejury; {kind} reads none")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -47,7 +50,7 @@ def import_model(
     return model
 
 
-def _read(kind: str, predictor: str | Path, encoder: str | Path, clap: str | None) -> Any:
+def _read(kind: str, predictor: str | Path, encoder: str | Path, clap: str | Path | None) -> Any:
     if kind == "songeval":
         from apex_reward.rewards.foreign.songeval import SongEval
 
@@ -62,6 +65,6 @@ def _read(kind: str, predictor: str | Path, encoder: str | Path, clap: str | Non
     return ApexReward.from_published(predictor, encoder)
 
 
-def _local(name: str) -> str | Path:
+def _local(name: str | Path) -> str | Path:
     """A path where there is one; else a hub id or whatever the reader makes of it."""
     return Path(name) if Path(name).exists() else name

@@ -59,8 +59,7 @@ class Shape:
             self.shared,
             self.trunk_widths,
             self.head_widths,
-            self.trunk_dropout,
-            self.head_dropout,
+            (self.trunk_dropout, self.head_dropout),
         )
 
     def initial_state(self, seed: int) -> StateDict:

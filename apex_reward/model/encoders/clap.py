@@ -18,12 +18,13 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ClapFeatureExtractor, ClapModel
 
 from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.errors import CheckpointError
 from apex_reward.model.encoders.segments import weights_hash
+from apex_reward.model.frozen import FrozenModule
 
 # Prompts whose embeddings are kept; a prompt of 512 numbers takes 2 kB.
 CACHED_PROMPTS = 4096
@@ -31,7 +32,7 @@ TEXTS_PER_BATCH = 32
 POWER_FLOOR = 1e-10
 
 
-class ClapEncoder(nn.Module):
+class ClapEncoder(FrozenModule):
     """Both towers of a CLAP, frozen and in eval mode; the audio tower is a `SongEncoder`.
 
     Song features are means over windows of unit vectors (B, D): their dot product with a text's
@@ -70,10 +71,6 @@ class ClapEncoder(nn.Module):
     def width(self) -> int:
         """D, the width of an embedding."""
         return int(self.model.config.projection_dim)
-
-    def train(self, mode: bool = True) -> ClapEncoder:
-        """Stay in eval mode: batch norm and dropout as published, whatever a trainer asks."""
-        return super().train(False)
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
         """Songs (B, T) to windows of 10 s; all windows of a song count alike."""

@@ -33,6 +33,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 )
 
 from apex_reward.errors import UsageError
+from apex_reward.model.frozen import FrozenModule
 
 SAMPLE_RATE = 24_000
 N_FFT, HOP, MELS = 2048, 240, 128
@@ -104,7 +105,7 @@ class MuqConfig:
         return Wav2Vec2ConformerConfig(**settings)
 
 
-class MuqEncoder(nn.Module):
+class MuqEncoder(FrozenModule):
     """Songs (N, n) at 24 kHz to one hidden state (N, F, W). Always in eval mode.
 
     Tensor names are those of the published file without its prefix `model.`. The log-mel, the
@@ -128,10 +129,6 @@ class MuqEncoder(nn.Module):
         self.conv = Subsampling(self.config.channels, self.config.width)
         self.conformer = Conformer(self.config, layer)
         self.eval()
-
-    def train(self, mode: bool = True) -> MuqEncoder:
-        """Stay in eval mode: no dropout, whatever a trainer asks."""
-        return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MuqEncoder:
         """Cast or move all tensors, but leave norms in float32 where `fn` asks for half."""

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.encoders.clap_files import PUBLISHED_CLAP, load_clap, save_clap
+from apex_reward.model.frozen import FrozenModule
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -21,7 +22,7 @@ from apex_reward.scores.scores import Scores
 ADHERENCE = Head("adherence", -1.0, 1.0)
 
 
-class Clap(EncodedModel, nn.Module):
+class Clap(EncodedModel, FrozenModule):
     """Prompt adherence: the mean over a song's 10-second windows of cosine(window, prompt).
 
     Hears 48 kHz mono, the whole song, without the random crop of published pipelines. Always in
@@ -57,10 +58,6 @@ class Clap(EncodedModel, nn.Module):
         texts = texts_of(self.name, prompts, "prompt")
         cosines = (features[0] * self.encoder.text(texts).to(features[0])).sum(dim=1)
         return Scores({ADHERENCE.name: cosines}, self.heads)
-
-    def train(self, mode: bool = True) -> Clap:
-        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
-        return super().train(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder in transformers' layout, whole or not at all."""

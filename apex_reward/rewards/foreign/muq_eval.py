@@ -20,6 +20,7 @@ from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.model.encoded import EncodedModel, Prompts
 from apex_reward.model.encoders.muq import SAMPLE_RATE, MuqConfig, MuqEncoder
 from apex_reward.model.encoders.muq_songs import MuqSongs
+from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.precision import in_full_precision
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -30,7 +31,7 @@ HEARD_SAMPLES = 10 * SAMPLE_RATE
 HEADS = {"MI": Head("musical_impression"), "TA": Head("text_alignment")}
 
 
-class MuQEval(EncodedModel, nn.Module):
+class MuQEval(EncodedModel, FrozenModel):
     """MuQ-Eval A1 as a reward model: musical impression and text alignment.
 
     Both are mean opinions on a scale of 1 to 5, without a clamp, so without bounds. It hears the
@@ -72,14 +73,6 @@ class MuQEval(EncodedModel, nn.Module):
         """Scores of song features, one (B, W) tensor."""
         values = [in_full_precision(opinion, features[0]) for opinion in self.opinions.values()]
         return Scores.from_stack(torch.cat(values, dim=1), self.heads)
-
-    def train(self, mode: bool = True) -> MuQEval:
-        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
-        return super().train(False)
-
-    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Compute MuQ's products in `dtype`; its norms and the rest keep float32."""
-        self.encoder.to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`, whole or not at all."""

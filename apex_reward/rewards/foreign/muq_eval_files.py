@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError
-from apex_reward.model.checkpoint import as_device, as_dtype
+from apex_reward.model.checkpoint import placed
 from apex_reward.model.encoders.muq import MuqConfig
 from apex_reward.model.encoders.muq_files import (
     ANCHOR,
@@ -29,7 +29,7 @@ from apex_reward.model.files import (
     resolve,
     weight_file,
 )
-from apex_reward.model.folder import read_folder, write_folder
+from apex_reward.model.folder import read_model, write_folder
 from apex_reward.rewards.foreign.muq_eval import PUBLISHED, MuQEval
 
 MODEL_TYPE = "apex_reward_muq_eval"
@@ -46,14 +46,11 @@ def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) 
     ours = (path / "config.json").is_file() and read_config(path).get("model_type") == MODEL_TYPE
     if not ours:
         return compose_muq_eval(path, encoder, **options, **hub)
-    config, file, tensors = read_folder(path, MODEL_TYPE)
-    try:
-        model = _empty(MuqConfig(**config["muq"]), config["attention"], config["inner"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'config.json'} lacks or adds a setting: {error}") from error
-    check_tensors(file, tensors, model.state_dict())
-    model.load_state_dict(in_float32(tensors), assign=True)
-    return _placed(model, **options)
+    model = read_model(
+        path, MODEL_TYPE,
+        lambda c: _empty(MuqConfig(**c["muq"]), c["attention"], c["inner"]),
+    )  # fmt: skip
+    return placed(model, **options)
 
 
 def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> MuQEval:
@@ -79,7 +76,7 @@ def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **option
     check_tensors(file, {**own, **unknown}, expected)
     load_muq(source, model.encoder, muq)
     model.load_state_dict(in_float32(_ours(own)), assign=True, strict=False)
-    return _placed(model, **options)
+    return placed(model, **options)
 
 
 def save_muq_eval(model: MuQEval, folder: str | Path) -> None:
@@ -108,13 +105,6 @@ def _own_tensors(file: Path, content: Any) -> dict[str, Tensor]:
 def _empty(config: MuqConfig, attention: int, inner: int) -> MuQEval:
     with torch.device("meta"):
         return MuQEval(config, attention, inner)
-
-
-def _placed(
-    model: MuQEval, dtype: torch.dtype | str = torch.float32, device_map: Any = None
-) -> MuQEval:
-    model.set_encoder_dtype(as_dtype(dtype))
-    return model.to(as_device(device_map))
 
 
 def _published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

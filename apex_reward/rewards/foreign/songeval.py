@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from apex_reward.model.encoded import EncodedModel, Lengths, Prompts, song_features
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder
 from apex_reward.model.encoders.muq_songs import MuqSongs
+from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.precision import in_full_precision
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
@@ -31,7 +32,7 @@ ATTENTION_HEADS = 8
 HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
 
 
-class SongEval(EncodedModel, nn.Module):
+class SongEval(EncodedModel, FrozenModel):
     """SongEval as a reward model: coherence, musicality, memorability, clarity, naturalness.
 
     Hears the whole song in one pass, mono at 24 kHz (resampled by our own windowed sinc; the
@@ -76,14 +77,6 @@ class SongEval(EncodedModel, nn.Module):
         """Time-means (B, W) of the hidden state that SongEval reads; arguments as of a call."""
         (means,) = song_features([MuqSongs(self.encoder)], waveforms, sample_rate, lengths)
         return means
-
-    def train(self, mode: bool = True) -> SongEval:
-        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
-        return super().train(False)
-
-    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Compute MuQ's products in `dtype`; its norms and the rest keep float32."""
-        self.encoder.to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`, whole or not at all."""

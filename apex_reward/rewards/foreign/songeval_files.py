@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError
-from apex_reward.model.checkpoint import as_device, as_dtype
+from apex_reward.model.checkpoint import placed
 from apex_reward.model.encoders.muq import MuqConfig
 from apex_reward.model.encoders.muq_files import (
     PUBLISHED_MUQ,
@@ -28,7 +28,7 @@ from apex_reward.model.files import (
     resolve,
     weight_file,
 )
-from apex_reward.model.folder import check_unused, read_folder, write_folder
+from apex_reward.model.folder import read_model, write_folder
 from apex_reward.rewards.foreign.songeval import SongEval
 
 MODEL_TYPE = "apex_reward_songeval"
@@ -50,14 +50,8 @@ def load_songeval(name: str | Path, encoder: str | Path | None, **options: Any) 
     path = resolve(name, **hub)
     if path.is_file() or not (path / "config.json").is_file():
         return compose_songeval(path, encoder, **options, **hub)
-    config, file, tensors = read_folder(path, MODEL_TYPE)
-    try:
-        model = _empty(MuqConfig(**config["muq"]), config["feed_forward"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'config.json'} lacks or adds a setting: {error}") from error
-    check_tensors(file, tensors, model.state_dict())
-    model.load_state_dict(in_float32(tensors), assign=True)
-    return _placed(model, **options)
+    model = read_model(path, MODEL_TYPE, lambda c: _empty(MuqConfig(**c["muq"]), c["feed_forward"]))
+    return placed(model, **options)
 
 
 def compose_songeval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> SongEval:
@@ -81,7 +75,7 @@ def compose_songeval(predictor: str | Path, encoder: str | Path | None, **option
     weights = weight_file(folder)
     state, _ = split_muq(weights, read_weights(weights))
     load_muq(weights, model.encoder, state)
-    return _placed(model, **options)
+    return placed(model, **options)
 
 
 def save_songeval(model: SongEval, folder: str | Path) -> None:
@@ -94,34 +88,10 @@ def save_songeval(model: SongEval, folder: str | Path) -> None:
     write_folder(folder, config, model.state_dict())
 
 
-def import_songeval(predictor: str | Path, encoder: str | Path, output: str | Path) -> SongEval:
-    """Read the published files once and write a folder that `--model` takes, whole or not at all.
-
-    Args:
-        predictor, encoder: as in `SongEval.from_published`.
-        output: a folder that does not exist yet or is empty.
-
-    Raises:
-        UsageError: `output` is there and not empty.
-        CheckpointError: as `SongEval.from_published`.
-    """
-    target = check_unused(output)
-    model = compose_songeval(predictor, encoder)
-    model.save_pretrained(target)
-    return model
-
-
 def _empty(config: MuqConfig, feed_forward: int) -> SongEval:
     # Nothing is drawn at random only to be thrown away.
     with torch.device("meta"):
         return SongEval(config, feed_forward)
-
-
-def _placed(
-    model: SongEval, dtype: torch.dtype | str = torch.float32, device_map: Any = None
-) -> SongEval:
-    model.set_encoder_dtype(as_dtype(dtype))
-    return model.to(as_device(device_map))
 
 
 def _head_file(path: Path) -> Path:

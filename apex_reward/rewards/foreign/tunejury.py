@@ -20,6 +20,7 @@ from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.mert_songs import MertSongs
+from apex_reward.model.frozen import FrozenModule
 from apex_reward.model.precision import in_full_precision
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
@@ -29,7 +30,7 @@ PREFERENCE = Head("preference")
 PUBLISHED_WIDTHS = (1024, 512, 256, 128)
 
 
-class TuneJury(EncodedModel, nn.Module):
+class TuneJury(EncodedModel, FrozenModule):
     """How much listeners would prefer a song, as log-odds: one head `preference`, unbounded.
 
     The difference of two songs' scores is the log-odds that the first is preferred. It hears the
@@ -78,10 +79,6 @@ class TuneJury(EncodedModel, nn.Module):
         heard = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
         values = in_full_precision(self.head, torch.cat([*heard, self._read(texts)], dim=1))
         return Scores({PREFERENCE.name: values}, self.heads)
-
-    def train(self, mode: bool = True) -> TuneJury:
-        """Stay in eval mode: a reward model must not change inside a policy's `train()`."""
-        return super().train(False)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """The number type of MERT; CLAP and the head keep float32."""

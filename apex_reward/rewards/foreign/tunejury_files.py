@@ -30,19 +30,6 @@ PUBLISHED_MERT = "m-a-p/MERT-v1-330M"
 PARTS = ("mert.", "head.")
 
 
-def import_tunejury(
-    predictor: str | Path,
-    encoder: str | Path | None,
-    clap: str | Path | None,
-    output: str | Path,
-    **hub: Any,
-) -> TuneJury:
-    """Published files to one folder that `TuneJury.from_pretrained` takes; see `from_published`."""
-    model = compose_tunejury(predictor, encoder, clap, **hub)
-    save_tunejury(model, output)
-    return model
-
-
 def compose_tunejury(
     predictor: str | Path,
     encoder: str | Path | None = None,

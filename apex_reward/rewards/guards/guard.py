@@ -11,20 +11,8 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.guards import saved
-from apex_reward.rewards.guards.measures import (
-    BATCHED,
-    Measure,
-    band_limit,
-    clipped_share,
-    dc_offset,
-    duration,
-    inaudible_share,
-    loop_correlation,
-    loudness,
-    noise_floor,
-    silent_share,
-)
+from apex_reward.rewards.guards import measures, saved
+from apex_reward.rewards.guards.measures import BATCHED, Measure
 from apex_reward.rewards.guards.songs import Songs
 
 Action = Literal["flag", "penalty", "veto"]
@@ -95,15 +83,15 @@ class Guard:
 DEFAULT_GUARDS: dict[str, Guard] = {
     guard.name: guard
     for guard in (
-        Guard("silence", silent_share, "share of frames", high=0.15),
-        Guard("clipping", clipped_share, "share of samples", high=0.005),
-        Guard("dc", dc_offset, "full scale", high=0.05),
-        Guard("inaudible", inaudible_share, "share of energy", high=0.55),
-        Guard("loudness", loudness, "LUFS", low=-35.0, high=-5.0),
-        Guard("duration", duration, "s", low=5.0, high=600.0, combine="sum"),
-        Guard("looping", loop_correlation, "correlation", high=0.9),
-        Guard("noise", noise_floor, "dB", high=-11.0),
-        Guard("band", band_limit, "Hz", low=3_500.0),
+        Guard("silence", measures.silent_share, "share of frames", high=0.15),
+        Guard("clipping", measures.clipped_share, "share of samples", high=0.005),
+        Guard("dc", measures.dc_offset, "full scale", high=0.05),
+        Guard("inaudible", measures.inaudible_share, "share of energy", high=0.55),
+        Guard("loudness", measures.loudness, "LUFS", low=-35.0, high=-5.0),
+        Guard("duration", measures.duration, "s", low=5.0, high=600.0, combine="sum"),
+        Guard("looping", measures.loop_correlation, "correlation", high=0.9),
+        Guard("noise", measures.noise_floor, "dB", high=-11.0),
+        Guard("band", measures.band_limit, "Hz", low=3_500.0),
     )
 }
 

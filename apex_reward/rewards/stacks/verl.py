@@ -45,27 +45,21 @@ async def compute_score(
 
 
 async def compute_audio_score(
-    data_source: Any,
-    solution_audio: Any,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None = None,
-    *,
-    reward: str = "reward.yaml",
-    undecodable: float | None = None,
+    data_source: Any, solution_audio: Any, ground_truth: Any, extra_info: Any = None, **options: Any
 ) -> dict[str, Any]:
     """The reward of one sample, as verl-omni calls it.
 
     Args:
         solution_audio: (float32 (T,), Hz); where it is no pair (older forms hand over an image),
             the song is in `extra_info["audio"]` and `extra_info["audio_sample_rate"]`.
-        ground_truth: the prompt.
+        options: `reward` and `undecodable`.
 
-    The others and the result are those of `compute_score`.
+    They, the others and the result are those of `compute_score`.
     """
-    judge = judge_of(reward, None, undecodable)
-    is_pair = isinstance(solution_audio, tuple) and len(solution_audio) == 2
-    song = (solution_audio[0], int(solution_audio[1])) if is_pair else audio_of(extra_info, "")
-    return numbers(await asyncio.wrap_future(judge.submit(song, str(ground_truth or ""))))
+    if isinstance(solution_audio, tuple) and len(solution_audio) == 2:
+        samples, rate = solution_audio
+        extra_info = {**(extra_info or {}), "audio": samples, "audio_sample_rate": rate}
+    return await compute_score(data_source, "", ground_truth, extra_info, **options)
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Any]:
