@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +48,17 @@ def serve(
         float,
         _limit(min=0, metavar="SECONDS", help="How long a song waits for others."),
     ] = 0.02,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Copies on Ray Serve: on the cluster of RAY_ADDRESS, else on this machine.",
+        ),
+    ] = 1,
+    write_config: Annotated[
+        bool, typer.Option("--write-config", help="Print a config file for `serve deploy`.")
+    ] = False,
 ) -> int:
     """Serve a reward over HTTP; requests of many clients share encoder batches.
 
@@ -54,32 +67,47 @@ def serve(
     try:
         import uvicorn
 
-        from apex_reward.serve.app import ServeSettings, make_app
+        from apex_reward.serve.app import make_app
     except ImportError as error:
         raise UsageError(f"serving needs `pip install 'apex-reward[serve]'` ({error})") from error
     from apex_reward.serve.batching import BatchLimits
+    from apex_reward.serve.settings import ServeSettings
 
-    token = _token(token_file)
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root {audio_root} is not a folder")
-    judge = given.build_reward(asked, running)
-    judge.check_single()
     limits = BatchLimits(
         wait=max_wait, queue=max_queue, seconds=max_seconds, workers=max(1, running.processes)
     )
-    settings = ServeSettings(limits, songs=max_songs, token=token, audio_root=audio_root)
-    typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
-    uvicorn.run(make_app(judge, settings), host=host, port=port, log_level="warning")
+    settings = ServeSettings(
+        limits, songs=max_songs, token_file=_whole(token_file), audio_root=_whole(audio_root)
+    )
+    settings.token()
+    on_ray = write_config or replicas > 1 or bool(os.environ.get("RAY_ADDRESS"))
+    # With replicas the models are loaded here for their mistakes alone.
+    judge = given.build_reward(asked, replace(running, device="cpu") if on_ray else running)
+    if not on_ray:
+        app = make_app(judge, settings)
+        typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
+        uvicorn.run(app, host=host, port=port, log_level="warning")
+        return OK
+    from apex_reward.serve.replicas import replica_values, run_replicas, serve_config
+
+    loading = {
+        "device": running.device,
+        "dtype": asked.dtype,
+        "segment_tail": asked.segment_tail,
+        "encoder": asked.encoder,
+    }
+    folder = Path() if asked.reward is None else asked.reward.parent
+    values = replica_values(judge, loading, settings, replicas, folder)
+    if write_config:
+        typer.echo(serve_config(values, host, port), nl=False)
+        return OK
+    typer.echo(f"serving {replicas} replicas on http://{host}:{port}; stop with Ctrl-C", err=True)
+    run_replicas(values, host, port)
     return OK
 
 
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UsageError(f"--token-file {file} cannot be read: {error.strerror}") from error
-    if not token:
-        raise UsageError(f"--token-file {file} is empty")
-    return token
+def _whole(path: Path | None) -> str | None:
+    """A path that means the same from any folder."""
+    return None if path is None else str(path.resolve())

@@ -76,14 +76,27 @@ def load_reward(path: str | Path, **options: Any) -> Reward:
     """Read what `save_reward` wrote, or a person in its form; see `Reward.load`."""
     import yaml
 
-    from apex_reward.rewards.reward import Reward
-
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a reward file (YAML)") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as YAML: {error}") from error
+    return reward_of_values(values, path, **options)
+
+
+def reward_of_values(values: Any, path: str | Path = "reward.yaml", **options: Any) -> Reward:
+    """The reward of `reward_values`.
+
+    Args:
+        path: the file that they stood in, for messages and for folders named beside it.
+        options: of `load_reward_model`.
+
+    Raises:
+        DataError: not such values; all problems are listed together.
+    """
+    from apex_reward.rewards.reward import Reward
+
     if problems := _problems(values):
         raise DataError.listing(f"{path} is no reward", problems)
     sources, models = _models(values["models"], Path(path).parent, options)
@@ -135,6 +148,13 @@ def _beside(source: str, folder: Path) -> str:
     """A folder named relative to the reward's file, where it is not one from here."""
     there = folder / source
     return str(there) if not Path(source).exists() and there.is_dir() else source
+
+
+def lasting(source: str, folder: Path) -> str:
+    """A model's source that means the same from any folder; hub ids and classes as they are."""
+    kind, colon, rest = source.rpartition(":")
+    found = Path(_beside(rest, folder))
+    return f"{kind}{colon}{found.resolve()}" if found.is_dir() else source
 
 
 def _mix(value: Any) -> Any:

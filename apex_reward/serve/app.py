@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hmac
 import math
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row
-from apex_reward.serve.batching import Batcher, BatchLimits, BusyError
+from apex_reward.serve.batching import Batcher, BusyError, OnBatch
+from apex_reward.serve.gate import Gate
 from apex_reward.serve.schemas import (
     HeadInfo,
     Info,
@@ -36,32 +36,20 @@ from apex_reward.serve.schemas import (
     SongIn,
     WaveformRequest,
 )
+from apex_reward.serve.settings import ServeSettings
 
-OPEN_PATHS = ("/health",)
 
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """How a server answers.
+def make_app(reward: Reward, settings: ServeSettings, on_batch: OnBatch | None = None) -> FastAPI:
+    """The application for one reward, of a lone process and of every replica.
 
     Args:
-        limits: of songs, queue and waiting.
-        songs: songs of one request at most.
-        body: bytes of a request at most.
-        token: bearer token that requests must carry; None asks for none.
-        audio_root: folder below which paths are read; None reads none.
+        on_batch: told of every batch, for metrics elsewhere.
+
+    Raises:
+        UsageError: a token file that cannot be read; a mix that needs whole prompt groups.
     """
-
-    limits: BatchLimits = BatchLimits()  # noqa: RUF009
-    songs: int = 64
-    body: int = 256 << 20
-    token: str | None = None
-    audio_root: Path | None = None
-
-
-def make_app(reward: Reward, settings: ServeSettings) -> FastAPI:
-    """The application for one reward."""
-    state = _State(reward, settings)
+    reward.check_single()
+    state = _State(reward, settings, on_batch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,16 +59,17 @@ def make_app(reward: Reward, settings: ServeSettings) -> FastAPI:
 
     app = FastAPI(title="apex_reward", lifespan=lifespan)
     app.state.batcher = state.batcher
-    _guard_requests(app, settings)
+    app.add_middleware(Gate, settings=settings)
+    _add_errors(app)
     _add_routes(app, state)
     return app
 
 
 class _State:
-    def __init__(self, reward: Reward, settings: ServeSettings) -> None:
+    def __init__(self, reward: Reward, settings: ServeSettings, on_batch: OnBatch | None) -> None:
         self.reward, self.settings = reward, settings
         self.about = provenance(reward)
-        self.batcher = Batcher(reward, settings.limits)
+        self.batcher = Batcher(reward, settings.limits, on_batch)
 
     async def judge(self, songs: list[tuple[str, str]], prompts: list[Any]) -> list[Row]:
         """Rows of files, once the batch that they share with others is done."""
@@ -109,9 +98,13 @@ class _State:
         root = self.settings.audio_root
         if root is None:
             raise HTTPException(403, "this server reads no paths; start it with --audio-root DIR")
-        path = (root / name).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise HTTPException(403, f"{name!r} does not lie below the audio root")
+        below = Path(root).resolve()
+        try:
+            path = (below / name).resolve()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise HTTPException(422, f"{name[:80]!r} is no path: {error}") from error
+        if not path.is_relative_to(below):
+            raise HTTPException(403, f"{name[:80]!r} does not lie below the audio root")
         return str(path)
 
 
@@ -130,35 +123,17 @@ def write(folder: Path, number: int, data: bytes) -> str:
     return str(path)
 
 
-def _guard_requests(app: FastAPI, settings: ServeSettings) -> None:
-    @app.middleware("http")
-    async def check(request: Request, go: Callable[[Request], Awaitable[Response]]) -> Response:
-        token = settings.token
-        if token is not None and request.url.path not in OPEN_PATHS:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
-                return _error(401, "wrong or missing bearer token")
-        length = request.headers.get("content-length", "")
-        if request.method == "POST" and not length.isdigit():
-            return _error(411, "the request says no content-length")
-        if length.isdigit() and int(length) > settings.body:
-            return _error(413, f"{length} bytes; a request takes at most {settings.body}")
-        return await go(request)
-
+def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
     async def invalid(request: Request, error: Any) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return _error(422, f"{where}: {first['msg']}")
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-def _error(code: int, text: str) -> Response:
-    return JSONResponse({"error": text}, code)
 
 
 def _add_routes(app: FastAPI, state: _State) -> None:
@@ -211,7 +186,8 @@ async def _songs_of(
     """Files, names and prompts of a multipart or a JSON request."""
     kind = request.headers.get("content-type", "")
     if kind.startswith("multipart/form-data"):
-        async with request.form(max_files=state.settings.songs + 1) as form:
+        most = state.settings.songs + 1
+        async with request.form(max_files=most, max_fields=most) as form:
             files = [item for item in form.getlist("audio") if isinstance(item, UploadFile)]
             songs = [
                 (write(folder, n, await file.read()), file.filename or f"song {n}")
@@ -223,7 +199,14 @@ async def _songs_of(
         if prompts and len(prompts) != len(songs):
             raise HTTPException(422, f"{len(prompts)} prompts for {len(songs)} files")
         return songs, prompts or [None] * len(songs)
-    body = ScoreRequest.model_validate_json(await request.body())
+    # A long body is read beside the event loop, which answers others meanwhile.
+    return await asyncio.to_thread(_songs_of_json, await request.body(), state, folder)
+
+
+def _songs_of_json(
+    content: bytes, state: _State, folder: Path
+) -> tuple[list[tuple[str, str]], list[Any]]:
+    body = ScoreRequest.model_validate_json(content)
     songs = [state.source(song, folder, n) for n, song in enumerate(body.songs)]
     return songs, [_prompt(song) for song in body.songs]
 
@@ -302,6 +285,7 @@ def _metrics(batcher: Batcher) -> str:
         "songs_failed_total": figures.failed,
         "batches_total": figures.batches,
         "batch_size_max": figures.largest,
+        "songs_waiting": batcher.waiting,
         "wait_seconds_total": figures.waited,
     }
     return "".join(f"apex_reward_{name} {value}\n" for name, value in values.items())

@@ -1,16 +1,17 @@
-"""Songs of many clients in one encoder batch: a bounded queue and one thread that judges.
+"""Songs of many clients in one encoder batch: bounded queues and one thread that judges.
 
 Shape key: T = samples.
 """
 
 from __future__ import annotations
 
-import queue
+import math
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, song_row
 from apex_reward.rewards.songs import TensorSong
 
+# The size of a batch, how many of it failed, and the seconds that its songs waited in all.
+OnBatch = Callable[[int, int, float], None]
+HIGHEST_RATE = 192_000  # Hz that a song's length in memory is bounded at
+WAITING_SECONDS = 3600.0  # of decoded audio that may wait for the encoder
+
 
 class BusyError(ApexError):
     """The queue is full: try again later."""
@@ -32,14 +38,14 @@ class BatchLimits:
     """What a server takes on.
 
     Args:
-        songs: songs of one batch at most.
+        segments: a batch is closed once its songs have so many.
         wait: seconds that a song waits for others at most.
         queue: songs that wait at most; one more is refused.
         seconds: length of a song at most.
         workers: decoding processes.
     """
 
-    songs: int = 32
+    segments: int = 64
     wait: float = 0.02
     queue: int = 256
     seconds: float = 600.0
@@ -55,7 +61,6 @@ class BatchFigures:
     batches: int = 0
     largest: int = 0
     waited: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
@@ -66,15 +71,55 @@ class _Job:
     answer: Future[Row]
     since: float
     song: TensorSong | None = None
+    seconds: float = 0.0
+
+
+class _Decoded:
+    """Songs that wait for the judge: at most `WAITING_SECONDS` of audio, or one song."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[_Job] = deque()
+        self._seconds, self._closed, self._changed = 0.0, False, threading.Condition()
+
+    def put(self, job: _Job) -> None:
+        """Add a song, once there is room."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._jobs or self._seconds + job.seconds <= WAITING_SECONDS
+            )
+            self._jobs.append(job)
+            self._seconds += job.seconds
+            self._changed.notify_all()
+
+    def get(self, until: float | None = None) -> _Job | None:
+        """The next song; None when the time is over, or all is answered and no more will come."""
+        with self._changed:
+            timeout = None if until is None else max(0.0, until - time.monotonic())
+            self._changed.wait_for(lambda: self._jobs or self._closed, timeout)
+            if not self._jobs:
+                return None
+            job = self._jobs.popleft()
+            self._seconds -= job.seconds
+            self._changed.notify_all()
+            return job
+
+    def close(self) -> None:
+        """No more will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class Batcher:
     """Decodes songs in crash-proof processes and judges those of many requests together."""
 
-    def __init__(self, reward: Reward, limits: BatchLimits) -> None:
+    def __init__(
+        self, reward: Reward, limits: BatchLimits, on_batch: OnBatch | None = None
+    ) -> None:
         self.reward, self.limits, self.figures = reward, limits, BatchFigures()
-        self._open = threading.BoundedSemaphore(limits.queue)
-        self._ready: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.waiting = 0
+        self._lock, self._on_batch = threading.Lock(), on_batch
+        self._ready = _Decoded()
         self._local = threading.local()
         self._processes: list[DecodeProcess] = []
         self._decoders = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
@@ -91,27 +136,30 @@ class Batcher:
         Raises:
             BusyError: more than the queue holds.
         """
-        for taken in range(len(songs)):
-            if not self._open.acquire(blocking=False):
-                if taken:
-                    self._open.release(taken)
-                raise BusyError(f"{self.limits.queue} songs are waiting already")
+        with self._lock:
+            if self.waiting + len(songs) > self.limits.queue:
+                raise BusyError(f"{self.waiting} songs are waiting already")
+            self.waiting += len(songs)
         jobs = [
             _Job(path, name, prompt, Future(), time.monotonic())
             for (path, name), prompt in zip(songs, prompts, strict=True)
         ]
         for job in jobs:
-            job.answer.add_done_callback(lambda _: self._open.release())
+            job.answer.add_done_callback(self._leave)
             self._decoders.submit(self._decode, job)
         return [job.answer for job in jobs]
 
     def close(self) -> None:
         """Answer what was taken on, then stop."""
         self._decoders.shutdown(wait=True)
-        self._ready.put(None)
+        self._ready.close()
         self._judge.join()
         for process in self._processes:
             process.close()
+
+    def _leave(self, answer: Future[Row]) -> None:
+        with self._lock:
+            self.waiting -= 1
 
     def _decode(self, job: _Job) -> None:
         try:
@@ -133,27 +181,22 @@ class Batcher:
         for block in process.blocks(job.path):
             parts.append(block.samples)
             rate = block.sample_rate
-            if sum(map(len, parts)) > most * rate:
+            if sum(map(len, parts)) > most * min(rate, HIGHEST_RATE):
                 raise AudioError(f"is longer than {most:g} s, the most that this server takes")
             flags = block.facts.flags if block.facts is not None else flags
         mono = torch.from_numpy(np.concatenate(parts))
+        job.seconds = len(mono) / rate
         return TensorSong(mono, rate, job.name, flags)
 
     def _run(self) -> None:
+        window = self.reward.decode_settings.segment_seconds
         while (first := self._ready.get()) is not None:
-            batch, last = [first], False
-            until = first.since + self.limits.wait
-            while len(batch) < self.limits.songs and not last:
-                try:
-                    job = self._ready.get(timeout=max(0.0, until - time.monotonic()))
-                except queue.Empty:
-                    break
-                last = job is None
-                if job is not None:
-                    batch.append(job)
+            batch, until = [first], first.since + self.limits.wait
+            while sum(max(1, math.ceil(job.seconds / window)) for job in batch) < (
+                self.limits.segments
+            ) and (job := self._ready.get(until)):
+                batch.append(job)
             self._answer(batch)
-            if last:
-                return
 
     def _answer(self, batch: list[_Job]) -> None:
         songs = [job.song for job in batch]
@@ -173,9 +216,12 @@ class Batcher:
 
     def _count(self, batch: list[_Job], rows: list[Row]) -> None:
         now, figures = time.monotonic(), self.figures
-        with figures.lock:
-            figures.songs += len(rows)
-            figures.failed += sum(row["error"] is not None for row in rows)
-            figures.batches += 1
-            figures.largest = max(figures.largest, len(rows))
-            figures.waited += sum(now - job.since for job in batch)
+        failed = sum(row["error"] is not None for row in rows)
+        waited = sum(now - job.since for job in batch)
+        figures.songs += len(rows)
+        figures.failed += failed
+        figures.batches += 1
+        figures.largest = max(figures.largest, len(rows))
+        figures.waited += waited
+        if self._on_batch is not None:
+            self._on_batch(len(rows), failed, waited)

@@ -46,7 +46,7 @@ class WaveformRequest(BaseModel):
     protocol_version: str
     waveform_f32_base64: str
     num_samples: int = Field(ge=1)
-    sample_rate: int = Field(ge=1)
+    sample_rate: int = Field(ge=1, le=768_000)
     prompt: str | None = None
     metadata: dict[str, Any] | None = None
 

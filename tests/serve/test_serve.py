@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import pickle
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,29 +21,11 @@ from apex_reward import Reward, load_reward_model
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.rewards.foreign.remote import RemoteReward, ServerError
+from tests.serve.running import start
 from tests.support import write_wav
 
 TOKEN = "secret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def start(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """The command of the README, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "apex_reward", "serve", "--reward", "reward.yaml"]
-    command += ["--port", str(port), "--audio-root", "songs", "--max-songs", "8", *options]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return process, url
-        except httpx.TransportError:
-            assert process.poll() is None, "the server ended"
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
-    process, url = start(folder, "--token-file", "token", "--max-seconds", "20")
+    process, url = start(folder, "--token-file", "token", "--max-seconds", "20", "--max-songs", "8")
     yield url
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) in (0, -signal.SIGTERM)
