@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,18 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from apex_reward import ApexReward, Guards, Reward
-from apex_reward.audio import save_wav
 from apex_reward.demo.musicgen import FRAMES, SECONDS, STYLES, toy_musicgen
-from apex_reward.report.run import before_and_after, write_run
-from apex_reward.rewards.policy import clipped_gain, drift, group_advantages
+from apex_reward.rewards.policy import (
+    PolicyRun,
+    clipped_gain,
+    drift,
+    group_advantages,
+    policy_options,
+)
 
 
 def main() -> None:
     args = parse_arguments()
-    started = time.time()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), gradient_accumulation_steps=args.micro_batches
     )
@@ -55,10 +57,11 @@ def main() -> None:
     policy = get_peft_model(musicgen, lora).eval()
     reward = make_reward(args, accelerator.device)
     set_seed(args.seed, device_specific=True)
-    history, songs = train(args, accelerator, policy, Prompts(tokenizer, prompts), reward)
+    run = PolicyRun(args.output, args.sample_rate)
+    train(args, accelerator, policy, Prompts(tokenizer, prompts), reward, run)
     if accelerator.is_main_process:
         policy.save_pretrained(str(args.output / "adapter"))
-        write_results(args, history, songs, reward, started)
+        run.finish(vars(args), reward.demonstration)
 
 
 def train(
@@ -67,27 +70,21 @@ def train(
     policy: PeftModel,
     prompts: Prompts,
     reward: Reward,
-) -> tuple[list[dict[str, Any]], list[tuple[Tensor, list[float]]]]:
-    """A row and the songs, with their rewards, of every step."""
+    run: PolicyRun,
+) -> None:
+    """Sample, judge, update, a step after the other."""
     parameters = [p for p in policy.parameters() if p.requires_grad]
     wrapped, optimizer = accelerator.prepare(
         policy, torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.0)
     )
-    history, heard = [], []
-    for step in range(1, args.steps + 1):
+    for _ in range(args.steps):
         rollout = Rollout(args, policy, prompts.draw(args.prompts_per_step, accelerator.device))
         rows = reward.judge(list(rollout.songs), rollout.texts, sample_rate=args.sample_rate)
         values = torch.tensor([row["reward"] for row in rows], device=accelerator.device)
         everyone = accelerator.gather(values)
         rollout.advantages = group_advantages(values, rollout.texts) / (everyone.std() + 1e-6)
         measured = update(args, accelerator, wrapped, optimizer, rollout)
-        history.append({
-            "step": step, "reward": everyone.mean().item(), "reward_std": everyone.std().item(),
-            **measured, "flagged": sum(bool(row["flags"]) for row in rows) / len(rows),
-        })  # fmt: skip
-        heard.append((rollout.songs.cpu(), everyone.tolist()))
-        accelerator.print({name: round(value, 4) for name, value in history[-1].items()})
-    return history, heard
+        run.step(accelerator, measured, rollout.songs, everyone, rows)
 
 
 def update(
@@ -112,7 +109,7 @@ def update(
                 kl = drift(new, reference[rows])
                 accelerator.backward((args.kl * kl - gain).mean())
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
+                    norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.max_norm)
                     sums["grad_norm"] += float(norm) * len(chunks)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -258,49 +255,11 @@ def load(args: argparse.Namespace) -> tuple[MusicgenForConditionalGeneration, An
     return musicgen, AutoTokenizer.from_pretrained(args.model), prompts
 
 
-def write_results(
-    args: argparse.Namespace,
-    history: list[dict[str, Any]],
-    steps: list[tuple[Tensor, list[float]]],
-    reward: Reward,
-    started: float,
-) -> None:
-    """Figures, curves and four songs of the first and the last step."""
-    summary = {
-        **before_and_after([rewards for _, rewards in steps]),
-        "seconds": time.time() - started,
-        "demonstration": reward.demonstration,
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-    }
-    panels = {"reward": ["reward"], "KL from the start": ["kl"], "share flagged": ["flagged"]}
-    write_run(args.output, history, summary, panels)
-    (args.output / "audio").mkdir(parents=True, exist_ok=True)
-    for name, songs in (("before", steps[0][0]), ("after", steps[-1][0])):
-        for i, song in enumerate(songs[:4]):
-            save_wav(args.output / "audio" / f"{name}_{i}.wav", song.numpy(), args.sample_rate)
-    print({name: value for name, value in summary.items() if name != "settings"})
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/grpo_musicgen"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--group", type=int, default=8, help="songs of a prompt")
-    parser.add_argument("--prompts-per-step", type=int, default=4, help="of a process")
-    parser.add_argument("--passes", type=int, default=2, help="updates of a step")
-    parser.add_argument("--micro-batches", type=int, default=1, help="parts of an update")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--clip", type=float, default=0.2, help="of the ratio")
-    parser.add_argument("--kl", type=float, default=0.02, help="weight of the KL to the start")
-    parser.add_argument("--lora-rank", type=int, default=8)
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, help="classifier-free, of the policy"
-    )
-    parser.add_argument("--mix", default="aesthetics")
-    parser.add_argument("--loudness", type=float, default=-18.0, help="LUFS before scoring")
-    parser.add_argument("--penalty", type=float, default=0.3, help="of a guard that trips")
-    parser.add_argument("--reward", default="apex-tiny", help="hub id or folder")
+    policy_options(parser, steps=20, learning_rate=2e-3, clip=0.2, kl=0.02)
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the policy, 1: none")
     parser.add_argument("--warm-steps", type=int, default=150, help="of the toy's first training")
     real = parser.add_argument_group("a real MusicGen")
     real.add_argument("--model", help="hub id or folder; none: the toy")
