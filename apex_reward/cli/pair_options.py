@@ -44,6 +44,13 @@ class PairChoices:
     min_margin: Annotated[
         float, _choice(help="Smallest difference on the primary axis.", metavar="X")
     ] = 0.0
+    min_agreement: Annotated[
+        float | None,
+        _kept(
+            help="Least share of an ensemble's members that put the chosen above the rejected.",
+            metavar="SHARE",
+        ),
+    ] = None
     top_k: Annotated[
         int | None,
         _choice(help="Candidates on each side of top-bottom.", metavar="K", show_default="2"),

@@ -107,6 +107,7 @@ def _scored(
             folder,
             workers=workers,
             on_row=lambda done, total: bar.update(task, completed=done, total=total),
+            agreement=options.min_agreement is not None,
         )
     return table, provenance(reward)
 

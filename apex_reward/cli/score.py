@@ -74,6 +74,9 @@ def score(
     segments: Annotated[
         bool, typer.Option("--segments", help="Write a second file with a row per segment.")
     ] = False,
+    members: Annotated[
+        bool, typer.Option("--members", help="Add what each member of an ensemble says.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
     ] = False,
@@ -96,7 +99,7 @@ def score(
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
     judge = given.build_reward(asked, running)
-    settings = ScoreSettings(asked.rewarded, segments)
+    settings = ScoreSettings(asked.rewarded, segments, members)
     texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
     run = _Run(judge, sources, texts, settings, workers, engine)
     if output is None:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 METADATA_KEY = b"apex_reward"
+# What of a model configuration decides its embeddings; the rest is of the predictor behind them.
+EMBEDDING_FIELDS = (
+    "encoder", "encoder_name", "layers", "sample_rate", "segment_seconds", "segment_tail",
+)  # fmt: skip
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -86,6 +90,12 @@ class EmbeddingSource:
         weight = torch.tensor(self.pooling_weight).view(1, -1, 1)
         pooling.load_state_dict({"weight": weight, "bias": torch.tensor([self.pooling_bias])})
         return pooling
+
+    def same_embeddings(self, other: EmbeddingSource) -> bool:
+        """Whether both give a song the same embedding, whatever predictor stands behind it."""
+        mine, others = self.model_config(), other.model_config()
+        alike = all(getattr(mine, name) == getattr(others, name) for name in EMBEDDING_FIELDS)
+        return alike and self.same_pooling(other)
 
     def same_pooling(self, other: EmbeddingSource) -> bool:
         """Whether both pool layers alike, to float32 rounding."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from apex_reward.errors import DataError, listed
 from apex_reward.scores.apex import HEADS
+from apex_reward.scores.head import member_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,11 +31,41 @@ def axis_values(table: pa.Table, axis: str) -> Floats:
     mix = axis_mix(table, axis)
     if mix is None:
         return numbers(table, axis)
+    return _mixed(mix, {head: numbers(table, head) for head in mix.weights})
+
+
+def _mixed(mix: RewardMix, values: dict[str, Floats]) -> Floats:
     from torch import from_numpy
 
     from apex_reward.scores.scores import Scores
 
-    return mix(Scores({head: from_numpy(numbers(table, head)) for head in mix.weights})).numpy()
+    return mix(Scores({head: from_numpy(column) for head, column in values.items()})).numpy()
+
+
+def member_values(table: pa.Table, axis: str, needed: bool) -> Floats | None:
+    """(N, M) what each member of an ensemble says of an axis, from columns `<name>_member<i>`.
+
+    Args:
+        needed: raise where they are not there; else None.
+
+    Raises:
+        DataError: fewer than two members.
+    """
+    mix = axis_mix(table, axis)
+    names = [axis] if mix is None else list(mix.weights)
+    columns: list[Floats] = []
+    while all(member_column(name, len(columns)) in table.column_names for name in names):
+        own = {name: numbers(table, member_column(name, len(columns))) for name in names}
+        columns.append(own[axis] if mix is None else _mixed(mix, own))
+    if len(columns) > 1:
+        return np.stack(columns, axis=1)
+    if needed:
+        raise DataError(
+            f"no columns {listed([member_column(name, 0) for name in names])} and on of an "
+            "ensemble's members; `score --members` writes them, --model with an ensemble fills "
+            "them in"
+        )
+    return None
 
 
 def axis_mix(table: pa.Table, axis: str) -> RewardMix | None:

@@ -18,6 +18,7 @@ from apex_reward.pairs.axes import Floats
 from apex_reward.pairs.candidates import Candidates, Integers, arrange
 from apex_reward.pairs.filters import (
     Positions,
+    agreement,
     balanced,
     drop_lonely,
     drop_repeats,
@@ -70,6 +71,13 @@ class PairSet:
         primary = self.candidates.axes[self.options.primary]
         return primary[self.winner] - primary[self.loser]
 
+    @property
+    def agreement(self) -> Floats | None:
+        """(M,) share of an ensemble's members that put the chosen above the rejected, if known."""
+        if self.candidates.members is None:
+            return None
+        return agreement(self.candidates.members, self.winner, self.loser)
+
 
 def build_pairs(
     rows: Any, strategy: str | Strategy = "best-worst", axis: str | None = None, **options: Any
@@ -120,7 +128,7 @@ def build(
         folder: where relative audio paths are tried next to the working directory.
         progress: called with the number of prompts done and of all prompts.
     """
-    candidates = arrange(table, options.involved)
+    candidates = arrange(table, options.involved, agreement=options.min_agreement is not None)
     ledger = Ledger(len(candidates))
     drop_unusable(candidates, options, ledger)
     drop_repeats(candidates, ledger)

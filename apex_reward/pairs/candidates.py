@@ -6,7 +6,7 @@ Shape key: N = candidates, P = prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.pairs.axes import Floats, axis_values, is_number, measure
+from apex_reward.pairs.axes import Floats, axis_values, is_number, measure, member_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,8 @@ class Candidates:
         axes: (N,) values by axis name, NaN where there is none.
         duration: (N,) seconds, NaN where not given.
         loudness: (N,) LUFS, NaN where not given.
+        members: (N, M) what each member of an ensemble says of the primary axis; None where that
+            is not known.
     """
 
     table: pa.Table
@@ -45,6 +47,7 @@ class Candidates:
     axes: dict[str, Floats]
     duration: Floats
     loudness: Floats
+    members: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -54,12 +57,13 @@ class Candidates:
         return self.table[name].to_pylist() if name in self.table.column_names else None
 
 
-def arrange(table: pa.Table, axes: Iterable[str]) -> Candidates:
+def arrange(table: pa.Table, axes: Sequence[str], agreement: bool = False) -> Candidates:
     """Check the columns and put the candidates into canonical order.
 
     Args:
         table: what `read_candidates` returned.
-        axes: names of numeric columns, or mixes of heads.
+        axes: names of numeric columns, or mixes of heads, the primary one first.
+        agreement: whether what the members say of the primary axis is needed.
 
     Raises:
         DataError: no candidates, no prompt or audio column, an axis that is not there or not
@@ -78,6 +82,14 @@ def arrange(table: pa.Table, axes: Iterable[str]) -> Candidates:
         read(axis, axis_values, axis)
     for name in MEASURES:
         read(name, measure, f" {name}")  # a space: no axis is called that
+    members: Floats | None = None
+    try:
+        if axes and axes[0] in values:  # else the axis is a problem already
+            members = member_values(table, axes[0], agreement)
+    except DataError as error:
+        problems.append(str(error))
+    if members is not None:
+        values |= {f" member {i}": column for i, column in enumerate(members.T)}
     if not len(table):
         problems = ["there are no candidates: the table has no rows"]
     if problems:
@@ -118,6 +130,7 @@ def _sorted(columns: dict[str, Any], values: dict[str, Floats]) -> Candidates:
     if len(table) > 1:
         same = pc.fill_null(pc.equal(key[1:], key[:-1]), False)
         changes[1:] = ~same.to_numpy(zero_copy_only=False)
+    own = [name for name in values if name.startswith(" member ")]
     return Candidates(
         table=_with_prompt_text(table.select([*{**columns, "prompt_id": 0, "audio": 0}])),
         prompt=np.cumsum(changes),
@@ -125,6 +138,7 @@ def _sorted(columns: dict[str, Any], values: dict[str, Floats]) -> Candidates:
         axes={n: table[n].to_numpy() for n in values if not n.startswith(" ")},
         duration=table[" duration"].to_numpy(),
         loudness=table[" loudness"].to_numpy(),
+        members=np.stack([table[name].to_numpy() for name in own], axis=1) if own else None,
     )
 
 

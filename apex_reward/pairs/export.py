@@ -51,6 +51,8 @@ def pairs_table(result: PairSet) -> pa.Table:
         values = result.candidates.axes[axis]
         columns[f"chosen_{axis}"], columns[f"rejected_{axis}"] = values[w], values[low]
     columns["margin"] = result.margin
+    if result.agreement is not None:
+        columns["agreement"] = result.agreement
     columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
     columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
     if "tokens" in table.column_names:
@@ -94,7 +96,7 @@ def summary(result: PairSet) -> dict[str, Any]:
     """Counts of a run, JSON-ready: what came in, what was dropped why, what came out."""
     candidates, options = result.candidates, result.options
     members = np.union1d(result.winner, result.loser)
-    margin = result.margin
+    margin, agreement = result.margin, result.agreement
     return {
         "strategy": options.strategy_name,
         "axis": options.primary,
@@ -110,7 +112,8 @@ def summary(result: PairSet) -> dict[str, Any]:
         "n_candidates_dropped": int((~result.dropped.open).sum()),
         "dropped_candidates": result.dropped.counts(),
         "dropped_pairs": result.removed.counts(),
-        "margin": {name: float(value) for name, value in _five_numbers(margin).items()},
+        "margin": _five_numbers(margin),
+        **({} if agreement is None else {"agreement": _five_numbers(agreement)}),
     }
 
 
@@ -169,7 +172,8 @@ def _five_numbers(values: Any) -> dict[str, float]:
     if not len(values):
         return {}
     names = ("min", "q25", "median", "q75", "max")
-    return dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), strict=True))
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return dict(zip(names, quantiles, strict=True))
 
 
 def _write_jsonl(path: Path, table: pa.Table) -> None:

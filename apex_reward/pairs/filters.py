@@ -78,6 +78,14 @@ def pair_filters(candidates: Candidates, options: PairOptions, usable: Mask) -> 
                 lambda w, low: primary[w] - primary[low] >= options.min_margin,
             )
         )
+    members = candidates.members
+    if options.min_agreement is not None and members is not None:
+        least = options.min_agreement
+        filters.append(
+            PairFilter(
+                f"agreement below {least:g}", lambda w, low: agreement(members, w, low) >= least
+            )
+        )
     if options.chosen_floor is not None:
         floor = bound_value(options.chosen_floor, primary[usable])
         filters.append(
@@ -101,6 +109,19 @@ def pair_filters(candidates: Candidates, options: PairOptions, usable: Mask) -> 
     if options.match_loudness is not None:
         filters.append(matched("loudness", candidates.loudness, options.match_loudness, "dB"))
     return filters
+
+
+def agreement(members: Floats, winner: Positions, loser: Positions) -> Floats:
+    """(M,) share of an ensemble's members that score the winner above the loser.
+
+    Args:
+        members: (N, members) of every candidate.
+
+    >>> agreement(np.array([[1.0, 5.0], [2.0, 3.0]]), np.array([0, 1]), np.array([1, 0])).tolist()
+    [0.5, 0.5]
+    """
+    shares: Floats = (members[winner] > members[loser]).mean(axis=1)
+    return shares
 
 
 def protected(axis: str, values: Floats, tolerance: float) -> PairFilter:

@@ -46,6 +46,8 @@ class PairOptions:
             a named mix). None: the first of `axes`, else of `threshold`, else `musicality`.
         axes: the other axes that `mrsd`, `pareto` and `two-axis` look at.
         min_margin: smallest difference on the primary axis; in `pareto`, on the deciding axis.
+        min_agreement: least share of an ensemble's members, in [0, 1], that put the chosen above
+            the rejected on the primary axis. None: any.
         top_k: candidates on each side, for `top-bottom`. None: 2.
         quantile: of the within-prompt differences, in [0, 1]; None: 0.75 for `margin`, 0.95 for
             the primary axis of `mrsd` (its other axes use the median).
@@ -68,6 +70,7 @@ class PairOptions:
     axis: str | None = None
     axes: Sequence[str] = ()
     min_margin: float = 0.0
+    min_agreement: float | None = None
     top_k: int | None = None
     quantile: float | None = None
     threshold: Mapping[str, float] = field(default_factory=dict)
@@ -166,6 +169,10 @@ def _number_problems(options: PairOptions) -> list[str]:
     ]
     if options.quantile is not None and not 0 <= options.quantile <= 1:
         problems.append(f"--quantile is {options.quantile}; expected a share between 0 and 1")
+    if options.min_agreement is not None and not 0 <= options.min_agreement <= 1:
+        problems.append(
+            f"--min-agreement is {options.min_agreement}; expected a share between 0 and 1"
+        )
     if not 0 <= options.test_share < 1:
         problems.append(f"--test-share is {options.test_share}; expected 0 or more and below 1")
     problems += _bound_problems("chosen-floor", options.chosen_floor)

@@ -92,6 +92,10 @@ def _differences(result: PairSet) -> list[Picture]:
     label = f"margin on {options.primary} ({LEAD})"
     figure = charts.histogram(result.margin, label, "pairs")
     pictures = [Picture("Margin", figure, "margin", f"{LEAD}, {options.primary}")]
+    if result.agreement is not None:
+        figure = charts.histogram(result.agreement, "members that agree (share)", "pairs")
+        note = f"share of an ensemble's members with the chosen ahead on {options.primary}"
+        pictures.append(Picture("Agreement", figure, "agreement", note))
     others = [axis for axis in options.involved if axis != options.primary]
     for number, axis in enumerate(others, start=1):
         lead = axes[axis][result.winner] - axes[axis][result.loser]
@@ -147,6 +151,7 @@ def _data(
 ) -> tuple[dict[str, Any], str]:
     """What the page's script draws the list from, and a sentence about songs left in place."""
     candidates, axes, margin = result.candidates, result.options.involved, result.margin
+    agreement = result.agreement
     prompts, audio = candidates.table["prompt"], candidates.table["audio"]
     songs: dict[int, int] = {}
     pairs: list[dict[str, Any]] = []
@@ -158,6 +163,7 @@ def _data(
                 "prompt": _shown(prompts[w].as_py()),
                 "split": "test" if result.test[at] else "train",
                 "margin": float(margin[at]),
+                "agreement": None if agreement is None else float(agreement[at]),
                 "chosen": songs.setdefault(w, len(songs)),
                 "rejected": songs.setdefault(low, len(songs)),
                 "axes": [[float(candidates.axes[a][i]) for i in (w, low)] for a in axes],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from apex_reward.pairs.axes import axis_mix, measure
 from apex_reward.pairs.filters import split_flags
 from apex_reward.rewards.load import default_workers
 from apex_reward.rewards.rows import row_columns
+from apex_reward.scores.head import member_column
 from apex_reward.scoring import ScoreSettings, score_songs, score_to_file
 
 if TYPE_CHECKING:
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
 
 
-def wanted_columns(table: pa.Table, axes: Iterable[str], reward: Reward) -> list[str]:
+def wanted_columns(
+    table: pa.Table, axes: Sequence[str], reward: Reward, agreement: bool = False
+) -> list[str]:
     """The columns that the axes read and the reward gives, directly or through a mix, in order.
 
+    Args:
+        agreement: whether what an ensemble's members say of the first axis is read too.
+
     Raises:
-        UsageError: no axis reads one, or a mix reads a head that the models lack.
+        UsageError: no axis reads one, a mix reads a head that the models lack, or members are
+            asked for where there is one.
     """
+    if agreement and reward.members == 1:
+        raise UsageError("--min-agreement needs an ensemble, and the model has one member")
     given = row_columns(reward, rewarded=True)
     used: set[str] = set()
     for axis in axes:
@@ -39,6 +48,9 @@ def wanted_columns(table: pa.Table, axes: Iterable[str], reward: Reward) -> list
                 f"{', '.join(sorted(absent))}"
             )
         used |= names
+        if agreement and axis == axes[0]:
+            used |= {member_column(name, i) for name in names for i in range(reward.members)}
+            given = row_columns(reward, rewarded=True, members=True)
     wanted = [name for name in given if name in used]
     if not wanted:
         raise UsageError(f"the model scores {', '.join(given)}, but the axes read none of them")
@@ -47,12 +59,13 @@ def wanted_columns(table: pa.Table, axes: Iterable[str], reward: Reward) -> list
 
 def score_unscored(
     table: pa.Table,
-    axes: Iterable[str],
+    axes: Sequence[str],
     reward: Reward,
     folder: Path | None = None,
     *,
     workers: int | None = None,
     on_row: Callable[[int, int], None] = lambda done, total: None,
+    agreement: bool = False,
     kept: Path | None = None,
     resume: bool = False,
 ) -> pa.Table:
@@ -66,6 +79,7 @@ def score_unscored(
         folder: where relative audio paths are tried next to the working directory.
         workers: decoding processes; None: `default_workers`.
         on_row: called with the number of songs done and of all songs to score.
+        agreement: fill in what an ensemble's members say of the first axis too.
         kept: a `.jsonl` file that the rows of the songs grow in, as `score` writes it.
         resume: go on with the rows that a stopped run left in `kept`.
 
@@ -73,7 +87,7 @@ def score_unscored(
         The table with these columns, `duration`, `flags` and `error` filled in; values that were
         given stay. A song that cannot be scored keeps its gaps and gets the reason as `error`.
     """
-    wanted = wanted_columns(table, axes, reward)
+    wanted = wanted_columns(table, axes, reward, agreement)
     values = {name: measure(table, name).copy() for name in wanted}
     gaps = np.isnan(np.stack(list(values.values()))).any(axis=0)
     audio = table["audio" if "audio" in table.column_names else "path"].to_pylist()
@@ -85,7 +99,7 @@ def score_unscored(
     sources = [str(resolve(path, folder) or path) for path, _ in songs]
     texts = [prompt or "" for _, prompt in songs] if reward.model.reads_text else None
     count = default_workers() if workers is None else workers
-    rows = _rows(reward, sources, texts, on_row, count, kept, resume)
+    rows = _rows(reward, sources, texts, agreement, on_row, count, kept, resume)
     scored = dict(zip(songs, rows, strict=True))
     seconds, errors = measure(table, "duration").copy(), _texts(table, "error")
     flags = [split_flags(given) for given in _texts(table, "flags")]
@@ -105,6 +119,7 @@ def _rows(
     reward: Reward,
     sources: list[str],
     prompts: list[str] | None,
+    members: bool,
     on_row: Callable[[int, int], None],
     workers: int,
     kept: Path | None,
@@ -117,7 +132,8 @@ def _rows(
         rows.append(row)
         on_row(len(rows), len(sources))
 
-    settings, workers = ScoreSettings(rewarded=True), min(workers, len(sources))
+    settings = ScoreSettings(rewarded=True, members=members)
+    workers = min(workers, len(sources))
     if kept is None:
         for row in score_songs(reward, sources, prompts, settings, workers=workers):
             count(row)

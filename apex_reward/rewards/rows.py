@@ -10,6 +10,7 @@ import torch
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.engine import SongResult
+from apex_reward.scores.head import member_column
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -19,20 +20,31 @@ UNFAMILIAR = "unfamiliar"
 Row = dict[str, Any]
 
 
-def row_columns(reward: Reward, rewarded: bool) -> list[str]:
-    """The names of a row's numbers: heads, their spreads with an ensemble, the rewards."""
+def row_columns(reward: Reward, rewarded: bool, members: bool = False) -> list[str]:
+    """The names of a row's numbers: heads, their spreads with an ensemble, the rewards.
+
+    Args:
+        members: what each member of an ensemble says of all these too.
+    """
     names = [head.name for head in reward.heads]
-    spreads = [f"{name}_std" for name in names] if reward.members > 1 else []
-    return [*names, *spreads, *(["reward_raw", "reward"] if rewarded else [])]
+    rewards = ["reward_raw", "reward"] if rewarded else []
+    if reward.members == 1:
+        return [*names, *rewards]
+    spreads = [f"{name}_std" for name in names]
+    each = [*names, *rewards] if members else []
+    own = [member_column(name, i) for name in each for i in range(reward.members)]
+    return [*names, *spreads, *rewards, *own]
 
 
-def song_row(reward: Reward, result: SongResult, rewarded: bool) -> Row:
+def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool = False) -> Row:
     """The row of one song.
 
     Args:
         reward: models, mix and guards.
         result: of the engine.
         rewarded: whether the row gets `reward_raw` and `reward`.
+        members: whether it gets `<head>_member0` and so on of an ensemble, and of the rewards what
+            they would be with that member alone.
 
     Returns:
         `path`, `duration` (seconds), `sample_rate` (Hz), `segments` (their number), a column per
@@ -40,7 +52,7 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool) -> Row:
         guards that tripped, `unfamiliar`), `error` (None or text). In a row with an error
         `segments` is 0 and the other numbers are None.
     """
-    values: Row = dict.fromkeys(row_columns(reward, rewarded))
+    values: Row = dict.fromkeys(row_columns(reward, rewarded, members))
     flags = list(result.flags)
     if result.error is None:
         scores, raw, measured = judged(reward, result, rewarded)
@@ -51,6 +63,8 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool) -> Row:
         flags = [*dict.fromkeys([*flags, *tripped, *([UNFAMILIAR] if far else [])])]
         if raw is not None:
             values |= {"reward_raw": raw, "reward": reward.guarded(raw, tripped)}
+        if members and scores.members is not None:
+            values |= _member_values(reward, result, scores, tripped if rewarded else None)
     return {
         "path": printable(result.path),
         "duration": result.duration,
@@ -60,6 +74,24 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool) -> Row:
         "flags": flags,
         "error": None if result.error is None else printable(result.error),
     }
+
+
+def _member_values(
+    reward: Reward, result: SongResult, scores: Scores, tripped: Sequence[str] | None
+) -> Row:
+    """What each member says of one song; without `tripped`, of its heads only."""
+    parts = reward.parts
+    values: Row = {}
+    with torch.inference_mode():
+        embeddings = parts.embeddings([feature.to(parts.device) for feature in result.features])
+        for i in range(reward.members):
+            own = scores.member(i)
+            values |= {member_column(name, i): value.item() for name, value in own.items()}
+            if tripped is not None:
+                raw = reward.mix_scores(own.apply(lambda v: v.to(parts.device)), embeddings).item()
+                values[member_column("reward_raw", i)] = raw
+                values[member_column("reward", i)] = reward.guarded(raw, tripped)
+    return values
 
 
 def judged(

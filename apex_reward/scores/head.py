@@ -37,3 +37,12 @@ class Head:
     def bounded(self) -> bool:
         """Whether both ends of the range are finite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def member_column(name: str, member: int) -> str:
+    """The column of what one member (from 0) of an ensemble says of a head or the reward.
+
+    >>> member_column("clarity", 3)
+    'clarity_member3'
+    """
+    return f"{name}_member{member}"

@@ -108,7 +108,8 @@ class _Run:
         self.prompts, self.columns = prompts, columns
         self.about = provenance(reward)
         extra = list(dict.fromkeys(name for row in columns or () for name in row))
-        self.songs = GrowingTable(output, song_schema(reward, settings.rewarded, extra, self.about))
+        names = row_columns(reward, settings.rewarded, settings.members)
+        self.songs = GrowingTable(output, song_schema(names, extra, self.about))
         self.parts = GrowingTable(segments_path(output), segment_schema(reward, self.about))
         self.stamp = RunStamp(
             output.with_name(output.name + ".partial.json"),
@@ -217,10 +218,8 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def song_schema(
-    reward: Reward, rewarded: bool, extra: Sequence[str], about: dict[str, Any]
-) -> pa.Schema:
-    """Columns and types of a result file; the metadata says what made it."""
+def song_schema(names: Sequence[str], extra: Sequence[str], about: dict[str, Any]) -> pa.Schema:
+    """Columns and types of a result file; `names` are its numbers, the metadata what made it."""
     import pyarrow as pa
 
     return pa.schema(
@@ -230,7 +229,7 @@ def song_schema(
             ("duration", pa.float64()),
             ("sample_rate", pa.int64()),
             ("segments", pa.int64()),
-            *((name, pa.float64()) for name in row_columns(reward, rewarded)),
+            *((name, pa.float64()) for name in names),
             ("flags", pa.list_(pa.string())),
             ("error", pa.string()),
         ],

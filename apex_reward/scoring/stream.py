@@ -21,10 +21,12 @@ class ScoreSettings:
     Args:
         rewarded: add `reward_raw` and `reward`.
         segments: write the second file, a row per segment.
+        members: add what each member of an ensemble says.
     """
 
     rewarded: bool = False
     segments: bool = False
+    members: bool = False
 
 
 def score_songs(
@@ -49,7 +51,7 @@ def score_songs(
         reward.check_single()
     heard = reward.engine_settings(block=block, pieces=settings.segments)
     for result in reward.results(sources, prompts, workers=workers, settings=heard):
-        row = song_row(reward, result, settings.rewarded)
+        row = song_row(reward, result, settings.rewarded, settings.members)
         if settings.segments:
             row["segment_rows"] = reward.segment_rows(result)
         yield row

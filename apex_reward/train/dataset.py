@@ -99,7 +99,7 @@ def recorded_sources(files: Sequence[Path]) -> list[EmbeddingSource]:
         except (OSError, ValueError):
             continue  # reported when the file is read
         source = EmbeddingSource.from_metadata(metadata) or EmbeddingSource.published()
-        if source not in sources:
+        if not any(source.same_embeddings(known) for known in sources):
             sources.append(source)
     return sources or [EmbeddingSource.published()]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from apex_reward import build_pairs
 from apex_reward.cli import app
-from apex_reward.files.tables import read_jsonl, write_table
+from apex_reward.files.tables import read_jsonl, read_table, write_table
 from tests.support import tiny_model, write_wav
 
 
@@ -191,6 +191,60 @@ def test_candidates_without_scores_are_scored(tmp_path):
     found |= {pair["chosen"]: pair["chosen_musicality"] for pair in pairs}
     for audio, value in expected.items():
         assert found[audio] == pytest.approx(value, abs=1e-4)
+
+
+def test_pairs_that_the_members_agree_on(tmp_path):
+    """Songs scored with an ensemble on the way to pairs; the agreement against a loop."""
+    tiny_model(members=3).save_pretrained(tmp_path / "model")
+    for n in range(6):
+        write_wav(tmp_path / f"{n}.wav", 1.2 + 0.2 * n, seed=n)
+    songs = tmp_path / "songs.jsonl"
+    write_table(songs, [{"prompt": "a song", "audio": f"{n}.wav"} for n in range(6)])
+    axis = "musicality=1,clarity=0.5"
+    asked = (songs, "--strategy", "all", "--axis", axis, "--model", tmp_path / "model")
+    assert run(*asked, "--min-agreement", 1, "--output", tmp_path / "sure").exit_code == 0
+    assert run(*asked, "--min-agreement", 0, "--output", tmp_path / "any").exit_code == 0
+    done = CliRunner().invoke(
+        app,
+        [
+            "score",
+            *(str(tmp_path / f"{n}.wav") for n in range(6)),
+            "--members",
+            "--workers",
+            "0",
+            "--model",
+            str(tmp_path / "model"),
+            "--mix",
+            axis,
+            "--output",
+            str(tmp_path / "s.csv"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    scored = {Path(row["path"]).name: row for row in read_table(tmp_path / "s.csv").to_pylist()}
+    for row in scored.values():
+        assert row["reward"] == pytest.approx(
+            sum(row[f"reward_member{i}"] for i in range(3)) / 3, rel=1e-5
+        )
+    every = read_jsonl(tmp_path / "any" / "pairs.jsonl")
+    assert len(every) == 15
+    for pair in every:
+        a, b = scored[pair["chosen"]], scored[pair["rejected"]]
+        ahead = [a[f"reward_member{i}"] > b[f"reward_member{i}"] for i in range(3)]
+        assert pair["agreement"] == pytest.approx(sum(ahead) / 3)
+    sure = read_jsonl(tmp_path / "sure" / "pairs.jsonl")
+    assert [pair["agreement"] for pair in sure] == [1.0] * len(sure)
+    assert len(sure) == sum(pair["agreement"] == 1 for pair in every)
+    summary = json.loads((tmp_path / "any" / "summary.json").read_text())
+    assert summary["agreement"]["max"] == 1.0
+    assert "% of members agree" in (tmp_path / "any" / "report.html").read_text()
+    wrong = run(songs, "--model", "apex-tiny", "--min-agreement", 2, "--output", tmp_path / "x")
+    assert wrong.exit_code == 2
+    assert "--min-agreement is 2.0; expected a share between 0 and 1" in wrong.output
+    tiny_model().save_pretrained(tmp_path / "one")
+    wrong = run(songs, "--model", tmp_path / "one", "--min-agreement", 1, "--dry-run")
+    assert wrong.exit_code == 2
+    assert "needs an ensemble" in wrong.output
 
 
 def test_a_model_that_lacks_the_axis_is_wrong_usage(tmp_path):

@@ -212,6 +212,22 @@ def test_floor_and_ceiling_are_inclusive():
     assert dropped[-1]["reason"] == "chosen below the floor 3 (q0.6666666666666666)"
 
 
+def test_agreement_of_members_is_kept_and_may_be_asked_for():
+    rows = songs(1.0, 2.0, 3.0)
+    for row, (first, second) in zip(rows, [(1.0, 1.0), (0.0, 4.0), (2.0, 4.0)], strict=True):
+        row |= {"musicality_member0": first, "musicality_member1": second}
+    pairs, _ = build_pairs(rows, strategy="all", test_share=0)
+    found = {(pair["chosen_musicality"], pair["rejected_musicality"]): pair for pair in pairs}
+    shares = {key: pair["agreement"] for key, pair in found.items()}
+    assert shares == {(2.0, 1.0): 0.5, (3.0, 1.0): 1.0, (3.0, 2.0): 0.5}  # equal is not above
+    pairs, dropped = build_pairs(rows, strategy="all", test_share=0, min_agreement=0.6)
+    assert [pair["margin"] for pair in pairs] == [2.0]
+    reasons = [row["reason"] for row in dropped if row["kind"] == "pair"]
+    assert reasons == ["agreement below 0.6"] * 2
+    with pytest.raises(DataError, match=r"no columns musicality_member0 and on.*score --members"):
+        build_pairs(songs(1.0, 2.0), min_agreement=0.6)
+
+
 def test_each_drop_names_its_reason():
     rows = [
         *songs(1.0, 2.0, 2.0, 4.0),

@@ -181,6 +181,20 @@ def test_song_in_two_splits_and_repeated_segments(tmp_path: Path) -> None:
     assert "rows repeat a segment_id" in str(error.value)
 
 
+def test_shards_of_one_encoder_with_different_predictors_behind(tmp_path: Path) -> None:
+    """A configuration of before a key was known, and one with another predictor."""
+    config = dict(small_source(16).config)
+    older = {name: value for name, value in config.items() if name not in ("members", "familiar")}
+    other = {**config, "members": 8, "head_widths": [8, 4], "task": "popularity", "mix": None}
+    same = small_source(16)
+    for split, one in (("train", config), ("val", older), ("test", other)):
+        source = EmbeddingSource(one, same.pooling_weight, same.pooling_bias)
+        write_shards(tmp_path, {split: 4}, width=16, source=source)
+    assert len(load_data(split_folders(tmp_path), "full")["test"].labels) == 4
+    shorter = EmbeddingSource({**config, "segment_seconds": 10.0}, same.pooling_weight, 0.0)
+    assert not same.same_embeddings(shorter)
+
+
 def test_shards_of_two_encoders(tmp_path: Path) -> None:
     write_shards(tmp_path, {"train": 4, "val": 4}, width=16)
     other = EmbeddingSource(small_source(16).config, (0.25, 0.25, 0.25, 0.25), 0.0)
