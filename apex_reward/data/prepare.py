@@ -5,23 +5,19 @@ Shape key: N = songs.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from apex_reward.audio.decoding import sound_facts
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import Song
 from apex_reward.data.plots import plot_distributions
 from apex_reward.data.splits import balance_platforms, split_songs
-from apex_reward.errors import AudioError, DataError
+from apex_reward.errors import DataError
 from apex_reward.files.tables import write_json, write_table
 
 FRESH = timedelta(days=14)
@@ -175,37 +171,15 @@ def _filter_audio(
     songs: Sequence[Song], folder: Path, workers: int, dropped: list[Dropped]
 ) -> list[Song]:
     """What the audio decides. Of songs that sound the same the first is kept."""
-    paths = [folder / song.path for song in songs]
-    with ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
-        marks: Iterable[tuple[str | None, str]] = (
-            pool.map(fingerprint, paths, chunksize=16) if pool else map(fingerprint, paths)
-        )
-        seen: set[str] = set()
-        kept = []
-        for song, (mark, reason) in zip(songs, marks, strict=True):
-            if mark is None:
-                dropped.append(Dropped(song, UNREADABLE, reason))
-            elif mark in seen:
-                dropped.append(Dropped(song, SAME_AUDIO))
-            else:
-                seen.add(mark)
-                kept.append(song)
+    heard = sound_facts([str(folder / song.path) for song in songs], workers)
+    seen: set[str] = set()
+    kept = []
+    for song, sound in zip(songs, heard, strict=True):
+        if sound.facts is None:
+            dropped.append(Dropped(song, UNREADABLE, sound.error or ""))
+        elif sound.facts.digest in seen:
+            dropped.append(Dropped(song, SAME_AUDIO))
+        else:
+            seen.add(sound.facts.digest)
+            kept.append(song)
     return kept
-
-
-def fingerprint(path: Path) -> tuple[str | None, str]:
-    """A hash of a file's decoded sound, or None and the reason why there is none.
-
-    The first channel at 16 bits: the same recording in WAV and FLAC has the same hash; another
-    encoding with losses does not.
-    """
-    from apex_reward.audio import load_audio
-
-    try:
-        waveform = load_audio(path)
-    except AudioError as error:
-        return None, str(error)
-    samples = np.round(np.clip(waveform.samples[0], -1, 1) * 32767).astype("<i2")
-    digest = hashlib.sha256(samples.tobytes())
-    digest.update(str(waveform.sample_rate).encode())
-    return digest.hexdigest(), ""

@@ -7,7 +7,6 @@ Shape key: N = candidates.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +16,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from apex_reward.audio.decoding import SoundFacts, sound_facts
 from apex_reward.audio.load import load_audio
 from apex_reward.errors import AudioError
 from apex_reward.pairs.axes import Floats
 from apex_reward.pairs.candidates import Candidates
 from apex_reward.pairs.ledger import Ledger
+from apex_reward.rewards.load import default_workers
 
 THREADS = 8
 Item = TypeVar("Item")
@@ -66,7 +67,7 @@ def check_audio(
     audio = candidates.table["audio"].to_pylist()
     files = [(i, resolve(audio[i], folder)) for i in np.flatnonzero(ledger.open).tolist()]
     present = [(i, path) for i, path in files if path is not None]
-    facts = dict(_in_threads(_read_facts, present))
+    facts = _facts_of(present)
     for position, fact in facts.items():
         if fact.error:
             ledger.drop_one(position, f"unreadable audio: {fact.error}")
@@ -86,22 +87,35 @@ def check_audio(
     return replace(candidates, duration=seconds, loudness=loud)
 
 
-def _read_facts(path: Path) -> FileFacts:
-    """From the header where libsndfile knows the format, else by decoding."""
+def _facts_of(files: list[tuple[int, Path]]) -> dict[int, FileFacts]:
+    """From the headers where libsndfile knows the format, else by decoding."""
+    facts = dict(_in_threads(_header_facts, files))
+    unknown = [(i, path) for i, path in files if facts[i] is None]
+    heard = {
+        i: FileFacts(error=sound.error or "")
+        if sound.facts is None
+        else FileFacts(sound.facts.samples, sound.facts.sample_rate, sound.facts.channels)
+        for i, sound in _sounds(unknown)
+    }
+    return {i: heard[i] if fact is None else fact for i, fact in facts.items()}
+
+
+def _header_facts(path: Path) -> FileFacts | None:
     import soundfile
 
     try:
         info = soundfile.info(str(path))
-        if 0 < info.frames < 1 << 40:
-            return FileFacts(info.frames, info.samplerate, info.channels)
     except (soundfile.LibsndfileError, RuntimeError):
-        pass
-    try:
-        waveform = load_audio(path)
-    except AudioError as error:
-        return FileFacts(error=str(error))
-    channels, frames = waveform.samples.shape
-    return FileFacts(frames, waveform.sample_rate, channels)
+        return None
+    known = 0 < info.frames < 1 << 40
+    return FileFacts(info.frames, info.samplerate, info.channels) if known else None
+
+
+def _sounds(files: list[tuple[int, Path]]) -> Iterator[tuple[int, SoundFacts]]:
+    """(position, what was heard) in the order of `files`, decoded in processes of their own."""
+    workers = min(default_workers(), len(files))
+    heard = sound_facts([str(path) for _, path in files], workers)
+    yield from zip((i for i, _ in files), heard, strict=True)
 
 
 def _drop_same_sound(
@@ -117,22 +131,13 @@ def _drop_same_sound(
         alike.setdefault((int(candidates.prompt[i]), facts[i]), []).append((i, path))
     suspects = [file for files in alike.values() if len(files) > 1 for file in files]
     first: dict[tuple[int, str], int] = {}
-    for i, digest in _in_threads(_sound_digest, suspects):
-        if digest.startswith("!"):
-            ledger.drop_one(i, f"unreadable audio: {digest[1:]}")
+    for i, sound in _sounds(suspects):
+        if sound.facts is None:
+            ledger.drop_one(i, f"unreadable audio: {sound.error}")
             continue
-        same = first.setdefault((int(candidates.prompt[i]), digest), i)
+        same = first.setdefault((int(candidates.prompt[i]), sound.facts.digest), i)
         if same != i:
             ledger.drop_one(i, f"duplicate audio: sounds the same as {audio[same]}")
-
-
-def _sound_digest(path: Path) -> str:
-    """A hash of the decoded samples; `!` and the reason where they cannot be decoded."""
-    try:
-        samples = load_audio(path).samples
-    except AudioError as error:
-        return f"!{error}"
-    return hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest()
 
 
 def _measured(candidates: Candidates, ledger: Ledger, readable: list[tuple[int, Path]]) -> Floats:

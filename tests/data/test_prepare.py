@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from apex_reward.audio import save_wav
+from apex_reward.audio.decoding import worker
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import choose_columns, count_of, read_metadata
 from apex_reward.data.prepare import PrepareSettings, prepare
@@ -84,6 +86,39 @@ def test_audio_is_checked(tmp_path: Path) -> None:
     assert "does not exist" in details["missing"]["detail"]
     for name in ("manifest.parquet", "report.json", "dropped.jsonl", "distributions.png"):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_a_decoder_that_is_killed_costs_one_song(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(20):
+        sound = (0.1 * rng.standard_normal((2, 2400))).astype(np.float32)
+        save_wav(tmp_path / f"{i}.wav", sound, 24_000)
+    # The same left channel alone makes no duplicate.
+    sound[1] *= -1
+    save_wav(tmp_path / "20.wav", sound, 24_000)
+    code = """
+import os, signal
+from apex_reward.audio.decoding import worker
+real = worker.decoded_blocks
+def decoded_blocks(path, settings):
+    if path.endswith("7.wav"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(path, settings)
+worker.decoded_blocks = decoded_blocks
+worker.serve()
+"""
+    monkeypatch.setattr(worker, "WORKER_COMMAND", (sys.executable, "-c", code))
+    names = [{"audio_id": f"a{i}", "path": f"{i}.wav", "streams": i + 1, "likes": i}
+             for i in range(21)]  # fmt: skip
+    write_table(tmp_path / "songs.csv", names)
+    songs = read_metadata(tmp_path / "songs.csv")
+    report = prepare(songs, PrepareSettings(tmp_path, workers=1), tmp_path / "out")
+    assert report["dropped"] == {"unreadable audio": 2}
+    failed = read_jsonl(tmp_path / "out" / "dropped.jsonl")
+    assert [row["audio_id"] for row in failed] == ["a7", "a17"]
+    assert "signal SIGKILL" in failed[0]["detail"]
 
 
 def test_platforms_are_balanced_unless_asked_not_to(tmp_path: Path) -> None:
