@@ -175,7 +175,7 @@ def battles_of(
         vote=np.array([vote_of(row.get("preference")) for row in kept], dtype=np.str_),
         system=systems,
         instrumental=instrumental,
-        prompt=np.array([same_text(row.get("prompt")) for row in kept], dtype=np.str_),
+        prompt=np.array([_prompt(row) for row in kept], dtype=np.str_),
         month=np.array(months, dtype=np.str_),
         scores={name: _score_pair(kept, name) for name in names},
         audio=np.array([[audio_name(row, side) for side in "ab"] for row in kept], dtype=np.str_),
@@ -238,6 +238,11 @@ def uuid_of(row: Mapping[str, Any]) -> str:
     value = row.get("battle_uuid")
     value = row.get("battle_id") if value is None else value
     return "" if value is None else str(value).strip()
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    """The prompt; without one, what was compared: votes on the same songs hang together."""
+    return same_text(row.get("prompt")) or same_text(row.get("comparison"))
 
 
 def audio_name(row: Mapping[str, Any], side: str) -> str:

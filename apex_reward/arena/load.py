@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from apex_reward.arena.battles import Battles, battles_of, uuid_of
+from apex_reward.arena.cells import truth
 from apex_reward.arena.sources import BattleFilter, Row, filter_rows, read_rows
 from apex_reward.errors import DataError, listed
 from apex_reward.files.stamps import provenance_path
@@ -28,7 +29,8 @@ def load_rows(
     Args:
         source: as in `sources.read_rows`.
         keep: the filter; None keeps every battle.
-        tables: score tables of other models; their columns join by `battle_uuid`.
+        tables: score tables of other models; their columns join by `battle_uuid`, for votes of
+            `apex-reward listen` by the battle that was voted on, turned where its sides were.
     """
     keep = keep or BattleFilter()
     rows, folder, dropped = read_rows(source, audio=keep.audio)
@@ -105,7 +107,20 @@ def _joined(rows: Sequence[Row], table: Path) -> list[Row]:
     extra: dict[str, Mapping[str, Any]] = {
         uuid: row for row in read_table(table).to_pylist() if (uuid := uuid_of(row))
     }
-    if not any(uuid_of(row) in extra for row in rows):
+    joined = [_of_row(row, extra) for row in rows]
+    if not any(joined):
         raise DataError(f"no battle_uuid of {table} is one of the battles'")
     # The battle's own columns win: a score table may repeat them.
-    return [{**extra.get(uuid_of(row), {}), **row} for row in rows]
+    return [{**more, **row} for more, row in zip(joined, rows, strict=True)]
+
+
+def _of_row(row: Row, extra: Mapping[str, Row]) -> Row:
+    """What a table holds on a battle, its sides as in the battle; empty where it holds nothing."""
+    if uuid_of(row) in extra:
+        return extra[uuid_of(row)]
+    found = extra.get(str(row.get("comparison") or ""), {})
+    if truth(row.get("swapped")) != 1:
+        return found
+    other = {"_a": "_b", "_b": "_a"}
+    return {f"{name[:-2]}{other[name[-2:]]}" if name[-2:] in other else name: value
+            for name, value in found.items()}  # fmt: skip

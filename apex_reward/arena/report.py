@@ -12,6 +12,7 @@ from apex_reward.arena.disagreements import disagreement_blocks
 from apex_reward.arena.findings import Tone, findings
 from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, interval_text, score_summary
 from apex_reward.arena.table3 import table3_blocks
+from apex_reward.arena.voters import voter_blocks
 from apex_reward.report.cells import cell
 from apex_reward.report.charts import Entry, Line, curves, forest, heat_map, nothing
 from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
@@ -62,6 +63,7 @@ def evaluation_report(metrics: dict[str, Any], folder: Path, battles: Path | Non
     blocks += _reliability_blocks(metrics)
     blocks += _system_blocks(metrics)
     blocks += disagreement_blocks(metrics, folder, battles)
+    blocks += voter_blocks(metrics.get("voters", {}))
     if "classifiers" in metrics:
         blocks += table3_blocks(metrics["classifiers"])
     blocks += _data_card(metrics)

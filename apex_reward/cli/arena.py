@@ -109,11 +109,13 @@ def evaluate(
     from apex_reward.arena.load import load_rows, provenance
     from apex_reward.arena.report import evaluation_report
     from apex_reward.arena.table3 import write_table3
+    from apex_reward.arena.voters import voter_agreement
     from apex_reward.files.tables import write_json
 
     rows, dropped = load_rows(votes.battles, keep=votes.keep, tables=votes.tables)
     battles = battles_of(rows, scores=figures.score, dropped=dropped)
     metrics = measure(battles, rounds=figures.bootstrap, seed=figures.seed)
+    metrics["voters"] = voter_agreement(rows, rounds=figures.bootstrap, seed=figures.seed)
     metrics["provenance"] = provenance(votes.battles, votes.tables)
     if classifiers:
         metrics["classifiers"] = _run_classifiers(rows, dropped)

@@ -14,6 +14,7 @@ def print_evaluation(metrics: dict[str, Any]) -> None:
     """Figures, what was left out, Table 3 if there, and the findings in words."""
     from apex_reward.arena.findings import findings
     from apex_reward.arena.table3 import table3_grid
+    from apex_reward.arena.voters import voter_words
 
     entries = {
         (name if stratum == "overall" else f"{name}, {stratum}"): strata[stratum]
@@ -32,7 +33,8 @@ def print_evaluation(metrics: dict[str, Any]) -> None:
         # The F1 columns are in table3.md: five columns are what a terminal holds.
         print_table("Table 3, published / honest", columns[:5], [row[:5] for row in cells])
         typer.echo(metrics["classifiers"]["rules_line"])
-    _print_findings([*findings(metrics), *(("plain", note) for note in metrics["notes"])])
+    words = [*voter_words(metrics["voters"]), *metrics["notes"]]
+    _print_findings([*findings(metrics), *(("plain", text) for text in words)])
 
 
 def _print_figures(title: str, entries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
+from apex_reward.arena.voters import voter_agreement
 from apex_reward.errors import DataError
 from apex_reward.listen.pages import Tabs, page
 from apex_reward.listen.session import Preference, Session
@@ -42,7 +44,7 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
     def following(asked: Asked) -> dict[str, Any]:
         found = session.ask(asked.voter)
         if found is None:
-            return {"done": True}
+            return {"done": True, "said": done_words(session.votes, asked.voter)}
         ticket, one, left = found
         return {
             "done": False,
@@ -72,3 +74,18 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
         return {"ok": True}
 
     return router
+
+
+def done_words(votes: Sequence[Mapping[str, Any]], voter: str) -> str:
+    """What a voter reads at the end: how alike they answered repeats, and voters one another."""
+    words = ["All done, thank you."]
+    own = voter_agreement([vote for vote in votes if vote["voter"] == voter]).get("repeats")
+    if own and own["comparisons"]:
+        words.append(f"You answered {own['equal']:.0%} of {own['comparisons']} repeats as before.")
+    between = voter_agreement(votes).get("between")
+    if between and between["comparisons"]:
+        words.append(
+            f"Voters agree on {between['equal']:.0%} of the {between['comparisons']} questions "
+            "that several answered."
+        )
+    return " ".join(words)

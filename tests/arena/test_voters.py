@@ -1,0 +1,116 @@
+"""Agreement of voters: published and hand-worked values, sides turned, and tables that join."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+from typer.testing import CliRunner
+
+from apex_reward.arena.load import load_battles, load_rows
+from apex_reward.arena.voters import equal_and_kappa, voter_agreement, voter_words
+from apex_reward.cli import app
+from apex_reward.errors import DataError
+from apex_reward.files.tables import write_table
+
+
+def ballot(comparison, voter, preference, swapped=False, repeat=False, **more):
+    return {"battle_uuid": f"{comparison}{voter}{repeat}", "comparison": comparison, "voter": voter,
+            "preference": preference, "swapped": swapped, "repeat": repeat, **more}  # fmt: skip
+
+
+def test_kappa_of_the_published_example():
+    # Fleiss (1971) as reprinted in many texts: 10 subjects, 14 raters, 5 categories, kappa 0.210.
+    counts = [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+              [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0],
+              [0, 2, 2, 3, 7]]  # fmt: skip
+    equal, kappa = equal_and_kappa(np.array(counts, np.float64))
+    assert (equal, kappa) == (pytest.approx(0.378, abs=5e-4), pytest.approx(0.210, abs=5e-4))
+
+
+def test_kappa_of_two_raters_with_even_margins_is_cohens():
+    one, other = [0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 1]
+    counts = np.array([np.bincount(pair, minlength=2) for pair in zip(one, other, strict=True)])
+    assert equal_and_kappa(counts.astype(float))[1] == pytest.approx(cohen_kappa_score(one, other))
+    assert np.isnan(equal_and_kappa(np.array([[2.0, 0.0]]))[1])
+
+
+def test_votes_are_turned_before_they_are_compared():
+    rows = [
+        ballot("x", "ann", "A"), ballot("x", "bob", "B", swapped=True),  # the same song
+        ballot("y", "ann", "A"), ballot("y", "bob", "A", swapped="true"),  # not the same
+        ballot("z", "ann", "TIE"), ballot("z", "bob", "TIE", swapped=True),
+        ballot("x", "ann", "B", swapped=True, repeat=True),  # as before
+        ballot("y", "ann", "BOTH_BAD", repeat=True),  # not as before
+        ballot("w", "cas", "A"), {"preference": "A"}, ballot("x", "dan", "left"),
+    ]  # fmt: skip
+    found = voter_agreement(rows, rounds=200)
+    assert found["voters"] == {
+        "ann": {"votes": 5, "repeats": 2}, "bob": {"votes": 3, "repeats": 0},
+        "cas": {"votes": 1, "repeats": 0},
+    }  # fmt: skip
+    between, repeats = found["between"], found["repeats"]
+    assert (between["comparisons"], between["votes"]) == (3, 6)
+    assert between["equal"] == pytest.approx(2 / 3)
+    # shares: first 3/6, second 1/6, tie 2/6; chance 14/36
+    assert between["kappa"] == pytest.approx((2 / 3 - 14 / 36) / (1 - 14 / 36))
+    low, high = between["equal_ci95"]
+    assert 0 <= low < 2 / 3 < high <= 1
+    assert (repeats["comparisons"], repeats["equal"]) == (2, 0.5)
+    assert "67% of 3 comparisons" in voter_words(found)[0]
+    assert "50% of 2 comparisons" in voter_words(found)[1]
+
+
+def test_votes_of_one_voter_without_repeats_say_so():
+    found = voter_agreement([ballot("x", "ann", "A")])
+    assert found["between"] == found["repeats"] == {
+        "comparisons": 0, "votes": 0, "equal": None, "equal_ci95": None, "kappa": None,
+        "kappa_ci95": None,
+    }  # fmt: skip
+    assert "no comparison" in voter_words(found)[0]
+    assert voter_agreement([{"preference": "A"}]) == {}
+    assert voter_words({}) == []
+
+
+def test_scores_of_the_battles_join_votes_on_them_turned_as_they_were_asked(tmp_path):
+    scores = [{"battle_uuid": f"b{n}", "fame_a": 10 + n, "fame_b": n, "preference": "TIE",
+               "is_instrumental": True} for n in range(3)]  # fmt: skip
+    write_table(tmp_path / "scores.csv", scores)
+    votes = [ballot("b0", "ann", "A"), ballot("b1", "ann", "B", swapped=True),
+             ballot("b1", "bob", "A"), ballot("c", "bob", "A")]  # fmt: skip
+    write_table(tmp_path / "votes.jsonl", votes)
+    rows, _ = load_rows(tmp_path / "votes.jsonl", tables=[tmp_path / "scores.csv"])
+    assert [(row.get("fame_a"), row.get("fame_b")) for row in rows] == [
+        (10, 0), (1, 11), (11, 1), (None, None)
+    ]  # fmt: skip
+    assert [row["preference"] for row in rows] == ["A", "B", "A", "A"]
+    battles = load_battles(tmp_path / "votes.jsonl", tables=[tmp_path / "scores.csv"])
+    assert battles.difference("fame").tolist()[:3] == [10, -10, 10]
+    # Without prompts, votes on one comparison hang together.
+    assert battles.clusters.tolist() == [0, 1, 1, 2]
+    write_table(tmp_path / "other.csv", [{"battle_uuid": "q", "fame_a": 1, "fame_b": 2}])
+    with pytest.raises(DataError, match="no battle_uuid of"):
+        load_rows(tmp_path / "votes.jsonl", tables=[tmp_path / "other.csv"])
+
+
+def test_evaluate_reports_voters(tmp_path):
+    votes = [
+        ballot(f"b{n}", voter, "AB"[(n + n % 5 * (voter == "bob")) % 2], fame_a=n, fame_b=n * n % 7)
+        for n in range(12)
+        for voter in ("ann", "bob")
+    ]
+    write_table(tmp_path / "votes.jsonl", votes)
+    command = ["arena", "evaluate", str(tmp_path / "votes.jsonl"), "--bootstrap", "20",
+               "--output", str(tmp_path / "out")]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["voters"]["between"]["comparisons"] == 12
+    assert list(metrics["scores"]) == ["fame"]
+    words = voter_words(metrics["voters"])[0]
+    assert words in " ".join(result.output.split())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Votes of each voter" in page
+    assert words in page
