@@ -47,6 +47,11 @@ def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[tuple[str | None
     return found
 
 
+def songs_table(output: Path) -> Path:
+    """The file that the songs' rows grow in, beside the battles."""
+    return output.with_name(f"{output.stem}.songs.jsonl")
+
+
 def score_battles(
     rows: Sequence[Row],
     paths: Sequence[tuple[str | None, str | None]],
@@ -82,7 +87,7 @@ def score_battles(
         for row, pair in zip(rows, paths, strict=True)
     ]
     songs = list(dict.fromkeys(song for pair in sides for song in pair if song[0] is not None))
-    table = output.with_name(f"{output.stem}.songs.jsonl")
+    table = songs_table(output)
     score_to_file(
         reward,
         [str(path) for path, _ in songs],

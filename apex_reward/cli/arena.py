@@ -20,6 +20,7 @@ from apex_reward.cli.common import (
     progress_bar,
     show_failures,
 )
+from apex_reward.cli.progress import kept_rows, resumable
 from apex_reward.cli.votes import BattlesArgument, FigureOptions, VoteOptions
 from apex_reward.errors import UsageError
 
@@ -65,7 +66,7 @@ def score(
 
     Example: apex-reward arena score battles.csv --model apex-tiny --output scored.csv
     """
-    from apex_reward.arena.score import score_battles, song_paths
+    from apex_reward.arena.score import score_battles, song_paths, songs_table
     from apex_reward.arena.sources import read_rows
     from apex_reward.files.tables import check_format
 
@@ -75,7 +76,7 @@ def score(
     engine, workers = running.engine_and_workers()
     judge = given.build_reward(asked, running)
     total = len({path for pair in paths for path in pair if path})
-    with progress_bar() as bar:
+    with resumable(kept_rows(songs_table(output))), progress_bar() as bar:
         task = bar.add_task("songs", total=total)
         scored, failures = score_battles(
             rows,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 SHOWN_FAILURES = 10
 # Panels of the application's help.
 SCORE, VOTES, TRAINING = "Songs", "Preferences", "Train a predictor"
@@ -27,7 +28,8 @@ P = ParamSpec("P")
 def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     """Turn a command's return value into the exit code, and known errors into one message.
 
-    UsageError exits with 2, every other ApexError with 1; an unexpected error keeps its traceback.
+    UsageError exits with 2, every other ApexError with 1, Ctrl-C with 130; an unexpected error
+    keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -39,6 +41,10 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
             raise typer.Exit(
                 WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
             ) from None
+        except KeyboardInterrupt:
+            # Outside of `resumable`, which says more: while loading, or in short work.
+            typer.secho("interrupted; this run kept nothing new", err=True, fg="yellow")
+            raise typer.Exit(INTERRUPTED) from None
         raise typer.Exit(code or OK)
 
     return run

@@ -17,6 +17,7 @@ from apex_reward.cli.common import (
     progress_bar,
     show_failures,
 )
+from apex_reward.cli.progress import resumable
 from apex_reward.cli.rewards import EngineOptions
 from apex_reward.cli.training import LABELS, ResumeOption, SongEvalOption
 
@@ -129,7 +130,7 @@ def extract(
     settings = ExtractSettings(
         audio_dir, encoder, workers, running.batch_segments, running.device, teacher
     )
-    with progress_bar() as progress:
+    with resumable(lambda: _shards(output)), progress_bar() as progress:
         bar = progress.add_task("extract", total=len(songs))
         failed = run(
             songs, settings, output, engine=engine, resume=resume,
@@ -139,3 +140,9 @@ def extract(
         return OK
     typer.echo(f"{len(songs) - len(failed)} songs in {output}, {len(failed)} failed")
     return show_failures([f"failed: {row['path']}: {row['error']}" for row in failed])
+
+
+def _shards(output: Path) -> str:
+    """What an interrupted run has kept."""
+    count = len(list(output.glob("*/*.parquet")))
+    return f"{count} finished shards, in {output}" if count else ""

@@ -18,6 +18,7 @@ from apex_reward.cli.common import (
     progress_bar,
 )
 from apex_reward.cli.pair_options import PairChoices
+from apex_reward.cli.progress import kept_rows, resumable
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def pairs(
         str,
         typer.Option(metavar="A,B", help="Write the plots as files too: pdf, svg, png."),
     ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the songs that a stopped run scored.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be dropped; write nothing.")
     ] = False,
@@ -70,6 +74,7 @@ def pairs(
     from apex_reward.pairs.hub import FORMS as PUSHED
     from apex_reward.pairs.reading import read_candidates
     from apex_reward.report.figures import parse_formats
+    from apex_reward.rewards.provenance import provenance
 
     formats = parse_formats(figures) if figures else ()
     if push_to_hub and form not in PUSHED:
@@ -81,7 +86,11 @@ def pairs(
     made_by = read_provenance(candidates)
     if asked.given:
         reward = given.build_reward(asked, running)
-        table, made_by = _scored(table, options, reward, running.processes, candidates.parent)
+        kept = None if output is None or dry_run else output / "scored.jsonl"
+        folder = candidates.parent
+        with resumable(kept_rows(kept) if kept else lambda: ""):
+            table = _scored(table, options, reward, running.processes, folder, kept, resume)
+        made_by = provenance(reward)
     elif asked != given.RewardOptions():
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     result = _built(table, options, candidates.parent)
@@ -92,15 +101,20 @@ def pairs(
 
 
 def _scored(
-    table: pa.Table, options: PairOptions, reward: Reward, workers: int, folder: Path
-) -> tuple[pa.Table, dict[str, Any]]:
-    """The table with its gaps scored, and what scored them."""
+    table: pa.Table,
+    options: PairOptions,
+    reward: Reward,
+    workers: int,
+    folder: Path,
+    kept: Path | None,
+    resume: bool,
+) -> pa.Table:
+    """The table with its gaps scored; the rows grow in `kept`."""
     from apex_reward.pairs.unscored import score_unscored
-    from apex_reward.rewards.provenance import provenance
 
     with progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
-        table = score_unscored(
+        return score_unscored(
             table,
             options.involved,
             reward,
@@ -108,8 +122,9 @@ def _scored(
             workers=workers,
             on_row=lambda done, total: bar.update(task, completed=done, total=total),
             agreement=options.min_agreement is not None,
+            kept=kept,
+            resume=resume,
         )
-    return table, provenance(reward)
 
 
 def _built(table: pa.Table, options: PairOptions, folder: Path) -> PairSet:

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from apex_reward.cli.common import progress_bar
+from apex_reward.cli.common import INTERRUPTED, progress_bar
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 LINE_SECONDS = 30.0
 # Called with a name, what is done, the total, and a note.
 Update = Callable[[str, float, float, str], None]
@@ -62,3 +62,9 @@ def resumable(kept: Callable[[], str]) -> Iterator[None]:
         text = f"kept: {found}; go on with the same command and --resume" if found else "kept: none"
         typer.secho(f"interrupted; {text}", err=True, fg="yellow")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def kept_rows(output: Path) -> Callable[[], str]:
+    """For `resumable`: the rows that have grown beside a result file."""
+    partial = output.with_name(output.name + ".partial")
+    return lambda: f"the rows so far, in {partial}" if partial.exists() else ""

@@ -19,6 +19,7 @@ from apex_reward.cli.common import (
     progress_bar,
     show_failures,
 )
+from apex_reward.cli.progress import kept_rows, resumable
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class _Run:
         if resume and output.exists() and first:
             typer.echo(f"{output} is there already; nothing to do", err=True)
         columns = [dict(source.columns) for source in self.sources]
-        with _tallying(len(self.paths)) as (tally, on_row), _interruptible(output):
+        with _tallying(len(self.paths)) as (tally, on_row), resumable(kept_rows(output)):
             score_to_file(
                 self.reward,
                 self.paths,
@@ -203,22 +204,6 @@ class _Run:
             _print_rows(self.reward, rows)
         typer.echo(str(tally), err=True)
         return show_failures(tally.reasons, "; see the column 'error'")
-
-
-@contextmanager
-def _interruptible(output: Path) -> Iterator[None]:
-    """On Ctrl-C say what was kept and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        partial = output.with_name(output.name + ".partial")
-        typer.secho(
-            f"\nstopped; the rows so far are in {partial}. Go on with the same command and "
-            "--resume",
-            err=True,
-            fg="yellow",
-        )
-        raise
 
 
 def _print_rows(reward: Reward, rows: list[dict[str, Any]]) -> None:

@@ -75,8 +75,7 @@ def prepare(songs: Sequence[Song], settings: PrepareSettings, output: Path) -> d
     if settings.audio_dir is not None:
         kept = _filter_audio(kept, settings.audio_dir, settings.workers, dropped)
     if not kept:
-        reasons = Counter(drop.reason for drop in dropped)
-        raise DataError(f"no song of {len(songs)} is left after the filters: {dict(reasons)}")
+        raise _none_left(songs, dropped)
     platforms = [song.platform for song in kept]
     groups = platforms if settings.per_platform else None
     scores = {
@@ -111,6 +110,20 @@ def prepare(songs: Sequence[Song], settings: PrepareSettings, output: Path) -> d
     plot_distributions(rows, output / "distributions.png")
     write_json(output / "report.json", report)
     return report
+
+
+def _none_left(songs: Sequence[Song], dropped: Sequence[Dropped]) -> DataError:
+    counts = Counter(drop.reason for drop in dropped)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    text = f"no song of {len(songs)} is left after the filters: {reasons}"
+    lost = next((drop for drop in dropped if drop.reason == UNREADABLE), None)
+    if lost is not None:
+        text += (
+            f". The first was {lost.detail or lost.song.path}; audio files are named by a column "
+            "path, audio, file or filename, by another with --path-column, or else are "
+            "<audio_id>.mp3"
+        )
+    return DataError(text)
 
 
 def _report(
