@@ -86,10 +86,8 @@ def pairs(
     made_by = read_provenance(candidates)
     if asked.given:
         reward = given.build_reward(asked, running)
-        kept = None if output is None or dry_run else output / "scored.jsonl"
-        folder = candidates.parent
-        with resumable(kept_rows(kept) if kept else lambda: ""):
-            table = _scored(table, options, reward, running.processes, folder, kept, resume)
+        kept = None if dry_run or output is None else output / "scored.jsonl"
+        table = _scored(table, options, reward, running.processes, candidates.parent, kept, resume)
         made_by = provenance(reward)
     elif asked != given.RewardOptions():
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
@@ -112,7 +110,8 @@ def _scored(
     """The table with its gaps scored; the rows grow in `kept`."""
     from apex_reward.pairs.unscored import score_unscored
 
-    with progress_bar() as bar:
+    kept_so_far = kept_rows(kept) if kept else lambda: ""
+    with resumable(kept_so_far), progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
         return score_unscored(
             table,
