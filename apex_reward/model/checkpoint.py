@@ -72,6 +72,7 @@ def load_model(
         return compose_published(cls, path, encoder or named or PUBLISHED_ENCODER, **kwargs)
     if encoder is None and _holds_encoder(path):
         return _load_whole(cls, path, **kwargs)
+    kwargs.pop("config", None)  # AutoModel hands over what it read in the folder
     parts = load_parts(path)
     source = encoder or parts.config.encoder_name
     if source is None:
