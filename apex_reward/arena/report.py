@@ -39,10 +39,16 @@ _REASONS = {
 }
 
 
-def evaluation_report(metrics: dict[str, Any], folder: Path, battles: Path | None = None) -> None:
+def evaluation_report(
+    metrics: dict[str, Any],
+    folder: Path,
+    battles: Path | None = None,
+    formats: Sequence[str] = (),
+) -> None:
     """Write `report.html` and `report.md` of `arena evaluate` into `folder`.
 
-    `battles` is the table or folder that the votes are from: songs found there can be played.
+    `battles` is the table or folder that the votes are from: songs found there can be played. The
+    plots are written in `formats` too.
     """
     blocks: list[Block] = [Words(text, tone) for tone, text in findings(metrics)]
     blocks += [
@@ -67,10 +73,10 @@ def evaluation_report(metrics: dict[str, Any], folder: Path, battles: Path | Non
     if "classifiers" in metrics:
         blocks += table3_blocks(metrics["classifiers"])
     blocks += _data_card(metrics)
-    write_document(folder, "Agreement with human votes", _subtitle(metrics), blocks)
+    write_document(folder, "Agreement with human votes", _subtitle(metrics), blocks, formats)
 
 
-def calibration_report(metrics: dict[str, Any], folder: Path) -> None:
+def calibration_report(metrics: dict[str, Any], folder: Path, formats: Sequence[str] = ()) -> None:
     """Write `report.html` and `report.md` of `arena calibrate` into `folder`."""
     part = metrics["calibration"]
     names = [name for name in CALIBRATED if name in part]
@@ -108,7 +114,7 @@ def calibration_report(metrics: dict[str, Any], folder: Path) -> None:
         Grid(("kind", "of", "log-odds"), weights),
         *_data_card(metrics),
     ]
-    write_document(folder, "Calibration on human votes", _subtitle(metrics), blocks)
+    write_document(folder, "Calibration on human votes", _subtitle(metrics), blocks, formats)
 
 
 CALIBRATED = {
@@ -119,7 +125,7 @@ CALIBRATED = {
 }
 
 
-def leaderboard_report(metrics: dict[str, Any], folder: Path) -> None:
+def leaderboard_report(metrics: dict[str, Any], folder: Path, formats: Sequence[str] = ()) -> None:
     """Write `report.html` and `report.md` of `arena leaderboard` into `folder`."""
     blocks = _board_blocks("Arena scores from votes", metrics["leaderboard"])
     for name, part in metrics["scores"].items():
@@ -127,7 +133,8 @@ def leaderboard_report(metrics: dict[str, Any], folder: Path) -> None:
         blocks.append(Words(rank_correlation_words(part)))
     blocks += _data_card(metrics)
     title = "Leaderboard of systems"
-    write_document(folder, title, f"{metrics['n_used']} of {metrics['n_battles']} votes", blocks)
+    subtitle = f"{metrics['n_used']} of {metrics['n_battles']} votes"
+    write_document(folder, title, subtitle, blocks, formats)
 
 
 def rank_correlation_words(part: Mapping[str, Any]) -> str:
@@ -284,18 +291,24 @@ def _learning_blocks(curve: list[dict[str, Any]]) -> list[Block]:
             "How many anchor votes?",
             f"Mean accuracy on the test battles of {repeats} seeded draws.",
         ),
-        Picture("Accuracy over anchor votes", _learning(curve, names), "learning"),
+        Picture(
+            "Accuracy over anchor votes",
+            _learning(curve, names),
+            "learning",
+            "Bands: one standard deviation over the draws.",
+        ),
         Grid(("anchors", *(name.replace("_", " ") for name in names)), rows),
     ]
 
 
 def _learning(curve: list[dict[str, Any]], names: Sequence[str]) -> Figure:
     counts = [row["anchors"] for row in curve]
-    lines = {
-        name.replace("_", " "): Line(counts, [row[name]["accuracy"] for row in curve])
-        for name in names
-    }
-    return curves(lines, "anchor votes", "accuracy")
+    lines = {}
+    for name in names:
+        found = [(row[name]["accuracy"], row[name]["std"]) for row in curve]
+        means, low, high = zip(*((m, m - sd, m + sd) for m, sd in found), strict=True)
+        lines[name.replace("_", " ")] = Line(counts, means, low, high)
+    return curves(lines, "anchor votes", "accuracy (share of battles)")
 
 
 def _board_blocks(title: str, rows: list[dict[str, Any]]) -> list[Block]:

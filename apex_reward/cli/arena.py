@@ -123,7 +123,7 @@ def evaluate(
     print_evaluation(metrics)
     if figures.output is not None:
         write_json(figures.output / "metrics.json", metrics)
-        evaluation_report(metrics, figures.output, Path(votes.battles))
+        evaluation_report(metrics, figures.output, Path(votes.battles), figures.formats)
         if classifiers:
             write_table3(metrics["classifiers"], figures.output)
         typer.echo(f"{figures.output / 'metrics.json'}, report.html, report.md")
@@ -203,19 +203,21 @@ def calibrate(
     metrics["provenance"] = provenance(votes.battles, votes.tables)
     print_calibration(metrics["calibration"])
     if output is not None:
-        _write_calibration(metrics, head, output)
+        _write_calibration(metrics, head, output, figures.formats)
         if attach is not None:
             _attach(head, attach, output / "model", metrics)
     return OK
 
 
-def _write_calibration(metrics: dict[str, Any], head: PreferenceHead, output: Path) -> None:
+def _write_calibration(
+    metrics: dict[str, Any], head: PreferenceHead, output: Path, formats: Sequence[str]
+) -> None:
     from apex_reward.arena.report import calibration_report
     from apex_reward.files.tables import write_json
 
     write_json(output / "metrics.json", metrics)
     write_json(output / "preference.json", head.to_dict())
-    calibration_report(metrics, output)
+    calibration_report(metrics, output, formats)
     typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
 
 
@@ -247,7 +249,7 @@ def leaderboard(
         write_json(output / "metrics.json", metrics)
         for title, board in boards.items():
             write_table(output / f"{title}.csv", board)
-        leaderboard_report(metrics, output)
+        leaderboard_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
     return OK
 

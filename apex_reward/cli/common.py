@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -23,6 +23,17 @@ SHOWN_FAILURES = 10
 # Panels of the application's help.
 SCORE, VOTES, TRAINING = "Songs", "Preferences", "Train a predictor"
 P = ParamSpec("P")
+FiguresOption = Annotated[
+    str | None,
+    typer.Option("--figures", metavar="A,B", help="Write the plots as files too: pdf, svg, png."),
+]
+
+
+def figure_formats(figures: str | None) -> tuple[str, ...]:
+    """The formats of `--figures`, PNG first; none where it is not given."""
+    from apex_reward.report.figures import parse_formats
+
+    return parse_formats(figures) if figures else ()
 
 
 def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:

@@ -13,7 +13,9 @@ from apex_reward.cli.common import (
     OK,
     SOME_FAILED,
     VOTES,
+    FiguresOption,
     add_command,
+    figure_formats,
     print_table,
     progress_bar,
 )
@@ -55,10 +57,7 @@ def pairs(
         str | None,
         typer.Option(metavar="REPO", help="Make the folder of trl or kto a data set on the hub."),
     ] = None,
-    figures: Annotated[
-        str,
-        typer.Option(metavar="A,B", help="Write the plots as files too: pdf, svg, png."),
-    ] = "",
+    figures: FiguresOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the songs that a stopped run scored.")
     ] = False,
@@ -73,10 +72,9 @@ def pairs(
     from apex_reward.files.stamps import read_provenance
     from apex_reward.pairs.hub import FORMS as PUSHED
     from apex_reward.pairs.reading import read_candidates
-    from apex_reward.report.figures import parse_formats
     from apex_reward.rewards.provenance import provenance
 
-    formats = parse_formats(figures) if figures else ()
+    formats = figure_formats(figures)
     if push_to_hub and form not in PUSHED:
         raise UsageError(f"--push-to-hub needs --format {' or '.join(PUSHED)}")
     if output is None and not dry_run:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apex_reward.cli import data as data_commands
-from apex_reward.cli.common import TRAINING, add_command, print_table
+from apex_reward.cli.common import (
+    TRAINING,
+    FiguresOption,
+    add_command,
+    figure_formats,
+    print_table,
+)
 from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.cli.training import (
     DataOptions,
@@ -18,6 +24,7 @@ from apex_reward.cli.training import (
     ResumeOption,
     ScheduleOptions,
     SongEvalOption,
+    TrackersOption,
 )
 from apex_reward.errors import UsageError
 
@@ -60,10 +67,7 @@ def train(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the songs are, for --tune-encoder."),
     ] = None,
-    report_to: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Trackers of accelerate: tensorboard, wandb, ..."),
-    ] = None,
+    report_to: TrackersOption = None,
     members: Annotated[
         int, typer.Option(metavar="N", help="More than 1: an ensemble of seeds from --seed on.")
     ] = 1,
@@ -75,6 +79,7 @@ def train(
             help="Bind finished runs into an ensemble; repeat. Trains nothing.",
         ),
     ] = None,
+    figures: FiguresOption = None,
     resume: ResumeOption = False,
 ) -> int:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
@@ -94,7 +99,10 @@ def train(
     with resumable(lambda: _states(output)):
         if tune_encoder is not None:
             return _tune(data, audio_dir, output, condition, settings, resume)
-        return _train(data, output, condition, settings, members, report_to or (), resume)
+        return _train(
+            data, output, condition, settings, members, report_to or (), figure_formats(figures),
+            resume,
+        )  # fmt: skip
 
 
 def _states(output: Path) -> str:
@@ -116,6 +124,7 @@ def _train(
     settings: Settings,
     members: int,
     report_to: Sequence[str],
+    formats: Sequence[str],
     resume: bool,
 ) -> int:
     from apex_reward.train.session import make_accelerator
@@ -134,7 +143,7 @@ def _train(
 
         report = run(
             found, condition, settings, output, accelerator=accelerator, members=members,
-            resume=resume, on_epoch=on_epoch,
+            resume=resume, formats=formats, on_epoch=on_epoch,
         )  # fmt: skip
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -188,6 +197,8 @@ def grid(
         list[int] | None,
         typer.Option(metavar="N", help="Repeat for several seeds.", show_default="42"),
     ] = None,
+    report_to: TrackersOption = None,
+    figures: FiguresOption = None,
     paper_data: Annotated[
         bool, typer.Option("--paper-data", help="The data is the paper's: compare the figures.")
     ] = False,
@@ -206,20 +217,25 @@ def grid(
     )
     settings, epochs = schedule.settings(), schedule.epochs
     found = data.load("full", schedule.train_pooling)
-    accelerator = make_accelerator(settings.precision)
+    formats = figure_formats(figures)
+    about = {**settings.to_dict(), "conditions": len(table)}
+    accelerator = make_accelerator(settings.precision, report_to or (), output, about)
     groups = len({condition.group for condition in table})
     with resumable(lambda: _states(output)), progress_updates() as update:
         done: dict[str, float] = {}
 
-        def on_epoch(group: str, epoch: int, models: int) -> None:
+        def on_epoch(group: str, epoch: int, models: int, means: HistoryRow) -> None:
             done[group] = epoch / epochs if models else 1.0
+            step = list(done).index(group) * epochs + epoch  # trackers want rising steps
+            accelerator.log({f"{group}/{name}": value for name, value in means.items()}, step=step)
             update("grid", sum(done.values()), groups, "groups")
             update(group, epoch if models else epochs, epochs, f"{models} models")
 
         run_grid(
             found, table, settings, output, accelerator=accelerator, resume=resume,
-            paper_data=paper_data, on_epoch=on_epoch,
+            paper_data=paper_data, formats=formats, on_epoch=on_epoch,
         )  # fmt: skip
+    accelerator.end_training()
     if accelerator.is_main_process:
         typer.echo((output / "table1.md").read_text(encoding="utf-8"))
         typer.echo((output / "table2.md").read_text(encoding="utf-8"))
@@ -241,6 +257,7 @@ def evaluate(
         int, typer.Option(min=0, metavar="N", help="Resamples for the intervals.")
     ] = 1000,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the resamples.")] = 0,
+    figures: FiguresOption = None,
 ) -> int:
     """Measure a checkpoint on a split: errors, correlations, intervals, examples.
 
@@ -250,10 +267,11 @@ def evaluate(
     from apex_reward.train.evaluate import evaluate as run
     from apex_reward.train.session import make_accelerator
 
+    formats = figure_formats(figures)
     accelerator = make_accelerator()
     report = run(
         checkpoint, data, output, mode=mode, teacher=read_teacher(songeval) if songeval else None,
-        bootstrap=bootstrap, seed=seed, accelerator=accelerator,
+        bootstrap=bootstrap, seed=seed, accelerator=accelerator, formats=formats,
     )  # fmt: skip
     if accelerator.is_main_process:
         _print_report(f"{data}, {report['n_songs']} songs, {report['mode']} mode", report)

@@ -18,6 +18,12 @@ _schedule = partial(typer.Option, rich_help_panel="Optimiser and schedule")
 Mode = Literal["song", "segment"]
 OutputOption = Annotated[Path, typer.Option(metavar="FOLDER", help="For the results.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
+TrackersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to", metavar="NAME", help="Trackers of accelerate: tensorboard, wandb, ..."
+    ),
+]
 SongEvalOption = Annotated[
     Path | None,
     _label(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_reward.cli.common import FiguresOption, figure_formats
+
 if TYPE_CHECKING:
     from apex_reward.arena.sources import BattleFilter
 
@@ -79,5 +81,11 @@ class FigureOptions:
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="For metrics.json and the report.")
     ] = None
+    figures: FiguresOption = None
     seed: Annotated[int, typer.Option(metavar="N", help="Of resampling, folds and draws.")] = 0
     bootstrap: Annotated[int, typer.Option(min=1, metavar="N", help="Bootstrap rounds.")] = 1000
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """In which the report's figures are written as files."""
+        return figure_formats(self.figures)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import ModelOutput
 
 from apex_reward.audio.load import load_audio
 from apex_reward.model.feature_extractor import ApexFeatureExtractor
@@ -26,10 +26,11 @@ class SongRewardPipeline(Pipeline):
     guards: `Reward.judge`.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    # transformers types these flags as None, its default.
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,18 +42,21 @@ class SongRewardPipeline(Pipeline):
         given = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
         return given, {}, {}
 
-    def preprocess(self, input_: Any, sampling_rate: int | None = None) -> dict[str, Any]:
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:
         """A song as a batch of one."""
+        sampling_rate = preprocess_parameters.get("sampling_rate")
         if isinstance(input_, (str, Path)):
             song = load_audio(input_)
             input_, sampling_rate = song.samples, song.sample_rate
         return dict(self.extractor(input_, sampling_rate))
 
-    def _forward(self, input_tensors: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def _forward(self, input_tensors: dict[str, Any], **forward_parameters: Any) -> ModelOutput:
         scores = self.model(**input_tensors, sample_rate=self.extractor.sampling_rate)
-        return dict(scores)
+        return ModelOutput(dict(scores))
 
-    def postprocess(self, model_outputs: Mapping[str, Any], **kwargs: Any) -> list[dict[str, Any]]:
+    def postprocess(
+        self, model_outputs: ModelOutput, **postprocess_parameters: Any
+    ) -> list[dict[str, Any]]:
         """A row per head."""
         return [{"label": name, "score": float(value[0])} for name, value in model_outputs.items()]
 

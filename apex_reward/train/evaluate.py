@@ -19,6 +19,7 @@ from apex_reward.files.tables import write_table
 from apex_reward.model.predictor import members_of
 from apex_reward.train.dataset import load_data, recorded_sources
 from apex_reward.train.intervals import bootstrap_intervals
+from apex_reward.train.plots import plot_metrics
 from apex_reward.train.report import FloatArray, ensemble_mean, metrics_report, write_report
 from apex_reward.train.split import MODES, Split, song_means
 
@@ -73,6 +74,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     accelerator: Accelerator | None = None,
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of shards and write what came out.
 
@@ -83,6 +85,7 @@ def evaluate(
     Args:
         checkpoint: a folder or a published `best_model.pt`.
         data: folder with `*.parquet`.
+        formats: in which the measures are drawn with their intervals, a file per kind of head.
         mode: `song` or `segment`; None takes the checkpoint's, or `song` where it tells none.
 
     Returns:
@@ -111,6 +114,7 @@ def evaluate(
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
         write_examples(output, pred, split, heads)
+        plot_metrics(report, output, formats)
     return report
 
 

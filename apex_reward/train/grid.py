@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
+from apex_reward.train.plots import plot_tables
 from apex_reward.train.resume import run_epochs
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.table import write_comparison, write_tables
-from apex_reward.train.trainer import build_program, familiarity, save_best, test_reports
+from apex_reward.train.trainer import (
+    build_program,
+    familiarity,
+    mean_row,
+    save_best,
+    test_reports,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from apex_reward.train.loop import HistoryRow
+
 ResultRow = dict[str, Any]
-# Told the group, the epoch and how many of its models still train.
-OnEpoch = Callable[[str, int, int], None]
+# Told the group, the epoch, how many of its models still train, and their means in the epoch.
+OnEpoch = Callable[[str, int, int, "HistoryRow"], None]
 
 
 def run_grid(
@@ -31,7 +40,8 @@ def run_grid(
     accelerator: Accelerator,
     resume: bool = False,
     paper_data: bool = False,
-    on_epoch: OnEpoch = lambda group, epoch, models: None,
+    formats: Sequence[str] = (),
+    on_epoch: OnEpoch = lambda group, epoch, models, means: None,
 ) -> list[ResultRow]:
     """Train all conditions and write `results.csv`, the tables, and every model in `models/`.
 
@@ -40,6 +50,7 @@ def run_grid(
 
     Args:
         conditions: as `apex_reward.train.settings.conditions` gives them.
+        formats: of the figures beside the tables, next to PNG.
         paper_data: the data is the paper's: compare with its figures in `comparison.md`.
 
     Returns:
@@ -61,6 +72,7 @@ def run_grid(
     if accelerator.is_main_process:
         write_table(output / "results.csv", rows)
         write_tables(rows, output)
+        plot_tables(rows, output, tuple(dict.fromkeys(("png", *formats))))
         if paper_data:
             write_comparison(rows, output)
     accelerator.wait_for_everyone()
@@ -94,7 +106,7 @@ def _run_group(
     state, done = output / ".groups" / f"{name}.pt", output / ".groups" / f"{name}.jsonl"
     program = build_program(members, data, settings, accelerator, together=False)
     for _ in run_epochs(program, state, resume):
-        on_epoch(name, program.epoch, len(program.active))
+        on_epoch(name, program.epoch, len(program.active), mean_row(program))
     for index, condition in enumerate(members):
         folder = output / "models" / f"{condition.loss}-{name}-{condition.seed}"
         save_best(program, [index], data, folder, None, familiarity(program, data, index))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from scipy.stats import t as student
 
-from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_figure, style
+from apex_reward.report.figures import BAR, SERIES, SOFT, label, new_panels, save_figure, style
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.intervals import METRICS
 from apex_reward.train.table import TABLE1_KEYS, table1, table2
@@ -119,6 +119,35 @@ def plot_tables(
     _draw_table(first, POPULARITY_HEADS, note, output / "table1", formats)
     if second:
         _draw_table(list(second.items()), AESTHETIC_HEADS, note, output / "table2", formats)
+
+
+def plot_metrics(report: Mapping[str, Any], output: Path, formats: Sequence[str]) -> None:
+    """Every measure of every head with its bootstrap interval over songs.
+
+    Args:
+        report: the content of `metrics.json` with `ci95`.
+        output: gets `popularity` and, where the model has them, `aesthetics` in each format: their
+            errors are on different scales.
+        formats: as `save_figure` takes them; none draws nothing.
+    """
+    groups = {"popularity": POPULARITY_HEADS, "aesthetics": AESTHETIC_HEADS}
+    for name, heads in groups.items() if formats else ():
+        known = [head for head in heads if head in report["metrics"]]
+        if not known:
+            continue
+        figure, axes = new_panels(1, len(METRICS), 11, 0.9 + 0.34 * len(known), sharey=True)
+        for panel, metric in zip(axes, METRICS, strict=True):
+            for place, head in enumerate(known):
+                value, ends = report["metrics"][head][metric], report["ci95"][head][metric]
+                panel.plot(ends, [place, place], color=BAR, linewidth=2)
+                panel.plot([value], [place], "o", color=BAR)
+            panel.set_xlabel(AXIS_NAMES[metric])
+        axes[0].set_yticks(range(len(known)), known)
+        axes[0].set_ylim(len(known) - 0.5, -0.5)
+        with style():
+            note = f"{report['n_songs']} songs, 95% bootstrap intervals over songs"
+            figure.suptitle(note, fontsize=9, color=SOFT, x=0.99, ha="right")
+        save_figure(figure, output / name, formats)
 
 
 def _measures(row: Mapping[str, Any], prefix: str, seeds: int) -> dict[str, tuple[float, float]]:

@@ -58,6 +58,7 @@ def train(
     accelerator: Accelerator,
     members: int = 1,
     resume: bool = False,
+    formats: Sequence[str] = (),
     on_epoch: OnEpoch = lambda row: None,
 ) -> dict[str, Any]:
     """Train one model and leave its folder.
@@ -72,6 +73,7 @@ def train(
         accelerator: device, precision, processes and trackers (already initialised).
         members: with more than one, an ensemble: seeds from `condition.seed` on, each member on
             its own bootstrap draw of whole songs, each stopping by itself.
+        formats: of the curves, beside PNG.
         on_epoch: called with each new row of the history, on the main process; of an ensemble with
             the mean of the members that still train.
 
@@ -104,7 +106,7 @@ def train(
         familiar = familiarity(program, data)
         save_best(program, everyone, data, output / "best", scale, familiar)
         write_trained_card(output / "best", data, report, [("seed", condition.seed)])
-        finish_run(program, output, report)
+        finish_run(program, output, report, formats)
     accelerator.wait_for_everyone()
     return report
 
@@ -125,10 +127,13 @@ def followed(loop: Loop, output: Path, resume: bool, on_epoch: OnEpoch) -> Itera
             on_epoch(mean_row(loop))
 
 
-def finish_run(loop: Loop, output: Path, report: dict[str, Any]) -> None:
+def finish_run(
+    loop: Loop, output: Path, report: dict[str, Any], formats: Sequence[str] = ()
+) -> None:
     """Write the report and the curves; the history gets its name last."""
     write_report(output, report)
-    plot_curves(loop.history, loop.conditions, output / "curves.png")
+    kinds = tuple(dict.fromkeys(("png", *formats)))
+    plot_curves(loop.history, loop.conditions, output / "curves.png", kinds)
     write_history(loop, output / "history.jsonl.partial")
     (output / "history.jsonl.partial").replace(output / "history.jsonl")
 

@@ -56,6 +56,13 @@ def test_evaluate_writes_the_contract(table, tmp_path):
     }
 
 
+def test_figures_are_written_as_files_too(table, tmp_path):
+    out = tmp_path / "out"
+    run("evaluate", table, "--output", out, "--bootstrap", 20, "--figures", "pdf,svg")
+    for ending in ("png", "pdf", "svg"):
+        assert (out / f"reliability_s.{ending}").is_file()
+
+
 def test_evaluate_without_output_prints_and_writes_nothing(table, tmp_path):
     before = set(tmp_path.iterdir())
     output = run("evaluate", table, "--score", "s", "--bootstrap", 20)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from apex_reward.cli import app
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model.checkpoint import load_predictor
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
+from apex_reward.train import session
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
+from tests.train.test_trainer import Remembering
 
 
 def run(*arguments: object) -> Result:
@@ -128,15 +131,30 @@ def test_bad_data_exits_with_one_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_grid_command(tmp_path: Path) -> None:
+def test_grid_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker, make = Remembering(), session.make_accelerator
+
+    def remembering(precision: str, names: list[str], *rest: Any) -> Any:
+        assert names == ["remembering"]
+        return make(precision, [tracker], *rest)
+
+    monkeypatch.setattr(session, "make_accelerator", remembering)
     data = write_shards(tmp_path / "data", {"train": 60, "val": 20, "test": 30}, width=16)
     result = run(
         "grid", "--data", data, "--output", tmp_path / "grid", "--epochs", 1,
-        "--losses", "equal,standardized", "--seed", 1, "--seed", 2,
+        "--losses", "equal,standardized", "--seed", 1, "--seed", 2, "--figures", "svg",
+        "--report-to", "remembering",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "| G | standardized | 2 | song | full |" in result.output
     assert len((tmp_path / "grid" / "results.csv").read_text().splitlines()) == 1 + 2 * 8 * 9
+    for table in ("table1", "table2"):
+        drawing = (tmp_path / "grid" / f"{table}.svg").read_text()
+        assert "2 seeds, 95% intervals of the mean" in drawing
+        assert "MAE (points)" in drawing
+        assert (tmp_path / "grid" / f"{table}.png").is_file()
+    assert [step for step, _ in tracker.rows] == list(range(1, 9))
+    assert any(name == "2-song-full/val_loss" for _, row in tracker.rows for name in row)
 
 
 def test_adapters_change_the_encoder_and_the_result_scores(

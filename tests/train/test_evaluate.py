@@ -31,7 +31,10 @@ def test_segment_predictions_are_averaged_per_song(
     condition = Condition("standardized", mode="segment")
     settings = Settings(epochs=2, batch_size=64, lr=3e-3)
     trained = train(data, condition, settings, tmp_path / "run", accelerator=accelerator)
-    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50)
+    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
+                      formats=("png", "pdf"))  # fmt: skip
+    drawn = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".pdf"}
+    assert drawn == {"popularity", "aesthetics"}
     assert (report["mode"], report["loss"], report["n_songs"]) == ("segment", "standardized", 70)
     _, predictor, _ = load_predictor(tmp_path / "run" / "best")
     split = data["test"]

@@ -33,7 +33,7 @@ def test_grid_equals_separate_runs(data: Data, accelerator: Accelerator, tmp_pat
         settings,
         tmp_path / "grid",
         accelerator=accelerator,
-        on_epoch=lambda group, epoch, models: left.setdefault(group, []).append(models),
+        on_epoch=lambda group, epoch, models, means: left.setdefault(group, []).append(models),
     )
     assert any(0 < count < 8 for counts in left.values() for count in counts)
     for number, condition in enumerate(SMALL):
@@ -52,7 +52,7 @@ def test_killed_grid_resumes_with_the_same_bytes(
     chosen, settings = SMALL[:8:3], Settings(epochs=4, batch_size=64, lr=3e-3)
     run_grid(data, chosen, settings, tmp_path / "whole", accelerator=accelerator)
 
-    def stop(group: str, epoch: int, models: int) -> None:
+    def stop(group: str, epoch: int, models: int, means: dict[str, float]) -> None:
         if epoch == 3:
             raise KeyboardInterrupt
 
