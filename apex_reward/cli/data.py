@@ -17,7 +17,7 @@ from apex_reward.cli.common import (
     progress_bar,
     show_failures,
 )
-from apex_reward.cli.progress import resumable
+from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.cli.rewards import EngineOptions
 from apex_reward.cli.training import LABELS, ResumeOption, SongEvalOption
 
@@ -82,7 +82,8 @@ def prepare(
 
     songs = [song for path in metadata for song in read_metadata(path, preset, columns.named)]
     settings = PrepareSettings(audio_dir, balance, per_platform, seed, workers)
-    report = run(songs, settings, output)
+    with progress_updates() as update:
+        report = run(songs, settings, output, lambda done, total: update("songs", done, total, ""))
     rows: list[tuple[str, object]] = [("rows in", report["rows_in"])]
     rows += [(f"dropped: {reason}", count) for reason, count in report["dropped"].items()]
     rows += [("kept", report["kept"])]

@@ -6,7 +6,7 @@ Shape key: N = songs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -60,8 +60,19 @@ class Dropped:
         return {**named, "detail": self.detail} if self.detail else named
 
 
-def prepare(songs: Sequence[Song], settings: PrepareSettings, output: Path) -> dict[str, Any]:
+def prepare(
+    songs: Sequence[Song],
+    settings: PrepareSettings,
+    output: Path,
+    on_song: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Write `manifest.parquet`, `dropped.jsonl`, `report.json` and `distributions.png`.
+
+    Args:
+        songs: rows of metadata, as `read_metadata` gives them.
+        settings: how they are filtered, scored and split.
+        output: the folder to write into.
+        on_song: called with the number of songs heard and of all to hear.
 
     Returns:
         The content of `report.json`: `rows_in`, `dropped` by reason, `kept`, and counts by split
@@ -73,7 +84,7 @@ def prepare(songs: Sequence[Song], settings: PrepareSettings, output: Path) -> d
     dropped: list[Dropped] = []
     kept = _filter_rows(songs, dropped)
     if settings.audio_dir is not None:
-        kept = _filter_audio(kept, settings.audio_dir, settings.workers, dropped)
+        kept = _filter_audio(kept, settings.audio_dir, settings.workers, dropped, on_song)
     if not kept:
         raise _none_left(songs, dropped)
     platforms = [song.platform for song in kept]
@@ -119,7 +130,7 @@ def _none_left(songs: Sequence[Song], dropped: Sequence[Dropped]) -> DataError:
     lost = next((drop for drop in dropped if drop.reason == UNREADABLE), None)
     if lost is not None:
         text += (
-            f". The first was {lost.detail or lost.song.path}; audio files are named by a column "
+            f". The first, {lost.song.path}: {lost.detail}; audio files are named by a column "
             "path, audio, file or filename, by another with --path-column, or else are "
             "<audio_id>.mp3"
         )
@@ -181,13 +192,18 @@ def _row_reason(song: Song, seen: set[str]) -> str | None:
 
 
 def _filter_audio(
-    songs: Sequence[Song], folder: Path, workers: int, dropped: list[Dropped]
+    songs: Sequence[Song],
+    folder: Path,
+    workers: int,
+    dropped: list[Dropped],
+    on_song: Callable[[int, int], None],
 ) -> list[Song]:
     """What the audio decides. Of songs that sound the same the first is kept."""
     heard = sound_facts([str(folder / song.path) for song in songs], workers)
     seen: set[str] = set()
     kept = []
-    for song, sound in zip(songs, heard, strict=True):
+    for done, (song, sound) in enumerate(zip(songs, heard, strict=True), 1):
+        on_song(done, len(songs))
         if sound.facts is None:
             dropped.append(Dropped(song, UNREADABLE, sound.error or ""))
         elif sound.facts.digest in seen:

@@ -135,8 +135,26 @@ def test_platforms_are_balanced_unless_asked_not_to(tmp_path: Path) -> None:
 
 def test_nothing_left(tmp_path: Path) -> None:
     write_table(tmp_path / "s.csv", rows(3, play_count=0))
-    with pytest.raises(DataError, match=r"no song of 3 is left.*'zero streams': 3"):
+    with pytest.raises(DataError, match=r"no song of 3 is left.*3 zero streams"):
         prepare(read_metadata(tmp_path / "s.csv"), PrepareSettings(), tmp_path / "out")
+
+
+def test_audio_that_no_column_names_is_asked_for(tmp_path: Path) -> None:
+    save_wav(tmp_path / "take1.wav", np.full((1, 2400), 0.1, np.float32), 24_000)
+    write_table(tmp_path / "meta.csv", [{"id": "a", "plays": 1, "likes": 1, "take": "take1.wav"}])
+    heard: list[tuple[int, int]] = []
+    with pytest.raises(DataError) as found:
+        prepare(
+            read_metadata(tmp_path / "meta.csv"), PrepareSettings(tmp_path), tmp_path / "out",
+            lambda done, total: heard.append((done, total)),
+        )  # fmt: skip
+    assert heard == [(1, 1)]
+    text = str(found.value)
+    assert text.startswith("no song of 1 is left after the filters: 1 unreadable audio. The first")
+    assert "The first, a.mp3: does not exist" in text
+    assert text.endswith("by another with --path-column, or else are <audio_id>.mp3")
+    songs = read_metadata(tmp_path / "meta.csv", columns={"path": "take"})
+    assert prepare(songs, PrepareSettings(tmp_path), tmp_path / "out")["kept"] == 1
 
 
 def test_explicit_columns_go_before_presets(tmp_path: Path) -> None:
