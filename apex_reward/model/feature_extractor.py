@@ -59,7 +59,7 @@ class ApexFeatureExtractor(SequenceFeatureExtractor):
         waveforms = torch.nn.utils.rnn.pad_sequence(heard, batch_first=True)
         features = {"waveforms": waveforms, "lengths": torch.tensor([len(song) for song in heard])}
         if return_tensors == "np":
-            features = {name: value.numpy() for name, value in features.items()}
+            return BatchFeature({name: value.numpy() for name, value in features.items()})
         return BatchFeature(features)
 
     def _mono(self, song: Any, rate: int | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from apex_reward.audio.load import load_audio
 from apex_reward.model.feature_extractor import ApexFeatureExtractor
