@@ -6,7 +6,7 @@ Shape key: N = songs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -101,7 +101,19 @@ def prepare(
         scores = {head: values[chosen] for head, values in scores.items()}
     platforms = [song.platform for song in kept]
     splits = split_songs(platforms, scores["score_streams"], settings.seed)
-    rows = [
+    rows = _manifest_rows(kept, scores, splits)
+    report = _report(songs, dropped, rows, settings)
+    write_table(output / "manifest.parquet", rows)
+    write_table(output / "dropped.jsonl", [drop.row() for drop in dropped])
+    plot_distributions(rows, output / "distributions.png")
+    write_json(output / "report.json", report)
+    return report
+
+
+def _manifest_rows(
+    songs: Sequence[Song], scores: Mapping[str, np.ndarray], splits: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [
         {
             "audio_id": song.audio_id,
             "path": song.path,
@@ -115,12 +127,6 @@ def prepare(
         }
         for i, song in enumerate(kept)
     ]
-    report = _report(songs, dropped, rows, settings)
-    write_table(output / "manifest.parquet", rows)
-    write_table(output / "dropped.jsonl", [drop.row() for drop in dropped])
-    plot_distributions(rows, output / "distributions.png")
-    write_json(output / "report.json", report)
-    return report
 
 
 def _none_left(songs: Sequence[Song], dropped: Sequence[Dropped]) -> DataError:
