@@ -12,6 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from apex_reward.audio.decoding import sound_facts
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import Song
@@ -111,7 +114,7 @@ def prepare(
 
 
 def _manifest_rows(
-    songs: Sequence[Song], scores: Mapping[str, np.ndarray], splits: Sequence[str]
+    songs: Sequence[Song], scores: Mapping[str, npt.NDArray[np.float64]], splits: Sequence[str]
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -125,7 +128,7 @@ def _manifest_rows(
             "likes": song.likes,
             "released": None if song.released is None else song.released.isoformat(),
         }
-        for i, song in enumerate(kept)
+        for i, song in enumerate(songs)
     ]
 
 
