@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import hashlib
 import os
 import re
@@ -29,8 +30,12 @@ _BEGINNINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3
 
 
 def is_saved_dataset(folder: str | Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
-    return any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED)
+    """Whether a folder is a data set: `save_to_disk` wrote it, or it is in the hub's layout.
+
+    The latter holds Parquet with songs, in itself or in `data/`.
+    """
+    saved = any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED)
+    return saved or any(map(_holds_songs, _shards(folder)[:1]))
 
 
 def songs_beside(output: Path | None) -> Path:
@@ -54,8 +59,8 @@ def read_songs_inside(path: str | Path, folder: Path | None = None) -> pa.Table 
     """A saved data set, or a Parquet file, whose songs are in it.
 
     Args:
-        path: a folder that `save_to_disk` left, or a `.parquet` file. The splits of a saved
-            `DatasetDict` follow each other.
+        path: a folder for which `is_saved_dataset` holds, or a `.parquet` file. Splits follow each
+            other.
         folder: where songs are written as files; None: a temporary one.
 
     Returns:
@@ -106,7 +111,9 @@ def unpacked(batches: Iterable[Any], folder: Path | None = None, beside: Path = 
         kept = [field.name for field in batch.schema if not _is_song(field.type)]
         columns = {column: pa.array(paths, pa.string())}
         tables.append(pa.table(columns | {name: batch.column(name) for name in kept}))
-    return pa.concat_tables(tables) if tables else pa.table({"audio": pa.array([], pa.string())})
+    if tables:
+        return pa.concat_tables(tables, promote_options="permissive")
+    return pa.table({"audio": pa.array([], pa.string())})
 
 
 def undecoded(dataset: Any, *columns: str) -> Any:
@@ -121,11 +128,33 @@ def undecoded(dataset: Any, *columns: str) -> Any:
 
 
 def _saved_batches(folder: str | Path) -> Iterator[Any]:
+    import pyarrow.parquet
     from datasets import load_from_disk
 
+    if shards := _shards(folder):
+        for shard in shards:
+            with pyarrow.parquet.ParquetFile(shard) as file:
+                yield from file.iter_batches(ROWS_AT_ONCE)
+        return
     found = load_from_disk(str(folder))
     for part in found.values() if isinstance(found, Mapping) else (found,):
         yield from part.with_format("arrow").iter(ROWS_AT_ONCE)
+
+
+def _shards(folder: str | Path) -> list[Path]:
+    inside = glob.escape(str(folder))
+    patterns = (os.path.join(inside, *part, "*.parquet") for part in ((), ("data",)))
+    return sorted(Path(path) for pattern in patterns for path in glob.glob(pattern))
+
+
+def _holds_songs(shard: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return song_column(pyarrow.parquet.read_schema(shard)) is not None
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
 def _is_song(kind: pa.DataType) -> bool:

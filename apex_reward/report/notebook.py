@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
 from apex_reward.report.page import render
 from apex_reward.report.songs import EMBED_BYTES, Player, embedded
@@ -17,6 +17,16 @@ Item = TypeVar("Item")
 
 class Rows(list[dict[str, Any]]):
     """Rows of songs, pairs or drops: a list that a notebook shows as a table with players."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | Rows:
+        found = super().__getitem__(index)
+        return Rows(found) if isinstance(found, list) else found
 
     def _repr_html_(self) -> str:
         return rows_html(self)

@@ -144,6 +144,8 @@ def test_scores_and_rows_have_a_rich_form() -> None:
     rows = Rows([{"path": "a.wav", "reward": 0.5}])
     assert rows == [{"path": "a.wav", "reward": 0.5}]
     assert "0.500" in rows._repr_html_()
+    assert rows[0] == {"path": "a.wav", "reward": 0.5}
+    assert rows[:1]._repr_html_() == rows._repr_html_()
 
 
 def test_a_bar_is_shown_in_a_notebook_only(

@@ -31,8 +31,12 @@ def test_parquet_and_saved_sets_score_as_their_files(
     dataset, reward = dataset_of(songs), Reward(model, "musicality=1")
     dataset.to_parquet(str(tmp_path / "songs.parquet"))
     DatasetDict({"train": dataset}).save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    for number, rows in enumerate(((0, 1), (2, 3))):
+        shard = tmp_path / "hub" / "data" / f"train-{number:05d}-of-00002.parquet"
+        dataset.select(rows).to_parquet(str(shard))
     expected = list(score_songs(reward, [songs[0], songs[3], songs[5]], None, ScoreSettings(True)))
-    for given in ("songs.parquet", "saved"):
+    for given in ("songs.parquet", "saved", "hub"):
         sources = find_songs([tmp_path / given], tmp_path / "out")
         assert [source.columns for source in sources] == [{"prompt": name} for name in "abcd"]
         rows = list(score_songs(reward, [s.path for s in sources], None, ScoreSettings(True)))
