@@ -19,7 +19,8 @@
   that knows systems and nothing of songs gets 0.5 there.
 - `overall` also adds `disagreements`: the battles whose vote the score found least likely, that
   is with the largest difference against the vote, the worst first (at most `DISAGREEMENTS`).
-- `mcnemar`: "X vs Y" -> battles that only X or only Y got right, and the exact two-sided p.
+- `mcnemar`: "X vs Y" -> battles that only X or only Y got right, and the exact two-sided p;
+  `versus_systems`: NAME -> the same of the score against `system_only`, where systems are named.
 - `baselines.system_only`: Bradley-Terry strengths of the systems, fitted in grouped folds and
   judged on the held-out battles (null without system names).
 
@@ -31,7 +32,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ import numpy.typing as npt
 from apex_reward.arena.battles import Battles, BoolArray
 from apex_reward.arena.bootstrap import PairedRounds, bootstrap_rounds, resample_counts
 from apex_reward.arena.intervals import (
+    Interval,
     accuracy_interval,
     auc_interval,
     direction,
@@ -46,8 +48,19 @@ from apex_reward.arena.intervals import (
     pairwise_error,
     rank_test,
 )
-from apex_reward.arena.logistic import fit_logistic, group_folds, sigmoid, splits
-from apex_reward.arena.records import json_ready
+from apex_reward.arena.reliability import FOLDS, SLOPE_L2, held_out_probability, reliability
+from apex_reward.arena.results import (
+    NO_FIGURES,
+    ArenaSettings,
+    Baselines,
+    Disagreement,
+    Evaluation,
+    Figures,
+    McNemar,
+    Overall,
+    Reliability,
+    Strata,
+)
 from apex_reward.errors import DataError, listed
 from apex_reward.metrics import (
     FloatArray,
@@ -60,14 +73,12 @@ from apex_reward.metrics import (
     percentile_interval,
 )
 
-FOLDS = 10
 DISAGREEMENTS = 10  # battles listed per score
 SYSTEM_L2 = 1.0
-SLOPE_L2 = 1e-6  # next to none: keeps the slope finite where one value separates the votes
 
 
-def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """The content of `metrics.json` for every score of `battles`; JSON-ready, NaN as None.
+def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> Evaluation:
+    """Agreement of every score of `battles`; `to_json` of it is what `metrics.json` holds.
 
     Args:
         battles: at least one of them decided and with a score.
@@ -87,24 +98,28 @@ def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> dict[str
         )
     notes += [f"{name} is missing in every decided battle" for name in scored if name not in usable]
     complete = np.all([scored[name] for name in usable], axis=0)
-    return json_ready(
-        {
-            "n_battles": battles.n_read,
-            "n_decided": len(decided),
-            "dropped": {**dropped, "missing_score": int((~complete).sum())},
-            "missing_by_score": {name: int((~there).sum()) for name, there in scored.items()},
-            "scores": {
-                name: score_figures(decided.select(scored[name]), name, rounds=rounds, seed=seed)
-                for name in usable
-            },
-            "baselines": baselines(decided, rounds=rounds, seed=seed),
-            "mcnemar": {
-                f"{first} vs {second}": mcnemar(decided, first, second)
-                for first, second in itertools.combinations(usable, 2)
-            },
-            "notes": notes,
-            "settings": {"bootstrap": rounds, "seed": seed, "folds": FOLDS},
-        }
+    known = system_differences(decided, seed)
+    return Evaluation(
+        n_battles=battles.n_read,
+        n_decided=len(decided),
+        dropped={**dropped, "missing_score": int((~complete).sum())},
+        missing_by_score={name: int((~there).sum()) for name, there in scored.items()},
+        scores={
+            name: score_figures(decided.select(scored[name]), name, rounds=rounds, seed=seed)
+            for name in usable
+        },
+        baselines=baselines(decided, known, rounds=rounds, seed=seed),
+        mcnemar={
+            f"{first} vs {second}": mcnemar(decided, first, second)
+            for first, second in itertools.combinations(usable, 2)
+        },
+        versus_systems={
+            name: _mcnemar_where_both(decided.difference(name), known, decided.a_won)
+            for name in usable
+            if not np.isnan(known).all()
+        },
+        notes=tuple(notes),
+        settings=ArenaSettings(rounds, seed, folds=FOLDS),
     )
 
 
@@ -123,53 +138,58 @@ def decided_battles(battles: Battles) -> tuple[Battles, dict[str, int], list[str
     return decided, dropped, notes
 
 
-def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> dict[str, Any]:
+def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> Strata:
     """Figures of one score in every stratum of decided battles that all have the score."""
     difference, won = decided.difference(name), decided.a_won
     result = stratum_figures(decided, difference, rounds=rounds, seed=seed)
     probability = held_out_probability(
         difference[:, None], won, decided.clusters, l2=SLOPE_L2, seed=seed
     )
-    result["overall"].update(reliability(probability, won))
-    result["overall"]["disagreements"] = disagreements(decided, name)
+    overall = replace(
+        with_reliability(result.overall, reliability(probability, won)),
+        disagreements=disagreements(decided, name),
+    )
     if decided.has_systems.any():
         named = decided.select(decided.has_systems)
-        result["overall"].update(_within_system_pairs(named, name, rounds=rounds, seed=seed))
-    return result
+        within, interval = _within_system_pairs(named, name, rounds=rounds, seed=seed)
+        overall = replace(
+            overall, auc_within_system_pairs=within, auc_within_system_pairs_ci95=interval
+        )
+    return replace(result, overall=overall)
 
 
-def disagreements(decided: Battles, name: str) -> list[dict[str, Any]]:
+def with_reliability(overall: Overall, found: Reliability) -> Overall:
+    """Figures with the expected calibration error and its curve."""
+    return replace(overall, ece=found.ece, reliability=found.reliability)
+
+
+def disagreements(decided: Battles, name: str) -> tuple[Disagreement, ...]:
     """The battles where score and vote differ most; equal differences in input order."""
     against = np.where(decided.a_won, -1.0, 1.0) * decided.difference(name)
     order = np.argsort(-against, kind="stable")[:DISAGREEMENTS]
-    rows = []
-    for row in order[against[order] > 0].tolist():
-        sides = {
-            f"{column}_{side}": values[row, position].item() or None
-            for column, values in (("audio", decided.audio), ("system", decided.system))
-            for position, side in enumerate("ab")
-        }
-        scores = dict(zip(("score_a", "score_b"), decided.scores[name][row].tolist(), strict=True))
-        rows.append(
-            {
-                "battle_uuid": str(decided.uuid[row]),
-                "preference": str(decided.vote[row]),
-                **scores,
-                **sides,
-                "prompt": str(decided.prompt[row]),
-            }
+    return tuple(
+        Disagreement(
+            battle_uuid=str(decided.uuid[row]),
+            preference=str(decided.vote[row]),
+            score_a=float(decided.scores[name][row, 0]),
+            score_b=float(decided.scores[name][row, 1]),
+            audio_a=str(decided.audio[row, 0]) or None,
+            audio_b=str(decided.audio[row, 1]) or None,
+            system_a=str(decided.system[row, 0]) or None,
+            system_b=str(decided.system[row, 1]) or None,
+            prompt=str(decided.prompt[row]),
         )
-    return rows
+        for row in order[against[order] > 0].tolist()
+    )
 
 
-def stratum_figures(
-    decided: Battles, difference: FloatArray, *, rounds: int, seed: int
-) -> dict[str, Any]:
-    """Stratum -> figures of (N,) differences of decided battles."""
-    return {
+def stratum_figures(decided: Battles, difference: FloatArray, *, rounds: int, seed: int) -> Strata:
+    """Figures of (N,) differences of decided battles, overall and by stratum."""
+    found = {
         stratum: figures(difference[rows], decided.select(rows), rounds=rounds, seed=seed)
         for stratum, rows in strata(decided)
     }
+    return Strata(Overall(**vars(found.pop("overall"))), found)
 
 
 def strata(battles: Battles) -> Iterator[tuple[str, IntArray]]:
@@ -190,51 +210,69 @@ def pair_names(battles: Battles) -> npt.NDArray[np.str_]:
     return np.array(names, dtype=np.str_)
 
 
-def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
+def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) -> Figures:
     """n, accuracy, AUC, their intervals, the direction and the p-value of (N,) differences."""
     won = part.a_won
     n_won = int(won.sum())
     value = auc(difference, won)
     by_battle = accuracy_interval(difference, won), auc_interval(value, n_won, len(won) - n_won)
     correct = correctness(difference, won)
-    claimed = direction(len(part), by_battle[1], rank_test(difference, won))
-    result: dict[str, Any] = {
-        "n": len(part),
-        "accuracy": accuracy(difference, won),
-        "accuracy_ci95": by_battle[0],
-        "auc": value,
-        "auc_ci95": by_battle[1],
-        "direction": claimed,
-        "p_value": binomial_p_value(int((correct == 1).sum()), int((correct != 0.5).sum())),
-    }
-    if part.has_prompts:
-        samples = bootstrap_rounds(
-            difference, won, rounds=rounds, seed=seed, clusters=part.clusters
-        )
-        by_prompt = [
-            hull(percentile_interval(values), interval)
-            for values, interval in zip(samples, by_battle, strict=True)
-        ]
-        result["accuracy_ci95_by_prompt"], result["auc_ci95_by_prompt"] = by_prompt
-        low, high = by_prompt[1]
-        if low <= 0.5 <= high:
-            result["direction"] = "undetermined"
-    return result
+    result = Figures(
+        n=len(part),
+        accuracy=accuracy(difference, won),
+        accuracy_ci95=by_battle[0],
+        auc=value,
+        auc_ci95=by_battle[1],
+        direction=direction(len(part), by_battle[1], rank_test(difference, won)),
+        p_value=binomial_p_value(int((correct == 1).sum()), int((correct != 0.5).sum())),
+    )
+    if not part.has_prompts:
+        return result
+    samples = bootstrap_rounds(difference, won, rounds=rounds, seed=seed, clusters=part.clusters)
+    by_prompt = [
+        hull(percentile_interval(values), interval)
+        for values, interval in zip(samples, by_battle, strict=True)
+    ]
+    low, high = by_prompt[1]
+    return replace(
+        result,
+        accuracy_ci95_by_prompt=by_prompt[0],
+        auc_ci95_by_prompt=by_prompt[1],
+        direction="undetermined" if low <= 0.5 <= high else result.direction,
+    )
 
 
-def baselines(decided: Battles, *, rounds: int, seed: int) -> dict[str, Any]:
-    """What the position alone and the systems alone predict, in the form of a score."""
+def baselines(decided: Battles, known: FloatArray, *, rounds: int, seed: int) -> Baselines:
+    """What the position alone and the systems alone predict, in the form of a score.
+
+    Args:
+        known: (N,) of `system_differences`.
+    """
     always_a = figures(np.ones(len(decided)), decided, rounds=rounds, seed=seed)
-    by_position = {key: value for key, value in always_a.items() if "auc" not in key}
-    by_position.pop("direction")
+    by_position = replace(
+        always_a, auc=None, auc_ci95=None, auc_ci95_by_prompt=None, direction=None
+    )
+    there = ~np.isnan(known)
+    by_system = (
+        figures(known[there], decided.select(there), rounds=rounds, seed=seed)
+        if there.any()
+        else NO_FIGURES
+    )
+    return Baselines(by_position, by_system)
+
+
+def system_differences(decided: Battles, seed: int) -> FloatArray:
+    """(N,) held-out P(A wins) - 0.5 of the systems' strengths alone, NaN where none can be told."""
+    known = np.full(len(decided), math.nan)
     named = decided.select(decided.has_systems)
-    by_system: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
     if len(np.unique(named.clusters)) > 1:
-        probability = held_out_probability(
-            system_features(named)[0], named.a_won, named.clusters, l2=SYSTEM_L2, seed=seed
+        known[decided.has_systems] = (
+            held_out_probability(
+                system_features(named)[0], named.a_won, named.clusters, l2=SYSTEM_L2, seed=seed
+            )
+            - 0.5
         )
-        by_system = figures(probability - 0.5, named, rounds=rounds, seed=seed)
-    return {"position_a": by_position, "system_only": by_system}
+    return known
 
 
 def system_features(battles: Battles) -> tuple[FloatArray, list[str]]:
@@ -247,74 +285,30 @@ def system_features(battles: Battles) -> tuple[FloatArray, list[str]]:
     return features, names
 
 
-def held_out_probability(
-    features: FloatArray, a_won: BoolArray, groups: IntArray, *, l2: float, seed: int
-) -> FloatArray:
-    """(N,) P(A wins), each battle predicted by a fit on the folds without its group.
-
-    Features are scaled to unit mean square on the training folds. NaN where there is one group.
-    """
-    probability = np.full(len(a_won), math.nan)
-    if len(np.unique(groups)) < 2:
-        return probability
-    label = a_won.astype(np.float64)
-    for train, test in splits(group_folds(groups, FOLDS, seed)):
-        scale = root_mean_square(features[train])
-        coefficients = fit_logistic(features[train] / scale, label[train], l2)
-        probability[test] = sigmoid(features[test] / scale @ coefficients)
-    return probability
-
-
-def root_mean_square(features: FloatArray) -> FloatArray:
-    """(P,) scale of every column about zero; 1 for a column of zeros."""
-    scale = np.sqrt(np.mean(features**2, axis=0))
-    return np.asarray(np.where(scale > 0, scale, 1.0))
-
-
-def reliability(probability: FloatArray, a_won: BoolArray, bins: int = 10) -> dict[str, Any]:
-    """`ece` and the curve behind it: (N,) probabilities in bins of equally many battles.
-
-    ece = sum over bins of share of battles * |mean probability - share that A won| (Naeini 2015).
-    """
-    if np.isnan(probability).any():
-        return {"ece": math.nan, "reliability": []}
-    order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    curve = [
-        {
-            "predicted": float(probability[part].mean()),
-            "observed": float(a_won[part].mean()),
-            "n": len(part),
-        }
-        for part in parts
-    ]
-    gaps = [point["n"] * abs(point["predicted"] - point["observed"]) for point in curve]
-    return {"ece": sum(gaps) / len(order), "reliability": curve}
-
-
-def mcnemar(battles: Battles, first: str, second: str) -> dict[str, Any]:
+def mcnemar(battles: Battles, first: str, second: str) -> McNemar:
     """Exact McNemar test of two scores on the battles that have both."""
-    one, other = battles.difference(first), battles.difference(second)
-    both = ~np.isnan(one) & ~np.isnan(other)
-    return mcnemar_of(one[both], other[both], battles.a_won[both])
+    return _mcnemar_where_both(battles.difference(first), battles.difference(second), battles.a_won)
 
 
-def mcnemar_of(first: FloatArray, second: FloatArray, a_won: BoolArray) -> dict[str, Any]:
+def _mcnemar_where_both(first: FloatArray, second: FloatArray, a_won: BoolArray) -> McNemar:
+    both = ~np.isnan(first) & ~np.isnan(second)
+    return mcnemar_of(first[both], second[both], a_won[both])
+
+
+def mcnemar_of(first: FloatArray, second: FloatArray, a_won: BoolArray) -> McNemar:
     """Exact McNemar test of two (N,) differences (McNemar 1947).
 
     A battle counts for the one that is more right on it; a tied score is half right.
     """
     gain = correctness(first, a_won) - correctness(second, a_won)
     only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
-    return {
-        "n": len(a_won),
-        "only_first": only_first,
-        "only_second": only_second,
-        "p_value": binomial_p_value(only_first, only_first + only_second),
-    }
+    p_value = binomial_p_value(only_first, only_first + only_second)
+    return McNemar(len(a_won), only_first, only_second, p_value)
 
 
-def _within_system_pairs(part: Battles, name: str, *, rounds: int, seed: int) -> dict[str, Any]:
+def _within_system_pairs(
+    part: Battles, name: str, *, rounds: int, seed: int
+) -> tuple[float, Interval]:
     """AUC over comparisons of battles between the same two systems, turned the same way round."""
     turned = part.system[:, 0] > part.system[:, 1]
     difference = np.where(turned, -1.0, 1.0) * part.difference(name)
@@ -328,7 +322,4 @@ def _within_system_pairs(part: Battles, name: str, *, rounds: int, seed: int) ->
     reach = 1.96 * pairwise_error(won.astype(np.float64), lost.astype(np.float64))
     # Few comparisons: no narrower than what an order that says nothing would spread.
     around = max(0.0, value - reach), min(1.0, value + reach)
-    return {
-        "auc_within_system_pairs": value,
-        "auc_within_system_pairs_ci95": hull(percentile_interval(np.concatenate(samples)), around),
-    }
+    return value, hull(percentile_interval(np.concatenate(samples)), around)

@@ -8,21 +8,20 @@ prompt of the test set are never anchors. The prior's strength is chosen within 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from apex_reward.arena.agreement import root_mean_square
 from apex_reward.arena.calibration import Design, fit_calibration, fit_systems
+from apex_reward.arena.reliability import root_mean_square
+from apex_reward.arena.results import CurvePoint, CurveRow
 from apex_reward.errors import UsageError
 from apex_reward.metrics import FloatArray, IntArray, accuracy
 
 
 def learning_curve(
     design: Design, *, anchors: Sequence[int], test_size: int, repeats: int, seed: int = 0
-) -> list[dict[str, Any]]:
-    """A row per K: `anchors`, and for `uncalibrated`, `calibrated` and `system_only` the mean
-    accuracy over the repeats, its standard deviation, and the accuracy of each repeat.
+) -> tuple[CurveRow, ...]:
+    """A row per K: what the score as it is, the calibrated one and the systems alone get.
 
     With K = 0 the calibrated score is the uncalibrated one and the systems alone get 0.5.
 
@@ -39,22 +38,25 @@ def learning_curve(
             f"{max(anchors)} anchors asked for, but only {smallest} battles are on prompts that "
             f"the {test_size} test battles do not use; lower --anchors or --test-size"
         )
-    return [_row(design, count, tests, pools, seed) for count in anchors]
+    return tuple(_row(design, count, tests, pools, seed) for count in anchors)
 
 
 def _row(
     design: Design, count: int, tests: Sequence[IntArray], pools: Sequence[IntArray], seed: int
-) -> dict[str, Any]:
+) -> CurveRow:
     repeats = [
         _accuracies(design.select(pool[:count]), design.select(test), seed)
         for test, pool in zip(tests, pools, strict=True)
     ]
-    row: dict[str, Any] = {"anchors": count}
-    for name in repeats[0]:
-        values = [repeat[name] for repeat in repeats]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        row[name] = {"accuracy": float(np.mean(values)), "std": spread, "repeats": values}
-    return row
+    return CurveRow(
+        anchors=count,
+        **{name: _point([repeat[name] for repeat in repeats]) for name in repeats[0]},
+    )
+
+
+def _point(values: Sequence[float]) -> CurvePoint:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return CurvePoint(float(np.mean(values)), spread, tuple(values))
 
 
 def _accuracies(anchors: Design, test: Design, seed: int) -> dict[str, float]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apex_reward.arena.agreement import root_mean_square, system_features
+from apex_reward.arena.agreement import system_features
 from apex_reward.arena.battles import Battles
 from apex_reward.arena.logistic import choose_l2, fit_logistic
+from apex_reward.arena.reliability import root_mean_square
 from apex_reward.metrics import FloatArray, IntArray
 
 

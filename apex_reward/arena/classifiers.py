@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from apex_reward.arena.features import (
     check_heads,
     published_features,
 )
+from apex_reward.arena.results import Cells, Table3
 from apex_reward.errors import DataError
 from apex_reward.metrics import FloatArray, IntArray, auc
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
@@ -52,7 +53,7 @@ def run_protocol(
     *,
     classifiers: Iterable[str] = CLASSIFIERS,
     progress: Progress = lambda step: None,
-) -> dict[str, Any]:
+) -> Table3:
     """Table 3 in both forms: `published` and `honest` -> section -> row -> figures.
 
     Figures are `auc_overall`, `auc_instrumental`, `auc_vocal` and the same of `f1`; null where a
@@ -69,32 +70,31 @@ def run_protocol(
     folds = published_folds(decided)
     honest_folds, grouped_by = grouped_folds(decided)
     names, notes = _available(classifiers)
-    result: dict[str, Any] = {
-        "n": len(decided),
-        "a_won": int(decided.a_won.sum()),
-        "instrumental": int((decided.instrumental == 1).sum()),
-        "vocal": int((decided.instrumental == 0).sum()),
-        "folds": FOLDS,
-        "seed": SEED,
-        "grouped_by": grouped_by,
-        "notes": notes,
-        "published": {"rules": _rules(decided, sign=-1.0)},
-        "honest": {"rules": _rules(decided, sign=1.0)},
-    }
+    published: dict[str, dict[str, Cells]] = {"rules": _rules(decided, sign=-1.0)}
+    honest: dict[str, dict[str, Cells]] = {"rules": _rules(decided, sign=1.0)}
     for section, aesthetics in SECTIONS.items():
         plain = published_features(decided, aesthetics=aesthetics)
         odd = antisymmetric_features(decided, aesthetics=aesthetics)
-        published, honest = {}, {}
+        published[section], honest[section] = {}, {}
         for name in names:
             progress(f"{name}, {section.replace('_', ' ')}")
             score, chosen = out_of_fold(name, plain, decided.a_won, folds)
-            published[name] = _cells(score, chosen, decided)
+            published[section][name] = _cells(score, chosen, decided)
             score = out_of_fold_odd(name, odd, decided.a_won, honest_folds)
-            honest[name] = _cells(score, score > 0, decided)
-        result["published"][section] = published
-        result["honest"][section] = honest
-    result["rules_line"] = rules_line(result)
-    return result
+            honest[section][name] = _cells(score, score > 0, decided)
+    return Table3(
+        n=len(decided),
+        a_won=int(decided.a_won.sum()),
+        instrumental=int((decided.instrumental == 1).sum()),
+        vocal=int((decided.instrumental == 0).sum()),
+        folds=FOLDS,
+        seed=SEED,
+        grouped_by=grouped_by,
+        notes=tuple(notes),
+        published=published,
+        honest=honest,
+        rules_line=rules_line(published["rules"], honest["rules"]),
+    )
 
 
 def make_classifier(name: str, positive_weight: float) -> Any:
@@ -210,11 +210,10 @@ def out_of_fold_odd(
     return score
 
 
-def rules_line(result: dict[str, Any]) -> str:
+def rules_line(published: Mapping[str, Cells], honest: Mapping[str, Cells]) -> str:
     """How the rule figures come out when the higher-scored side is predicted, in words."""
     here = ", ".join(
-        f"{rule} {_text(result['published']['rules'][rule]['auc_overall'])} -> "
-        f"{_text(result['honest']['rules'][rule]['auc_overall'])}"
+        f"{rule} {_text(published[rule]['auc_overall'])} -> {_text(honest[rule]['auc_overall'])}"
         for rule in RULES
     )
     paper = ", ".join(
@@ -240,8 +239,8 @@ def _scores(fitted: Any, features: FloatArray) -> FloatArray:
     return np.asarray(fitted.decision_function(features), dtype=np.float64)
 
 
-def _rules(decided: Battles, sign: float) -> dict[str, Any]:
-    rows = {}
+def _rules(decided: Battles, sign: float) -> dict[str, Cells]:
+    rows: dict[str, Cells] = {}
     for rule, heads in RULES.items():
         margin = sign * np.mean([decided.difference(head) for head in heads], axis=0)
         rows[rule] = _cells(margin, margin > 0, decided)

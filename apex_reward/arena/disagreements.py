@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from apex_reward.arena.results import Disagreement, Evaluation
 from apex_reward.report.document import Block, Grid, Heading, Words
 from apex_reward.report.songs import Player, place_songs
 
 
-def disagreement_blocks(metrics: dict[str, Any], folder: Path, battles: Path | None) -> list[Block]:
+def disagreement_blocks(metrics: Evaluation, folder: Path, battles: Path | None) -> list[Block]:
     """The battles to hear: where each score and the vote differ most."""
     start = None if battles is None else battles if battles.is_dir() else battles.parent
     listed = [
         (name, row)
-        for name, strata in metrics["scores"].items()
-        for row in strata["overall"]["disagreements"]
+        for name, strata in metrics.scores.items()
+        for row in strata.overall.disagreements or ()
     ]
     if not listed:
         return []
-    songs = {row[key]: None for _, row in listed for key in ("audio_a", "audio_b") if row[key]}
+    songs = {
+        audio: None
+        for _, row in listed
+        for audio in (row.audio_a, row.audio_b)
+        if audio is not None
+    }
     files = [start / name if start and (start / name).is_file() else None for name in songs]
     folder.mkdir(parents=True, exist_ok=True)
     sources, words = place_songs(files, folder) if any(files) else ([None] * len(songs), "")
     address = dict(zip(songs, sources, strict=True))
 
-    def side(row: Mapping[str, Any], which: str) -> object:
-        audio, shown = row[f"audio_{which}"], row[f"system_{which}"] or row[f"audio_{which}"]
-        if address.get(audio) is None:
+    def side(row: Disagreement, letter: str) -> object:
+        audio, system = row.side(letter)
+        shown, source = system or audio, None if audio is None else address.get(audio)
+        if source is None:
             return shown
-        return Player(str(shown), address[audio], f"song {which.upper()}, {row['battle_uuid']}")
+        return Player(str(shown), source, f"song {letter.upper()}, {row.battle_uuid}")
 
     rows = [
-        [name, row["battle_uuid"], side(row, "a"), side(row, "b"), row["score_a"], row["score_b"],
-         row["preference"], row["prompt"]]
+        [name, row.battle_uuid, side(row, "a"), side(row, "b"), row.score_a, row.score_b,
+         row.preference, row.prompt]
         for name, row in listed
     ]  # fmt: skip
     columns = ("score", "battle", "A", "B", "score of A", "score of B", "vote", "prompt")

@@ -9,19 +9,17 @@ Shape key: N = battles, W = embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from scipy.special import expit
 
 from apex_reward.arena.agreement import (
-    SLOPE_L2,
     decided_battles,
-    held_out_probability,
     mcnemar_of,
-    reliability,
-    root_mean_square,
     stratum_figures,
+    with_reliability,
 )
 from apex_reward.arena.battles import Battles
 from apex_reward.arena.calibration import (
@@ -31,8 +29,20 @@ from apex_reward.arena.calibration import (
     fit_calibration,
     fit_systems,
 )
-from apex_reward.arena.logistic import group_folds, sigmoid, splits
-from apex_reward.arena.records import json_ready
+from apex_reward.arena.logistic import group_folds, splits
+from apex_reward.arena.reliability import (
+    SLOPE_L2,
+    held_out_probability,
+    reliability,
+    root_mean_square,
+)
+from apex_reward.arena.results import (
+    ArenaSettings,
+    CalibrationResult,
+    HeldOut,
+    McNemar,
+    Strata,
+)
 from apex_reward.errors import DataError
 from apex_reward.metrics import FloatArray
 from apex_reward.scores.preference import PreferenceHead
@@ -47,8 +57,8 @@ def calibrate(
     embeddings: FloatArray | None = None,
     rounds: int = 1000,
     seed: int = 0,
-) -> tuple[dict[str, Any], PreferenceHead, Design]:
-    """What `metrics.json` holds after `arena calibrate`, the preference head, and the features.
+) -> tuple[CalibrationResult, PreferenceHead, Design]:
+    """What `arena calibrate` finds, the preference head, and the features.
 
     Args:
         battles: read with the scores `names`.
@@ -69,27 +79,31 @@ def calibrate(
     design = design_of(kept, names, vectors)
     fitted = fit_calibration(design, seed=seed)
     figures, tests = _held_out_figures(kept, design, rounds=rounds, seed=seed)
-    record = {
-        "n_battles": battles.n_read,
-        "n_decided": len(decided),
-        "dropped": dropped,
-        "calibration": {
-            "scores": list(names),
-            **figures,
-            "mcnemar": tests,
-            "slope": fitted.slopes,
-            "bias": fitted.biases,
-            "l2": fitted.l2,
-            "grouped_by": "prompt" if kept.has_prompts else "battle",
-            "folds": OUTER_FOLDS,
-            "adds_to_systems": adds_to_systems(figures, tests),
-            "verdict": verdict(figures, tests),
-        },
-        "notes": notes,
-        "settings": {"bootstrap": rounds, "seed": seed},
-    }
-    accuracy = figures["songs_only"]["overall"]["accuracy"]
-    return json_ready(record), _preference(fitted, len(kept), accuracy), design
+    adds = adds_to_systems(figures, tests)
+    result = CalibrationResult(
+        n_battles=battles.n_read,
+        n_decided=len(decided),
+        dropped=dropped,
+        calibration=HeldOut(
+            scores=tuple(names),
+            uncalibrated=figures["uncalibrated"],
+            calibrated=figures["calibrated"],
+            songs_only=figures["songs_only"],
+            system_only=figures.get("system_only"),
+            mcnemar=tests,
+            slope=fitted.slopes,
+            bias=fitted.biases,
+            l2=fitted.l2,
+            grouped_by="prompt" if kept.has_prompts else "battle",
+            folds=OUTER_FOLDS,
+            adds_to_systems=adds,
+            verdict=verdict(figures, tests, adds),
+        ),
+        notes=tuple(notes),
+        settings=ArenaSettings(rounds, seed),
+    )
+    accuracy = figures["songs_only"].overall.accuracy
+    return result, _preference(fitted, len(kept), accuracy), design
 
 
 def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
@@ -108,27 +122,24 @@ def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
     return logits
 
 
-def adds_to_systems(figures: dict[str, Any], tests: dict[str, Any]) -> bool | None:
+def adds_to_systems(figures: Mapping[str, Strata], tests: Mapping[str, McNemar]) -> bool | None:
     """Whether the calibrated score is better than the systems alone (McNemar, 5%); None without."""
     if "system_only" not in figures:
         return None
-    calibrated, systems = (figures[name]["overall"] for name in ("calibrated", "system_only"))
-    return bool(
-        calibrated["accuracy"] > systems["accuracy"]
-        and tests["calibrated vs system_only"]["p_value"] < 0.05
-    )
+    calibrated, systems = (figures[name].overall for name in ("calibrated", "system_only"))
+    better = calibrated.accuracy > systems.accuracy
+    return better and tests["calibrated vs system_only"].p_value < 0.05
 
 
-def verdict(figures: dict[str, Any], tests: dict[str, Any]) -> str:
+def verdict(figures: Mapping[str, Strata], tests: Mapping[str, McNemar], adds: bool | None) -> str:
     """What the held-out figures say, in words: is the gain the score's or the systems'?"""
-    calibrated = figures["calibrated"]["overall"]["accuracy"]
-    plain = figures["uncalibrated"]["overall"]["accuracy"]
+    calibrated = figures["calibrated"].overall.accuracy
+    plain = figures["uncalibrated"].overall.accuracy
     words = f"Held out, the calibrated score is right on {calibrated:.1%}, uncalibrated {plain:.1%}"
-    adds = adds_to_systems(figures, tests)
     if adds is None:
         return words + ". No systems are named, so there is nothing to correct for."
-    systems = figures["system_only"]["overall"]["accuracy"]
-    p_value = tests["calibrated vs system_only"]["p_value"]
+    systems = figures["system_only"].overall.accuracy
+    p_value = tests["calibrated vs system_only"].p_value
     words += f", the systems alone, without the score, {systems:.1%}"
     if adds:
         return (
@@ -157,19 +168,20 @@ def _complete(
 
 def _held_out_figures(
     kept: Battles, design: Design, *, rounds: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Strata], dict[str, McNemar]]:
     """Figures of the uncalibrated score and of every held-out log-odds, and McNemar's tests."""
     plain = design.uncalibrated(root_mean_square(design.scores))
     logits = held_out_logits(design, seed)
     columns = {"uncalibrated": plain, **logits}
-    probability = {name: sigmoid(logit) for name, logit in logits.items()}
+    probability = {name: expit(logit) for name, logit in logits.items()}
     probability["uncalibrated"] = held_out_probability(
         plain[:, None], kept.a_won, kept.clusters, l2=SLOPE_L2, seed=seed
     )
     figures = {}
     for name, difference in columns.items():
-        figures[name] = stratum_figures(kept, difference, rounds=rounds, seed=seed)
-        figures[name]["overall"].update(reliability(probability[name], kept.a_won))
+        found = stratum_figures(kept, difference, rounds=rounds, seed=seed)
+        curve = reliability(probability[name], kept.a_won)
+        figures[name] = replace(found, overall=with_reliability(found.overall, curve))
     tests = {
         f"calibrated vs {other}": mcnemar_of(logits["calibrated"], columns[other], kept.a_won)
         for other in ("uncalibrated", "system_only")

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from apex_reward.arena.battles import Battles
 from apex_reward.arena.bootstrap import resample_counts
-from apex_reward.arena.records import json_ready
+from apex_reward.arena.intervals import DIRECTION_MIN, NO_INTERVAL, hull
+from apex_reward.arena.results import ArenaSettings, BoardRow, Leaderboards, ScoreBoard
 from apex_reward.errors import DataError
 from apex_reward.metrics import FloatArray, IntArray, percentile_interval, spearman
 
@@ -30,14 +30,15 @@ _LONGEST_STEP = 2.0  # log-odds a Newton step may move, so that no round oversho
 
 def leaderboards(
     battles: Battles, names: Sequence[str] = (), *, rounds: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+) -> Leaderboards:
     """Arena scores from the votes and from every named score, and how well the orders agree.
 
     Returns:
         `leaderboard`: rows `system, score, lower, upper, battles`, best first (95% bootstrap over
-        battles); `scores`: NAME -> its own `leaderboard`, and over the battles that have the score
-        `rank_correlation` (Spearman over systems, votes against score) with
-        `rank_correlation_ci95`; `n_battles`, `dropped`, `notes`.
+        battles; where a system fought fewer than `DIRECTION_MIN`, no narrower than the curvature
+        of the likelihood says); `scores`: NAME -> its own `leaderboard`, and over the battles that
+        have the score `rank_correlation` (Spearman over systems, votes against score) with
+        `rank_correlation_ci95`, null below `DIRECTION_MIN` battles.
 
     Raises:
         DataError: no vote between two named systems.
@@ -58,16 +59,14 @@ def leaderboards(
     }
     vote_board = _Board(kept, _vote_points(kept))
     by_score = {name: _score_board(kept, name, rounds, seed) for name in names}
-    return json_ready(
-        {
-            "n_battles": battles.n_read,
-            "n_used": len(kept),
-            "dropped": dropped,
-            "leaderboard": vote_board.rows(vote_board.bootstrap(rounds, seed)),
-            "scores": by_score,
-            "notes": list(battles.notes),
-            "settings": {"bootstrap": rounds, "seed": seed, "l2": L2},
-        }
+    return Leaderboards(
+        n_battles=battles.n_read,
+        n_used=len(kept),
+        dropped=dropped,
+        leaderboard=vote_board.rows(vote_board.bootstrap(rounds, seed)),
+        scores=by_score,
+        notes=tuple(battles.notes),
+        settings=ArenaSettings(rounds, seed, l2=L2),
     )
 
 
@@ -83,21 +82,38 @@ def arena_scores(wins: FloatArray, l2: float = L2) -> FloatArray:
     met = wins + np.swapaxes(wins, -1, -2)
     won = wins.sum(axis=-1)
     strength = np.zeros(wins.shape[:-1])
-    identity = l2 * np.eye(wins.shape[-1])
     for _ in range(100):
         gap = strength[..., :, None] - strength[..., None, :]
         chance = 0.5 * (1 + np.tanh(gap / 2))
         gradient = (met * chance).sum(axis=-1) - won + l2 * strength
-        weight = met * chance * (1 - chance)
-        hessian = identity - weight
-        hessian += weight.sum(axis=-1)[..., :, None] * np.eye(wins.shape[-1])
-        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        step = np.linalg.solve(_hessian(met, chance, l2), gradient[..., None])[..., 0]
         longest = np.abs(step).max(axis=-1, keepdims=True)
         strength = strength - step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, 1e-300))
         if longest.max() < 1e-12:
             break
     scores = SCALE * strength / math.log(10)
     return np.asarray(scores - scores.mean(axis=-1, keepdims=True) + CENTRE)
+
+
+def standard_errors(wins: FloatArray, l2: float = L2) -> FloatArray:
+    """(Y,) standard errors of the Arena scores of (Y, Y) wins, from the posterior's curvature.
+
+    One battle between two systems leaves both within some 200 points.
+
+    >>> standard_errors(np.array([[0.0, 1.0], [0.0, 0.0]])).round(1).tolist()
+    [102.1, 102.1]
+    """
+    strength = (arena_scores(wins, l2) - CENTRE) * math.log(10) / SCALE
+    chance = 0.5 * (1 + np.tanh((strength[:, None] - strength[None, :]) / 2))
+    centre = np.eye(len(wins)) - 1 / len(wins)
+    covariance = centre @ np.linalg.inv(_hessian(wins + wins.T, chance, l2)) @ centre
+    return np.asarray(SCALE / math.log(10) * np.sqrt(np.diag(covariance)))
+
+
+def _hessian(met: FloatArray, chance: FloatArray, l2: float) -> FloatArray:
+    weight = met * chance * (1 - chance)
+    own = l2 + weight.sum(axis=-1)
+    return np.asarray(own[..., :, None] * np.eye(met.shape[-1]) - weight)
 
 
 class _Board:
@@ -129,26 +145,25 @@ class _Board:
         chunks = resample_counts(len(self._wins), rounds, seed)
         return np.concatenate([self.scores(counts) for counts in chunks])
 
-    def rows(self, samples: FloatArray) -> list[dict[str, Any]]:
-        """A row per system, best first, ties by name."""
-        point = self.point()
-        order = sorted(range(len(self.names)), key=lambda index: (-point[index], self.names[index]))
+    def rows(self, samples: FloatArray) -> tuple[BoardRow, ...]:
+        """A row per system, best first, with the interval of (R, Y) resampled scores."""
+        point, size = self.point(), len(self.names)
+        reach = 1.96 * standard_errors(self._wins.sum(axis=0).reshape(size, size))
+        order = sorted(range(size), key=lambda index: (-point[index], self.names[index]))
         rows = []
         for index in order:
             lower, upper = percentile_interval(samples[:, index])
+            fought = int(self.battles[index])
+            if fought < DIRECTION_MIN:
+                around = point[index] - reach[index], point[index] + reach[index]
+                lower, upper = hull((lower, upper), around)
             rows.append(
-                {
-                    "system": self.names[index],
-                    "score": float(point[index]),
-                    "lower": lower,
-                    "upper": upper,
-                    "battles": int(self.battles[index]),
-                }
+                BoardRow(self.names[index], float(point[index]), float(lower), float(upper), fought)
             )
-        return rows
+        return tuple(rows)
 
 
-def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> dict[str, Any]:
+def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> ScoreBoard:
     difference = kept.difference(name)
     part = kept.select(np.flatnonzero(np.isfinite(difference)))
     if len(part) == 0:
@@ -157,12 +172,14 @@ def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> dict[str, 
     votes = _Board(part, _vote_points(part))
     by_score, by_votes = board.bootstrap(rounds, seed), votes.bootstrap(rounds, seed)
     samples = [spearman(one, other) for one, other in zip(by_score, by_votes, strict=True)]
-    return {
-        "n": len(part),
-        "leaderboard": board.rows(by_score),
-        "rank_correlation": spearman(board.point(), votes.point()),
-        "rank_correlation_ci95": percentile_interval(samples),
-    }
+    return ScoreBoard(
+        n=len(part),
+        leaderboard=board.rows(by_score),
+        rank_correlation=spearman(board.point(), votes.point()),
+        rank_correlation_ci95=(
+            NO_INTERVAL if len(part) < DIRECTION_MIN else percentile_interval(samples)
+        ),
+    )
 
 
 def _vote_points(battles: Battles) -> FloatArray:

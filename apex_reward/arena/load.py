@@ -14,6 +14,7 @@ import numpy as np
 
 from apex_reward.arena.battles import Battles, battles_of, uuid_of
 from apex_reward.arena.cells import truth
+from apex_reward.arena.results import Provenance
 from apex_reward.arena.sources import BattleFilter, Row, filter_rows, read_rows
 from apex_reward.errors import DataError, listed
 from apex_reward.files.stamps import provenance_path
@@ -52,7 +53,7 @@ def load_battles(
     return battles_of(rows, scores=scores, dropped=dropped)
 
 
-def provenance(source: str | Path, tables: Sequence[Path] = ()) -> dict[str, Any]:
+def provenance(source: str | Path, tables: Sequence[Path] = ()) -> Provenance:
     """What `metrics.json` says about its making: package version, and what made the scores.
 
     `made_by` holds, per table, what `arena score` left beside it (model, mix and settings).
@@ -66,7 +67,7 @@ def provenance(source: str | Path, tables: Sequence[Path] = ()) -> dict[str, Any
             if table.suffix and made.is_file():
                 made_by[table.name] = json.loads(made.read_text(encoding="utf-8"))
                 break
-    return {"apex_reward": __version__, "battles": str(Path(source).name), "made_by": made_by}
+    return Provenance(__version__, str(Path(source).name), made_by)
 
 
 def load_embeddings(path: Path, battles: Battles) -> FloatArray:

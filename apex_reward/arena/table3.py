@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apex_reward.arena.results import Table3
 from apex_reward.files.tables import write_table, write_text
 from apex_reward.report.cells import cell
 from apex_reward.report.document import Block, Grid, Heading, Words
@@ -22,25 +22,25 @@ COLUMNS = (
 FORMS = ("published", "honest")
 
 
-def table3_rows(result: Mapping[str, Any], form: str) -> list[dict[str, Any]]:
+def table3_rows(result: Table3, form: str) -> list[dict[str, Any]]:
     """Rows `section, model, auc_overall, ..., f1_vocal` of one form, in the paper's order."""
     return [
         {"section": section, "model": model, **{name: cells[name] for name in COLUMNS}}
-        for section, models in result[form].items()
+        for section, models in getattr(result, form).items()
         for model, cells in models.items()
     ]
 
 
-def write_table3(result: Mapping[str, Any], folder: Path) -> None:
+def write_table3(result: Table3, folder: Path) -> None:
     """Write `table3.csv` (the published protocol), `table3_honest.csv` and `table3.md` (both)."""
     write_table(folder / "table3.csv", table3_rows(result, "published"))
     write_table(folder / "table3_honest.csv", table3_rows(result, "honest"))
     columns, rows = table3_grid(result)
-    parts = ["# Table 3", _caption(result), markdown_table(columns, rows), result["rules_line"]]
-    write_text(folder / "table3.md", "\n\n".join([*parts, *result["notes"]]) + "\n")
+    parts = ["# Table 3", _caption(result), markdown_table(columns, rows), result.rules_line]
+    write_text(folder / "table3.md", "\n\n".join([*parts, *result.notes]) + "\n")
 
 
-def table3_grid(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[Any]]]:
+def table3_grid(result: Table3) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Columns and rows of one table with `published / honest` in every cell."""
     published, honest = (table3_rows(result, form) for form in FORMS)
     rows = [
@@ -55,19 +55,19 @@ def table3_grid(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[A
     return ("section", "model", *heads), rows
 
 
-def table3_blocks(result: Mapping[str, Any]) -> list[Block]:
+def table3_blocks(result: Table3) -> list[Block]:
     """Table 3 as a section of the report."""
     return [
         Heading("The paper's protocol (Table 3)", _caption(result)),
         Grid(*table3_grid(result), "Table 3"),
-        Words(result["rules_line"], "warning"),
-        *(Words(note) for note in result["notes"]),
+        Words(result.rules_line, "warning"),
+        *(Words(note) for note in result.notes),
     ]
 
 
-def _caption(result: Mapping[str, Any]) -> str:
+def _caption(result: Table3) -> str:
     return (
-        f"{result['n']} battles, A won {result['a_won']}; {result['instrumental']} instrumental, "
-        f"{result['vocal']} vocal. Each cell: the published protocol, then the honest figure "
-        f"(folds grouped by {result['grouped_by']}, antisymmetric features, the higher score wins)."
+        f"{result.n} battles, A won {result.a_won}; {result.instrumental} instrumental, "
+        f"{result.vocal} vocal. Each cell: the published protocol, then the honest figure "
+        f"(folds grouped by {result.grouped_by}, antisymmetric features, the higher score wins)."
     )

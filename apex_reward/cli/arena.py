@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from apex_reward.cli.votes import BattlesArgument, FigureOptions, VoteOptions
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
+    from apex_reward.arena.results import CalibrationResult, Table3
     from apex_reward.scores.preference import PreferenceHead
 
 _curve = partial(typer.Option, rich_help_panel="Learning curve")
@@ -109,23 +110,26 @@ def evaluate(
     from apex_reward.arena.battles import battles_of
     from apex_reward.arena.load import load_rows, provenance
     from apex_reward.arena.report import evaluation_report
+    from apex_reward.arena.results import to_json
     from apex_reward.arena.table3 import write_table3
     from apex_reward.arena.voters import voter_agreement
     from apex_reward.files.tables import write_json
 
     rows, dropped = load_rows(votes.battles, keep=votes.keep, tables=votes.tables)
     battles = battles_of(rows, scores=figures.score, dropped=dropped)
-    metrics = measure(battles, rounds=figures.bootstrap, seed=figures.seed)
-    metrics["voters"] = voter_agreement(rows, rounds=figures.bootstrap, seed=figures.seed)
-    metrics["provenance"] = provenance(votes.battles, votes.tables)
+    metrics = replace(
+        measure(battles, rounds=figures.bootstrap, seed=figures.seed),
+        voters=voter_agreement(rows, rounds=figures.bootstrap, seed=figures.seed),
+        provenance=provenance(votes.battles, votes.tables),
+    )
     if classifiers:
-        metrics["classifiers"] = _run_classifiers(rows, dropped)
+        metrics = replace(metrics, classifiers=_run_classifiers(rows, dropped))
     print_evaluation(metrics)
     if figures.output is not None:
-        write_json(figures.output / "metrics.json", metrics)
+        write_json(figures.output / "metrics.json", to_json(metrics))
         evaluation_report(metrics, figures.output, Path(votes.battles), figures.formats)
-        if classifiers:
-            write_table3(metrics["classifiers"], figures.output)
+        if metrics.classifiers is not None:
+            write_table3(metrics.classifiers, figures.output)
         typer.echo(f"{figures.output / 'metrics.json'}, report.html, report.md")
     return OK
 
@@ -196,12 +200,15 @@ def calibrate(
     metrics, head, design = fit(
         battles, names, embeddings=vectors, rounds=figures.bootstrap, seed=seed
     )
-    if counts:
-        metrics["calibration"]["learning_curve"] = learning_curve(
-            design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats, seed=seed
-        )
-    metrics["provenance"] = provenance(votes.battles, votes.tables)
-    print_calibration(metrics["calibration"])
+    rows = counts and learning_curve(
+        design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats, seed=seed
+    )
+    metrics = replace(
+        metrics,
+        calibration=replace(metrics.calibration, learning_curve=rows or None),
+        provenance=provenance(votes.battles, votes.tables),
+    )
+    print_calibration(metrics.calibration)
     if output is not None:
         _write_calibration(metrics, head, output, figures.formats)
         if attach is not None:
@@ -210,12 +217,13 @@ def calibrate(
 
 
 def _write_calibration(
-    metrics: dict[str, Any], head: PreferenceHead, output: Path, formats: Sequence[str]
+    metrics: CalibrationResult, head: PreferenceHead, output: Path, formats: Sequence[str]
 ) -> None:
     from apex_reward.arena.report import calibration_report
+    from apex_reward.arena.results import to_json
     from apex_reward.files.tables import write_json
 
-    write_json(output / "metrics.json", metrics)
+    write_json(output / "metrics.json", to_json(metrics))
     write_json(output / "preference.json", head.to_dict())
     calibration_report(metrics, output, formats)
     typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
@@ -232,29 +240,33 @@ def leaderboard(
     from apex_reward.arena.leaderboard import leaderboards
     from apex_reward.arena.load import load_battles, provenance
     from apex_reward.arena.report import leaderboard_report, rank_correlation_words
+    from apex_reward.arena.results import to_json
     from apex_reward.files.tables import write_json, write_table
 
     names, output = figures.score or (), figures.output
     battles = load_battles(votes.battles, scores=names, keep=votes.keep, tables=votes.tables)
-    metrics = leaderboards(battles, names, rounds=figures.bootstrap, seed=figures.seed)
-    metrics["provenance"] = provenance(votes.battles, votes.tables)
-    boards = {"leaderboard": metrics["leaderboard"]}
-    for name, part in metrics["scores"].items():
-        boards[f"leaderboard_{name}"] = part["leaderboard"]
-    for title, board in boards.items():
-        print_table(title, list(board[0]), [list(row.values()) for row in board])
-    for part in metrics["scores"].values():
+    metrics = replace(
+        leaderboards(battles, names, rounds=figures.bootstrap, seed=figures.seed),
+        provenance=provenance(votes.battles, votes.tables),
+    )
+    boards = {"leaderboard": metrics.leaderboard}
+    for name, part in metrics.scores.items():
+        boards[f"leaderboard_{name}"] = part.leaderboard
+    tables = {title: [vars(row) for row in board] for title, board in boards.items()}
+    for title, table in tables.items():
+        print_table(title, list(table[0]), [list(row.values()) for row in table])
+    for part in metrics.scores.values():
         typer.echo(rank_correlation_words(part))
     if output is not None:
-        write_json(output / "metrics.json", metrics)
-        for title, board in boards.items():
-            write_table(output / f"{title}.csv", board)
+        write_json(output / "metrics.json", to_json(metrics))
+        for title, table in tables.items():
+            write_table(output / f"{title}.csv", table)
         leaderboard_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
     return OK
 
 
-def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> dict[str, Any]:
+def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> Table3:
     from apex_reward.arena.battles import battles_of
     from apex_reward.arena.classifiers import CLASSIFIERS, SECTIONS, run_protocol
 
@@ -275,7 +287,7 @@ def _check_heads(names: Sequence[str]) -> None:
         raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
 
 
-def _attach(head: PreferenceHead, name: str, folder: Path, metrics: dict[str, Any]) -> None:
+def _attach(head: PreferenceHead, name: str, folder: Path, metrics: CalibrationResult) -> None:
     """Save a model that offers the head as its mix `preference`."""
     from apex_reward.arena.card import calibration_parts
     from apex_reward.model import ApexReward

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit
 
-from apex_reward.arena.logistic import fit_logistic, sigmoid
+from apex_reward.arena.logistic import fit_logistic
 from apex_reward.listen.sources import Comparison
 from apex_reward.metrics import FloatArray, IntArray
 
@@ -52,14 +53,14 @@ def expected_gain(features: FloatArray, voted: IntArray, outcome: FloatArray) ->
     """
     seen = features[voted]
     weights = fit_logistic(seen, outcome, PRIOR)
-    certain = sigmoid(seen @ weights)
+    certain = expit(seen @ weights)
     curvature = (seen * (certain * (1 - certain))[:, None]).T @ seen
     covariance = np.linalg.inv(curvature + PRIOR * np.eye(features.shape[1]))
     mean = features @ weights
     deviation = np.sqrt(np.einsum("np,pq,nq->n", features, covariance, features))
     nodes, share = np.polynomial.hermite_e.hermegauss(NODES)
     share = share / share.sum()
-    probability = sigmoid(mean[:, None] + deviation[:, None] * nodes)
+    probability = expit(mean[:, None] + deviation[:, None] * nodes)
     return np.asarray(_entropy(probability @ share) - _entropy(probability) @ share)
 
 

@@ -6,9 +6,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import battles_of, evaluate
-from apex_reward.arena.agreement import mcnemar, reliability
+from apex_reward.arena.agreement import mcnemar
 from apex_reward.arena.findings import findings
 from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
+from apex_reward.arena.reliability import reliability
+from apex_reward.arena.results import McNemar, to_json
 from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError
 
@@ -38,7 +40,8 @@ HAND = [
 
 def test_figures_worked_out_by_hand():
     rows = [*votes(HAND), {"preference": "TIE"}, {"preference": "BOTH_BAD"}, {"preference": "A"}]
-    metrics = evaluate(battles_of(rows), rounds=50)
+    result = evaluate(battles_of(rows), rounds=50)
+    metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert metrics["n_battles"] == 8
     assert metrics["n_decided"] == 6
@@ -61,7 +64,7 @@ def test_strata_hold_their_battles_and_unknown_ones_count_overall_only():
         system_a=["x", "y", "x", "z", "x"],
         system_b=["y", "x", "z", "y", ""],
     )
-    strata = evaluate(battles_of(rows), rounds=20)["scores"]["s"]
+    strata = to_json(evaluate(battles_of(rows), rounds=20))["scores"]["s"]
     assert {name: entry["n"] for name, entry in strata.items()} == {
         "overall": 5,
         "instrumental": 2,
@@ -82,7 +85,7 @@ def test_a_negated_score_is_the_mirror_image_with_the_opposite_direction():
     rows = simulate_battles(600, slopes={"s": 0.8}, prompts=200, seed=3)
     for row in rows:
         row["minus_a"], row["minus_b"] = -row["s_a"], -row["s_b"]
-    scores = evaluate(battles_of(rows), rounds=300, seed=1)["scores"]
+    scores = to_json(evaluate(battles_of(rows), rounds=300, seed=1))["scores"]
     plus, minus = scores["s"]["overall"], scores["minus"]["overall"]
     assert (plus["direction"], minus["direction"]) == ("agrees", "opposes")
     assert minus["accuracy"] == pytest.approx(1 - plus["accuracy"], abs=1e-12)
@@ -93,7 +96,8 @@ def test_a_negated_score_is_the_mirror_image_with_the_opposite_direction():
 
 
 def test_a_known_signal_is_recovered():
-    metrics = evaluate(battles_of(simulate_battles(4000, slopes={"s": 0.7}, seed=5)), rounds=200)
+    result = evaluate(battles_of(simulate_battles(4000, slopes={"s": 0.7}, seed=5)), rounds=200)
+    metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     # E[sigmoid(0.7 |d|)] with d ~ N(0, 2), by quadrature
     d = np.linspace(0, 12, 40001)
@@ -109,16 +113,18 @@ def test_a_score_that_only_knows_systems_is_exposed():
     rows = simulate_battles(1500, slopes={"noise": 0.0}, strengths=SYSTEMS, seed=2)
     for row in rows:
         row["name_a"], row["name_b"] = SYSTEMS[row["system_a"]], SYSTEMS[row["system_b"]]
-    metrics = evaluate(battles_of(rows), rounds=200)
+    result = evaluate(battles_of(rows), rounds=200)
+    metrics = to_json(result)
     name = metrics["scores"]["name"]["overall"]
     system_only = metrics["baselines"]["system_only"]
     assert name["direction"] == "agrees"
     assert name["accuracy"] > 0.7
     assert system_only["accuracy"] == pytest.approx(name["accuracy"], abs=0.01)
     assert name["auc_within_system_pairs"] == 0.5
-    words = " ".join(text for tone, text in findings(metrics) if tone == "warning")
+    words = " ".join(text for tone, text in findings(result) if tone == "warning")
     assert "telling systems apart, not songs" in words
-    assert "No better than that: noise" in words
+    assert "Worse than that: noise (right alone on" in words
+    assert "name (right alone" not in words  # it says what the systems say
 
 
 def test_the_system_baseline_is_held_out():
@@ -131,16 +137,18 @@ def test_the_system_baseline_is_held_out():
         }
         for n in range(60)
     ]
-    metrics = evaluate(battles_of(rows), rounds=20)
+    result = evaluate(battles_of(rows), rounds=20)
+    metrics = to_json(result)
     assert metrics["baselines"]["system_only"]["accuracy"] == 0.5  # unseen systems: all ties
 
 
 def test_a_score_that_knows_songs_is_credited_within_system_pairs():
     rows = simulate_battles(1500, slopes={"s": 1.0}, strengths=SYSTEMS, seed=2)
-    metrics = evaluate(battles_of(rows), rounds=200)
+    result = evaluate(battles_of(rows), rounds=200)
+    metrics = to_json(result)
     low, high = metrics["scores"]["s"]["overall"]["auc_within_system_pairs_ci95"]
     assert 0.6 < low < high < 0.9
-    assert any("it tells songs apart" in text for _, text in findings(metrics))
+    assert any("it tells songs apart" in text for _, text in findings(result))
 
 
 def test_prompt_clusters_widen_the_interval_when_votes_repeat():
@@ -150,7 +158,7 @@ def test_prompt_clusters_widen_the_interval_when_votes_repeat():
         for row in simulate_battles(100, slopes={"s": 0.5}, seed=4)
         for copy in range(4)
     ]
-    overall = evaluate(battles_of(rows), rounds=500)["scores"]["s"]["overall"]
+    overall = to_json(evaluate(battles_of(rows), rounds=500))["scores"]["s"]["overall"]
     plain = np.ptp(overall["accuracy_ci95"])
     clustered = np.ptp(overall["accuracy_ci95_by_prompt"])
     assert clustered == pytest.approx(2 * plain, rel=0.2)
@@ -160,7 +168,8 @@ def test_missing_scores_count_for_their_own_score_only():
     rows = votes(HAND)
     for row, value in zip(rows, [1.0, None, 2.0, 3.0, None], strict=True):
         row["t_a"], row["t_b"] = value, 0.5
-    metrics = evaluate(battles_of(rows), rounds=20)
+    result = evaluate(battles_of(rows), rounds=20)
+    metrics = to_json(result)
     assert metrics["scores"]["s"]["overall"]["n"] == 5
     assert metrics["scores"]["t"]["overall"]["n"] == 3
     assert metrics["dropped"]["missing_score"] == 2
@@ -174,22 +183,18 @@ def test_mcnemar_by_hand():
         for s, t in [(1, -1), (1, -1), (1, -1), (-1, 1), (1, 1), (-1, -1), (1, 0)]
     ]
     result = mcnemar(battles_of(rows), "s", "t")
-    assert result == {
-        "n": 7,
-        "only_first": 4,
-        "only_second": 1,
-        "p_value": pytest.approx(2 * (1 + 5) / 32),
-    }
+    assert result == McNemar(7, only_first=4, only_second=1, p_value=2 * (1 + 5) / 32)
 
 
 def test_one_class_only_is_said():
-    metrics = evaluate(battles_of(votes([("A", 1.0, 0.0), ("A", 0.0, 1.0)])), rounds=20)
+    result = evaluate(battles_of(votes([("A", 1.0, 0.0), ("A", 0.0, 1.0)])), rounds=20)
+    metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert overall["auc"] is None
     assert overall["auc_ci95"] is None
     assert overall["direction"] == "undetermined"
     assert "every decided battle went to A" in metrics["notes"][0]
-    assert "its AUC is not defined" in findings(metrics)[0].text
+    assert "its AUC is not defined" in findings(result)[0].text
 
 
 def test_nothing_to_evaluate_is_refused():
@@ -204,13 +209,13 @@ def test_calibration_error_by_hand():
     result = reliability(
         np.array([0.1, 0.3, 0.7, 0.9]), np.array([True, False, True, True]), bins=2
     )
-    assert result["ece"] == pytest.approx((0.3 + 0.2) / 2)
-    assert [point["observed"] for point in result["reliability"]] == [0.5, 1.0]
+    assert result.ece == pytest.approx((0.3 + 0.2) / 2)
+    assert [point.observed for point in result.reliability] == [0.5, 1.0]
 
 
 def test_same_seed_same_figures_another_seed_other_intervals():
     battles = battles_of(simulate_battles(200, slopes={"s": 0.5}, seed=1))
-    first, again, other = (evaluate(battles, rounds=100, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (to_json(evaluate(battles, rounds=100, seed=seed)) for seed in (0, 0, 1))
     assert first == again
     by_prompt = [m["scores"]["s"]["overall"]["auc_ci95_by_prompt"] for m in (first, other)]
     assert by_prompt[0] != by_prompt[1]
@@ -220,12 +225,11 @@ def test_logistic_equals_scikit_learn():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(200, 5))
     label = rng.random(200) < 1 / (1 + np.exp(-features @ [1, -2, 0, 0.5, 0]))
-    weights = rng.random(200)
     for l2 in (0.01, 1.0, 50.0):
         reference = LogisticRegression(
             C=1 / l2, fit_intercept=False, solver="newton-cholesky", tol=1e-10
-        ).fit(features, label, sample_weight=weights)
-        fitted = fit_logistic(features, label, l2, weights)
+        ).fit(features, label)
+        fitted = fit_logistic(features, label, l2)
         np.testing.assert_allclose(fitted, reference.coef_[0], atol=1e-7)
 
 
@@ -260,7 +264,8 @@ def test_the_real_battles_give_the_known_answers(shared_folder):
     from apex_reward.arena import load_battles
 
     path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
-    metrics = evaluate(load_battles(path, scores=["tj"]))
+    result = evaluate(load_battles(path, scores=["tj"]))
+    metrics = to_json(result)
     overall = metrics["scores"]["tj"]["overall"]
     assert overall["accuracy"] == pytest.approx(0.5369211514, abs=1e-9)
     assert overall["auc"] == pytest.approx(0.5515320334, abs=1e-9)

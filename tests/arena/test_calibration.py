@@ -6,6 +6,7 @@ import pytest
 
 from apex_reward.arena import battles_of, calibrate, learning_curve, load_battles
 from apex_reward.arena.calibration import design_of, fit_calibration
+from apex_reward.arena.results import to_json
 from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.scores.preference import PreferenceHead
@@ -21,7 +22,8 @@ def decided(rows):
 def test_a_known_signal_s_weights_are_recovered():
     slopes = {"s": 0.8, "t": -0.4, "noise": 0.0}
     battles = battles_of(simulate_battles(4000, slopes=slopes, strengths=SYSTEMS, seed=1))
-    metrics, head, _ = calibrate(battles, list(slopes), rounds=50)
+    result, head, _ = calibrate(battles, list(slopes), rounds=50)
+    metrics = to_json(result)
     for name, slope in slopes.items():
         assert head.weights[name] == pytest.approx(slope, abs=0.1)
     assert sum(metrics["calibration"]["bias"].values()) == pytest.approx(0, abs=1e-9)
@@ -36,7 +38,8 @@ def test_systems_are_not_credited_to_a_score_that_follows_them():
     rows = simulate_battles(
         2000, slopes={"s": 0.0}, strengths=SYSTEMS, score_follows_system=1.0, seed=2
     )
-    metrics, head, _ = calibrate(battles_of(rows), ["s"], rounds=50)
+    result, head, _ = calibrate(battles_of(rows), ["s"], rounds=50)
+    metrics = to_json(result)
     part = metrics["calibration"]
     assert part["uncalibrated"]["overall"]["direction"] == "agrees"  # confounded
     assert abs(head.weights["s"]) < 0.1  # and the head sees through it
@@ -57,7 +60,8 @@ def test_embedding_weights_are_recovered_and_missing_embeddings_counted():
         for n, w in enumerate(won)
     ]
     vectors[0, 1] = np.nan
-    metrics, head, _ = calibrate(battles_of(rows), ["s"], embeddings=vectors, rounds=20)
+    result, head, _ = calibrate(battles_of(rows), ["s"], embeddings=vectors, rounds=20)
+    metrics = to_json(result)
     assert head.embedding_weights == pytest.approx(weights, abs=0.12)
     assert metrics["dropped"]["missing_embedding"] == 1
     assert metrics["calibration"]["calibrated"]["overall"]["accuracy"] > 0.65
@@ -99,7 +103,8 @@ def test_figures_are_held_out():
         }
         for n in range(80)
     ]
-    metrics, _, design = calibrate(battles_of(rows), ["s"], rounds=50)
+    result, _, design = calibrate(battles_of(rows), ["s"], rounds=50)
+    metrics = to_json(result)
     fitted = fit_calibration(design, l2=0.1)
     assert np.mean((fitted.logit(design) > 0) == (design.label > 0)) > 0.95
     low, high = metrics["calibration"]["calibrated"]["overall"]["accuracy_ci95"]
@@ -108,11 +113,13 @@ def test_figures_are_held_out():
 
 def test_folds_are_grouped_by_prompt_where_prompts_are_given():
     rows = simulate_battles(200, slopes={"s": 0.5}, prompts=20, seed=1)
-    metrics, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    result, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    metrics = to_json(result)
     assert metrics["calibration"]["grouped_by"] == "prompt"
     for row in rows:
         row["prompt"] = None
-    metrics, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    result, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    metrics = to_json(result)
     assert metrics["calibration"]["grouped_by"] == "battle"
     for row in rows:
         row["prompt"] = "one"
@@ -130,7 +137,7 @@ def test_learning_curve_starts_uncalibrated_and_learns_the_systems():
     strong = {name: 2.5 * strength for name, strength in SYSTEMS.items()}
     rows = simulate_battles(900, slopes={"s": 0.2}, strengths=strong, seed=3)
     design = design_of(decided(rows), ["s"])
-    curve = learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
+    curve = to_json(learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1))
     none, few, many = curve
     assert none["calibrated"] == none["uncalibrated"]
     assert none["system_only"]["accuracy"] == 0.5
@@ -140,8 +147,10 @@ def test_learning_curve_starts_uncalibrated_and_learns_the_systems():
     assert len(set(values)) > 1
     assert many["calibrated"]["accuracy"] == pytest.approx(np.mean(values))
     assert many["calibrated"]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert curve == learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
-    other = learning_curve(design, anchors=[0], test_size=300, repeats=4, seed=2)
+    assert curve == to_json(
+        learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
+    )
+    other = to_json(learning_curve(design, anchors=[0], test_size=300, repeats=4, seed=2))
     assert other[0]["uncalibrated"] != none["uncalibrated"]
 
 
@@ -150,7 +159,10 @@ def test_anchors_never_share_a_prompt_with_the_test_battles(monkeypatch):
     seen = []
     monkeypatch.setattr(
         "apex_reward.arena.anchors._accuracies",
-        lambda anchors, test, seed: seen.append((anchors, test)) or {"calibrated": 0.5},
+        lambda anchors, test, seed: (
+            seen.append((anchors, test))
+            or dict.fromkeys(("uncalibrated", "calibrated", "system_only"), 0.5)
+        ),
     )
     learning_curve(design, anchors=[30], test_size=40, repeats=3)
     for anchors, test in seen:
@@ -181,8 +193,9 @@ def test_a_curve_with_too_few_fresh_prompts_is_refused():
 
 def test_the_real_battles_gain_from_anchors_and_the_systems_explain_it(shared_folder):
     path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
-    metrics, _, design = calibrate(load_battles(path, scores=["tj"]), ["tj"], rounds=200)
-    curve = learning_curve(design, anchors=[0, 250], test_size=299, repeats=5)
+    result, _, design = calibrate(load_battles(path, scores=["tj"]), ["tj"], rounds=200)
+    metrics = to_json(result)
+    curve = to_json(learning_curve(design, anchors=[0, 250], test_size=299, repeats=5))
     assert curve[1]["calibrated"]["accuracy"] > curve[1]["uncalibrated"]["accuracy"]
     assert curve[1]["calibrated"]["accuracy"] == pytest.approx(0.62, abs=0.03)
     assert not math.isnan(curve[1]["system_only"]["accuracy"])

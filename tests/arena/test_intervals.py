@@ -15,6 +15,7 @@ from apex_reward.arena.intervals import (
     pairwise_error,
     rank_test,
 )
+from apex_reward.arena.results import to_json
 from apex_reward.metrics import auc
 
 
@@ -26,7 +27,8 @@ def test_three_battles_with_one_right_claim_nothing():
         for won, a in ((True, -1.0), (False, 2.0), (True, 3.0))
     ]
     rows[1]["s_a"] = 1.0
-    metrics = evaluate(battles_of(rows), rounds=100)
+    result = evaluate(battles_of(rows), rounds=100)
+    metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert overall["direction"] == "undetermined"
     # 1 of 3 right: a beta quantile of either side, by scipy's exact binomial interval
@@ -34,7 +36,7 @@ def test_three_battles_with_one_right_claim_nothing():
     assert overall["accuracy_ci95"] == pytest.approx([exact.low, exact.high], abs=1e-12)
     assert overall["auc"] == 0.5
     assert overall["auc_ci95"][1] - overall["auc_ci95"][0] > 0.8
-    assert "do not tell whether s agrees" in findings(metrics)[0].text
+    assert "do not tell whether s agrees" in findings(result)[0].text
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 5), (4, 7), (430, 799)])
@@ -135,7 +137,7 @@ def test_votes_that_repeat_one_prompt_claim_nothing():
         for prompt, value in enumerate((1.0, -0.5, 0.8, 0.9, 0.1))
         for _ in range(40)
     ]
-    overall = evaluate(battles_of(rows), rounds=300)["scores"]["s"]["overall"]
+    overall = to_json(evaluate(battles_of(rows), rounds=300))["scores"]["s"]["overall"]
     assert overall["auc_ci95"][0] > 0.5
     assert overall["auc_ci95_by_prompt"][0] < 0.5
     assert overall["direction"] == "undetermined"

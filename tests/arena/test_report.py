@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 from apex_reward.arena import battles_of, calibrate, evaluate, leaderboards, learning_curve
 from apex_reward.arena.findings import findings
 from apex_reward.arena.report import calibration_report, evaluation_report, leaderboard_report
+from apex_reward.arena.results import to_json
 from apex_reward.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three <b>": 1.0}
@@ -47,8 +49,9 @@ def opposed():
 
 
 def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
-    metrics = evaluate(opposed(), rounds=50)
-    evaluation_report(metrics, tmp_path)
+    result = evaluate(opposed(), rounds=50)
+    metrics = to_json(result)
+    evaluation_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
     markdown = (tmp_path / "report.md").read_text()
     for text in (page, markdown):
@@ -71,7 +74,8 @@ def test_the_battles_that_differ_most_are_listed_with_players(tmp_path):
         for n, (vote, a) in enumerate([("A", 1.0), ("B", 3.0), ("A", -2.0), ("B", 0.5), ("A", 0.0)])
     ]  # fmt: skip
     (tmp_path / "1.wav").write_bytes(b"RIFF song")
-    metrics = evaluate(battles_of(rows), rounds=20)
+    result = evaluate(battles_of(rows), rounds=20)
+    metrics = to_json(result)
     worst = metrics["scores"]["s"]["overall"]["disagreements"]
     assert [row["battle_uuid"] for row in worst] == ["u1", "u2", "u3"]
     assert worst[0] == {
@@ -79,7 +83,7 @@ def test_the_battles_that_differ_most_are_listed_with_players(tmp_path):
         **{"audio_a": "1.wav", "audio_b": "gone.wav", "system_a": None, "system_b": None},
         "prompt": "p1",
     }
-    evaluation_report(metrics, tmp_path / "out", tmp_path / "battles.csv")
+    evaluation_report(result, tmp_path / "out", tmp_path / "battles.csv")
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<audio") == 1
     assert "UklGRiBzb25n" in page  # the song itself, in base64
@@ -106,20 +110,20 @@ def test_a_position_that_wins_more_is_warned_of():
 
 
 def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
-    metrics, _, design = calibrate(opposed(), ["s"], rounds=50)
-    metrics["calibration"]["learning_curve"] = learning_curve(
-        design, anchors=[0, 20], test_size=50, repeats=2
-    )
-    calibration_report(metrics, tmp_path)
+    result, _, design = calibrate(opposed(), ["s"], rounds=50)
+    curve = learning_curve(design, anchors=[0, 20], test_size=50, repeats=2)
+    result = replace(result, calibration=replace(result.calibration, learning_curve=curve))
+    calibration_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
-    assert metrics["calibration"]["verdict"] in (tmp_path / "report.md").read_text()
+    assert result.calibration.verdict in (tmp_path / "report.md").read_text()
     assert "systems alone, without the score" in page
     assert "How many anchor votes?" in page
 
 
 def test_leaderboard_report_holds_the_rank_correlation(tmp_path):
-    metrics = leaderboards(opposed(), ["t"], rounds=50)
-    leaderboard_report(metrics, tmp_path)
+    result = leaderboards(opposed(), ["t"], rounds=50)
+    metrics = to_json(result)
+    leaderboard_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
     assert f"{metrics['scores']['t']['rank_correlation']:.3f}" in page
     assert "Arena scores from t" in page
