@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row
+from apex_reward.rewards.stacks.single import path_in
 from apex_reward.serve.batching import Batcher, BusyError, OnBatch
 from apex_reward.serve.gate import Gate
 from apex_reward.serve.schemas import (
@@ -159,13 +160,13 @@ def _add_routes(app: FastAPI, state: _State) -> None:
     @app.post("/openrlhf")
     async def openrlhf(request: OpenRLHFRequest) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
+            prompts: list[Any] = [*(request.prompts or ())] or [None] * len(request.query)
+            if len(prompts) != len(request.query):
+                raise HTTPException(422, f"{len(prompts)} prompts for {len(request.query)} queries")
             songs = [
-                state.source(_query(query), Path(name), number)
-                for number, query in enumerate(request.query)
+                state.source(_query(query, prompt), Path(name), number)
+                for number, (query, prompt) in enumerate(zip(request.query, prompts, strict=True))
             ]
-            prompts: list[Any] = [*(request.prompts or ())] or [None] * len(songs)
-            if len(prompts) != len(songs):
-                raise HTTPException(422, f"{len(prompts)} prompts for {len(songs)} queries")
             rows = await state.judge(songs, prompts)
         return openrlhf_answer(state.reward, rows)
 
@@ -217,8 +218,9 @@ def _prompt(song: SongIn) -> Any:
     return {"prompt": song.prompt or "", "lyrics": song.lyrics}
 
 
-def _query(text: str) -> SongIn:
-    """A query of OpenRLHF: base64 of a file where it is marked so, else a path."""
+def _query(query: str, prompt: str | None) -> SongIn:
+    """A query of OpenRLHF, after its prompt: base64 of a file where marked so, else a path."""
+    text = path_in(query, prompt or "") or query
     return SongIn(audio=text) if text.startswith("data:") else SongIn(path=text)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from apex_reward.rewards.stacks.single import judge_of
+from apex_reward.rewards.stacks.single import judge_of, path_in
 
 VARIABLE = "APEX_REWARD_FILE"
 
@@ -23,7 +23,8 @@ def reward_func(
     """Rewards of a batch, as OpenRLHF calls it.
 
     Args:
-        queries: prompt and completion as one text; what follows the prompt is the song's path.
+        queries: prompt and completion as one text, special tokens and all; what follows the
+            prompt is the song's path.
         prompts: their prompts.
         labels: not read.
 
@@ -31,10 +32,7 @@ def reward_func(
         `rewards` and `scores` (B,), and `extra_logs` with the heads, all finite.
     """
     judge = judge_of(os.environ.get(VARIABLE, "reward.yaml"), None, None).judge
-    paths = [
-        query.removeprefix(prompt).strip() or None
-        for query, prompt in zip(queries, prompts, strict=True)
-    ]
+    paths = [path_in(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
     results = judge(paths, list(prompts))
     rewards = torch.tensor([result["score"] for result in results])
     names = [*(head.name for head in judge.reward.heads), "reward_raw", "decoded"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,8 @@ from apex_reward.scores.mix import RewardMix
 
 Result = dict[str, Any]
 WAIT_SECONDS = 0.02
+# Special tokens around a text: words in angle or square brackets.
+SPECIALS = re.compile(r"^(\s*(<[^<>\s]+>|\[[A-Z_]+\]))+|((<[^<>\s]+>|\[[A-Z_]+\])\s*)+$")
 MOST = 64
 
 
@@ -140,6 +143,16 @@ def judge_of(reward: str, sample_rate: int | None, undecodable: float | None) ->
     return SingleJudge(StackJudge(loaded, sample_rate, undecodable))
 
 
+def path_in(query: str, prompt: str = "") -> str | None:
+    """The path that a completion is; None where it is nothing.
+
+    Stacks hand over what a tokenizer wrote: the prompt before it, perhaps after a start token, and
+    end tokens such as `</s>` or `<|im_end|>` behind it.
+    """
+    text = query.partition(prompt)[2] if prompt and prompt in query else query
+    return SPECIALS.sub("", text).strip() or None
+
+
 def audio_of(extra: Mapping[str, Any] | None, text: str) -> Any:
     """The song of a sample: in its extra information, else the path that the text is.
 
@@ -149,4 +162,4 @@ def audio_of(extra: Mapping[str, Any] | None, text: str) -> Any:
     if extra.get("audio") is not None:
         rate = extra.get("audio_sample_rate")
         return extra["audio"] if rate is None else (extra["audio"], int(rate))
-    return str(extra.get("audio_path") or text.strip()) or None
+    return extra.get("audio_path") or path_in(text)

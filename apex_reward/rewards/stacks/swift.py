@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apex_reward.rewards.stacks.single import StackJudge, judge_of
+from apex_reward.rewards.stacks.single import StackJudge, judge_of, path_in
 
 
 class ApexORM:
@@ -42,8 +42,13 @@ class ApexORM:
         if columns.get("audio") is not None:
             return list(columns["audio"])
         if self.decode is not None and columns.get("response_token_ids") is not None:
-            return list(self.decode(columns["response_token_ids"]))
-        return [text.strip() or None for text in completions]
+            return list(self.decode([_ids(row) for row in columns["response_token_ids"]]))
+        return [path_in(text) for text in completions]
+
+
+def _ids(row: Sequence[Any]) -> list[int]:
+    """Ids of a completion; swift has a list of them per turn, of which the last is the song."""
+    return list(row[-1] if row and isinstance(row[-1], Sequence) else row)
 
 
 class AsyncApexORM(ApexORM):

@@ -7,6 +7,7 @@ import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
 from apex_reward.rewards.stacks import single
 from apex_reward.rewards.stacks.flow import flow_grpo_reward, resonate_reward
+from apex_reward.rewards.stacks.flow_factory import ApexFlowReward
 from apex_reward.rewards.stacks.objectives import functions
 from apex_reward.rewards.stacks.openrlhf import VARIABLE, reward_func
 from apex_reward.rewards.stacks.single import SingleJudge, StackJudge
 from apex_reward.rewards.stacks.swift import ApexORM, AsyncApexORM
 from apex_reward.rewards.stacks.verl import compute_audio_score, compute_score
+from apex_reward.rewards.stacks.verl_manager import ApexRewardManager
 from tests.support import tiny_model, write_wav
 
 RATE = 24_000
@@ -99,12 +102,39 @@ def test_openrlhf_gets_tensors(
     assert answer["extra_logs"]["decoded"].tolist() == [1, 1, 1, 0]
 
 
+def test_openrlhf_keeps_special_tokens_in_its_queries(
+    folder: Path, paths: list[str], expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(folder / "reward.yaml"))
+    queries = [f"<s> a song: {paths[0]}</s>", f"a song: {paths[1]} <|im_end|> <eos>"]
+    answer = reward_func(queries, ["a song:"] * 2, [""] * 2)
+    assert answer["rewards"].tolist() == pytest.approx(expected[:2], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt", "path"),
+    [
+        ("songs/a.wav", "", "songs/a.wav"),
+        ("<s>[INST] loud <b> [/INST] x/a <b> c.wav</s>", "loud <b> [/INST]", "x/a <b> c.wav"),
+        ("a.wav[EOS][PAD]", "loud", "a.wav"),
+        ("loud</s>", "loud", None),
+        (" ", "", None),
+    ],
+)
+def test_paths_are_found_between_prompt_and_special_tokens(
+    query: str, prompt: str, path: str | None
+) -> None:
+    assert single.path_in(query, prompt) == path
+
+
 def test_swift_classes(folder: Path, paths: list[str], expected: list[float]) -> None:
     made = ApexORM.of(str(folder / "reward.yaml"), decode=lambda ids: [paths[i[0]] for i in ids])
     assert made(None)(paths) == pytest.approx(expected, abs=1e-5)
     assert made()(["", ""], response_token_ids=[[2], [0]]) == pytest.approx(
         [expected[2], expected[0]], abs=1e-5
     )
+    # A list of ids per turn, as swift 4.6 hands them over.
+    assert made()([""], response_token_ids=[[[0], [2]]]) == pytest.approx(expected[2:], abs=1e-5)
     assert made()([""], audio=[{"path": paths[1]}]) == pytest.approx(expected[1:2], abs=1e-5)
     later = AsyncApexORM.of(str(folder / "reward.yaml"))()
     assert inspect.iscoroutinefunction(type(later).__call__)
@@ -174,3 +204,95 @@ def test_a_second_reward_function_prices_what_is_no_song(reward: Reward) -> None
     assert Trainer([function, len]).step() == [-1.0]
     with pytest.raises(UsageError, match="a Reward says itself"):
         ApexRewardFunction(own, "clarity=1", decode=lambda audio: audio)
+
+
+class Notes:
+    """A decode hook of token ids: the first says which of some songs it is."""
+
+    sample_rate = RATE
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths, self.seen = paths, []
+
+    def __call__(self, completion_ids: list[list[int]]) -> list[Any]:
+        self.seen += completion_ids
+        return [
+            load_audio(self.paths[ids[0]]).mono if ids[0] < len(self.paths) else None
+            for ids in completion_ids
+        ]
+
+
+class Proto:
+    """What of verl's DataProto a manager reads."""
+
+    def __init__(self, batch: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> None:
+        self.batch, self.rows = batch, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> SimpleNamespace:
+        tensors = {name: value[i] for name, value in self.batch.items()}
+        return SimpleNamespace(batch=tensors, non_tensor_batch=self.rows[i])
+
+
+def test_a_manager_of_verl_sees_token_ids(
+    folder: Path, paths: list[str], expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes(paths)
+    monkeypatch.setattr(f"{__name__}.notes", notes, raising=False)
+    kwargs = {"reward": str(folder / "reward.yaml"), "decode": f"{__name__}:notes"}
+    config = {"reward": {"custom_reward_function": {"path": None, "reward_kwargs": kwargs}}}
+    manager = ApexRewardManager(config, tokenizer=None, compute_score=None)
+    batch = {
+        "prompts": torch.zeros(3, 2, dtype=torch.long),
+        "responses": torch.tensor([[2, 7, 0], [0, 7, 7], [9, 0, 0]]),
+        "attention_mask": torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+    }
+    rows = [
+        {"extra_info": {"prompt": "p"}},
+        {"raw_prompt": np.array([{"role": "user", "content": "p"}])},
+        {"reward_model": {"ground_truth": "p"}},
+    ]
+
+    async def ask() -> list[dict[str, Any]]:
+        ones = [
+            Proto({k: v[i : i + 1] for k, v in batch.items()}, rows[i : i + 1]) for i in range(3)
+        ]
+        return await asyncio.gather(*[manager.run_single(one) for one in ones])
+
+    found = asyncio.run(ask())
+    scores = [answer["reward_score"] for answer in found]
+    assert scores == pytest.approx([expected[2], expected[0], 0.0], abs=1e-5)
+    assert sorted(notes.seen) == [[0, 7, 7], [2, 7], [9]]
+    assert found[2]["reward_extra_info"]["decoded"] == 0.0
+    assembled = ApexRewardManager.assemble_rm_scores(Proto(batch, rows), scores)
+    assert assembled.tolist() == [
+        [0.0, pytest.approx(scores[0]), 0.0],
+        [0.0, 0.0, pytest.approx(scores[1])],
+        [0.0, 0.0, 0.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({}, "has no decode"), ({"decode": "no.such:thing"}, "'no.such:thing'; expected package")],
+)
+def test_a_manager_without_a_decoder_says_so(kwargs: dict[str, str], message: str) -> None:
+    config = {"reward": {"custom_reward_function": {"reward_kwargs": kwargs}}}
+    with pytest.raises(UsageError, match=message):
+        ApexRewardManager(config)
+
+
+def test_flow_factory_hands_over_waveforms_with_their_rates(
+    folder: Path, paths: list[str], expected: list[float]
+) -> None:
+    config = SimpleNamespace(extra_kwargs={"reward": str(folder / "reward.yaml")})
+    model = ApexFlowReward(config, accelerator=None)
+    assert set(model.required_fields) == {"audio", "prompt"}
+    waves = [torch.from_numpy(load_audio(path).samples) for path in paths]
+    output = model(prompt=["p"] * 3, audio=waves, audio_sample_rate=[RATE] * 3, metadata="{}")
+    assert output.rewards.tolist() == pytest.approx(expected, abs=1e-5)
+    assert output.extra_info["decoded"] == [1.0, 1.0, 1.0]
+    with pytest.raises(UsageError, match="audio_sample_rate are needed"):
+        model(prompt=["p"], audio=waves[:1])
