@@ -76,7 +76,7 @@ def parse_settings(*kinds: type, arguments: Sequence[str] | None = None) -> tupl
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return TrlParser(list(kinds)).parse_args_and_config(given)
+        return TrlParser(cast(Any, kinds)).parse_args_and_config(given)
     except ValueError as error:
         raise UsageError(f"settings: {error}") from error
 

@@ -25,6 +25,7 @@ from apex_reward.rewards.guards.measures import (
     noise_floor,
     silent_share,
 )
+from apex_reward.rewards.guards.slope import guard_price
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -38,6 +39,7 @@ __all__ = [
     "clipped_share",
     "dc_offset",
     "duration",
+    "guard_price",
     "inaudible_share",
     "loop_correlation",
     "loudness",

@@ -1,0 +1,75 @@
+"""Guards for a climb through the gradient: a price that grows before a limit is crossed.
+
+A guard trips or not, which has no gradient; its measure mostly has one. The price begins a tenth of
+the limit inside it, is the guard's penalty at the limit, and grows on at that rate outside.
+
+Shape key: B = songs, T = samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apex_reward.rewards.guards.guard import Guard, Guards
+from apex_reward.rewards.guards.measures import (
+    BATCHED,
+    Measure,
+    dc_offset,
+    inaudible_share,
+    loop_correlation,
+    loudness,
+    noise_floor,
+)
+from apex_reward.rewards.guards.songs import Songs
+
+MARGIN = 0.1
+# The others count frames or samples, which moves in jumps.
+SMOOTH: tuple[Measure, ...] = (dc_offset, inaudible_share, loop_correlation, loudness, noise_floor)
+
+
+def guard_price(
+    guards: Guards,
+    waveforms: Tensor,
+    sample_rate: int,
+    lengths: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """What the guards take from each song's reward, (B,) on the graph.
+
+        loss = (guard_price(reward.guards, songs, rate) - reward(songs, rate)).mean()
+
+    Args:
+        guards: those whose action is `penalty` or `veto` and whose measure is smooth (`dc`,
+            `inaudible`, `looping`, `loudness`, `noise`) count; the others hold no climb back.
+        waveforms: (B, T) or (B, C, T) in [-1, 1].
+        sample_rate: Hz.
+        lengths: B samples; None: all of T.
+
+    Returns:
+        At least 0; a guard with limit m and penalty p adds p (1 + (excess / (0.1 |m|))), where
+        that is above 0 and the excess is how far beyond the limit (below 0 inside it).
+    """
+    mono = waveforms.float()
+    if mono.ndim == 3:
+        mono = mono.mean(dim=1)
+    counts = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
+    songs = Songs(mono, counts, sample_rate)
+    total = mono.new_zeros(len(mono))
+    for guard in guards.guards:
+        if guard.action != "flag" and guard.measure in SMOOTH:
+            total = total + _price(guard, BATCHED[guard.measure](songs))
+    return total
+
+
+def _price(guard: Guard, values: Tensor) -> Tensor:
+    price = torch.zeros_like(values)
+    for limit, sign in ((guard.high, 1.0), (guard.low, -1.0)):
+        if math.isfinite(limit):
+            width = MARGIN * abs(limit) or MARGIN
+            # Silence measures minus infinity, which has no slope.
+            known = torch.where(torch.isfinite(values), values, limit - sign * width)
+            price = price + guard.penalty * torch.relu(1 + sign * (known - limit) / width)
+    return price

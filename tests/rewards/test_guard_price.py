@@ -1,0 +1,46 @@
+"""The price of guards on the graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apex_reward.rewards.guards import Guard, Guards, guard_price, noise_floor
+from apex_reward.rewards.guards.slope import _price
+from tests.support import golden_song
+
+RATE = 24_000
+
+
+def test_the_price_by_hand() -> None:
+    guard = Guard("noise", noise_floor, "dB", high=-11.0, penalty=0.5)
+    values = torch.tensor([-20.0, -12.1, -11.55, -11.0, -9.9, float("-inf")])
+    assert _price(guard, values).tolist() == pytest.approx([0, 0, 0.25, 0.5, 1.0, 0], abs=1e-6)
+    both = Guard("loudness", noise_floor, "LUFS", low=-35.0, high=-5.0, penalty=1.0)
+    assert _price(both, torch.tensor([-36.75, -20.0, -5.0])).tolist() == pytest.approx([1.5, 0, 1])
+
+
+def test_only_guards_that_take_something_have_a_price() -> None:
+    noise = 0.3 * torch.randn(2, 2 * RATE, generator=torch.Generator().manual_seed(0))
+    song = torch.tensor(golden_song(1, RATE, 1, 2.0))
+    songs = torch.cat([noise, song])
+    assert guard_price(Guards.default("flag"), songs, RATE).tolist() == [0, 0, 0]
+    priced = Guards.of(["noise", "clipping", "duration"], "penalty", 0.5)
+    found = guard_price(priced, songs, RATE)
+    assert found[:2].min() > 1  # steady noise lies 11 dB and more above the limit
+    assert found[2] == 0
+    halves = torch.cat([songs, torch.zeros_like(songs)], dim=1)
+    lengths = [songs.shape[1]] * 3
+    torch.testing.assert_close(guard_price(priced, halves, RATE, lengths), found)
+
+
+def test_a_step_down_the_price_takes_the_noise_down() -> None:
+    song = torch.tensor(golden_song(1, RATE, 1, 2.0))
+    hiss = torch.randn(1, 2 * RATE, generator=torch.Generator().manual_seed(0))
+    level = torch.tensor(0.2, requires_grad=True)
+    guards = Guards.of(["noise"], "penalty")
+    price = guard_price(guards, song + level * hiss, RATE)
+    (slope,) = torch.autograd.grad(price.sum(), level)
+    near = guard_price(guards, song + (level.detach() + 1e-3) * hiss, RATE)
+    assert slope > 0
+    assert slope.item() == pytest.approx((near - price).item() / 1e-3, rel=0.1)
