@@ -1,27 +1,30 @@
-"""Back-propagate ApexReward into an audio generator: DRaFT on a flow, or on a diffusers pipeline.
+"""Back-propagate a `Reward` into an audio generator: DRaFT on a flow, or on a diffusers pipeline.
 
     python recipes/reward_backprop.py --output runs/backprop
+    python recipes/reward_backprop.py --output runs/guarded --guards penalty --reference-songs DIR
+    python recipes/reward_backprop.py --output runs/panel --reward recipes/panel.yaml
 
 With no other argument: a small flow-matching generator is trained here on melodies with hiss and
 distortion, then improved through the reward's gradient on some prompts and judged on others; a few
-minutes on two CPU cores. For the real thing name a diffusers audio pipeline, which trains LoRA on
-its transformer or U-Net:
+minutes on two CPU cores. Guards have no gradient of their own: with `--guards penalty` they pull
+back where a limit is near (`guarded_gradient`). For the real thing name a diffusers audio pipeline,
+which trains LoRA on its transformer or U-Net:
 
     accelerate launch recipes/reward_backprop.py --output runs/backprop --prompts FILE.txt \
-        --pipeline stabilityai/stable-audio-open-1.0 --reward-model amaai-lab/apex \
-        --sampler-steps 50 --last 1 --batch 1 --learning-rate 1e-4
+        --pipeline stabilityai/stable-audio-open-1.0 --reward-model amaai-lab/apex --save_steps 50 \
+        --sampler_steps 50 --last 1 --per_device_train_batch_size 1 --learning_rate 1e-4
 
-Leaves history.jsonl (`reward` of training prompts, `held_out`, `grad_norm`), summary.json,
-curves.png, trained.safetensors and audio/ of held-out prompts before and after.
+Leaves history.jsonl (`reward` of training prompts before guards, `held_out` after guards,
+`grad_norm`), summary.json, curves.png, trained.safetensors and audio/ of held-out prompts before
+and after. Ctrl-C ends after the step, with a checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import math
 import statistics
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,214 +32,245 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from peft import LoraConfig, inject_adapter_in_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apex_reward import ApexReward, Reward
-from apex_reward.audio import save_wav
-from apex_reward.report.run import write_run
-from apex_reward.rewards import Guards
-from apex_reward.rewards.gradient import LastSteps, run_sampler
+from apex_reward.demo.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
+from apex_reward.rewards.gradient import LastSteps, guarded_gradient
+from apex_reward.rewards.stacks.holdout import StopRule, write_holdout
+from apex_reward.rewards.stacks.loop import Heard, LoopJudge
+from apex_reward.runs.interrupt import Interrupt, how_to_go_on
+from apex_reward.runs.log import RunLog
+from apex_reward.runs.settings import (
+    RewardSettings,
+    build_holdout,
+    build_reward,
+    output_field,
+    parse_settings,
+    plain,
+    reference_embeddings,
+    said,
+)
 
-# The toy's songs: 16 frames of a quarter second; in each the level of 24 pitches, and how
-# much it hisses, distorts and sustains.
-SAMPLE_RATE = 24_000
-FRAMES, FRAME_SECONDS = 16, 0.25
-PITCHES, REGISTERS, DENSITIES = 24, 4, 3
-CONTROLS = PITCHES + 3
+PANELS = {
+    "reward": ["reward", "held_out", "holdout/reward"],
+    "distance from the reference": ["apex/distance"],
+    "spread within a prompt": ["apex/embedding_spread"],
+    "share flagged": ["apex/guard_any"],
+    "gradient norm": ["grad_norm"],
+}
 
 
-def main() -> None:
-    args = parse_arguments()
-    started = time.time()
+@dataclass
+class Settings:
+    """The climb, in TRL's words where it has one."""
+
+    output_dir: str = output_field("runs/reward_backprop")
+    seed: int = said(0, "of weights, noise and prompts")
+    max_steps: int = said(20, "optimiser steps")
+    per_device_train_batch_size: int = said(8, "songs of a process in a micro-batch")
+    gradient_accumulation_steps: int = said(1, "micro-batches of a step")
+    sampler_steps: int = said(8, "of a song")
+    last: int = said(2, "sampler steps on the graph (DRaFT-K)")
+    learning_rate: float = said(2e-4, "of AdamW")
+    anchor: float = said(1e-3, "weight of the squared drift of the weights")
+    max_grad_norm: float = said(1.0, "larger gradients are scaled down")
+    save_steps: int = said(0, "steps from one checkpoint to the next; 0: at Ctrl-C alone")
+    resume_from_checkpoint: str | None = said(None, "a checkpoint-N folder of a former run")
+    report_to: str = said("none", "trackers, such as tensorboard,wandb")
+    pipeline: str | None = said(None, "hub id or folder of a diffusers audio pipeline")
+    prompts: str | None = said(None, "a text file, a prompt a line")
+    audio_seconds: float = said(30.0, "of a pipeline's songs")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings, own = parse_settings(RewardSettings, Settings, arguments=arguments)
+    trackers = None if own.report_to == "none" else own.report_to.split(",")
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), gradient_accumulation_steps=args.accumulate
+        cpu=not torch.cuda.is_available(),
+        gradient_accumulation_steps=own.gradient_accumulation_steps,
+        log_with=trackers,
+        project_dir=own.output_dir if trackers else None,
     )
-    set_seed(args.seed)
-    toy = args.pipeline is None
-    settings = {"segment_seconds": FRAMES * FRAME_SECONDS} if toy else {}
-    model = ApexReward.from_pretrained(args.reward_model, **settings).to(accelerator.device)
-    generator = FlowGenerator(args) if toy else PipelineGenerator(args)
-    generator.to(accelerator.device)
-    prompts, held_out = generator.prompts()
-    reward = Reward(model, args.mix, loudness=args.loudness)
-    judge = Judge(generator, reward, held_out, args)
-    before = judge.songs()
-    history = train(args, accelerator, generator, reward, prompts, judge)
+    accelerator.init_trackers("reward_backprop")
+    set_seed(own.seed)
+    climb = Climb(own, settings, accelerator)
+    before = climb.judged()
+    if own.resume_from_checkpoint:
+        climb.load(Path(own.resume_from_checkpoint))
+    with Interrupt() as interrupt:
+        while climb.step < own.max_steps and not climb.ended:
+            climb.advance()
+            climb.ended |= interrupt.asked()
+    accelerator.end_training()
     if accelerator.is_main_process:
-        trained = {
-            name: p.detach().cpu() for name, p in generator.named_parameters() if p.requires_grad
-        }
-        args.output.mkdir(parents=True, exist_ok=True)
-        save_file(trained, args.output / "trained.safetensors")
-        write_results(args, history, before, judge, started)
+        climb.finish(before)
 
 
-def train(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    generator: Any,
-    reward: Reward,
-    prompts: list[Any],
-    judge: Judge,
-) -> list[dict[str, Any]]:
-    """Climb the reward; a row per step."""
-    parameters = [p for p in generator.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in parameters]
-    wrapped, optimizer = accelerator.prepare(
-        generator, torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.0)
-    )
-    random = torch.Generator().manual_seed(args.seed + accelerator.process_index)
-    history: list[dict[str, Any]] = []
-    for step in range(1, args.steps + 1):
-        for _ in range(args.accumulate):
-            chosen = torch.randint(len(prompts), (args.batch,), generator=random).tolist()
-            with accelerator.accumulate(wrapped):
+class Climb:
+    """A generator on its way up a reward."""
+
+    def __init__(self, own: Settings, settings: RewardSettings, accelerator: Accelerator) -> None:
+        self.own, self.settings, self.accelerator = own, settings, accelerator
+        toy, device = own.pipeline is None, str(accelerator.device)
+        loading = {"segment_seconds": SONG_SECONDS} if toy else {}
+        self.generator: Any = (
+            MelodyFlow(own.sampler_steps, own.last, own.seed) if toy else PipelineGenerator(own)
+        )
+        self.generator.to(accelerator.device)
+        self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
+        self.reward = build_reward(
+            settings, guards="flag", penalty=1.0, loudness=-18.0, device=device,
+            shortest=SONG_SECONDS / 2 if toy else None, **loading,
+        )  # fmt: skip
+        reference = None
+        if toy or settings.reference_songs:
+            reference = reference_embeddings(settings, self.reward, melody_references)
+        rate = self.generator.sample_rate
+        self.judge = LoopJudge(self.reward, rate, reference)
+        holdout = build_holdout(settings, device, **loading)
+        self.holdout = None if holdout is None else LoopJudge(holdout, rate)
+        self.rule, self.ended, self.step = StopRule(), False, 0
+        self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.parameters]
+        optimizer = torch.optim.AdamW(self.parameters, lr=own.learning_rate, weight_decay=0.0)
+        self.wrapped, self.optimizer = accelerator.prepare(self.generator, optimizer)
+        self.random = torch.Generator().manual_seed(own.seed + accelerator.process_index)
+        self.log = RunLog(
+            own.output_dir, PANELS, formats=settings.formats,
+            writes=accelerator.is_main_process, resume=bool(own.resume_from_checkpoint),
+        )  # fmt: skip
+
+    def advance(self) -> None:
+        """A step, its row, and where it is time a judgement and a checkpoint."""
+        self.step += 1
+        row: dict[str, Any] = {"step": self.step, **self.climb()}
+        if self.step % self.settings.holdout_steps == 0 or self.step == self.own.max_steps:
+            row |= self.judgement([*self.log.rows, row])
+        self.log.append(row)
+        self.accelerator.log(row, step=self.step)
+        if self.own.save_steps and self.step % self.own.save_steps == 0:
+            self.save()
+
+    def climb(self) -> dict[str, float]:
+        """One optimiser step up the reward, held back by its guards."""
+        rate, accelerator = self.generator.sample_rate, self.accelerator
+        for _ in range(self.own.gradient_accumulation_steps):
+            size = (self.own.per_device_train_batch_size,)
+            drawn = torch.randint(len(self.prompts), size, generator=self.random).tolist()
+            prompts = [self.prompts[i] for i in drawn]
+            with accelerator.accumulate(self.wrapped):
                 with accelerator.autocast():
-                    waveforms = wrapped([prompts[i] for i in chosen], random)
-                rewards = reward(waveforms, generator.sample_rate)
+                    waveforms = self.wrapped(prompts, self.random)
+                rewards, price, up = guarded_gradient(self.reward, waveforms, rate, None, prompts)
                 # Staying near the start keeps the songs of the generator from becoming one.
-                drift = sum((p - q).square().sum() for p, q in zip(parameters, start, strict=True))
-                accelerator.backward(args.anchor * drift - rewards.mean())
-                norm = accelerator.clip_grad_norm_(parameters, args.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-        mean = accelerator.gather(rewards.detach()).mean().item()
-        history.append({"step": step, "reward": mean, "grad_norm": float(norm)})
-        if step % args.judge_every == 0 or step == args.steps:
-            history[-1]["held_out"] = statistics.fmean(judge.songs()["rewards"])
-            accelerator.print({name: round(value, 4) for name, value in history[-1].items()})
-    return history
+                pairs = zip(self.parameters, self.start, strict=True)
+                drift = torch.stack([(p - q).square().sum() for p, q in pairs]).sum()
+                gain = (up * waveforms).sum() / len(waveforms)
+                accelerator.backward(self.own.anchor * drift - gain)
+                norm = accelerator.clip_grad_norm_(self.parameters, self.own.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        mean, cost = (accelerator.gather(x).mean().item() for x in (rewards, price))
+        return {"reward": mean, "guard_price": cost, "grad_norm": float(norm)}
 
-
-class Judge:
-    """Songs of the held-out prompts from noise that is always the same, scored as they are."""
-
-    def __init__(
-        self, generator: Any, reward: Reward, prompts: list[Any], args: argparse.Namespace
-    ) -> None:
-        self.generator, self.reward, self.prompts, self.args = generator, reward, prompts, args
-        self.guards = Guards().limit("duration", low=FRAMES * FRAME_SECONDS / 2)
+    def judgement(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Figures of the held-out prompts; says where the held-out reward turns."""
+        songs = self.songs()
+        heard = self.judge(list(songs), self.unseen)
+        found: dict[str, Any] = {"held_out": heard.mean, **heard.figures}
+        if self.holdout is not None:
+            found["holdout/reward"] = self.holdout(list(songs), self.unseen).mean
+            trained = [row["reward"] for row in rows[-self.settings.holdout_steps :]]
+            turn = self.rule.add(self.step, statistics.fmean(trained), found["holdout/reward"])
+            if turn is not None:
+                self.accelerator.print(turn)
+                self.ended |= self.settings.holdout_stop
+        shown = ("reward", "held_out", "holdout/reward", "apex/distance")
+        row = {"step": self.step, **rows[-1], **found}
+        self.accelerator.print({name: round(row[name], 4) for name in shown if name in row})
+        return found
 
     @torch.no_grad()
-    def songs(self) -> dict[str, Any]:
-        """Waveforms (B, T), their rewards and the guards that they trip."""
-        random = torch.Generator().manual_seed(12345)
-        waveforms = self.generator(self.prompts, random)
-        rate = self.generator.sample_rate
-        rewards = self.reward(waveforms, rate)
-        flags = [self.guards.flags(self.guards.measure(song, rate)) for song in waveforms]
-        return {"waveforms": waveforms.cpu(), "rewards": rewards.tolist(), "flags": flags}
+    def songs(self) -> Tensor:
+        """Songs (B, T) of the held-out prompts from noise that is always the same."""
+        waveforms: Tensor = self.generator(self.unseen, torch.Generator().manual_seed(12345))
+        return waveforms.detach()
 
+    def judged(self) -> tuple[Tensor, Heard]:
+        """Those songs, and what the reward makes of them."""
+        songs = self.songs()
+        return songs, self.judge(list(songs), self.unseen)
 
-class FlowGenerator(nn.Module):
-    """A rectified flow (arXiv 2209.03003) over the controls of a differentiable synthesiser.
+    def trained(self) -> dict[str, Tensor]:
+        """The weights that are trained."""
+        named = self.generator.named_parameters()
+        return {name: p.detach().cpu() for name, p in named if p.requires_grad}
 
-    A prompt is (register, density). B = songs, F = frames, K = controls, T = samples.
-    """
+    def save(self) -> None:
+        """A checkpoint to go on from; the noise is that of the main process."""
+        folder = Path(self.own.output_dir) / f"checkpoint-{self.step}"
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.trained(), folder / "trained.safetensors")
+            state = {"step": self.step, "optimizer": self.optimizer.state_dict(),
+                     "random": self.random.get_state()}  # fmt: skip
+            torch.save(state, folder / "state.pt")
 
-    sample_rate = SAMPLE_RATE
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        weights = load_file(folder / "trained.safetensors")
+        with torch.no_grad():
+            for name, parameter in self.generator.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+        state = torch.load(folder / "state.pt", weights_only=True)
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.is_main_process:
+            self.random.set_state(state["random"])
+        self.log.keep_until(self.step)
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__()
-        self.steps, self.last = args.sampler_steps, args.last
-        self.input = nn.Conv1d(CONTROLS + REGISTERS + DENSITIES + 1, 96, 3, padding=1)
-        self.hidden = nn.ModuleList(nn.Conv1d(96, 96, 5, padding=2) for _ in range(3))
-        self.output = nn.Conv1d(96, CONTROLS, 1)
-        self.fit(args.seed)
-
-    def prompts(self) -> tuple[list[Any], list[Any]]:
-        """Two thirds of the combinations to train on, four songs each of the others to judge by."""
-        every = [(r, d) for r in range(REGISTERS) for d in range(DENSITIES)]
-        unseen = [(r, d) for r, d in every if (r + d) % 3 == 0]
-        return [prompt for prompt in every if prompt not in unseen], unseen * 4
-
-    def velocity(self, x: Tensor, time_: Tensor, condition: Tensor) -> Tensor:
-        """(B, K, F) at times (B,) under conditions (B, REGISTERS + DENSITIES)."""
-        known = torch.cat([condition, time_[:, None]], dim=1)[:, :, None].expand(-1, -1, FRAMES)
-        h = self.input(torch.cat([x, known], dim=1))
-        for layer in self.hidden:
-            h = h + torch.nn.functional.silu(layer(h))
-        return self.output(h)
-
-    def forward(self, prompts: list[tuple[int, int]], random: torch.Generator) -> Tensor:
-        """Songs (B, T), with gradients through the last steps of the sampler."""
-        condition = one_hot(prompts).to(self.output.weight.device)
-        noise = torch.randn(len(prompts), CONTROLS, FRAMES, generator=random).to(condition)
-
-        def step(x: Tensor, index: int) -> Tensor:
-            time_ = torch.full((len(x),), index / self.steps, device=x.device)
-            return x + self.velocity(x, time_, condition) / self.steps
-
-        return synthesize(run_sampler(step, noise, self.steps, self.last).float())
-
-    def fit(self, seed: int, steps: int = 400) -> None:
-        """Flow matching on random melodies, some seconds."""
-        random = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3)
-        for _ in range(steps):
-            data, condition = random_melodies(64, random)
-            noise = torch.randn(data.shape, generator=random)
-            time_ = torch.rand(len(data), generator=random)
-            mixed = torch.lerp(noise, data, time_[:, None, None])
-            error = self.velocity(mixed, time_, condition) - (data - noise)
-            error.square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def one_hot(prompts: list[tuple[int, int]]) -> Tensor:
-    """Conditions (B, REGISTERS + DENSITIES) of (register, density) prompts."""
-    registers, densities = torch.tensor(prompts).unbind(1)
-    return torch.cat([torch.eye(REGISTERS)[registers], torch.eye(DENSITIES)[densities]], dim=1)
-
-
-def random_melodies(count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Controls (B, K, F) about -1 (off) and 1 (on), and their conditions; all distort."""
-    prompts = [
-        (int(torch.randint(REGISTERS, (1,), generator=random)),
-         int(torch.randint(DENSITIES, (1,), generator=random)))
-        for _ in range(count)
-    ]  # fmt: skip
-    registers, densities = torch.tensor(prompts).unbind(1)
-    data = torch.full((count, CONTROLS, FRAMES), -1.0)
-    for voice in range(1 + DENSITIES):
-        pitch = registers[:, None] * 5 + torch.randint(9, (count, FRAMES), generator=random)
-        on = torch.rand(count, FRAMES, generator=random) < 0.7
-        on &= (voice <= densities)[:, None]
-        data.scatter_(1, pitch[:, None], torch.where(on, 1.0, -1.0)[:, None])
-    data[:, PITCHES:] = 0.6 + 0.2 * torch.randn(count, 3, 1, generator=random)
-    data += 0.1 * torch.randn(data.shape, generator=random)
-    return data, one_hot(prompts)
-
-
-def synthesize(controls: Tensor) -> Tensor:
-    """Controls (B, K, F) to songs (B, T): decaying harmonic notes, hiss, soft distortion."""
-    slot = round(FRAME_SECONDS * SAMPLE_RATE)
-    time_ = torch.arange(FRAMES * slot, device=controls.device) / SAMPLE_RATE
-    frequency = 110 * 2 ** (torch.arange(PITCHES, device=controls.device) / 6)
-    wave = sum(
-        torch.sin(2 * math.pi * n * frequency[:, None] * time_) / n**1.5 for n in range(1, 5)
-    )
-    level = torch.sigmoid(4 * controls).repeat_interleave(slot, dim=2)  # (B, K, T)
-    hiss, drive, sustain = level[:, PITCHES:].unbind(1)
-    since = time_ % FRAME_SECONDS
-    envelope = (200 * since).clamp(max=1) * torch.exp(-8 * (1 - sustain) * since)
-    notes = 0.15 * envelope * torch.einsum("bkt,kt->bt", level[:, :PITCHES], wave)
-    random = torch.Generator().manual_seed(0)
-    noise = 0.004 * torch.randn(len(time_), generator=random).to(time_)
-    gain = 1 + 60 * drive
-    return 0.5 * torch.tanh(gain * (notes + hiss * noise)) / gain**0.25
+    def finish(self, before: tuple[Tensor, Heard]) -> None:
+        """Weights, figures of the held-out prompts, curves and songs."""
+        after = self.judged()
+        interrupted = self.step < self.own.max_steps
+        if interrupted:
+            self.save()
+        save_file(self.trained(), Path(self.own.output_dir) / "trained.safetensors")
+        for name, (songs, _) in (("before", before), ("after", after)):
+            for i, song in enumerate(songs[:4]):
+                self.log.song(f"{name}_{i}", song, self.generator.sample_rate)
+        if self.rule.rows:
+            write_holdout(self.rule, self.own.output_dir, self.settings.formats)
+        first, last = before[1], after[1]
+        self.log.finish(
+            {
+                "reward_before": first.mean,
+                "reward_after": last.mean,
+                "reward_std_before": statistics.pstdev(first.known),
+                "guard_rate_before": statistics.fmean(first.flagged),
+                "guard_rate_after": statistics.fmean(last.flagged),
+                "distance_before": first.figures.get("apex/distance"),
+                "distance_after": last.figures.get("apex/distance"),
+                "turn": None if self.rule.turn is None else vars(self.rule.turn),
+                "interrupted": interrupted,
+                "demonstration": self.reward.demonstration,
+                "settings": plain(self.own, self.settings),
+            }
+        )
+        if interrupted:
+            print(how_to_go_on(self.own.output_dir))
 
 
 class PipelineGenerator(nn.Module):
     """A diffusers audio pipeline with LoRA on its denoiser; gradients through its last steps."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, own: Settings) -> None:
         super().__init__()
         from diffusers import DiffusionPipeline
 
-        self.pipeline = DiffusionPipeline.from_pretrained(args.pipeline)
+        self.pipeline = DiffusionPipeline.from_pretrained(own.pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
         for part in self.pipeline.components.values():
             if isinstance(part, nn.Module):
@@ -247,8 +281,8 @@ class PipelineGenerator(nn.Module):
         inject_adapter_in_model(lora, denoiser)
         denoiser.enable_gradient_checkpointing()
         self.denoiser = denoiser
-        self.steps, self.last, self.file = args.sampler_steps, args.last, args.prompts
-        self.options = dict.fromkeys(("audio_end_in_s", "audio_length_in_s"), args.audio_seconds)
+        self.steps, self.last = own.sampler_steps, own.last
+        self.options = dict.fromkeys(("audio_end_in_s", "audio_length_in_s"), own.audio_seconds)
         vocoder = getattr(self.pipeline, "vocoder", None)
         holder = vocoder.config if vocoder is not None else self.pipeline.vae.config
         self.sample_rate = int(holder.sampling_rate)
@@ -256,11 +290,6 @@ class PipelineGenerator(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> PipelineGenerator:
         self.pipeline.to(*args, **kwargs)
         return self
-
-    def prompts(self) -> tuple[list[str], list[str]]:
-        """The file's prompts: nine tenths to train on, every tenth line to judge by."""
-        lines = self.file.read_text(encoding="utf-8").splitlines()
-        return [p for i, p in enumerate(lines) if i % 10] or lines, lines[::10]
 
     def forward(self, prompts: list[str], random: torch.Generator) -> Tensor:
         """Songs (B, T)."""
@@ -281,59 +310,12 @@ class PipelineGenerator(nn.Module):
         return audio.mean(dim=1) if audio.ndim == 3 else audio
 
 
-def write_results(
-    args: argparse.Namespace,
-    history: list[dict[str, Any]],
-    before: dict[str, Any],
-    judge: Judge,
-    started: float,
-) -> None:
-    """Figures of the held-out prompts, curves and songs."""
-    after = judge.songs()
-    summary = {
-        "reward_before": statistics.fmean(before["rewards"]),
-        "reward_after": statistics.fmean(after["rewards"]),
-        "reward_std_before": statistics.pstdev(before["rewards"]),
-        "guard_rate_before": statistics.fmean(map(bool, before["flags"])),
-        "guard_rate_after": statistics.fmean(map(bool, after["flags"])),
-        "seconds": time.time() - started,
-        "demonstration": judge.reward.demonstration,
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-    }
-    panels = {"reward": ["reward", "held_out"], "gradient norm": ["grad_norm"]}
-    write_run(args.output, history, summary, panels)
-    folder = args.output / "audio"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, songs in (("before", before), ("after", after)):
-        for i, song in enumerate(songs["waveforms"][:4]):
-            save_wav(folder / f"{name}_{i}.wav", song.numpy(), judge.generator.sample_rate)
-    print({name: value for name, value in summary.items() if name != "settings"})
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/reward_backprop"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=8, help="songs of a process in a micro-batch")
-    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step")
-    parser.add_argument("--sampler-steps", type=int, default=8)
-    parser.add_argument("--last", type=int, default=2, help="sampler steps on the graph (DRaFT-K)")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--anchor", type=float, default=1e-3, help="weight of the squared drift")
-    parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
-    parser.add_argument("--judge-every", type=int, default=5)
-    parser.add_argument("--mix", default="aesthetics")
-    parser.add_argument("--loudness", type=float, default=-18.0, help="LUFS before scoring")
-    parser.add_argument("--reward-model", default="apex-tiny", help="hub id or folder")
-    real = parser.add_argument_group("a real pipeline")
-    real.add_argument("--pipeline", help="hub id or folder of a diffusers audio pipeline")
-    real.add_argument("--prompts", type=Path, help="a text file, a prompt a line")
-    real.add_argument("--audio-seconds", type=float, default=30.0)
-    args = parser.parse_args()
-    if args.pipeline and not args.prompts:
-        parser.error("--pipeline needs --prompts")
-    return args
+def read_prompts(path: str | None) -> tuple[list[str], list[str]]:
+    """The file's prompts: nine tenths to train on, every tenth line to judge by."""
+    if path is None:
+        raise SystemExit("--pipeline needs --prompts, a text file with a prompt a line")
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [p for i, p in enumerate(lines) if i % 10] or lines, lines[::10]
 
 
 if __name__ == "__main__":

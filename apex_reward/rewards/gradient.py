@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encoded import Prompts
+from apex_reward.rewards.guards import guard_price
 from apex_reward.rewards.protocol import RewardModel
 from apex_reward.rewards.reward import Reward, as_reward
 
@@ -53,6 +54,39 @@ def reward_and_gradient(
         rewards = judge(leaf, sample_rate, lengths, prompts, groups)
         (gradient,) = torch.autograd.grad(rewards.sum(), leaf)
     return rewards.detach(), gradient
+
+
+def guarded_gradient(
+    reward: Reward,
+    waveforms: Tensor,
+    sample_rate: int,
+    lengths: Tensor | None = None,
+    prompts: Prompts = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reward_and_gradient`, with the reward's guards pulling where a limit is near.
+
+    A measure may be a hundred times as steep as a reward, so a guard pulls by its price, not by
+    its slope: down the price of `guard_price`, `price` times as hard as the song's reward pulls up.
+    With a penalty of 1 the two are even at the limit.
+
+        rewards, price, gradient = guarded_gradient(reward, waveforms, rate)
+        waveforms.backward(-gradient)
+
+    Returns:
+        Rewards (B,) before guards, the price (B,), and the gradient, of the shape of `waveforms`,
+        to climb along; all off the graph.
+    """
+    rewards, gradient = reward_and_gradient(reward, waveforms, sample_rate, lengths, prompts)
+    with torch.enable_grad():
+        leaf = waveforms.detach().requires_grad_()
+        price = guard_price(reward.guards, leaf, sample_rate, lengths)
+        if not price.requires_grad:
+            return rewards, price.detach(), gradient
+        (slope,) = torch.autograd.grad(price.sum(), leaf)
+    each = (-1, *[1] * (waveforms.ndim - 1))
+    length = gradient.flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1).clamp_min(1e-30)
+    pull = (price.detach() * length).reshape(each).to(gradient)
+    return rewards, price.detach(), gradient - pull * slope
 
 
 def run_sampler(

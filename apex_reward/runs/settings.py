@@ -56,7 +56,7 @@ class RewardSettings:
     holdout_reward: str | None = said(
         None, "a reward file or model that judges songs of held-out prompts, and is not trained on"
     )
-    holdout_steps: int = said(5, "steps from one held-out judgement to the next")
+    holdout_steps: int = said(5, "steps from one judgement of held-out prompts to the next")
     holdout_stop: bool = said(False, "end the run where the held-out reward turns")
     figures: str = said("png", "formats of the pictures: png,svg,pdf")
 

@@ -56,11 +56,20 @@ def guard_price(
     if mono.ndim == 3:
         mono = mono.mean(dim=1)
     counts = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
-    songs = Songs(mono, counts, sample_rate)
     total = mono.new_zeros(len(mono))
-    for guard in guards.guards:
-        if guard.action != "flag" and guard.measure in SMOOTH:
-            total = total + _price(guard, BATCHED[guard.measure](songs))
+    with torch.no_grad():
+        songs = Songs(mono, counts, sample_rate)
+        values = {
+            guard: _price(guard, BATCHED[guard.measure](songs))
+            for guard in guards.guards
+            if guard.action != "flag" and guard.measure in SMOOTH
+        }
+    for guard, price in values.items():
+        # Far inside a limit a measure may have no slope at all (of a silent band, say).
+        near = price.nonzero()[:, 0]
+        if guard.measure is not None and len(near):
+            part = Songs(mono[near], [counts[int(i)] for i in near], sample_rate)
+            total = total.index_add(0, near, _price(guard, BATCHED[guard.measure](part)).to(total))
     return total
 
 
