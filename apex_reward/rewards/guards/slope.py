@@ -1,7 +1,7 @@
 """Guards for a climb through the gradient: a price that grows before a limit is crossed.
 
-A guard trips or not, which has no gradient; its measure mostly has one. The price begins a tenth of
-the limit inside it, is the guard's penalty at the limit, and grows on at that rate outside.
+A guard trips or not, which has no gradient; its measure mostly has one. The price begins inside a
+limit, by three tenths of it, is the guard's penalty at the limit, and grows on at that rate.
 
 Shape key: B = songs, T = samples.
 """
@@ -26,7 +26,7 @@ from apex_reward.rewards.guards.measures import (
 )
 from apex_reward.rewards.guards.songs import Songs
 
-MARGIN = 0.1
+MARGIN = 0.3
 # The others count frames or samples, which moves in jumps.
 SMOOTH: tuple[Measure, ...] = (dc_offset, inaudible_share, loop_correlation, loudness, noise_floor)
 
@@ -49,7 +49,7 @@ def guard_price(
         lengths: B samples; None: all of T.
 
     Returns:
-        At least 0; a guard with limit m and penalty p adds p (1 + (excess / (0.1 |m|))), where
+        At least 0; a guard with limit m and penalty p adds p (1 + (excess / (0.3 |m|))), where
         that is above 0 and the excess is how far beyond the limit (below 0 inside it).
     """
     mono = waveforms.float()
@@ -69,7 +69,7 @@ def guard_price(
         near = price.nonzero()[:, 0]
         if guard.measure is not None and len(near):
             part = Songs(mono[near], [counts[int(i)] for i in near], sample_rate)
-            total = total.index_add(0, near, _price(guard, BATCHED[guard.measure](part)).to(total))
+            total = total.index_add(0, near, _price(guard, _sloped(guard.measure, part)).to(total))
     return total
 
 
@@ -82,3 +82,27 @@ def _price(guard: Guard, values: Tensor) -> Tensor:
             known = torch.where(torch.isfinite(values), values, limit - sign * width)
             price = price + guard.penalty * torch.relu(1 + sign * (known - limit) / width)
     return price
+
+
+def _sloped(measure: Measure, songs: Songs) -> Tensor:
+    """(B,) the measure's values, with a slope that an optimiser can follow."""
+    values = BATCHED[measure](songs)
+    if measure is not noise_floor:
+        return values
+    # Its quantile and median hang on one frame of one bin each. The slope is that of the middle
+    # half of the bins, each by the mean of its quietest fifth of the frames.
+    smooth = torch.stack([_steadiness(songs, i) for i in range(len(songs.lengths))])
+    return values.detach() + (smooth - smooth.detach())
+
+
+def _steadiness(songs: Songs, song: int) -> Tensor:
+    """Level of a song's steady part against the whole, dB, up to a constant."""
+    hertz = songs.short_hertz
+    bins = (hertz > 100) & (hertz < min(10_000, 0.45 * songs.sample_rate))
+    power = songs.power[song, bins, : songs.short_frames(songs.lengths[song])]  # (K, F)
+    fifth = max(1, power.shape[1] // 5)
+    levels = power.topk(fifth, dim=1, largest=False).values.mean(dim=1).clamp_min(1e-20).log10()
+    quarter = len(levels) // 4
+    return 10 * (
+        levels.sort().values[quarter : len(levels) - quarter].mean() - power.mean().log10()
+    )

@@ -104,11 +104,13 @@ class StopRule:
     def _turn(self) -> Turn | None:
         trained = np.array([row["reward"] for row in self.rows])
         held = np.array([row["holdout"] for row in self.rows])
+        falls, rises = falling_p(held), falling_p(-trained)
         windows = range(self.shortest, len(held) + 1)
-        tests = [(falling_p(held[-size:]), size) for size in windows]
-        self._lowest = min((p for p, _ in tests), default=None)
+        self._lowest = min((float(falls[size - 1]) for size in windows), default=None)
         shown = [
-            (p, size) for p, size in tests if p < self.alpha and falling_p(-trained[-size:]) < RISES
+            (float(falls[size - 1]), size)
+            for size in windows
+            if falls[size - 1] < self.alpha and rises[size - 1] < RISES
         ]
         if not shown:
             return None
@@ -118,15 +120,21 @@ class StopRule:
         return Turn(self.rows[-1]["step"], self.rows[-size]["step"], p, float(fell))
 
 
-def falling_p(values: npt.ArrayLike) -> float:
-    """How often values without a trend are as well ordered downwards as these, in (0, 1].
+def falling_p(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Of the last 1, 2, ... N values: how often are values without a trend as well ordered down?
 
     Kendall's test against a falling trend, exact; a tie counts as half a rise.
+
+    Args:
+        values: (N,).
+
+    Returns:
+        (N,) in (0, 1]; the first is 1.
     """
     x = np.asarray(values, np.float64)
-    signs = np.sign(x[None] - x[:, None])[np.triu_indices(len(x), 1)]
-    rises = int(np.ceil((signs > 0).sum() + 0.5 * (signs == 0).sum()))
-    return float(_inversions(len(x))[rises])
+    rises = np.triu(np.heaviside(x[None] - x[:, None], 0.5), 1).sum(axis=1)
+    counts = np.ceil(rises[::-1].cumsum()).astype(int)  # of the windows that end at the end
+    return np.array([_inversions(size)[count] for size, count in enumerate(counts, 1)])
 
 
 @cache
