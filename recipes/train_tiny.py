@@ -2,12 +2,14 @@
 
     python recipes/train_tiny.py --output out/tiny --seed 0            # 15 to 25 minutes, one core
     python recipes/train_tiny.py --output out/tiny --seed 0 --short    # seconds: does it run?
+    python recipes/train_tiny.py --output out/tiny --start FOLDER      # minutes: members alone
 
 The default settings and seed 0 made the embedded checkpoint. It runs on one thread, so that a seed
 gives the same bytes again on the same kind of processor. Every training batch holds one song per
 kind of damage in four versions (clean and three severities); the heads learn made-up labels that
-fall with severity, and a ranking loss asks each version to score below the one before it. No real
-song and no human label is used.
+fall with severity, and a ranking loss asks each version to score below the one before it. The model
+is then made an ensemble: further predictors on the finished encoder and pooling, each with a start
+and a bootstrap draw of recordings of its own. No real song and no human label is used.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from torch import Tensor
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.demo import DAMAGES, damage, make_song, score_damage
-from apex_reward.demo.lessons import VERSIONS, make_batch, make_material
+from apex_reward.demo.lessons import SEEDS, VERSIONS, make_batch, make_material
 from apex_reward.files.tables import write_json, write_table
-from apex_reward.scores.apex import AESTHETIC_HEADS
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, head_range
+from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.report import fit_spread_scale
 
 RATE = 24_000
-WHOLE = 1_000  # added to the seed for the songs of the second stage
+WHOLE, MEMBERS, FAMILIAR = 1_000, 2_000, 3_000  # added to the seed for later songs
 
 
 class Settings(NamedTuple):
@@ -49,13 +53,20 @@ class Settings(NamedTuple):
     whole_songs: int = 48
     whole_batches: int = 16
     whole_passes: int = 24
+    members: int = 8
+    member_batches: int = 40
+    member_whole_batches: int = 4
+    member_passes: int = 8
+    familiar_songs: int = 100
+    familiar_seconds: float = 12.0
     checked_songs: int = 6
     checked_seconds: float = 20.0
 
 
 SHORT = Settings(
     steps=4, songs=4, textures=2, song_seconds=4.0, crop_seconds=1.0, segment_seconds=2.0,
-    whole_songs=2, whole_batches=1, whole_passes=2, checked_songs=1, checked_seconds=3.0,
+    whole_songs=2, whole_batches=1, whole_passes=2, member_batches=1, member_whole_batches=2,
+    member_passes=1, familiar_seconds=0.6, checked_songs=1, checked_seconds=3.0,
 )  # fmt: skip
 
 
@@ -64,12 +75,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--start", type=Path, help="a model that only lacks the members")
     arguments = parser.parse_args()
     settings = SHORT if arguments.short else Settings()
     torch.set_num_threads(1)  # sums in a fixed order: the same seed gives the same bytes
     started = time.perf_counter()
-    model, history = train(settings, arguments.seed)
-    save(model, arguments.output / "apex_tiny")
+    start, history = arguments.start, []
+    if start is None:
+        model, history = train(settings, arguments.seed)
+        start = arguments.output / "single"
+        save(model, start)
+    ensemble = add_members(ApexReward.from_pretrained(start), settings, arguments.seed, history)
+    save(ensemble, arguments.output / "apex_tiny")
     report(arguments.output, settings, arguments.seed, history, started)
 
 
@@ -132,6 +149,88 @@ def train_whole(
             row = learn(model, optimizer, *batches[number], settings.ranking)
             history.append({"step": done + len(history) + 1, **row})
     return history
+
+
+def add_members(
+    single: ApexReward, settings: Settings, seed: int, history: list[dict[str, float]]
+) -> ApexReward:
+    """Third stage: the model as an ensemble whose first member is its own predictor."""
+    crops = member_material(single, settings, seed, whole=False)
+    whole = member_material(single, settings, seed, whole=True)
+    held = len(whole[0]) // settings.member_whole_batches  # recordings, for the spread's scale
+    members = [single.predictor]
+    for number in range(1, settings.members):
+        torch.manual_seed(seed + number)
+        rng = np.random.default_rng([seed, number])
+        members.append(type(single)(single.config).predictor)
+        stages = ((crops, 1.0, 1), (tuple(part[held:] for part in whole), 1 / 3, 2))
+        for (embeddings, targets), pace, times in stages:
+            drawn = rng.integers(len(embeddings), size=len(embeddings))
+            optimizer = torch.optim.AdamW(members[-1].parameters(), pace * settings.learning_rate)
+            passes = range(times * settings.member_passes)
+            for batch in [b for _ in passes for b in batches_of(rng.permutation(drawn))]:
+                logits = members[-1].train().logits(embeddings[batch].flatten(0, 1))
+                loss, row = losses(logits, targets[batch].flatten(0, 1), settings.ranking)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(members[-1].parameters(), 1.0)
+                optimizer.step()
+                history.append({"step": len(history) + 1, **row})
+    return assembled(single, members, settings, seed, tuple(part[:held] for part in whole))
+
+
+def member_material(
+    model: ApexReward, settings: Settings, seed: int, whole: bool
+) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, 4, W) and targets (N, 4, 7) of recordings in four versions each."""
+    seconds = model.config.segment_seconds if whole else settings.crop_seconds
+    batches = settings.member_whole_batches if whole else settings.member_batches
+    rng = np.random.default_rng([seed, MEMBERS, int(whole)])
+    count = max(2, 3 * batches if whole else batches)
+    length = 1.3 * seconds if whole else settings.song_seconds
+    songs, textures = make_material(count, count // 4 + 1, length, seed + MEMBERS + int(whole))
+    encode = model.encode_segments if whole else model.encoder
+    found = []
+    for _ in range(batches):
+        batch = make_batch(rng, songs, textures, seconds, settings.texture_share)
+        with torch.no_grad():
+            found.append((model.pool(encode(batch.waves, batch.real)), batch.targets))
+    embeddings, targets = map(torch.cat, zip(*found, strict=True))
+    return embeddings.unflatten(0, (-1, VERSIONS)), targets.unflatten(0, (-1, VERSIONS))
+
+
+def batches_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in batches of eight recordings, as in the other stages."""
+    return np.array_split(rows, max(1, len(rows) // len(DAMAGES)))
+
+
+@torch.no_grad()
+def assembled(
+    single: ApexReward, members: list[torch.nn.Module], settings: Settings, seed: int,
+    held_out: tuple[Tensor, Tensor],
+) -> ApexReward:  # fmt: skip
+    """The ensemble, with its spread's scale and the statistics of familiar songs."""
+    config = ApexConfig.from_dict(single.config.to_dict())
+    config.members = len(members)
+    embeddings, targets = (part.flatten(0, 1) for part in held_out)
+    said = torch.stack([member.eval()(embeddings) for member in members], dim=1)
+    low, high = np.array([head_range(head) for head in HEADS]).T
+    config.spread_scale = fit_spread_scale(said.numpy(), low + (high - low) * targets.numpy())
+    songs = []
+    for number in range(settings.familiar_songs):
+        seconds = settings.familiar_seconds * (1 + number % 3) / 3
+        song = make_song((seed + FAMILIAR) * SEEDS + number, seconds)
+        songs.append(single.embed(torch.from_numpy(song)[None], RATE)[0].numpy())
+    familiar = fit_familiarity(np.stack(songs))
+    config.familiar = familiar is not None
+    model = ApexReward(config)
+    model.encoder.load_state_dict(single.encoder.state_dict())
+    model.pooling.load_state_dict(single.pooling.state_dict())
+    for ours, theirs in zip(model.predictor.members, members, strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    if familiar is not None:
+        model.familiar.load_state_dict(familiar.state_dict())
+    return model
 
 
 def learn(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from apex_reward import ApexReward
+from apex_reward.demo import make_song
 from apex_reward.files.tables import read_jsonl, read_table
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_tiny.py"
@@ -40,7 +41,8 @@ def test_short_mode_leaves_what_recipes_leave_and_repeats_itself(
 ) -> None:
     first = run_short(recipe, tmp_path / "a", monkeypatch, seed=3)
     history = read_jsonl(first / "history.jsonl")
-    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+    # Four on crops, two on whole songs, and seven members' one and two passes over a batch each.
+    assert [row["step"] for row in history] == list(range(1, 7 + 7 * 3))
     assert all(np.isfinite(list(row.values())).all() for row in history)
     summary = json.loads((first / "summary.json").read_text())
     keys = {"reward_before", "reward_after", "reward_std_before", "seconds", "settings", "model"}
@@ -51,7 +53,7 @@ def test_short_mode_leaves_what_recipes_leave_and_repeats_itself(
     assert (first / "timing-jitter.wav").is_file()
     assert len(read_table(first / "damage.csv")) == 9
 
-    model = ApexReward.from_pretrained(first / "apex_tiny")
+    model = ApexReward.from_pretrained(first / "single")
     embedded = ApexReward.from_pretrained("apex-tiny")
     assert {n: v.shape for n, v in model.state_dict().items()} == {
         n: v.shape for n, v in embedded.state_dict().items()
@@ -62,6 +64,20 @@ def test_short_mode_leaves_what_recipes_leave_and_repeats_itself(
         "_name_or_path": model.config.to_dict().get("_name_or_path"),
         "segment_seconds": 2.0,
     }
+
+    whole = ApexReward.from_pretrained(first / "apex_tiny")
+    assert (whole.members, whole.config.demonstration) == (8, True)
+    song = torch.from_numpy(make_song(5, 2.0))[None]
+    scores = whole(song, 24_000)
+    torch.testing.assert_close(scores.member(0).stack(), model(song, 24_000).stack())
+    assert scores.std is not None
+    assert scores.std.stack().min() > 0
+    assert len(whole.config.spread_scale) == 7
+    # A hundred songs of half a second: noise and silence are further away than any of them.
+    strange = [0.2 * torch.randn(1, 24_000), torch.zeros(1, 24_000)]
+    far = [whole.unfamiliarity(whole.embed(wave, 24_000)).item() for wave in strange]
+    print("white noise, silence:", far)
+    assert far[1] > 1
 
     second = run_short(recipe, tmp_path / "b", monkeypatch, seed=3)
     weights = "apex_tiny/model.safetensors"
