@@ -257,7 +257,8 @@ def _system_blocks(metrics: Evaluation) -> list[Block]:
         if cells:
             systems = sorted({system for pair in cells for system in pair})
             caption = f"Accuracy of {name} per pair of systems"
-            blocks.append(Picture(caption, heat_map(systems, cells), f"systems_{name}", wide=True))
+            figure, wide = heat_map(systems, cells), len(systems) > 4
+            blocks.append(Picture(caption, figure, f"systems_{name}", wide=wide))
     if not blocks:
         return []
     note = "Share of battles between two systems whose higher-scored side won; small n says little."

@@ -118,14 +118,16 @@ def voter_words(found: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     return [
-        _sentence("Voters agree with each other on", found["between"]),
-        _sentence("Voters answer a repeated question alike in", found["repeats"]),
+        _sentence(
+            found["between"], "Voters agree with each other on", "No two voters were asked alike."
+        ),
+        _sentence(found["repeats"], "Voters answer repeats alike on", "No voter was asked twice."),
     ]
 
 
-def _sentence(start: str, part: Mapping[str, Any]) -> str:
+def _sentence(part: Mapping[str, Any], start: str, nothing: str) -> str:
     if not part["comparisons"]:
-        return f"{start} - : no comparison has two such votes."
+        return nothing
     text = f"{start} {part['equal']:.0%} of {part['comparisons']} comparisons"
     if part["equal_ci95"]:
         text += " (95% interval {:.0%} to {:.0%})".format(*part["equal_ci95"])

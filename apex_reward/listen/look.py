@@ -37,7 +37,7 @@ class Look:
         columns: of `heads`.
         heads: rows of head, score, spread over the members (with an ensemble), range, weight in
             the mix.
-        guards: rows of guard, value, limits with their unit, whether it tripped.
+        guards: rows of guard, value, whether it tripped, limits with their unit.
         segments: as `score --segments` writes them; empty where the song is heard whole.
         wave: (N, 2) lowest and highest sample of each bin, in [-1, 1].
     """
@@ -154,8 +154,8 @@ def _guards(reward: Reward, measured: dict[str, float]) -> list[list[object]]:
         [
             guard.name,
             measured[guard.name],
-            f"{range_words(guard.low, guard.high)} ({guard.unit})",
             guard.trips(measured[guard.name]),
+            f"{range_words(guard.low, guard.high)} ({guard.unit})",
         ]
         for guard in shown.guards
         if guard.name in measured

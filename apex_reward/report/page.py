@@ -22,8 +22,9 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: its path in the package, such as `report/templates/document.html`. It finds the
-            filters `cell`, `drawing` (a figure as an SVG element), `numeric_columns` (of rows) and
-            `script_json` (a value for a script element, NaN as null), and the test `player`.
+            filters `cell`, `drawing` (a figure as an SVG element), `numeric_columns` and
+            `has_player` (of rows), `script_json` (a value for a script element, NaN as null), and
+            the test `player`.
         values: what it names; one it names and does not get is an error.
     """
     return _environment().get_template(template).render(**values)
@@ -40,7 +41,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {"cell": cell, "drawing": _drawing, "numeric_columns": _numeric_columns}
-    made.filters["script_json"] = _script_json
+    made.filters |= {"script_json": _script_json, "has_player": _has_player}
     made.tests["player"] = lambda value: isinstance(value, Player)
     return made
 
@@ -51,6 +52,10 @@ def _script_json(value: object) -> Markup:
 
 def _numeric_columns(rows: Sequence[Sequence[object]], number: int) -> list[bool]:
     return [is_numeric(row[position] for row in rows) for position in range(number)]
+
+
+def _has_player(rows: Sequence[Sequence[object]]) -> bool:
+    return any(isinstance(value, Player) for row in rows for value in row)
 
 
 def _drawing(figure: Figure, name: str) -> Markup:

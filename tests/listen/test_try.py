@@ -60,7 +60,7 @@ def test_a_look_holds_the_row_the_segments_and_the_waveform(reward, song):
     assert seen.wave.shape == (BINS, 2)
     first = samples[: -(-len(samples) // BINS)]
     assert seen.wave[0].tolist() == [first.min(), first.max()]
-    guards = {name: (value, allowed, trips) for name, value, allowed, trips in seen.guards}
+    guards = {name: (value, allowed, trips) for name, value, trips, allowed in seen.guards}
     assert guards["duration"] == (pytest.approx(3.4), "5 to 600 (s)", True)
     assert guards["dc"][1:] == ("at most 0.05 (full scale)", False)
     assert guards["band"][1] == "at least 3500 (Hz)"

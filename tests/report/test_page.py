@@ -55,8 +55,8 @@ def test_a_page_escapes_every_name() -> None:
     assert "\u202e" not in page
     assert "\x1b" not in page
     assert r"\u202e\x1b" in page
-    assert '<td class="number">0.552</td>' in page
-    assert '<td class="number">-</td>' in page
+    assert '<td class="number" data-column="auc">0.552</td>' in page
+    assert '<td class="number" data-column="auc">-</td>' in page
     assert "<b>12,345</b><span>pairs</span>" in page
     assert page.count("<svg role=") == 2
     assert page.count('<div class="plots">') == 1

@@ -1,0 +1,22 @@
+"""All pages at the widths of a phone and of a desk, light and dark: whole, named, and silent."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser import Browser
+from tests.pages import PAGES, Pages
+
+
+@pytest.mark.slow
+def test_pages_fit_have_no_serious_fault_and_say_nothing_to_the_console(tmp_path):
+    with Pages(tmp_path) as pages, Browser(tmp_path) as browser:
+        for width, dark in ((390, True), (1280, False)):
+            browser.window(width, dark=dark)
+            for name in PAGES:
+                pages.show(browser, name)
+                assert (name, width, browser.faults()) == (name, width, [])
+                assert (name, width, browser.overflow()) == (name, width, [])
+                assert browser.run("document.documentElement.scrollWidth") == width
+        assert browser.run("document.querySelectorAll('audio').length") > 0
+        assert browser.said == []
