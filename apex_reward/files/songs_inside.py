@@ -170,11 +170,25 @@ def _file_of(cell: Mapping[str, Any] | None, folder: Path, beside: Path) -> str 
     path, content = cell["path"], cell["bytes"]
     if content is None:
         return str(beside / path) if path and (beside / path).is_file() else path
-    file = folder / _name(path or "", content)
+    return song_file(path or "", content, folder)
+
+
+def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
+    """The path of a song that is bytes, written once into a folder; None: a temporary one.
+
+    Args:
+        name: what it was called where it lay; the file's name tells its content too.
+    """
+    file = songs_folder(folder) / _name(name, content)
     if not file.is_file():
         with atomic_path(file) as temporary:
             temporary.write_bytes(content)
     return str(file)
+
+
+def songs_folder(folder: Path | None) -> Path:
+    """The folder that songs are written into; None: one that goes when the process ends."""
+    return folder or _temporary()
 
 
 def _name(path: str, content: bytes) -> str:

@@ -12,6 +12,7 @@ from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.songs_inside import is_saved_dataset
 from apex_reward.files.tables import read_table
+from apex_reward.scoring.addresses import fetched, is_address
 from apex_reward.scoring.folders import songs_in, songs_matching
 from apex_reward.scoring.lists import (
     LIST_ENDINGS,
@@ -21,6 +22,7 @@ from apex_reward.scoring.lists import (
     read_list_beside_songs,
     read_saved,
 )
+from apex_reward.scoring.tar_shards import is_tar, read_tar
 
 __all__ = ["Source", "find_audio", "find_songs", "prompts_of"]
 
@@ -31,7 +33,8 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
     Args:
         inputs: each a file (of any ending), a folder (searched recursively for audio endings,
             through links too, each folder once), a data set that `save_to_disk` left, a glob
-            (`songs/**/*.wav`), or a list: a `.txt` with a path a line, or a `.jsonl`, `.csv` or
+            (`songs/**/*.wav`), a tar shard in WebDataset's layout, an address (`hf://...`) of one
+            of these, or a list: a `.txt` with a path a line, or a `.jsonl`, `.csv` or
             `.parquet` table with a column `audio` or `path`, of paths or of songs (an Audio
             column). A relative path in a list is taken from the working directory, or from the
             list's folder where it exists only there. Where other inputs are songs or folders, a
@@ -77,6 +80,10 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 def _expand(given: str, beside: bool, songs: Path | None) -> list[Source] | None:
     """The songs of one input; None for a file beside songs that is none itself."""
+    if is_address(given):
+        return _expand_address(given, songs)
+    if is_tar(given):
+        return read_tar(given, songs)
     if is_saved_dataset(given):
         return read_saved(given, songs)
     if os.path.isdir(given):
@@ -86,6 +93,15 @@ def _expand(given: str, beside: bool, songs: Path | None) -> list[Source] | None
     if glob.has_magic(given) and not os.path.lexists(given):
         return [Source(path) for path in songs_matching(given) or [given]]
     return [Source(given)]
+
+
+def _expand_address(given: str, songs: Path | None) -> list[Source]:
+    """Songs of what an address names; each says where it came from."""
+    return [
+        Source(source.path, {"source": address, **source.columns})
+        for address, file in fetched(given, songs)
+        for source in _expand(file, False, songs) or ()
+    ]
 
 
 def _is_unmatched_glob(path: str) -> bool:

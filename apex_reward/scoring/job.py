@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import RunStamp, plain, provenance_path, text_hash
-from apex_reward.files.tables import check_format, read_table, write_json
+from apex_reward.files.tables import check_format, read_table, table_of, write_json
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
@@ -105,11 +105,11 @@ class _Run:
         columns: Sequence[dict[str, Any]] | None,
     ) -> None:
         self.reward, self.sources, self.settings = reward, sources, settings
-        self.prompts, self.columns = prompts, columns
-        self.about = provenance(reward)
-        extra = list(dict.fromkeys(name for row in columns or () for name in row))
+        self.prompts, self.about = prompts, provenance(reward)
+        extra = further_columns(columns or ())
+        self.columns: list[dict[str, Any]] | None = None if columns is None else extra.to_pylist()
         names = row_columns(reward, settings.rewarded, settings.members)
-        self.songs = GrowingTable(output, song_schema(names, extra, self.about))
+        self.songs = GrowingTable(output, song_schema(names, list(extra.schema), self.about))
         self.parts = GrowingTable(segments_path(output), segment_schema(reward, self.about))
         self.stamp = RunStamp(
             output.with_name(output.name + ".partial.json"),
@@ -218,13 +218,24 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def song_schema(names: Sequence[str], extra: Sequence[str], about: dict[str, Any]) -> pa.Schema:
+def further_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """What lists say of their songs, a column of one kind each: lists and mappings as JSON text."""
+    plain = (str, int, float, bool, type(None))
+    return table_of(
+        [{k: v if isinstance(v, plain) else json.dumps(v, default=str) for k, v in row.items()}
+         for row in rows]
+    )  # fmt: skip
+
+
+def song_schema(
+    names: Sequence[str], extra: Sequence[pa.Field], about: dict[str, Any]
+) -> pa.Schema:
     """Columns and types of a result file; `names` are its numbers, the metadata what made it."""
     import pyarrow as pa
 
     return pa.schema(
         [
-            *((name, pa.string()) for name in extra),
+            *extra,
             ("path", pa.string()),
             ("duration", pa.float64()),
             ("sample_rate", pa.int64()),

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from apex_reward.errors import UsageError
+from apex_reward.files.tables import read_table
 from apex_reward.model import ApexReward
 from apex_reward.rewards import reward as reward_module
 from apex_reward.rewards.reward import Reward
@@ -224,6 +225,22 @@ def test_csv_and_parquet_equal_the_json_lines(
                 assert float(cell[name]) == value
             else:
                 assert cell[name] == (value or "")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_what_lists_say_of_songs_keeps_its_kind(
+    model: ApexReward, songs: list[str], tmp_path: Path, ending: str
+) -> None:
+    said = [
+        {"take": 1, "level": 2, "of": {"album": "x"}, "free": True, "who": "007"},
+        {"take": 2, "level": 0.5, "of": None, "free": "perhaps"},
+    ]
+    output = tmp_path / f"f.{ending}"
+    score_to_file(Reward(model), songs[:2], output, columns=said)
+    rows = read_table(output, ["who"]).to_pylist()
+    names = ("take", "level", "of", "free", "who")
+    assert [rows[0][name] for name in names] == [1, 2.0, '{"album": "x"}', "true", "007"]
+    assert [rows[1][name] for name in names] == [2, 0.5, None, "perhaps", None]
 
 
 def test_a_demonstration_model_says_so_in_the_file(songs: list[str], tmp_path: Path) -> None:
