@@ -149,8 +149,10 @@ def path_in(query: str, prompt: str = "") -> str | None:
     Stacks hand over what a tokenizer wrote: the prompt before it, perhaps after a start token, and
     end tokens such as `</s>` or `<|im_end|>` behind it.
     """
-    text = query.partition(prompt)[2] if prompt and prompt in query else query
-    return SPECIALS.sub("", text).strip() or None
+    bare = query.lstrip()
+    if not bare.startswith(prompt.lstrip()):
+        bare = SPECIALS.sub("", bare).lstrip()
+    return SPECIALS.sub("", bare.removeprefix(prompt.lstrip())).strip() or None
 
 
 def audio_of(extra: Mapping[str, Any] | None, text: str) -> Any:

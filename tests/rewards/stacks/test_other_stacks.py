@@ -115,8 +115,13 @@ def test_openrlhf_keeps_special_tokens_in_its_queries(
     ("query", "prompt", "path"),
     [
         ("songs/a.wav", "", "songs/a.wav"),
-        ("<s>[INST] loud <b> [/INST] x/a <b> c.wav</s>", "loud <b> [/INST]", "x/a <b> c.wav"),
+        (
+            "<s>[INST] loud <b> [/INST] x/a <b> c.wav</s>",
+            "<s>[INST] loud <b> [/INST]",
+            "x/a <b> c.wav",
+        ),
         ("a.wav[EOS][PAD]", "loud", "a.wav"),
+        ("data:audio/wav;base64,aaaa", "a", "data:audio/wav;base64,aaaa"),
         ("loud</s>", "loud", None),
         (" ", "", None),
     ],
