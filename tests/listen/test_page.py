@@ -143,6 +143,8 @@ def test_a_song_ten_votes_a_kill_two_voters_and_a_fitted_preference(tmp_path: Pa
     decided = sum(row["preference"] in "AB" for row in rows)
     assert metrics["scores"]["musicality"]["overall"]["n"] == decided
     assert "seconds" not in metrics["scores"]
+    assert metrics["voters"]["repeats"]["comparisons"] == 1
+    assert metrics["voters"]["between"]["comparisons"] == 4
     run("arena", "calibrate", tmp_path / "scored.jsonl", "--score", "musicality", "--output",
         tmp_path / "fitted", "--bootstrap", 50)  # fmt: skip
     fitted = json.loads((tmp_path / "fitted" / "preference.json").read_text())
