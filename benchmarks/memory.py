@@ -2,14 +2,15 @@
 
     python benchmarks/memory.py [--minutes 5,180] [--output benchmarks/results/memory.md]
 
-Stereo FLAC files are written for it. The peak is the proportional set size of the command and all
-its processes together, looked at ten times a second; the command scores with apex-tiny, loudness
-and guards, and one decoding worker.
+Stereo FLAC files are written for it. The peak is the operating system's own of the command's
+largest process (one file is decoded in the process that scores it); the command scores with
+apex-tiny, loudness and guards.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import soundfile
 from result_file import write_result
 
@@ -42,26 +42,14 @@ def write_song(path: Path, minutes: int) -> None:
 
 def peak_of(path: Path, output: Path) -> tuple[float, float]:
     """GiB at the peak, and seconds, of scoring one file."""
-    started, peak = time.perf_counter(), 0
+    started = time.perf_counter()
     command = [sys.executable, *COMMAND, str(path), "--output", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        root = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, _held(root))
-            time.sleep(0.1)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return peak / 2**30, time.perf_counter() - started
-
-
-def _held(root: psutil.Process) -> int:
-    total = 0
-    for process in (root, *root.children(recursive=True)):
-        try:
-            total += process.memory_full_info().pss
-        except psutil.Error:  # it ended meanwhile
-            continue
-    return total
+    return usage.ru_maxrss / 2**20, time.perf_counter() - started
 
 
 def main() -> None:
@@ -84,7 +72,7 @@ def main() -> None:
                  f"{minutes * 60 / seconds:.0f}x"]
             )  # fmt: skip
     columns = ["song", "file", "peak memory", "against the first", "real time"]
-    text = "`apex-reward score`, apex-tiny, loudness, guards, one worker; all processes together."
+    text = "`apex-reward score`, apex-tiny, loudness, guards, the largest process."
     write_result("Memory", f"{text}\n\n{markdown_table(columns, rows)}", args.output)
 
 

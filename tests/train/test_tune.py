@@ -1,0 +1,176 @@
+"""Adapters on the encoder: what is trained, kept and measured, against plain computations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from apex_reward.audio import load_audio, save_wav
+from apex_reward.data.extract import ExtractSettings, ManifestSong, extract
+from apex_reward.errors import DataError, UsageError
+from apex_reward.files.tables import read_jsonl
+from apex_reward.model import ApexReward
+from apex_reward.train import tune
+from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.tune import Tuner, tune_encoder
+from tests.support import tiny_model
+
+RATE = 24_000
+SPLITS = {"train": 12, "val": 4, "test": 4}
+CONDITION = Condition("standardized", task="popularity", mode="song")
+SETTINGS = Settings(epochs=3, batch_size=6, lr=0.02)
+
+
+def labels_of(song: int, count: int) -> dict[str, float]:
+    return {"score_streams": 90.0 * song / count, "score_likes": 80.0 - 60.0 * song / count}
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Songs of one or two segments, an encoder, and their shards in `data`."""
+    folder = tmp_path_factory.mktemp("songs")
+    rng, manifest = np.random.default_rng(0), []
+    for split, count in SPLITS.items():
+        for i in range(count):
+            name = f"{split}{i}"
+            samples = (0.02 + 0.02 * i) * rng.standard_normal((1, 18_000 + 24_000 * (i % 2)))
+            path = folder / f"{name}.wav"
+            save_wav(path, np.clip(samples, -1, 1).astype(np.float32), RATE)
+            labels = {"platform": "suno", **labels_of(i, count)}
+            manifest.append(ManifestSong(name, path.name, split, labels))
+    tiny_model(segment_seconds=1.0).save_pretrained(folder / "encoder")
+    settings = ExtractSettings(folder, str(folder / "encoder"))
+    assert extract(manifest, settings, folder / "data") == []
+    return folder
+
+
+def tuned(songs: Path, output: Path, settings: Settings = SETTINGS, **more: Any) -> dict[str, Any]:
+    return tune_encoder(songs / "data", songs, output, CONDITION, settings, **more)
+
+
+@pytest.fixture(scope="module")
+def whole(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole")
+    tuned(songs, output)
+    return output
+
+
+def result_bytes(output: Path) -> dict[str, bytes]:
+    names = ("history.jsonl", "metrics.json", "best/model.safetensors", "best/training.json")
+    return {name: (output / name).read_bytes() for name in names}
+
+
+def test_stopped_and_resumed_is_the_same(songs: Path, whole: Path, tmp_path: Path) -> None:
+    def stop(row: dict[str, float | int]) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(songs, tmp_path, on_epoch=stop)
+    assert not (tmp_path / "history.jsonl").exists()
+    tuned(songs, tmp_path, resume=True)
+    assert result_bytes(tmp_path) == result_bytes(whole)
+
+
+def test_another_seed_is_another_run(songs: Path, whole: Path, tmp_path: Path) -> None:
+    other = Condition("standardized", task="popularity", mode="song", seed=CONDITION.seed + 1)
+    tune_encoder(songs / "data", songs, tmp_path, other, SETTINGS)
+    name = "best/model.safetensors"
+    assert (tmp_path / name).read_bytes() != (whole / name).read_bytes()
+    assert json.loads((tmp_path / "best/training.json").read_text())["seed"] == CONDITION.seed + 1
+
+
+def test_metrics_are_the_saved_models_own(songs: Path, whole: Path) -> None:
+    """Whole songs through the saved model, one by one, against the test labels."""
+    model = ApexReward.from_pretrained(whole / "best")
+    report = json.loads((whole / "metrics.json").read_text())
+    assert report["n_songs"] == SPLITS["test"]
+    assert report["mode"] == "song"
+    errors = []
+    for i in range(SPLITS["test"]):
+        song = load_audio(songs / f"test{i}.wav")
+        with torch.no_grad():
+            scores = model(torch.from_numpy(song.samples)[None], song.sample_rate)
+        labels = labels_of(i, SPLITS["test"])
+        errors.append({head: (float(scores[head]) - value) ** 2 for head, value in labels.items()})
+    for head in ("score_streams", "score_likes"):
+        mse = np.mean([row[head] for row in errors])
+        assert report["metrics"][head]["mse"] == pytest.approx(mse, rel=1e-4)
+
+
+def test_the_best_epoch_is_kept_not_the_last(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a learning rate that grows the validation gets worse again."""
+    monkeypatch.setattr(Settings, "lr_at", lambda self, epoch: 2e-3 * 4.0**epoch)
+    tuned(songs, tmp_path, Settings(epochs=5, batch_size=6, patience=6))
+    rows = read_jsonl(tmp_path / "history.jsonl")
+    losses = [row["val_loss"] for row in rows]
+    best = int(np.argmin(losses))
+    assert best < len(rows) - 1, "the last epoch was the best; nothing is told apart"
+    assert json.loads((tmp_path / "best/training.json").read_text())["epoch"] == best + 1
+    model = ApexReward.from_pretrained(tmp_path / "best")
+    errors = []
+    for i in range(SPLITS["val"]):
+        song = load_audio(songs / f"val{i}.wav")
+        with torch.no_grad():
+            scores = model(torch.from_numpy(song.samples)[None], song.sample_rate)
+        errors.append((scores.score_likes[0] - labels_of(i, SPLITS["val"])["score_likes"]).square())
+    assert rows[best]["val_mse_score_likes"] == pytest.approx(
+        float(torch.stack(errors).mean()), rel=1e-4
+    )
+
+
+def test_progress_counts_every_song_once_an_epoch(songs: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    frozen: list[float] = []
+    tuned(
+        songs, tmp_path, Settings(epochs=2, batch_size=5, lr=1e-3),
+        on_songs=lambda done, total: told.append((done, total)),
+        on_frozen=lambda row: frozen.append(row["epoch"]),
+    )  # fmt: skip
+    assert told == [(4, 16), (8, 16), (12, 16), (16, 16)] * 2
+    assert frozen == [1, 2]
+
+
+def test_adapters_and_predictor_are_clipped_as_one(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound of 1e-3 the norm over all gradients is the bound, whatever its parts."""
+    norms: list[float] = []
+    clip = Tuner.clip
+
+    def measured(self: Tuner, parameters: list[torch.nn.Parameter]) -> None:
+        clip(self, parameters)
+        with_gradient = [p.grad for p in parameters if p.grad is not None]
+        names = {id(p) for p in self.adapters.parameters()}
+        assert names & {id(p) for p in parameters}, "no adapter is trained"
+        norms.append(float(torch.stack([g.norm() for g in with_gradient]).norm()))
+
+    monkeypatch.setattr(Tuner, "clip", measured)
+    tuned(songs, tmp_path, Settings(epochs=1, batch_size=6, lr=1e-3, clip=1e-3))
+    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
+
+
+def test_missing_audio_is_listed_before_training(songs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)songs without audio in .*train0\.wav") as found:
+        tune_encoder(songs / "data", tmp_path, tmp_path / "out", CONDITION, SETTINGS)
+    assert "test3.wav" in str(found.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two(Accelerator):
+        num_processes = 2
+
+    monkeypatch.setattr(tune, "make_accelerator", lambda precision: Two(cpu=True))
+    with pytest.raises(UsageError, match="trains in one process"):
+        tuned(songs, tmp_path)
