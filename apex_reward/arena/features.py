@@ -38,8 +38,11 @@ def score_sides(battles: Battles, *, aesthetics: bool) -> FloatArray:
 
 
 def published_features(battles: Battles, *, aesthetics: bool = True) -> FloatArray:
-    """(N, 3S + 1) the paper's: differences, ratios a / (b + 1e-9), instrumental flag (0 where
-    unknown), differences times the flag. 31 columns, or 10 without aesthetics."""
+    """(N, 3S + 1), the paper's: 31 columns, or 10 without aesthetics.
+
+    Differences, ratios a / (b + 1e-9), instrumental flag (0 where unknown), differences times the
+    flag.
+    """
     sides = score_sides(battles, aesthetics=aesthetics)
     flag = (battles.instrumental == 1).astype(np.float64)[:, None]
     difference = sides[..., 0] - sides[..., 1]
@@ -48,8 +51,10 @@ def published_features(battles: Battles, *, aesthetics: bool = True) -> FloatArr
 
 
 def antisymmetric_features(battles: Battles, *, aesthetics: bool = True) -> FloatArray:
-    """(N, 3S) that change sign when A and B are swapped: differences, differences over the sum
-    of magnitudes, differences times the instrumental flag."""
+    """(N, 3S) that change sign when A and B are swapped.
+
+    Differences, differences over the sum of magnitudes, differences times the instrumental flag.
+    """
     sides = score_sides(battles, aesthetics=aesthetics)
     flag = (battles.instrumental == 1).astype(np.float64)[:, None]
     difference = sides[..., 0] - sides[..., 1]

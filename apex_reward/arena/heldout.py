@@ -107,8 +107,11 @@ def calibrate(
 
 
 def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
-    """(N,) log-odds of every battle from fits without its group: `calibrated` (all of it),
-    `songs_only` (its slopes and embedding weights without the biases), `system_only`."""
+    """(N,) log-odds of every battle from fits without its group.
+
+    `calibrated` (all of it), `songs_only` (its slopes and embedding weights without the biases),
+    `system_only`.
+    """
     logits = {key: np.empty(len(design.label)) for key in ("calibrated", "songs_only")}
     if design.system_names:
         logits["system_only"] = np.empty(len(design.label))

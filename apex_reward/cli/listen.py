@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,15 +13,32 @@ from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, VOTES, add_command
 from apex_reward.errors import UsageError
 
+_question = partial(typer.Option, rich_help_panel="Votes")
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the main application."""
     add_command(app, listen, panel=VOTES)
 
 
+@dataclass(frozen=True)
+class QuestionOptions:
+    """How the questions of the voting page are asked."""
+
+    seed: Annotated[int, _question(metavar="N", help="Of order and sides.")] = 0
+    order: Annotated[
+        Literal["random", "informative"],
+        _question(help="informative: what teaches most, given the votes so far."),
+    ] = "random"
+    min_seconds: Annotated[
+        float, _question(min=0, metavar="SECONDS", help="Of each song, before a vote counts.")
+    ] = 3.0
+
+
 def listen(
     asked: given.RewardOptions,
     running: given.RunOptions,
+    questions: QuestionOptions,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -37,17 +56,9 @@ def listen(
     voter: Annotated[
         str, typer.Option(metavar="NAME", help="Name that the page starts with.")
     ] = "",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of order and sides.")] = 0,
     port: Annotated[
         int, typer.Option(min=1, max=65535, metavar="N", help="Port of the page.")
     ] = 7860,
-    order: Annotated[
-        Literal["random", "informative"],
-        typer.Option(help="informative: what teaches most, given the votes so far."),
-    ] = "random",
-    min_seconds: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Of each song, before a vote counts.")
-    ] = 3.0,
 ) -> int:
     """Try songs, compare two, and vote blind on a local page.
 
@@ -69,7 +80,7 @@ def listen(
     comparisons = [] if source is None else read_comparisons(source)
     session = None
     if comparisons and votes:
-        session = Session(comparisons, output, seed=seed, order=order, min_seconds=min_seconds)
+        session = Session(comparisons, output, **vars(questions))
     # With nothing to vote on the page is for trying songs, so there must be a model.
     judge = given.build_reward(asked, running) if asked.given or source is None else None
     app = make_app(session, voter, reward=judge, comparisons=comparisons)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apex_reward.cli import rewards as given
 from apex_reward.cli.common import OK, SCORE, add_command
 from apex_reward.errors import UsageError
+
+if TYPE_CHECKING:
+    from apex_reward.serve.batching import BatchLimits
+    from apex_reward.serve.settings import ServeSettings
 
 _limit = partial(typer.Option, rich_help_panel="What it takes")
 
@@ -22,9 +26,33 @@ def register(app: typer.Typer) -> None:
     add_command(app, serve, panel=SCORE)
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """What a server takes."""
+
+    max_songs: Annotated[int, _limit(min=1, metavar="N", help="Songs of one request.")] = 64
+    max_seconds: Annotated[float, _limit(min=1, metavar="SECONDS", help="Length of a song.")] = (
+        600.0
+    )
+    max_queue: Annotated[int, _limit(min=1, metavar="N", help="Songs that wait.")] = 256
+    max_wait: Annotated[
+        float,
+        _limit(min=0, metavar="SECONDS", help="How long a song waits for others."),
+    ] = 0.02
+
+    def batch(self, workers: int) -> BatchLimits:
+        """Of the batches that requests share."""
+        from apex_reward.serve.batching import BatchLimits
+
+        return BatchLimits(
+            wait=self.max_wait, queue=self.max_queue, seconds=self.max_seconds, workers=workers
+        )
+
+
 def serve(
     asked: given.RewardOptions,
     running: given.RunOptions,
+    limits: LimitOptions,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
@@ -39,15 +67,6 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder below which requests may name paths."),
     ] = None,
-    max_songs: Annotated[int, _limit(min=1, metavar="N", help="Songs of one request.")] = 64,
-    max_seconds: Annotated[
-        float, _limit(min=1, metavar="SECONDS", help="Length of a song.")
-    ] = 600.0,
-    max_queue: Annotated[int, _limit(min=1, metavar="N", help="Songs that wait.")] = 256,
-    max_wait: Annotated[
-        float,
-        _limit(min=0, metavar="SECONDS", help="How long a song waits for others."),
-    ] = 0.02,
     replicas: Annotated[
         int,
         typer.Option(
@@ -70,28 +89,37 @@ def serve(
         from apex_reward.serve.app import make_app
     except ImportError as error:
         raise UsageError(f"serving needs `pip install 'apex-reward[serve]'` ({error})") from error
-    from apex_reward.serve.batching import BatchLimits
     from apex_reward.serve.settings import ServeSettings
 
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root {audio_root} is not a folder")
-    limits = BatchLimits(
-        wait=max_wait, queue=max_queue, seconds=max_seconds, workers=max(1, running.processes)
-    )
     settings = ServeSettings(
-        limits, songs=max_songs, token_file=_whole(token_file), audio_root=_whole(audio_root)
-    )
+        limits.batch(max(1, running.processes)), songs=limits.max_songs,
+        token_file=_whole(token_file), audio_root=_whole(audio_root),
+    )  # fmt: skip
     settings.token()
-    on_ray = write_config or replicas > 1 or bool(os.environ.get("RAY_ADDRESS"))
-    # With replicas the models are loaded here for their mistakes alone.
-    judge = given.build_reward(asked, replace(running, device="cpu") if on_ray else running)
-    if not on_ray:
-        app = make_app(judge, settings)
-        typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
-        uvicorn.run(app, host=host, port=port, log_level="warning")
+    if write_config or replicas > 1 or os.environ.get("RAY_ADDRESS"):
+        _on_ray(asked, running, settings, replicas, (host, port), write_config)
         return OK
+    app = make_app(given.build_reward(asked, running), settings)
+    typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+    return OK
+
+
+def _on_ray(
+    asked: given.RewardOptions,
+    running: given.RunOptions,
+    settings: ServeSettings,
+    replicas: int,
+    address: tuple[str, int],
+    only_config: bool,
+) -> None:
+    """Replicas on Ray Serve, or the file that deploys them."""
     from apex_reward.serve.replicas import replica_values, run_replicas, serve_config
 
+    # The models are loaded here for their mistakes alone.
+    judge = given.build_reward(asked, replace(running, device="cpu"))
     loading = {
         "device": running.device,
         "dtype": asked.dtype,
@@ -100,12 +128,12 @@ def serve(
     }
     folder = Path() if asked.reward is None else asked.reward.parent
     values = replica_values(judge, loading, settings, replicas, folder)
-    if write_config:
+    host, port = address
+    if only_config:
         typer.echo(serve_config(values, host, port), nl=False)
-        return OK
+        return
     typer.echo(f"serving {replicas} replicas on http://{host}:{port}; stop with Ctrl-C", err=True)
     run_replicas(values, host, port)
-    return OK
 
 
 def _whole(path: Path | None) -> str | None:

@@ -240,6 +240,7 @@ class ShardWork:
     teacher: Teacher | None = None
 
     def __call__(self, device: str | None) -> Worker:
+        """The worker of one process, its models on the device."""
         from apex_reward.data.encoder import load_encoder
         from apex_reward.rewards.load import usable_device
 

@@ -63,21 +63,10 @@ def compare_routes(
         paths: Sequence[Path], names: Sequence[str], prompt: str, scores: Mapping[str, Any]
     ) -> HTMLResponse:
         wavs, _ = equally_loud(paths[0], paths[1])
-        found = dict(scores)
-        if reward is not None:
-            one, other = (scores_of(reward, path, prompt) for path in paths)
-            columns = [head.name for head in reward.heads] + ["reward"]
-            found |= {name: (one[name], other[name]) for name in columns}
-        rows = [[name, a, b, _lead(a, b)] for name, (a, b) in found.items()]
-        return HTMLResponse(
-            render(
-                "listen/templates/compare_two.html",
-                ticket=sounds.keep(wavs),
-                names=names,
-                prompt=prompt,
-                rows=rows,
-            )
-        )
+        rows = _rows(reward, paths, prompt, scores)
+        ticket = sounds.keep(wavs)
+        template = "listen/templates/compare_two.html"
+        return HTMLResponse(render(template, ticket=ticket, names=names, prompt=prompt, rows=rows))
 
     def visible(voter: str) -> Sequence[Comparison]:
         if session is not None and not session.finished(voter):
@@ -120,6 +109,18 @@ def compare_routes(
         return Response(sounds.wav(ticket, side), media_type="audio/wav")
 
     return router
+
+
+def _rows(
+    reward: Reward | None, paths: Sequence[Path], prompt: str, scores: Mapping[str, Any]
+) -> list[list[Any]]:
+    """Name, both values and the lead of every score, the given ones first."""
+    found = dict(scores)
+    if reward is not None:
+        one, other = (scores_of(reward, path, prompt) for path in paths)
+        columns = [head.name for head in reward.heads] + ["reward"]
+        found |= {name: (one[name], other[name]) for name in columns}
+    return [[name, a, b, _lead(a, b)] for name, (a, b) in found.items()]
 
 
 def _lead(a: float | None, b: float | None) -> float | None:

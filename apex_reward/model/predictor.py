@@ -33,6 +33,7 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in) to (N, out)."""
         return self.block(x)
 
 
@@ -46,6 +47,7 @@ class HeadBranch(nn.Module):
         self.branch = nn.Sequential(*blocks, nn.Linear(widths[-1], 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in) to logits (N, 1)."""
         return self.branch(x)
 
 

@@ -133,8 +133,10 @@ class Parts:
         return None if made is None or not features else made(features)
 
     def song_vectors(self, features: Sequence[Tensor]) -> Tensor | None:
-        """(B, W) what songs are compared by: a lone model's embeddings, else the first encoder's
-        features; None where no member has an encoder."""
+        """What songs are compared by (B, W); None where no member has an encoder.
+
+        A lone model's embeddings, else the first encoder's features.
+        """
         if not features:
             return None
         made = self.embeddings(features)

@@ -33,15 +33,29 @@ class RewardModel(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short; heads of a panel are named after it."""
+        ...
+
     @property
-    def heads(self) -> Sequence[Head]: ...
+    def heads(self) -> Sequence[Head]:
+        """Its outputs with their ranges, in order."""
+        ...
+
     @property
-    def sample_rate(self) -> int: ...
+    def sample_rate(self) -> int:
+        """Hz that it hears songs at; it takes any and resamples."""
+        ...
+
     @property
-    def differentiable(self) -> bool: ...
+    def differentiable(self) -> bool:
+        """Whether gradients reach the waveform."""
+        ...
+
     @property
-    def reads_text(self) -> bool: ...
+    def reads_text(self) -> bool:
+        """Whether it judges a song by its prompt."""
+        ...
 
     def __call__(
         self,

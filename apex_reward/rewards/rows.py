@@ -114,8 +114,10 @@ def judged(
 
 
 def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
-    """A row per segment of a song: `path`, `segment` (from 1), `start` and `end` in seconds of real
-    audio, and the heads of that segment alone; none for a song with an error.
+    """A row per segment of a song; none for a song with an error.
+
+    `path`, `segment` (from 1), `start` and `end` in seconds of real audio, and the heads of that
+    segment alone.
 
     Raises:
         UsageError: the reward is no single model that hears songs in windows.
@@ -139,7 +141,7 @@ def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
 
 
 def printable(path: str) -> str:
-    """Text that any file can hold: bytes of a name that are not UTF-8 become `\\udcNN`."""
+    r"""Text that any file can hold: bytes of a name that are not UTF-8 become `\udcNN`."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -37,7 +37,9 @@ class Song(Protocol):
         ...
 
     @property
-    def facts(self) -> Any: ...
+    def facts(self) -> Any:
+        """What was heard, once the last block is read."""
+        ...
 
     def close(self) -> None:
         """Let go of what is held for it."""

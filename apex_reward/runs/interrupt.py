@@ -1,5 +1,7 @@
-"""Ctrl-C that loses nothing: the step is finished, what was done is saved, and the run says how
-to go on. A second Ctrl-C ends it at once."""
+"""Ctrl-C that loses nothing: the step is finished, and what was done is saved.
+
+The run says how to go on; a second Ctrl-C ends it at once.
+"""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ class BlockScorer:
     workers: int
 
     def __call__(self, device: str | None) -> Worker:
+        """The worker of one process, its models on the device."""
         if device is not None:
             self.reward.parts.to(device)
         return self._score

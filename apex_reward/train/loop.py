@@ -77,7 +77,7 @@ class Loop(ABC):
 
     @abstractmethod
     def train_epoch(self) -> tuple[Tensor, Tensor]:
-        """All steps of an epoch; mean errors (M, H) and losses (M,) over its samples, on the CPU"""
+        """All steps of an epoch; mean errors (M, H) and losses (M,) over its samples (CPU)."""
 
     @abstractmethod
     def validation_errors(self) -> Tensor:

@@ -111,6 +111,11 @@ def tune_encoder(
     )
     for _ in followed(tuner, output, resume, on_epoch):
         pass  # a whole model is large: it is written once, at the end
+    return _written(tuner, found, condition, output)
+
+
+def _written(tuner: Tuner, found: Data, condition: Condition, output: Path) -> dict[str, Any]:
+    """The test metrics, after the best model, its card and the run are written."""
     members = tuner.predict(tuner.songs["test"], tuner.best_stack(), tuner.best_adapters)
     labels = found["test"].labels[:, : members.shape[2]]
     about_it = {**about([condition]), "mode": "song"}

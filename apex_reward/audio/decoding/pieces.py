@@ -85,6 +85,7 @@ class Reader(soundfile.SoundFile):
         super().__init__(descriptor, closefd=False)
 
     def seekable(self) -> bool:
+        """No: it is read from front to end."""
         return False
 
 

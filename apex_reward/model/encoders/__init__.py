@@ -1,1 +1,1 @@
-
+"""Encoders and how each hears a song."""

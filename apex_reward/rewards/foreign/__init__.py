@@ -1,1 +1,1 @@
-
+"""Reward models of others, each natively or through its own package."""

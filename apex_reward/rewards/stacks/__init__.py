@@ -1,1 +1,1 @@
-
+"""Thin adapters of `Reward` for trainers of others."""
