@@ -120,7 +120,7 @@ class Climb:
         self.generator.to(accelerator.device)
         self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
         self.reward = build_reward(
-            settings, guards="flag", penalty=2.0, loudness=-18.0, device=device,
+            settings, guards="flag", penalty=1.0, loudness=-18.0, device=device,
             shortest=SONG_SECONDS / 2 if toy else None, **loading,
         )  # fmt: skip
         reference = None

@@ -63,18 +63,14 @@ def guarded_gradient(
     lengths: Tensor | None = None,
     prompts: Prompts = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reward_and_gradient`, with the reward's guards pulling where a limit is near.
-
-    A measure may be a hundred times as steep as a reward, so a guard pulls by its price, not by
-    its slope: down the price of `guard_price`, `price` times as hard as the song's reward pulls up.
-    With a penalty of 1 the two are even at the limit.
+    """As `reward_and_gradient`, less the price of the reward's guards (`guard_price`).
 
         rewards, price, gradient = guarded_gradient(reward, waveforms, rate)
         waveforms.backward(-gradient)
 
     Returns:
-        Rewards (B,) before guards, the price (B,), and the gradient, of the shape of `waveforms`,
-        to climb along; all off the graph.
+        Rewards (B,) before guards, the price (B,), and the gradient of rewards less price, of the
+        shape of `waveforms`; all off the graph.
     """
     rewards, gradient = reward_and_gradient(reward, waveforms, sample_rate, lengths, prompts)
     with torch.enable_grad():
@@ -83,10 +79,7 @@ def guarded_gradient(
         if not price.requires_grad:
             return rewards, price.detach(), gradient
         (slope,) = torch.autograd.grad(price.sum(), leaf)
-    each = (-1, *[1] * (waveforms.ndim - 1))
-    length = gradient.flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1).clamp_min(1e-30)
-    pull = (price.detach() * length).reshape(each).to(gradient)
-    return rewards, price.detach(), gradient - pull * slope
+    return rewards, price.detach(), gradient - slope
 
 
 def run_sampler(
