@@ -68,11 +68,6 @@ def compare_routes(
         template = "listen/templates/compare_two.html"
         return HTMLResponse(render(template, ticket=ticket, names=names, prompt=prompt, rows=rows))
 
-    def visible(voter: str) -> Sequence[Comparison]:
-        if session is not None and not session.finished(voter):
-            raise HTTPException(403, NOT_YET)
-        return comparisons
-
     @router.get("/compare")
     def compare_page() -> HTMLResponse:
         return page(
@@ -93,11 +88,11 @@ def compare_routes(
 
     @router.get("/compare/pairs")
     def pairs(voter: str = "") -> list[str]:
-        return [_title(item) for item in visible(voter)]
+        return [_title(item) for item in _visible(comparisons, session, voter)]
 
     @router.get("/compare/pairs/{number}")
     def pair(number: int, voter: str = "") -> HTMLResponse:
-        listed = visible(voter)
+        listed = _visible(comparisons, session, voter)
         if not 0 <= number < len(listed):
             raise HTTPException(404, f"there are {len(listed)} pairs")
         item = listed[number]
@@ -109,6 +104,14 @@ def compare_routes(
         return Response(sounds.wav(ticket, side), media_type="audio/wav")
 
     return router
+
+
+def _visible(
+    comparisons: Sequence[Comparison], session: Session | None, voter: str
+) -> Sequence[Comparison]:
+    if session is not None and not session.finished(voter):
+        raise HTTPException(403, NOT_YET)
+    return comparisons
 
 
 def _rows(

@@ -10,7 +10,6 @@ Shape key: B = batch of songs, C = channels, T = samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -165,10 +164,5 @@ class LastSteps:
             torch.set_grad_enabled(self._before)
         return {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         torch.set_grad_enabled(self._before)
