@@ -264,12 +264,12 @@ def evaluate(
     Example: apex-reward evaluate --checkpoint run/best --data shards/test --output figures
     """
     from apex_reward.data.teacher import read_teacher
-    from apex_reward.train.evaluate import evaluate as run
+    from apex_reward.train.evaluate import evaluate_checkpoint
     from apex_reward.train.session import make_accelerator
 
     formats = figure_formats(figures)
     accelerator = make_accelerator()
-    report = run(
+    report = evaluate_checkpoint(
         checkpoint, data, output, mode=mode, teacher=read_teacher(songeval) if songeval else None,
         bootstrap=bootstrap, seed=seed, accelerator=accelerator, formats=formats,
     )  # fmt: skip

@@ -64,7 +64,7 @@ def _training_of(path: Path) -> dict[str, Any]:
     return {key: saved[key] for key in ("mode", "loss") if isinstance(saved.get(key), str)}
 
 
-def evaluate(
+def evaluate_checkpoint(
     checkpoint: str | Path,
     data: Path,
     output: Path,

@@ -19,7 +19,7 @@ from apex_reward.scores.apex import HEADS
 from apex_reward.train.bind import bind
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.draws import bootstrap_samples
-from apex_reward.train.evaluate import Checkpoint, evaluate, predict_split
+from apex_reward.train.evaluate import Checkpoint, evaluate_checkpoint, predict_split
 from apex_reward.train.report import fit_spread_scale, metrics_report, spread_measures
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.trainer import build_program, train
@@ -178,7 +178,7 @@ def test_stopped_and_resumed_is_the_same(
 
 
 def test_evaluate_says_what_train_said(ensemble_run: Path, shards: Path, tmp_path: Path) -> None:
-    report = evaluate(ensemble_run / "best", shards / "test", tmp_path, bootstrap=0)
+    report = evaluate_checkpoint(ensemble_run / "best", shards / "test", tmp_path, bootstrap=0)
     said = json.loads((ensemble_run / "metrics.json").read_text())
     for key in ("metrics", "member_metrics", "spread"):
         for head in HEADS:

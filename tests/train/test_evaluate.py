@@ -16,7 +16,7 @@ from apex_reward.errors import UsageError
 from apex_reward.model.checkpoint import load_predictor
 from apex_reward.scores.apex import HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
-from apex_reward.train.evaluate import evaluate
+from apex_reward.train.evaluate import evaluate_checkpoint
 from apex_reward.train.intervals import bootstrap_intervals
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.split import song_means
@@ -31,7 +31,8 @@ def test_segment_predictions_are_averaged_per_song(
     condition = Condition("standardized", mode="segment")
     settings = Settings(epochs=2, batch_size=64, lr=3e-3)
     trained = train(data, condition, settings, tmp_path / "run", accelerator=accelerator)
-    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
+    report = evaluate_checkpoint(
+        tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
                       formats=("png", "pdf"))  # fmt: skip
     drawn = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".pdf"}
     assert drawn == {"popularity", "aesthetics"}
@@ -87,7 +88,7 @@ def test_published_checkpoint(tmp_path: Path, task: str, shared: int) -> None:
     published = EmbeddingSource.published()
     write_shards(tmp_path / "data", {"test": 6}, width=768, source=published)
     file = write_best_model(tmp_path / "best_model.pt", task, shared, mode="segment", loss="equal")
-    report = evaluate(file, tmp_path / "data" / "test", tmp_path / "out", bootstrap=5)
+    report = evaluate_checkpoint(file, tmp_path / "data" / "test", tmp_path / "out", bootstrap=5)
     assert (report["mode"], report["loss"], report["shared"]) == ("segment", "equal", shared)
     _, predictor, _ = load_predictor(file)
     split = load_data({"test": tmp_path / "data" / "test"}, task)["test"]
@@ -103,7 +104,9 @@ def test_trained_pooling_is_evaluated_on_the_layers(
     layered = load_data(split_folders(shards), "full", layers=True)
     settings = Settings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
     trained = train(layered, Condition(), settings, tmp_path / "run", accelerator=accelerator)
-    report = evaluate(tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=0)
+    report = evaluate_checkpoint(
+        tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=0
+    )
     for head in HEADS:
         assert report["metrics"][head] == pytest.approx(trained["metrics"][head], rel=1e-5)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["ci95"]["clarity"] == {
@@ -113,4 +116,4 @@ def test_trained_pooling_is_evaluated_on_the_layers(
 
 def test_unknown_mode(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mode is 'album'"):
-        evaluate("x", tmp_path, tmp_path, mode="album")
+        evaluate_checkpoint("x", tmp_path, tmp_path, mode="album")
