@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from apex_reward.pairs.options import PairOptions
     from apex_reward.rewards.reward import Reward
 
-Format = Literal["folder", "trl", "kto", "tangoflux"]
+Format = Literal["folder", "trl", "kto", "tangoflux", "jkstep"]
 
 
 def register(app: typer.Typer) -> None:

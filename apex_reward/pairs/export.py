@@ -8,6 +8,7 @@ Every form writes the folder of `pairs.parquet`, `pairs.jsonl`, `dropped.jsonl`,
 | trl | a data set in the hub's layout, for TRL's `DPOTrainer` |
 | kto | the same for its `KTOTrainer` |
 | tangoflux | `train.json` and `test.json`: lists of `chosen`, `reject`, `captions`, `duration` |
+| jkstep | the same files with JK-Step's documents of `version`, `metadata`, `pairs` |
 
 `datasets.load_dataset(f"{output}/trl")` reads the first two with their splits.
 """
@@ -25,13 +26,13 @@ from apex_reward.files.tables import atomic_path, json_line, write_json, write_t
 from apex_reward.pairs.audio_facts import resolve
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.card import pairs_card
-from apex_reward.pairs.forms import tangoflux_rows
+from apex_reward.pairs.forms import jkstep_document, tangoflux_rows
 from apex_reward.pairs.hub import FORMS, write_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("folder", "trl", "kto", "tangoflux")
+FORMATS = ("folder", "trl", "kto", "tangoflux", "jkstep")
 ROWS_AT_ONCE = 50_000
 
 
@@ -147,11 +148,11 @@ def write_folder(
             lambda path: resolve(path, folder),
             lambda configs: pairs_card(result, counts, form, configs, made_by),
         )
-    elif form == "tangoflux":
-        _write_tangoflux(result, pairs.to_pylist(), output / form)
+    elif form in ("tangoflux", "jkstep"):
+        _write_json_splits(result, pairs.to_pylist(), output / form)
 
 
-def _write_tangoflux(result: PairSet, rows: list[dict[str, Any]], folder: Path) -> None:
+def _write_json_splits(result: PairSet, rows: list[dict[str, Any]], folder: Path) -> None:
     seconds = np.fmin(
         result.candidates.duration[result.winner], result.candidates.duration[result.loser]
     ).tolist()
@@ -159,8 +160,13 @@ def _write_tangoflux(result: PairSet, rows: list[dict[str, Any]], folder: Path) 
         at = [n for n, row in enumerate(rows) if row["split"] == split]
         if not at and split == "test":
             continue  # its trainer takes an empty file for a broken one
-        entries = tangoflux_rows([rows[n] for n in at], [seconds[n] for n in at])
-        text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
+        of_split = [rows[n] for n in at]
+        document: Any = (
+            jkstep_document(of_split)
+            if folder.name == "jkstep"
+            else tangoflux_rows(of_split, [seconds[n] for n in at])
+        )
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / f"{split}.json", text + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Pairs as rows of trainers: TRL's preference and unpaired forms, TangoFlux's list."""
+"""Pairs as rows of trainers: TRL's preference and unpaired forms, TangoFlux's, JK-Step's."""
 
 from __future__ import annotations
 
@@ -80,6 +80,41 @@ def tangoflux_rows(
         }
         for pair, length in zip(rows, lengths, strict=True)
     ]
+
+
+def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
+    """The document of JK-Step's pairs: `version`, `metadata`, `pairs`.
+
+    A pair's `group_id` and `holdout_group` are its prompt's id, so that a hold-out by group keeps
+    prompts apart; `metadata` holds strategy, margin and the scores of both sides, `pair_weight` is
+    1, `lyrics` what the pair has of them.
+
+    Args:
+        pairs: rows of `pairs.jsonl`, of one split.
+    """
+    made = []
+    for number, pair in enumerate(pairs):
+        group = str(pair.get("prompt_id", pair["prompt"]))
+        numbers = {
+            name: value
+            for name, value in pair.items()
+            if name in ("strategy", "margin")
+            or (name.startswith(("chosen_", "rejected_")) and isinstance(value, (int, float)))
+        }
+        made.append(
+            {
+                "id": f"pair-{number:06d}",
+                "group_id": group,
+                "holdout_group": group,
+                "chosen": pair["chosen"],
+                "rejected": pair["rejected"],
+                "caption": pair["prompt"],
+                "lyrics": pair.get("lyrics") or "",
+                "metadata": numbers,
+                "pair_weight": 1.0,
+            }
+        )
+    return {"version": 1, "metadata": {}, "pairs": made}
 
 
 def has_tokens(pairs: Sequence[Row]) -> bool:

@@ -28,8 +28,8 @@ def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
     """Rows of candidates as one Arrow table, unchecked.
 
     Args:
-        source: a path (`.jsonl`, `.csv`, `.parquet`, or a folder that `save_to_disk` left), a
-            sequence of dicts, an Arrow table or a `datasets.Dataset`.
+        source: a path (`.jsonl`, `.csv`, `.parquet`, TangoFlux's `results.json`, or a folder that
+            `save_to_disk` left), a sequence of dicts, an Arrow table or a `datasets.Dataset`.
         songs: where songs that lie in the source itself (an Audio column) are written as files;
             None: a folder that goes when the process ends.
 
@@ -40,6 +40,8 @@ def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(source, (str, Path)):
+        if str(source).lower().endswith(".json"):
+            return _table_of_rows(_tangoflux_candidates(source))
         inside = _songs_inside(source, songs)
         if inside is not None:
             return inside
@@ -58,6 +60,34 @@ def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
         f"candidates are {type(source).__name__}; expected a list of dicts, an Arrow table, "
         "a datasets.Dataset or the path of a .jsonl, .csv or .parquet file"
     )
+
+
+def _tangoflux_candidates(path: str | Path) -> list[dict[str, Any]]:
+    """Candidates of TangoFlux's `results.json`: a list per prompt of `id, sample, path, captions`.
+
+    Other keys, such as scores, stay columns.
+    """
+    try:
+        groups = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as .json: {error}") from error
+    rows: list[Any] = [row for group in groups for row in group] if _is_lists(groups) else [None]
+    if not all(isinstance(row, Mapping) and {"id", "path", "captions"} <= set(row) for row in rows):
+        raise DataError(
+            f"{path} is not TangoFlux's results.json; expected a list of lists of objects with "
+            "id, sample, path, captions"
+        )
+    return [
+        {"prompt_id": row["id"], "prompt": row["captions"], "audio": row["path"]}
+        | {name: value for name, value in row.items() if name not in ("id", "path", "captions")}
+        for row in rows
+    ]
+
+
+def _is_lists(groups: Any) -> bool:
+    return isinstance(groups, list) and all(isinstance(group, list) for group in groups)
 
 
 def _songs_inside(path: str | Path, songs: Path | None) -> pa.Table | None:

@@ -220,3 +220,35 @@ def test_no_pairs_still_writes_every_file(form, tmp_path):
     shard = "data/train-00000-of-00001.parquet"
     ending = {"trl": shard, "kto": shard, "tangoflux": "train.json"}.get(form)
     assert ending is None or (tmp_path / form / ending).exists()
+
+
+def test_jkstep_documents_keep_the_prompts_of_a_split(tmp_path):
+    write_folder(built("none", test_share=0.25), tmp_path, "jkstep")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    for split in ("train", "test"):
+        document = json.loads((tmp_path / "jkstep" / f"{split}.json").read_text())
+        assert sorted(document) == ["metadata", "pairs", "version"]
+        of_split = [row for row in rows if row["split"] == split]
+        for pair, row in zip(document["pairs"], of_split, strict=True):
+            assert (pair["chosen"], pair["rejected"]) == (row["chosen"], row["rejected"])
+            assert pair["caption"] == row["prompt"]
+            assert pair["group_id"] == pair["holdout_group"] == str(row["prompt_id"])
+            assert pair["metadata"]["margin"] == row["margin"]
+            assert (pair["pair_weight"], pair["lyrics"]) == (1.0, "")
+
+
+def test_tangoflux_results_are_candidates(tmp_path):
+    groups = [
+        [{"id": g, "sample": n, "path": f"{g}_{n}.wav", "captions": f"song {g}", "clap": n / 10}
+         for n in range(3)]
+        for g in range(2)
+    ]  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(groups))
+    pairs, _ = build_pairs(str(tmp_path / "results.json"), strategy="best-worst", axis="clap")
+    assert [(p["prompt"], p["chosen"], p["rejected"]) for p in pairs] == [
+        ("song 0", "0_2.wav", "0_0.wav"),
+        ("song 1", "1_2.wav", "1_0.wav"),
+    ]
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="not TangoFlux's results.json; expected a list of lists"):
+        build_pairs(str(tmp_path / "other.json"), strategy="best-worst", axis="clap")
