@@ -17,6 +17,11 @@ from torch import Tensor
 
 from apex_reward.audio.segment import Segments
 from apex_reward.errors import UsageError
+from apex_reward.model.graph import (
+    drawn_pieces,
+    graph_settings,
+    scaled_gradient,
+)
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.packing import encode_packed
 from apex_reward.scores.head import Head
@@ -126,6 +131,8 @@ def song_features(
     Args and errors are those of `EncodedModel.__call__`; `batch_segments`: pieces per encoder
     batch, which bounds the memory of the backward pass; None takes each encoder's own.
     """
+    if len(waveforms) == 0:
+        raise UsageError("the batch holds no songs; give at least one")
     at_rate: dict[int, tuple[Tensor, list[int]]] = {}
     features = []
     for encoder in encoders:
@@ -157,11 +164,16 @@ def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> 
 
 
 def encode_pieces(
-    encoder: SongEncoder, samples: Tensor, real: Tensor | None, batch_segments: int | None = None
+    encoder: SongEncoder,
+    samples: Tensor,
+    real: Tensor | None,
+    batch_segments: int | None = None,
+    graph_segments: int | None = None,
 ) -> Tensor:
     """Features (N, ...) of pieces (N, n), in batches of bounded memory, on the graph."""
     packed: Any = _Callable(encoder)
-    return encode_packed(packed, samples, real, batch_segments or encoder.batch_segments)
+    size = batch_segments or encoder.batch_segments
+    return encode_packed(packed, samples, real, size, graph_segments)
 
 
 def _encoded(
@@ -169,14 +181,34 @@ def _encoded(
 ) -> Tensor:
     if encoder.window is not None:
         pieces = encoder.cut(songs, ends)
-        found = encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
+        found = _features(encoder, pieces, batch_segments)
         return pieces.song_means(found, songs=len(ends))
+    # Songs heard whole are batches of their own; the last ones keep their graph.
+    kept = graph_settings().graph_segments
     whole = []
-    for song, end in zip(songs, ends, strict=True):
+    for number, (song, end) in enumerate(zip(songs, ends, strict=True)):
         pieces = encoder.cut(song[None, :end], [end])
-        found = encode_pieces(encoder, pieces.samples, pieces.real, 1)
+        keep = number >= len(ends) - (1 if kept is None else kept)
+        found = encode_pieces(encoder, pieces.samples, pieces.real, 1, int(keep))
         whole.append(pieces.song_means(found, songs=1))
     return torch.cat(whole)
+
+
+def _features(encoder: SongEncoder, pieces: Segments, batch_segments: int | None) -> Tensor:
+    """Features (N, ...) of pieces; where the settings ask for it, only some on the graph."""
+    drawn = graph_settings().segments
+    if drawn is None or not torch.is_grad_enabled():
+        return encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
+    chosen, scale = drawn_pieces(pieces.song, drawn)
+    if bool(chosen.all()):
+        return encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
+    with torch.no_grad():
+        plain = encode_pieces(
+            encoder, pieces.samples[~chosen], pieces.real[~chosen], batch_segments
+        )
+    found = encode_pieces(encoder, pieces.samples[chosen], pieces.real[chosen], batch_segments)
+    order = torch.cat([(~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]]).argsort()
+    return torch.cat([plain, scaled_gradient(found, scale[chosen])])[order]
 
 
 class _Callable:

@@ -1,7 +1,8 @@
 """Encode many segments in batches of bounded memory, forward and backward.
 
-The backward pass recomputes one encoder batch at a time, so that its peak memory is that of one
-batch, whatever the length of the songs. A batch that does not fit on a GPU is halved.
+The graph of one encoder batch is kept; the backward pass recomputes the others one at a time, so
+that its peak memory is that of one batch, whatever the length of the songs. A batch that does not
+fit on a GPU is halved. `model.graph` has the settings.
 
 Shape key: N = segments, n = samples in a segment, L = layers, W = width.
 """
@@ -15,22 +16,57 @@ import torch
 from torch import Tensor, nn
 
 from apex_reward.errors import UsageError
+from apex_reward.model.graph import gradient_settings, graph_settings
 
 
 def encode_packed(
-    encoder: nn.Module, segments: Tensor, real: Tensor | None, batch_segments: int
+    encoder: nn.Module,
+    segments: Tensor,
+    real: Tensor | None,
+    batch_segments: int,
+    graph_segments: int | None = None,
 ) -> Tensor:
     """Layer embeddings (N, L, W) of segments (N, n), `batch_segments` at a time.
 
     On the autograd graph if the segments or any encoder weight needs a gradient; exact, at the
-    price of one more forward pass.
+    price of one more forward pass for all but the last `graph_segments`, whose graph is kept
+    (None: what the settings say).
     """
     if batch_segments < 1:
         raise UsageError(f"batch_segments is {batch_segments}; expected 1 or more")
     weights = [weight for weight in encoder.parameters() if weight.requires_grad]
-    if torch.is_grad_enabled() and (segments.requires_grad or weights):
-        return _Recomputed.apply(encoder, batch_segments, real, segments, *weights)
-    return _in_batches(lambda x, r: encoder(x, r), segments, real, batch_segments)
+    if not (torch.is_grad_enabled() and (segments.requires_grad or weights)):
+        return _in_batches(encoder, segments, real, batch_segments)
+    kept = graph_settings().graph_segments if graph_segments is None else graph_segments
+    kept = batch_segments if kept is None else kept
+    split = max(0, len(segments) - kept)
+    if split == 0:
+        return _on_graph(encoder, segments, real, batch_segments, weights)
+    # The kept ones come last, so that the backward pass takes them first and has their memory
+    # back when it recomputes the others.
+    first = _Recomputed.apply(
+        encoder, batch_segments, None if real is None else real[:split], segments[:split], *weights
+    )
+    if kept == 0:
+        return first
+    rest = None if real is None else real[split:]
+    return torch.cat([first, _on_graph(encoder, segments[split:], rest, batch_segments, weights)])
+
+
+def _on_graph(
+    encoder: Any, segments: Tensor, real: Tensor | None, size: int, weights: list[nn.Parameter]
+) -> Tensor:
+    """With the whole graph; where memory runs out, recomputed after all."""
+    try:
+        parts = [
+            encoder(segments[at : at + size], None if real is None else real[at : at + size])
+            for at in range(0, len(segments), size)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    except torch.OutOfMemoryError:
+        parts = []
+    torch.cuda.empty_cache()
+    return _Recomputed.apply(encoder, size, real, segments, *weights)
 
 
 # torch.compile compiles the encoder, not this bookkeeping around it.
@@ -52,8 +88,10 @@ class _Recomputed(torch.autograd.Function):
         ctx.encoder, ctx.batch_segments = encoder, batch_segments
         ctx.save_for_backward(segments, real, *weights)
         ctx.autocast = _autocast_state(segments.device.type)
+        # The backward pass may run in another thread or after the settings' block.
+        ctx.frugal = graph_settings().frugal
         with torch.no_grad():
-            return _in_batches(lambda x, r: encoder(x, r), segments, real, batch_segments)
+            return _in_batches(encoder, segments, real, batch_segments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -67,7 +105,11 @@ class _Recomputed(torch.autograd.Function):
         def step(x: Tensor, r: Tensor | None) -> Tensor:
             nonlocal position
             x = x.detach().requires_grad_(wants_segments)
-            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+            with (
+                torch.enable_grad(),
+                torch.autocast(**ctx.autocast),
+                gradient_settings(frugal=ctx.frugal),
+            ):
                 output = ctx.encoder(x, r)
             wanted = [x, *weights] if wants_segments else weights
             found = torch.autograd.grad(

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apex_reward.model.graph import gradient_settings
+
 REDUCED = (torch.bfloat16, torch.float16)
 # Share of a feature vector's spread that rounding may take. Sound kernels give a tenth of it, a
 # wrong one about 1.
@@ -68,7 +70,8 @@ def checked_dtype(
 def in_float32(encoder: nn.Module, *arguments: Any) -> Tensor:
     """The encoder's output in float32, whatever its weights' number type and autocast are."""
     place = next(encoder.parameters()).device
-    with torch.autocast(place.type, enabled=False), _quietly():
+    # Layers that are recomputed in the backward pass would find other weights by then.
+    with torch.autocast(place.type, enabled=False), _quietly(), gradient_settings():
         return torch.func.functional_call(
             encoder, _state(encoder, place, torch.float32), tuple(map(_widened, arguments))
         )

@@ -1,8 +1,9 @@
 """Training through the reward: value and waveform gradient, and samplers cut to their last steps.
 
-A `Reward` is on the graph and recomputes per encoder batch, so a loss may simply use it. Here
-is what reward back-propagation needs besides (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977;
-DITTO, arXiv 2401.12179).
+A `Reward` is on the graph, with bounded memory, so a loss may simply use it; `gradient_settings`
+(`apex_reward.model.graph`) trades memory for time or draws some segments of long songs. Here is
+what reward back-propagation needs besides (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977; DITTO,
+arXiv 2401.12179).
 
 Shape key: B = batch of songs, C = channels, T = samples.
 """

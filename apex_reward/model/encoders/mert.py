@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import HubertConfig, HubertModel
 
+from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
+from apex_reward.model.graph import graph_settings
 from apex_reward.model.probe import checked_dtype, in_float32
 
 
@@ -42,7 +45,7 @@ class MertEncoder(HubertModel):
         A reduced precision that is wrong here gives way to float32 (`model.probe`).
 
         Args:
-            segments: (N, n) mono samples at the encoder's rate.
+            segments: (N, n) mono samples at the encoder's rate, of any float dtype.
             real: (N,) real samples; where given, only frames that lie in real audio are averaged.
         """
         dtype = self._working_dtype(segments.device.type)
@@ -51,7 +54,9 @@ class MertEncoder(HubertModel):
         return self._layer_means(segments, real)
 
     def _layer_means(self, segments: Tensor, real: Tensor | None) -> Tensor:
-        features = self.feature_extractor(segments).transpose(1, 2)
+        dtype = self._working_dtype(segments.device.type)
+        frugal = graph_settings().frugal and torch.is_grad_enabled()
+        features = frame_features(self.feature_extractor, segments, dtype, recompute=frugal)
         hidden = self.feature_projection(features)
         hidden = hidden + self.encoder.pos_conv_embed(hidden)
         # The larger model normalises at the end of the stack, not at its start.
@@ -60,7 +65,8 @@ class MertEncoder(HubertModel):
         means = []
         for index in range(self.kept_layers[-1] + 1):
             if index > 0:
-                hidden = self.encoder.layers[index - 1](hidden)
+                layer = self.encoder.layers[index - 1]
+                hidden = _recomputed(layer, hidden) if frugal else layer(hidden)
             if index == last:
                 hidden = self.encoder.layer_norm(hidden)
             if index in self.kept_layers:
@@ -83,6 +89,11 @@ class MertEncoder(HubertModel):
         counts = self.frame_counts(real)[:, None]
         inside = torch.arange(frames, device=real.device) < counts
         return inside / counts.clamp_max(frames)
+
+
+def _recomputed(layer: nn.Module, hidden: Tensor) -> Tensor:
+    found: Tensor = checkpoint(layer, hidden, use_reentrant=False, preserve_rng_state=False)
+    return found
 
 
 def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:

@@ -42,8 +42,7 @@ class MertSongs:
 
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Time-means (1, W) of the last hidden state."""
-        dtype = self.encoder.feature_projection.projection.weight.dtype
-        return self.encoder(samples.to(dtype))[:, 0]
+        return self.encoder(samples)[:, 0]
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The encoder's weights."""

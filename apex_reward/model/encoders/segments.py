@@ -45,8 +45,7 @@ class MertSegments:
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """Layer embeddings (N, L, W); `real` counts with the tail `mask` only."""
-        dtype = self.encoder.feature_projection.projection.weight.dtype
-        return self.encoder(samples.to(dtype), real if self.by_length else None)
+        return self.encoder(samples, real if self.by_length else None)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The encoder's weights."""

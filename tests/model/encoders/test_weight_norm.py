@@ -96,3 +96,29 @@ def test_a_model_scores_the_same_in_a_spawned_process():
     song = torch.randn(1, RATE) * 0.1
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(reward_elsewhere, (model, song)) == model.reward(song, RATE).tolist()
+
+
+@pytest.mark.parametrize("frames", [63, 64, 65, 200])
+def test_long_kernels_by_spectra_give_the_plain_convolution(frames: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv1d(12, 8, kernel_size=32, padding=16, groups=4)
+    conv = weight_norm(plain, dim=2).double()
+    own = WeightNormConv1d(copy.deepcopy(conv))
+    x = torch.randn(2, 12, frames, dtype=torch.float64, requires_grad=True)
+    wanted, found = conv(x), own(x)
+    torch.testing.assert_close(found, wanted)
+    seed = torch.randn_like(wanted)
+    expected = torch.autograd.grad(wanted, [x, *conv.parameters()], seed)
+    gradients = torch.autograd.grad(found, [x, *own.parameters()], seed)
+    by_name = dict(zip([n for n, _ in own.named_parameters()], gradients[1:], strict=True))
+    torch.testing.assert_close(gradients[0], expected[0])
+    for (name, _), wanted_gradient in zip(conv.named_parameters(), expected[1:], strict=True):
+        torch.testing.assert_close(by_name[name], wanted_gradient)
+    own.requires_grad_(False)
+    assert torch.equal(own(x), own(x))
+    torch.testing.assert_close(own(x), wanted)
+    bias = own.bias.detach()[:, None]
+    doubled = 2 * (own(x) - bias)
+    with torch.no_grad():
+        own.parametrizations.weight.original0.mul_(2)
+    torch.testing.assert_close(own(x) - bias, doubled)

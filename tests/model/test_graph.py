@@ -1,0 +1,180 @@
+"""Gradients under every setting: the same numbers, passes counted, draws without bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from apex_reward import ApexReward
+from apex_reward.audio.segment import Segments, whole_song
+from apex_reward.errors import UsageError
+from apex_reward.model.encoded import song_features
+from apex_reward.model.graph import drawn_pieces, gradient_settings, scaled_gradient
+from tests.support import tiny_model
+
+RATE = 24_000
+
+
+@pytest.fixture(scope="module")
+def model() -> ApexReward:
+    return tiny_model(3)
+
+
+def song(model: ApexReward, segments: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(1, segments * model.config.segment_samples, generator=generator)
+
+
+def gradient(model: ApexReward, waveform: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+    leaf = waveform.clone().requires_grad_()
+    with gradient_settings(**settings):
+        value = model(leaf, RATE, batch_segments=1).stack().sum()
+    (found,) = torch.autograd.grad(value, leaf)
+    return value.detach(), found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"graph_segments": n, "frugal": f} for n in (0, 1, 2, 9) for f in (False, True)],
+    ids=str,
+)
+def test_all_settings_give_the_same_value_and_gradient(
+    model: ApexReward, settings: dict[str, Any]
+) -> None:
+    waveform = song(model, 3)
+    value, found = gradient(model, waveform, **settings)
+    leaf = waveform.clone().requires_grad_()
+    layers = model.encoder(leaf.view(3, -1)).mean(dim=0, keepdim=True)
+    wanted_value = model.score_embeddings(model.pool(layers)).stack().sum()
+    (wanted,) = torch.autograd.grad(wanted_value, leaf)
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(value, wanted_value.detach())
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(("kept", "passes"), [(None, 4), (0, 6), (1, 5), (2, 4), (3, 3)])
+def test_only_segments_without_a_kept_graph_are_encoded_twice(
+    model: ApexReward, monkeypatch: pytest.MonkeyPatch, kept: int | None, passes: int
+) -> None:
+    counted: list[int] = []
+    plain = type(model.encoder).forward
+
+    def forward(self: Any, segments: Tensor, real: Tensor | None = None) -> Tensor:
+        counted.append(len(segments))
+        return plain(self, segments, real)
+
+    leaf = song(model, 3).requires_grad_()
+    monkeypatch.setattr(type(model.encoder), "forward", forward)
+    with gradient_settings(graph_segments=kept):
+        size = 2 if kept is None else 1
+        model(leaf, RATE, batch_segments=size).stack().sum().backward()
+    assert sum(counted) == passes
+
+
+def test_frugal_keeps_a_fraction_of_the_graph(model: ApexReward) -> None:
+    def kept(frugal: bool) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(x: Tensor) -> Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        leaf = song(model, 1).requires_grad_()
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x)
+        with hooks, gradient_settings(frugal=frugal):
+            features = model.encoder(leaf)
+        assert features.requires_grad
+        return sum(sizes.values())
+
+    assert kept(frugal=True) < 0.6 * kept(frugal=False)
+
+
+def test_drawn_segments_are_unbiased_with_the_stated_variance(model: ApexReward) -> None:
+    """Over all draws of 1 of 3 segments the mean is the whole gradient, exactly."""
+    waveform = song(model, 3)
+    value, whole = gradient(model, waveform)
+    seen: dict[int, Tensor] = {}
+    torch.manual_seed(0)
+    for _ in range(40):
+        drawn_value, found = gradient(model, waveform, segments=1)
+        torch.testing.assert_close(drawn_value, value)
+        parts = found.view(3, -1)
+        (number,) = parts.abs().sum(dim=1).nonzero()[:, 0].tolist()
+        seen[number] = found
+        if len(seen) == 3:
+            break
+    draws = torch.stack([seen[number] for number in range(3)])
+    near = {"rtol": 1e-4, "atol": 1e-6 * float(whole.abs().max())}
+    torch.testing.assert_close(draws.mean(dim=0), whole, **near)
+    variance = (draws - whole).square().mean(dim=0).sum()
+    torch.testing.assert_close(variance, (3 / 1 - 1) * whole.square().sum(), rtol=1e-4, atol=0)
+    assert torch.equal(gradient(model, waveform, segments=3)[1], whole)
+
+
+def test_every_song_draws_its_own_pieces_all_alike() -> None:
+    torch.manual_seed(0)
+    numbers = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    counts = torch.zeros(7)
+    for _ in range(2000):
+        chosen, scale = drawn_pieces(numbers, 2)
+        assert torch.bincount(numbers[chosen]).tolist() == [2, 1, 2]
+        counts += chosen
+    assert scale.tolist() == [2, 2, 2, 2, 1, 1, 1]
+    assert counts[:4].tolist() == pytest.approx([1000] * 4, abs=100)
+
+
+def test_a_scaled_gradient_leaves_the_value() -> None:
+    x = torch.tensor([[1.5], [2.5]], requires_grad=True)
+    y = scaled_gradient(x, torch.tensor([3.0, 1.0]))
+    assert torch.equal(y, x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[3.0], [1.0]]
+
+
+class Whole:
+    """Hears songs whole and counts how often."""
+
+    name, sample_rate, batch_segments, by_length = "whole", RATE, 1, False
+    window: int | None = None
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def cut(self, songs: Tensor, lengths: Any) -> Segments:
+        return whole_song(songs, lengths[0], 1)
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        self.passes += 1
+        return samples.square().mean(dim=1, keepdim=True)
+
+    def fingerprint(self) -> str:
+        return "whole"
+
+
+@pytest.mark.parametrize(("songs", "kept", "passes"), [(1, None, 1), (3, None, 5), (3, 3, 3)])
+def test_a_song_heard_whole_is_heard_once(songs: int, kept: int | None, passes: int) -> None:
+    encoder, leaf = Whole(), torch.rand(songs, 2400).requires_grad_()
+    with gradient_settings(graph_segments=kept):
+        (found,) = song_features([encoder], leaf, RATE)
+    found.sum().backward()
+    assert encoder.passes == passes
+    torch.testing.assert_close(leaf.grad, 2 * leaf.detach() / 2400)
+
+
+def test_bad_settings_and_an_empty_batch_say_so() -> None:
+    with (
+        pytest.raises(UsageError, match="graph_segments is -1; expected 0 or more"),
+        gradient_settings(graph_segments=-1),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="segments is 0; expected 1 or more"),
+        gradient_settings(segments=0),
+    ):
+        pass
+    with pytest.raises(UsageError, match="no songs"):
+        song_features([Whole()], torch.zeros(0, 2400), RATE)
