@@ -13,7 +13,6 @@ import argparse
 import copy
 import datetime
 import multiprocessing
-import resource
 import subprocess
 import time
 from collections.abc import Callable
@@ -32,9 +31,8 @@ from apex_reward.model.graph import gradient_settings
 from apex_reward.report.markdown import markdown_table
 
 SIZE = 1536
-GIB = 2**30
 STAGES = ("stage", "published float32", "float32", "bfloat16", "ratio float32", "ratio bfloat16")
-GRADIENTS = ("value and gradient", "seconds", "against the forward pass", "peak above the model")
+GRADIENTS = ("value and gradient", "seconds", "against the forward pass")
 Ways = dict[str, Callable[[], object]]
 
 
@@ -160,31 +158,29 @@ def least(ways: Ways, repeats: int) -> dict[str, float]:
 
 
 def gradients(seconds: float) -> list[tuple[object, ...]]:
-    """Value and waveform gradient in processes of their own, since memory peaks only rise."""
+    """Value and waveform gradient each in a process of its own."""
     rows = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name, settings in {"graph kept": {}, "frugal": {"frugal": True}}.items():
-            taken, forward, peak = pool.apply(gradient, (seconds, settings))
-            rows.append((name, f"{taken:.1f}", f"{taken / forward:.2f}", f"{peak / GIB:.2f} GiB"))
+            taken, forward = pool.apply(gradient, (seconds, settings))
+            rows.append((name, f"{taken:.1f}", f"{taken / forward:.2f}"))
             print(rows[-1], flush=True)
     return rows
 
 
-def gradient(seconds: float, settings: dict[str, bool]) -> tuple[float, float, float]:
-    """Processor seconds of value and gradient, and of the forward pass, and peak bytes."""
+def gradient(seconds: float, settings: dict[str, bool]) -> tuple[float, float]:
+    """Processor seconds of value and gradient, and of the forward pass."""
     torch.set_num_threads(1)
     ours = own_encoder()
     samples = 0.1 * torch.randn(1, round(24_000 * seconds))
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     leaf = samples.clone().requires_grad_()
     started = time.process_time()
     with gradient_settings(**settings):
         value = ours(leaf).square().sum()
     torch.autograd.grad(value, leaf)
     taken = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
     forward = least({"forward": lambda: ours(samples)}, 1)["forward"]
-    return taken, forward, peak
+    return taken, forward
 
 
 def processor() -> str:
