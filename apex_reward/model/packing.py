@@ -44,9 +44,8 @@ def encode_packed(
         return _on_graph(encoder, segments, real, batch_segments, weights)
     # The kept ones come last, so that the backward pass takes them first and has their memory
     # back when it recomputes the others.
-    first = _Recomputed.apply(
-        encoder, batch_segments, None if real is None else real[:split], segments[:split], *weights
-    )
+    before = None if real is None else real[:split]
+    first = _recomputed(encoder, batch_segments, before, segments[:split], weights)
     if kept == 0:
         return first
     rest = None if real is None else real[split:]
@@ -66,11 +65,28 @@ def _on_graph(
     except torch.OutOfMemoryError:
         parts = []
     torch.cuda.empty_cache()
-    return _Recomputed.apply(encoder, size, real, segments, *weights)
+    return _recomputed(encoder, size, real, segments, weights)
 
 
 # torch.compile compiles the encoder, not this bookkeeping around it.
 encode_packed = torch.compiler.disable(encode_packed, recursive=False)
+
+
+_RECOMPUTED = (
+    "the encoder recomputes these segments; keep their graph with "
+    "gradient_settings(graph_segments=N) for N segments in all"
+)
+
+
+def _recomputed(
+    encoder: Any, size: int, real: Tensor | None, segments: Tensor, weights: list[nn.Parameter]
+) -> Tensor:
+    try:
+        return _Recomputed.apply(encoder, size, real, segments, *weights)
+    except RuntimeError as error:
+        if "functorch" not in str(error):
+            raise
+        raise UsageError(f"no torch.func transform: {_RECOMPUTED}") from error
 
 
 class _Recomputed(torch.autograd.Function):
@@ -94,8 +110,9 @@ class _Recomputed(torch.autograd.Function):
             return _in_batches(encoder, segments, real, batch_segments)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise UsageError(f"no second derivative (create_graph=True): {_RECOMPUTED}")
         (gradient,) = gradients
         segments, real, *weights = ctx.saved_tensors
         wants_segments = ctx.needs_input_grad[3]

@@ -178,3 +178,28 @@ def test_bad_settings_and_an_empty_batch_say_so() -> None:
         pass
     with pytest.raises(UsageError, match="no songs"):
         song_features([Whole()], torch.zeros(0, 2400), RATE)
+
+
+def test_transforms_and_second_derivatives_need_the_graph(model: ApexReward) -> None:
+    waveform = song(model, 2)
+
+    def value(x: Tensor) -> Tensor:
+        return model(x, RATE, batch_segments=1).stack().sum()
+
+    with pytest.raises(UsageError, match=r"no torch\.func transform: .*graph_segments=N"):
+        torch.func.grad(value)(waveform)
+    leaf = waveform.clone().requires_grad_()
+    with pytest.raises(UsageError, match=r"no second derivative .*graph_segments=N"):
+        torch.autograd.grad(value(leaf), leaf, create_graph=True)
+    _, plain = gradient(model, waveform)
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with gradient_settings(graph_segments=2), math:
+        torch.testing.assert_close(torch.func.grad(value)(waveform), plain, rtol=1e-4, atol=1e-6)
+        (first,) = torch.autograd.grad(value(leaf), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+    # Along d, the second derivative of value gives half the slope of |gradient|^2.
+    step = 1e-4 * second.sign()  # uphill, so that no sum cancels
+    _, up = gradient(model, waveform + step)
+    _, down = gradient(model, waveform - step)
+    slope = (up.square().sum() - down.square().sum()) / 2
+    assert float((second * step).sum()) == pytest.approx(float(slope), rel=0.05)
