@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import multiprocessing
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from result_file import write_result
 from torch import Tensor
 from transformers import HubertModel
 
-from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.mert import MertEncoder
@@ -58,22 +56,13 @@ def main() -> None:
         rows.append((name, *(f"{t:.2f}" for t in [*times.values(), *ratios])))
         print(rows[-1], flush=True)
     rates = {name: 2 * SIZE**3 / taken / 1e9 for name, taken in least(products(), 5).items()}
-    lines = [
-        "# The encoder, stage by stage",
-        "",
-        f"`python benchmarks/encoder.py`, {datetime.date.today()}, commit {commit()}, "
-        f"{processor()}, one thread, torch {torch.__version__}; one segment of "
-        f"{options.seconds:g} s, published size, random weights; seconds of processor time.",
-        "",
-        markdown_table(STAGES, rows),
-        "",
-        f"Matrix rate: {', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}.",
-        "",
-        markdown_table(GRADIENTS, gradients(options.seconds)),
-    ]
-    print("\n".join(lines))
-    if options.output:
-        write_text(options.output, "\n".join(lines) + "\n")
+    text = (
+        f"One segment of {options.seconds:g} s, published size, random weights; processor seconds."
+        f"\n\n{markdown_table(STAGES, rows)}\n\nMatrix rate: "
+        f"{', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}.\n\n"
+        f"{markdown_table(GRADIENTS, gradients(options.seconds))}"
+    )
+    write_result("The encoder, stage by stage", text, options.output)
 
 
 @dataclass(frozen=True)
@@ -181,16 +170,6 @@ def gradient(seconds: float, settings: dict[str, bool]) -> tuple[float, float]:
     taken = time.process_time() - started
     forward = least({"forward": lambda: ours(samples)}, 1)["forward"]
     return taken, forward
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
-
-
-def commit() -> str:
-    call = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

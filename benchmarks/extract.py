@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from result_file import write_result
 
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.data.encoder import load_encoder
 from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, plan, start
-from apex_reward.files.tables import write_text
 from apex_reward.model import ApexReward
 from apex_reward.report.markdown import markdown_table
 
@@ -88,13 +88,8 @@ def main() -> None:
         [way, workers, f"{spent:.1f}", f"{count * seconds / spent:.1f}", f"{baseline / spent:.2f}"]
         for way, workers, spent in rows
     ]
-    where = torch.cuda.get_device_name() if device == "cuda" else "2-core CPU"
-    text = markdown_table(COLUMNS, body) + "\n"
-    text += f"\n{where}, {arguments.threads} thread(s) for the encoder {arguments.encoder}, "
-    text += f"{count} songs of {seconds:.0f} s.\n"
-    print(text)
-    if arguments.output:
-        write_text(arguments.output, text)
+    text = f"Encoder {arguments.encoder}, {count} songs of {seconds:.0f} s."
+    write_result("Extraction", f"{text}\n\n{markdown_table(COLUMNS, body)}", arguments.output)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from result_file import write_result
+from scipy.special import expit
 
-from apex_reward.arena.logistic import fit_logistic, sigmoid
+from apex_reward.arena.logistic import fit_logistic
 from apex_reward.listen.informative import PRIOR, expected_gain, features_of
 from apex_reward.listen.sources import Comparison
 from apex_reward.report.markdown import markdown_table
@@ -76,7 +77,7 @@ def simulated(seed: int, votes: int, pool: int) -> np.ndarray:
     features = features_of([comparison(heads, system, n) for n in range(pool + OTHERS)])
     known, other = features[:pool], features[pool:]
     truth = gap[pool:] > 0
-    first_wins = random.random(pool) < sigmoid(gap[:pool])
+    first_wins = random.random(pool) < expit(gap[:pool])
     margin = np.abs(heads[0::2] - heads[1::2]).mean(axis=1)[:pool]
     fixed = {"random": random.permutation(pool), "smallest margin": np.argsort(margin)}
     result = np.empty((len(ORDERS), votes))
@@ -109,9 +110,7 @@ def scale_for(gap: np.ndarray, wanted: float) -> float:
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = (low * high) ** 0.5
-        low, high = (
-            (middle, high) if sigmoid(middle * np.abs(gap)).mean() < wanted else (low, middle)
-        )
+        low, high = (middle, high) if expit(middle * np.abs(gap)).mean() < wanted else (low, middle)
     return low
 
 

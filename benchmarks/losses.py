@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from result_file import write_result
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.files.tables import write_text
 from apex_reward.metrics import spearman
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.pooling import LayerPooling
@@ -191,11 +191,10 @@ def main() -> None:
         rows += rows_of(setting, reached, seconds)
         results.append((setting, program))
     columns = ["setting", "loss", "popularity reached", "x equal", "aesthetics reached", "x equal"]
-    text = markdown_table([*columns, "seconds (all models)"], rows) + "\n"
-    text += "\n2-core CPU, one thread. Reached: test Spearman over that of the noiseless signal.\n"
-    print(text)
+    text = markdown_table([*columns, "seconds (all models)"], rows)
+    text += "\n\nReached: test Spearman over that of the noiseless signal."
+    write_result("Losses", text, arguments.output)
     if arguments.output:
-        write_text(arguments.output, text)
         plot(results, arguments.output.with_suffix(".png"))
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from result_file import write_result
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
-from apex_reward.files.tables import write_text
 from apex_reward.model import ApexConfig, ApexReward
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.load import default_workers
@@ -65,11 +64,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         songs = write_songs(Path(folder), options.songs, options.seconds, options.seed)
         rows = measure(model, songs, options)
-    text = f"{machine(options.device)}: {options.songs} songs of {options.seconds:g} s\n\n"
-    text += markdown_table(COLUMNS, rows) + "\n"
-    print(text)
-    if options.output:
-        write_text(options.output, text)
+    text = f"{options.songs} songs of {options.seconds:g} s.\n\n{markdown_table(COLUMNS, rows)}"
+    write_result("Scoring", text, options.output)
 
 
 def arguments() -> argparse.Namespace:
@@ -225,13 +221,6 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - wall, sum(os.times()[:4]) - cpu
-
-
-def machine(device: str) -> str:
-    """What it ran on, for the table."""
-    cores = f"{os.cpu_count()}-core CPU ({platform.machine()}), {torch.get_num_threads()} threads"
-    name = f"{torch.cuda.get_device_name(device)}, " if device.startswith("cuda") else ""
-    return f"{name}{cores}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

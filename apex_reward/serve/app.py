@@ -241,7 +241,7 @@ def _waveform_file(request: WaveformRequest, folder: Path) -> str:
 
 
 def openrlhf_answer(reward: Reward, rows: list[Row]) -> dict[str, Any]:
-    """OpenRLHF's form: finite rewards, the lowest where a song could not be heard."""
+    """OpenRLHF's form: finite rewards, the lowest where a song could not be heard, and why."""
     heard = [row["reward"] for row in rows if row["error"] is None]
     lowest = min(heard, default=0.0)
     rewards = [lowest if row["error"] else row["reward"] for row in rows]
@@ -250,7 +250,8 @@ def openrlhf_answer(reward: Reward, rows: list[Row]) -> dict[str, Any]:
         for head in reward.heads
     }
     failed = [float(row["error"] is not None) for row in rows]
-    return {"rewards": rewards, "scores": rewards, "extra_logs": {**logs, "failed": failed}}
+    answer = {"rewards": rewards, "scores": rewards, "extra_logs": {**logs, "failed": failed}}
+    return {**answer, "errors": [row["error"] for row in rows]}
 
 
 def info_of(reward: Reward, settings: ServeSettings, about: dict[str, Any]) -> Info:

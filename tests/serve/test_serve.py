@@ -6,8 +6,9 @@ import base64
 import json
 import pickle
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from apex_reward import Reward, load_reward_model
+from apex_reward import ApexRewardFunction, Reward, RewardMix, load_reward_model
 from apex_reward.audio import load_audio
+from apex_reward.cli import app
 from apex_reward.errors import AudioError, UsageError
+from apex_reward.files.tables import read_jsonl
 from apex_reward.rewards.foreign.remote import RemoteReward, ServerError
+from apex_reward.scores.apex import HEADS
+from apex_reward.scoring.engines import Share
+from tests.ranks import launched
 from tests.serve.running import start
-from tests.support import write_wav
+from tests.support import tiny_model, write_wav
 
 TOKEN = "secret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -36,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "songs" / "text.wav").write_text("no audio")
     (folder / "secret.wav").write_bytes((folder / "songs" / "0.wav").read_bytes())
     (folder / "token").write_text(TOKEN + "\n")
-    Reward("apex-tiny", "aesthetics", loudness=-20.0, guards="penalty").save(folder / "reward.yaml")
+    tiny_model().save_pretrained(folder / "model")
+    reward = Reward(str(folder / "model"), "aesthetics", loudness=-20.0, guards="penalty")
+    reward.save(folder / "reward.yaml")
     return folder
 
 
@@ -55,7 +64,7 @@ def judged(folder: Path) -> list[dict[str, Any]]:
 
 
 def post(url: str, **request: Any) -> httpx.Response:
-    return httpx.post(f"{url}/score", headers=HEADERS, timeout=60, **request)
+    return httpx.post(f"{url}/score", headers=HEADERS, timeout=300, **request)
 
 
 def test_files_base64_and_paths_give_the_numbers_of_judge(
@@ -78,18 +87,65 @@ def test_files_base64_and_paths_give_the_numbers_of_judge(
             assert row["flags"] == expected["flags"]
 
 
-def test_many_clients_share_batches(server: str, judged: list[dict[str, Any]]) -> None:
-    def ask(n: int) -> float:
-        answer = post(server, json={"songs": [{"path": f"{n % 6}.wav"}]})
-        return float(answer.json()["rows"][0]["reward"])
+def test_32_clients_at_once_get_the_numbers_of_score(
+    server: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    songs = [f"songs/{n}.wav" for n in range(6)]
+    command = ["score", *songs, "--reward", "reward.yaml", "--output", str(tmp_path / "s.jsonl")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    scored = read_jsonl(tmp_path / "s.jsonl")
+    data = [Path(song).read_bytes() for song in songs]
+    forms: list[Callable[[int], dict[str, Any]]] = [
+        lambda n: {"files": [("audio", (f"{n}.wav", data[n]))]},
+        lambda n: {"json": {"songs": [{"audio": base64.b64encode(data[n]).decode()}]}},
+        lambda n: {"json": {"songs": [{"path": f"{n}.wav"}]}},
+    ]
+    together = threading.Barrier(32)
 
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(ask, range(48)))
-    assert found == pytest.approx([judged[n % 6]["reward"] for n in range(48)], abs=1e-5)
+    def ask(client: int) -> dict[str, Any]:
+        together.wait()
+        (row,) = post(server, **forms[client // 6 % 3](client % 6)).json()["rows"]
+        return dict(row)
+
+    with ThreadPoolExecutor(32) as pool:
+        rows = list(pool.map(ask, range(32)))
+    for client, row in enumerate(rows):
+        expected = scored[client % 6]
+        for name in (*HEADS, "duration", "reward_raw", "reward"):
+            assert row[name] == pytest.approx(expected[name], abs=1e-5, rel=1e-6), name
+        assert row["flags"] == expected["flags"]
     metrics = httpx.get(f"{server}/metrics", headers=HEADERS).text
     values = dict(line.split() for line in metrics.splitlines())
     assert float(values["apex_reward_batch_size_max"]) > 1
-    assert float(values["apex_reward_songs_total"]) >= 48
+    assert float(values["apex_reward_songs_total"]) >= 32
+
+
+def test_grpo_s_rewards_through_the_server_in_two_processes(
+    server: str, folder: Path, tmp_path: Path
+) -> None:
+    waves = [load_audio(folder / "songs" / f"{n}.wav").mono for n in range(6)]
+    prompts = ["a", "a", "b", "b", "a", "b"]
+
+    def decode(completion_ids: list[list[int]]) -> list[torch.Tensor]:
+        return [torch.from_numpy(waves[ids[0]]) for ids in completion_ids]
+
+    def rewards(reward: Reward, part: slice) -> list[Any]:
+        mix = RewardMix.parse("clarity=1,musicality=0.5", "group")
+        judge = Reward(reward.model, mix, loudness=reward.loudness)
+        function = ApexRewardFunction(judge, decode=decode, sample_rate=24_000)
+        ids = [[n] for n in range(6)][part]
+        return list(function(prompts[part], [""] * len(ids), completion_ids=ids))
+
+    def work(share: Share) -> None:
+        part = slice(0, 2) if share.first else slice(2, 6)
+        remote = Reward(RemoteReward(server, token=TOKEN))
+        (tmp_path / str(share.rank)).write_text(json.dumps(rewards(remote, part)))
+
+    inside = Reward.load(folder / "reward.yaml")
+    assert launched(2, work) == [0, 0]
+    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    assert [*found[0], *found[1]] == pytest.approx(rewards(inside, slice(0, 6)), abs=1e-4)
 
 
 def test_a_bad_song_is_a_row_and_a_bad_request_a_sentence(server: str, folder: Path) -> None:
@@ -150,6 +206,9 @@ def test_other_stacks_forms(server: str, folder: Path, judged: list[Any]) -> Non
     data = base64.b64encode((folder / "songs" / "2.wav").read_bytes()).decode()
     body = {"query": [f"data:audio/wav;base64,{data}", "text.wav"], "prompts": ["a", "b"]}
     answer = httpx.post(f"{server}/openrlhf", json=body, headers=HEADERS, timeout=30).json()
+    heard, refused = answer["errors"]
+    assert heard is None
+    assert "text.wav" in refused or "audio" in refused
     assert answer["rewards"] == pytest.approx([judged[2]["reward"]] * 2, abs=1e-5)
     assert answer["extra_logs"]["failed"] == [0.0, 1.0]
     wave = load_audio(folder / "songs" / "2.wav").mono.astype("<f4")
