@@ -1,0 +1,95 @@
+"""What judging a song costs, part by part: loading, loudness, guards, encoder, heads.
+
+    python benchmarks/judging.py [--songs 4] [--seconds 30] [--repeats 3]
+                                 [--output benchmarks/results/judging.md]
+
+Stereo FLAC at 44.1 kHz, float32, one thread; for apex-tiny and for the published size with random
+weights. Medians of the repeats, in turn; `all` is `Reward.judge` on the files with loudness and
+guards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from result_file import write_result
+
+from apex_reward import ApexConfig, ApexReward, Reward
+from apex_reward.audio import load_audio
+from apex_reward.audio.loudness import integrated_loudness
+from apex_reward.audio.resample import resample
+from apex_reward.report.markdown import markdown_table
+from apex_reward.rewards.guards import Guards
+
+RATE, OWN = 44_100, 24_000
+
+
+def parts(reward: Reward, model: ApexReward, paths: list[str]) -> dict[str, Callable[[], object]]:
+    """Each part of the work by its name."""
+    mono = [torch.from_numpy(load_audio(path).samples).mean(0) for path in paths]
+    songs = [resample(song, RATE, model.config.sample_rate)[None] for song in mono]
+    guards = Guards()
+    with torch.no_grad():
+        embedding = model.embed(songs[0], OWN)
+    return {
+        "read and decode": lambda: [load_audio(path) for path in paths],
+        "resample": lambda: [resample(song, RATE, OWN) for song in mono],
+        "loudness": lambda: [integrated_loudness(song[None], RATE) for song in mono],
+        "guards": lambda: [guards.measure(song, RATE) for song in mono],
+        "encoder": lambda: [model.embed(song, OWN) for song in songs],
+        "heads": lambda: [model.predictor(embedding) for _ in songs],
+        "all": lambda: reward.judge(paths),
+    }
+
+
+def main() -> None:
+    """Measure both sizes, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--songs", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="write the table as Markdown")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    rng, rows = np.random.default_rng(0), []
+    models = {
+        "apex-tiny": ApexReward.from_pretrained("apex-tiny"),
+        "published size": ApexReward(ApexConfig()),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{n}.flac" for n in range(options.songs)]
+        for path in paths:
+            samples = 0.1 * rng.standard_normal((round(options.seconds * RATE), 2))
+            soundfile.write(path, samples, RATE)
+        for name, model in models.items():
+            reward = Reward(model, mix="aesthetics", loudness=-18.0, guards="penalty")
+            ways = parts(reward, model, paths)
+            times: dict[str, list[float]] = {part: [] for part in ways}
+            for turn in range(options.repeats + 1):
+                for part, way in ways.items():
+                    started = time.perf_counter()
+                    way()
+                    if turn:  # the first one warms up
+                        times[part].append(time.perf_counter() - started)
+            found = {part: statistics.median(values) for part, values in times.items()}
+            rows += [
+                [name, part, f"{1000 * spent / options.songs:.0f}", f"{spent / found['all']:.1%}"]
+                for part, spent in found.items()
+            ]
+    columns = ["model", "part", "ms a song", "share of all"]
+    text = f"{options.songs} songs of {options.seconds:g} s."
+    write_result("Judging", f"{text}\n\n{markdown_table(columns, rows)}", options.output)
+
+
+if __name__ == "__main__":
+    main()
