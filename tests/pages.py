@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -83,8 +84,8 @@ def arena_page(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
         })  # fmt: skip
     folder.mkdir(parents=True)
     write_table(folder / "battles.jsonl", battles)
-    metrics = evaluate(battles_of(battles), rounds=100)
-    metrics["voters"] = voter_agreement(battles, rounds=100)
+    voters = voter_agreement(battles, rounds=100)
+    metrics = replace(evaluate(battles_of(battles), rounds=100), voters=voters)
     evaluation_report(metrics, folder, folder / "battles.jsonl")
     return folder / "report.html"
 

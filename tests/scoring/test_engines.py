@@ -199,10 +199,13 @@ def test_an_actor_says_what_went_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_ray_actor_s_block_is_done_again(
-    model: ApexReward, songs: list[str], tmp_path: Path
+    model: ApexReward, songs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
+    # The actors import the model's class from here.
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
     mark = tmp_path / "mark"
     reward = Reward([model, DiesOnce(mark)], "apex.clarity=1,dies.seconds=1")
     settings = ScoreSettings(rewarded=True)
