@@ -132,8 +132,11 @@ def test_real_songs_with_a_full_size_import(shared_folder: Path, tmp_path: Path)
     check_real_rows(pyarrow.parquet.read_table(tmp_path / "f.parquet").to_pylist())
 
 
-def test_songeval_imported_and_scored_gives_the_published_figures(tmp_path: Path) -> None:
-    figures = SONGEVAL_FIGURES["small"]
+@pytest.mark.parametrize("size", ["small", pytest.param("full", marks=pytest.mark.slow)])
+def test_songeval_imported_and_scored_gives_the_published_figures(
+    size: str, tmp_path: Path
+) -> None:
+    figures = SONGEVAL_FIGURES[size]
     config = golden_config(figures["overrides"])
     head = write_head(tmp_path / "ckpt" / "model.safetensors", config)
     muq = write_muq(tmp_path / "muq", config)

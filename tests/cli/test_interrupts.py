@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
@@ -37,9 +38,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     songs = [{"id": name, "path": name, "plays": i + 1, "likes": i} for i, name in enumerate(names)]
     write_table(folder / "meta.csv", songs)
     manifest = [
-        {"audio_id": s["id"], "path": s["path"], "platform": "suno", "score_streams": 1.0,
-         "score_likes": 2.0, "split": "train"}
-        for s in songs
+        {"audio_id": s["id"], "path": s["path"], "platform": "suno", "score_streams": 3.0 * i,
+         "score_likes": 90.0 - i, "split": "train"}
+        for i, s in enumerate(songs)
     ]  # fmt: skip
     write_table(folder / "manifest.jsonl", manifest)
     pairs = [(names[i], names[i + 1]) for i in range(0, SONGS, 2)]
@@ -48,6 +49,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     candidates = [{"prompt_id": str(i // 4), "audio": name} for i, name in enumerate(names)]
     write_table(folder / "candidates.jsonl", candidates)
     tiny_model().save_pretrained(folder / "model")
+    splits = [{**row, "split": ("train", "train", "val", "test")[i % 4]}
+              for i, row in enumerate(manifest)]  # fmt: skip
+    write_table(folder / "splits.jsonl", splits)
+    heard = ["extract", folder / "splits.jsonl", "--audio-dir", folder, "--workers", 0,
+             "--encoder", folder / "model", "--output", folder / "heard"]  # fmt: skip
+    done = CliRunner().invoke(app, [str(word) for word in heard])
+    assert done.exit_code == 0, done.output
     write_shards(folder / "shards", {"train": 128, "val": 32, "test": 32})
     return folder
 
@@ -66,6 +74,9 @@ def arguments(command: str, inputs: Path, output: Path) -> list[str]:
                     "--encoder", str(inputs / "model"), "--workers", "0", "--output", str(output)],
         "train": ["train", *training, "--epochs", "40", "--loss", "standardized"],
         "train --members": ["train", *training, "--epochs", "20", "--members", "2"],
+        "tune": ["train", "--data", str(inputs / "heard"), "--audio-dir", str(inputs),
+                 "--tune-encoder", "lora", "--output", str(output), "--epochs", "3",
+                 "--batch-size", "8", "--loss", "standardized", "--task", "popularity"],
         "grid": ["grid", *training, "--epochs", "2", "--losses", "standardized"],
     }[command]  # fmt: skip
 
@@ -87,7 +98,7 @@ def start(words: list[str], log: Path) -> int:
     if child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
-    code = NOT_CAUGHT
+    code = 130  # an interrupt that waited for this process ends it before the command begins
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -95,6 +106,7 @@ def start(words: list[str], log: Path) -> int:
         os.dup2(file, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        code = NOT_CAUGHT
         app(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -108,7 +120,7 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-COMMANDS = ("score", "arena score", "pairs", "extract", "train", "train --members", "grid")
+COMMANDS = ("score", "arena score", "pairs", "extract", "train", "train --members", "tune", "grid")
 
 
 @pytest.mark.slow
