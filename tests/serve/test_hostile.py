@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import os
@@ -70,6 +71,15 @@ class Server:
                 wire.sendall(part)
                 time.sleep(wait)
             assert answer in wire.recv(4096)
+
+    def handles(self) -> int:
+        """Open handles of this process, once the server's last connection is gone."""
+        until = time.monotonic() + 60
+        while self.uvicorn.server_state.connections and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not self.uvicorn.server_state.connections
+        gc.collect()  # what other tests left behind
+        return len(os.listdir("/proc/self/fd"))
 
     def cut(self, *parts: bytes) -> None:
         """Bytes, and the connection is gone."""
@@ -222,7 +232,7 @@ def test_500_hostile_requests(server: Server) -> None:
     for kind in every:
         kind()  # alone first: a failure names its kind
     assert server.songs({"path": "good.wav"}).json()["rows"] == good
-    handles = len(os.listdir("/proc/self/fd"))
+    handles = server.handles()
     stop, wrong = threading.Event(), []
 
     def honest() -> None:
@@ -241,10 +251,8 @@ def test_500_hostile_requests(server: Server) -> None:
     client.join()
     assert wrong == []
     assert server.songs({"path": "good.wav"}).json()["rows"] == good
-    until = time.monotonic() + 10
-    while len(os.listdir("/proc/self/fd")) > handles and time.monotonic() < until:
-        time.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= handles
+    # A handle lost to one kind of request is lost with each; others' threads open a few as well.
+    assert server.handles() - handles < len(order) // len(every)
     figures = dict(
         line.split() for line in httpx.get(f"{server.url}/metrics", headers=TOKEN).text.splitlines()
     )
