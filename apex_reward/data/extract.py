@@ -20,7 +20,8 @@ from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
 from apex_reward.errors import UsageError
 from apex_reward.files.locks import writing
-from apex_reward.files.tables import read_jsonl, write_table, write_text
+from apex_reward.files.stamps import RunStamp, text_hash
+from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring.engines import Engine, Worker
 
@@ -107,19 +108,18 @@ def start(shards: Sequence[Shard], output: Path, resume: bool, teacher: str | No
         UsageError: a run to resume that had another manifest or teacher.
     """
     work = output / WORK
-    listing = f"teacher {teacher}\n" * (teacher is not None) + "\n".join(
-        f"{s.name} {' '.join(song.audio_id for song in s.songs)}" for s in shards
-    )
+    manifest = text_hash((s.name, [song.audio_id for song in s.songs]) for s in shards)
+    stamp = RunStamp(work / "plan.json", {"manifest": manifest, "teacher": teacher})
     if not resume:
         for split in dict.fromkeys(shard.split for shard in shards):
             shutil.rmtree(output / split, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
         (output / "failed.jsonl").unlink(missing_ok=True)
-    elif (work / "plan.txt").is_file() and (work / "plan.txt").read_text("utf-8") != listing:
-        raise UsageError(f"{output} was begun with another manifest or teacher; leave out --resume")
+    elif stamp.path.is_file():
+        stamp.check(output)
     for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
         leftover.unlink()
-    write_text(work / "plan.txt", listing)
+    stamp.write()
     return len(shards)
 
 

@@ -27,10 +27,11 @@ class GrowingTable:
 
     Args:
         path: F, ending in `.jsonl`, `.csv` or `.parquet`.
-        schema: columns and types of F; its metadata goes into a Parquet file.
+        schema: columns and types of F; its metadata goes into a Parquet file. None: those of its
+            rows.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema | None = None) -> None:
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         self._ending = check_format(path)

@@ -60,7 +60,11 @@ class RunStamp:
             former = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             former = {}
-        other = [name for name, value in self.values.items() if former.get(name) != value]
+        other = [
+            _difference(name, former.get(name), value)
+            for name, value in self.values.items()
+            if former.get(name) != value
+        ]
         if other:
             raise UsageError(
                 f"{partial} was made with other {' and '.join(other)}; resume with the same, or "
@@ -68,9 +72,16 @@ class RunStamp:
             )
 
     def write(self) -> None:
-        """Put it beside the growing file."""
+        """Put it there, once rows of another run are gone."""
         write_json(self.path, self.values)
 
     def clear(self) -> None:
         """Take it away: the file is whole."""
         self.path.unlink(missing_ok=True)
+
+
+def _difference(name: str, then: Any, now: Any) -> str:
+    """What differs: with both values, where they are numbers or short words."""
+    values = str(then), str(now)
+    short = then is not None and max(map(len, values)) <= 16
+    return f"{name} ({values[0]}, now {values[1]})" if short else name

@@ -11,7 +11,8 @@ import numpy as np
 from transformers import TrainerCallback
 
 from apex_reward.audio.load import Waveform, save_wav
-from apex_reward.files.tables import json_line, read_jsonl, without_nan
+from apex_reward.files.growing import GrowingTable
+from apex_reward.files.tables import read_jsonl, without_nan
 from apex_reward.report.run import write_run
 from apex_reward.runs.completions import CompletionLog
 
@@ -44,7 +45,7 @@ class RunLog:
         self.output, self.panels = Path(output), dict(panels)
         self.formats, self.xlabel, self.writes = formats, xlabel, writes
         self.started = time.monotonic()
-        self._partial = self.output / "history.jsonl.partial"
+        self._history = GrowingTable(self.output / "history.jsonl")
         self.rows: list[dict[str, Any]] = self._former() if resume else []
         self.keep_until(float("inf"))
 
@@ -53,15 +54,15 @@ class RunLog:
         kept = {name: value for name, value in row.items() if value is not None}
         self.rows.append(kept)
         if self.writes:
-            with open(self._partial, "a", encoding="utf-8") as file:
-                file.write(json_line(kept))
+            self._history.append([kept])
 
     def keep_until(self, step: float) -> None:
         """Drop the rows after a step: a run that goes on from a checkpoint writes them again."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         if self.writes:
-            self.output.mkdir(parents=True, exist_ok=True)
-            self._partial.write_text("".join(map(json_line, self.rows)), encoding="utf-8")
+            there = min(len(self._history.written()), len(self.rows))
+            self._history.start(keep=there)
+            self._history.append(self.rows[there:])
 
     def song(self, name: str, samples: Any, sample_rate: int) -> None:
         """Write `audio/NAME.wav` of a waveform (T,) or (C, T) or a `Waveform`; None: no song."""
@@ -86,15 +87,13 @@ class RunLog:
         whole = without_nan({"seconds": time.monotonic() - self.started, **summary})
         if self.writes:
             write_run(self.output, self.rows, whole, self.panels, self.formats, self.xlabel)
-            self._partial.unlink(missing_ok=True)
+            self._history.partial.unlink(missing_ok=True)
             print({name: value for name, value in whole.items() if name != "settings"})
         return dict(whole)
 
     def _former(self) -> list[dict[str, Any]]:
-        for path in (self._partial, self.output / "history.jsonl"):
-            if path.exists():
-                return read_jsonl(path)
-        return []
+        whole = self._history.path
+        return self._history.written() or (read_jsonl(whole) if whole.exists() else [])
 
 
 class HistoryCallback(TrainerCallback):

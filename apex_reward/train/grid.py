@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_reward.files.locks import writing
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
 from apex_reward.train.plots import plot_tables
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
 
 ResultRow = dict[str, Any]
+WORK = ".groups"
 # Told the group, the epoch, how many of its models still train, and their means in the epoch.
 OnEpoch = Callable[[str, int, int, "HistoryRow"], None]
 
@@ -56,26 +59,27 @@ def run_grid(
     Returns:
         The rows of `results.csv` in the order of `conditions`.
     """
-    work = output / ".groups"
-    if accelerator.is_main_process and not resume:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(output / "models", ignore_errors=True)
-    accelerator.wait_for_everyone()
-    names = list(dict.fromkeys(condition.group for condition in conditions))
-    for group in names[accelerator.process_index :: accelerator.num_processes]:
-        members = [condition for condition in conditions if condition.group == group]
-        _run_group(members, data, settings, output, accelerator, resume, on_epoch)
-    accelerator.wait_for_everyone()
-    found = [row for group in names for row in read_jsonl(work / f"{group_name(group)}.jsonl")]
-    order = {_key(vars(condition)): i for i, condition in enumerate(conditions)}
-    rows = sorted(found, key=lambda row: order[_key(row)])
-    if accelerator.is_main_process:
-        write_table(output / "results.csv", rows)
-        write_tables(rows, output)
-        plot_tables(rows, output, tuple(dict.fromkeys(("png", *formats))))
-        if paper_data:
-            write_comparison(rows, output)
-    accelerator.wait_for_everyone()
+    work, main = output / WORK, accelerator.is_main_process
+    with writing(work) if main else nullcontext():
+        if main and not resume:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(output / "models", ignore_errors=True)
+        accelerator.wait_for_everyone()
+        names = list(dict.fromkeys(condition.group for condition in conditions))
+        for group in names[accelerator.process_index :: accelerator.num_processes]:
+            members = [condition for condition in conditions if condition.group == group]
+            _run_group(members, data, settings, output, accelerator, resume, on_epoch)
+        accelerator.wait_for_everyone()
+        found = [row for group in names for row in read_jsonl(work / f"{group_name(group)}.jsonl")]
+        order = {_key(vars(condition)): i for i, condition in enumerate(conditions)}
+        rows = sorted(found, key=lambda row: order[_key(row)])
+        if main:
+            write_table(output / "results.csv", rows)
+            write_tables(rows, output)
+            plot_tables(rows, output, tuple(dict.fromkeys(("png", *formats))))
+            if paper_data:
+                write_comparison(rows, output)
+        accelerator.wait_for_everyone()
     return rows
 
 
@@ -103,7 +107,7 @@ def _run_group(
 ) -> None:
     """Train one group; its rows are in `.groups/<group>.jsonl` once it is done."""
     name = group_name(members[0].group)
-    state, done = output / ".groups" / f"{name}.pt", output / ".groups" / f"{name}.jsonl"
+    state, done = output / WORK / f"{name}.pt", output / WORK / f"{name}.jsonl"
     program = build_program(members, data, settings, accelerator, together=False)
     for _ in run_epochs(program, state, resume):
         on_epoch(name, program.epoch, len(program.active), mean_row(program))

@@ -7,6 +7,7 @@ Shape key: M = models still training, A = all models, N = samples of a batch, H 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apex_reward.data.shards import FloatArray
 from apex_reward.errors import DataError
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.train.draws import DropoutDraws
 from apex_reward.train.losses import combine
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.stack import PredictorStack
-from apex_reward.train.steps import clip_per_model, running_statistics
+from apex_reward.train.steps import clip_per_model, label_variances, running_statistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,7 +38,7 @@ class Loop(ABC):
         conditions: A of them, alike but for loss and seed.
         stack: the models, on the accelerator's device.
         parameters: what is trained; the stack's and, for one model, those of other modules.
-        variances: (H,) of the training labels.
+        labels: (n, H) of the training samples.
         settings: of the optimiser and schedule.
         accelerator: device, precision and processes.
         together: True where all processes work on these models, each on its share of a batch;
@@ -53,7 +55,7 @@ class Loop(ABC):
         conditions: Sequence[Condition],
         stack: PredictorStack,
         parameters: Iterable[nn.Parameter],
-        variances: Tensor,
+        labels: FloatArray,
         settings: Settings,
         accelerator: Accelerator,
         together: bool = True,
@@ -61,7 +63,9 @@ class Loop(ABC):
         self.conditions, self.settings, self.accelerator = list(conditions), settings, accelerator
         self.rank = accelerator.process_index if together else 0
         self.world = accelerator.num_processes if together else 1
-        self.stack, self.variances = stack, variances.to(accelerator.device)
+        self.stack, self.labels_hash = stack, hashlib.sha256(labels.tobytes()).hexdigest()
+        variances = label_variances(labels, stack.shape.heads, conditions)
+        self.variances = variances.to(accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(
             torch.optim.AdamW(
                 parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -83,9 +87,10 @@ class Loop(ABC):
     def validation_errors(self) -> Tensor:
         """(M, H) mean squared errors over the validation samples, float64 on the CPU."""
 
-    @abstractmethod
-    def about(self) -> dict[str, str]:
-        """What a resumed run must have alike, in words."""
+    def about(self) -> dict[str, Any]:
+        """What a resumed run must have alike."""
+        conditions = [vars(condition) for condition in self.conditions]
+        return {**self.settings.to_dict(), "conditions": conditions, "labels": self.labels_hash}
 
     @property
     def finished(self) -> bool:

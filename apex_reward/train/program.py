@@ -9,7 +9,6 @@ n = samples, m = distinct samples of a bootstrap draw, H = heads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from apex_reward.train.loop import Loop
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.split import Samples
 from apex_reward.train.stack import PredictorStack, Shape
-from apex_reward.train.steps import label_variances, predict, running_statistics
+from apex_reward.train.steps import predict, running_statistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,9 +64,8 @@ class Program(Loop):
         initial = {c.seed: shape.initial_state(c.seed) for c in conditions}
         states = [initial[condition.seed] for condition in conditions]
         stack = PredictorStack(shape, states, poolings).to(device)
-        variances = label_variances(train.labels, shape.heads, conditions)
         super().__init__(
-            conditions, stack, stack.parameters(), variances, settings, accelerator, together
+            conditions, stack, stack.parameters(), train.labels, settings, accelerator, together
         )
 
     def index_active(self) -> None:
@@ -136,11 +134,3 @@ class Program(Loop):
             self.stack, self.val_features, self.accelerator.reduce, self.rank, self.world
         )
         return (scores.double() - self.val_labels.unsqueeze(1)).square().mean(dim=0)
-
-    def about(self) -> dict[str, str]:
-        """Settings, conditions and the number of samples."""
-        return {
-            "settings": json.dumps(self.settings.to_dict()),
-            "conditions": str(self.conditions),
-            "samples": str(len(self.features)),
-        }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import DataError
+from apex_reward.files.stamps import RunStamp
 from apex_reward.files.tables import atomic_path
 from apex_reward.train.loop import Loop
 
@@ -20,10 +21,18 @@ def run_epochs(loop: Loop, path: Path, resume: bool) -> Iterator[None]:
 
     Args:
         resume: go on from `path`, where it is there; what was done is yielded first.
+
+    Raises:
+        UsageError: the state was left by a run with other settings, conditions or data.
     """
+    stamp = RunStamp(path.with_name(path.name + ".json"), loop.about())
     if resume and path.is_file():
+        stamp.check(path)
         load_state(loop, path)
         yield
+    elif loop.rank == 0:
+        path.unlink(missing_ok=True)
+        stamp.write()
     while not loop.finished:
         if loop.world > 1:
             loop.accelerator.wait_for_everyone()
@@ -41,30 +50,17 @@ def save_state(loop: Loop, path: Path) -> None:
     state = loop.state()
     state["history"] = json.dumps(state["history"])
     with atomic_path(path) as temporary:
-        torch.save({**state, "about": loop.about()}, temporary)
+        torch.save(state, temporary)
 
 
 def load_state(loop: Loop, path: Path) -> None:
-    """Go on from a state that a loop with the same settings, conditions and data left.
+    """Go on from a state that a loop with the same `about` left.
 
-    Raises:
-        UsageError: it was left by a run with other settings, conditions or data.
-        DataError: the file cannot be read.
+    Raises DataError where the file cannot be read.
     """
     try:
         state = torch.load(path, map_location=loop.accelerator.device, weights_only=True)
     except Exception as error:  # torch.load raises whatever its readers do
         raise DataError(f"{path} cannot be read ({error}); leave out --resume") from error
-    now, then = loop.about(), state.get("about", {})
-    if then != now:
-        lines = [
-            f"  {name}: {then.get(name)}\n  now {value}"
-            for name, value in now.items()
-            if then.get(name) != value
-        ]
-        raise UsageError(
-            "the run to resume had other settings or data; give the same ones, or leave out "
-            "--resume:\n" + "\n".join(lines)
-        )
     state["history"] = json.loads(state["history"])
     loop.load(state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apex_reward.errors import UsageError
+from apex_reward.files.growing import GrowingTable
 from apex_reward.files.run_state import atomic_folder
-from apex_reward.files.tables import json_line, write_json, write_text
+from apex_reward.files.tables import write_json
 from apex_reward.model.checkpoint import save_predictor
 from apex_reward.model.familiar import Familiarity
 from apex_reward.model.pooling import LayerPooling
@@ -92,50 +94,62 @@ def train(
             )
         settings = replace(settings, bootstrap=True)
     program = build_program(table, data, settings, accelerator)
-    everyone = range(members)
-    for _ in followed(program, output, resume, on_epoch):
-        improved = any(program.best_epoch[i] == program.epoch for i in everyone)
-        if improved or not (output / "best").is_dir():
-            save_best(program, everyone, data, output / "best")
-    scale = spread_scale(program, data["val"]) if members > 1 else None
-    scores = split_scores(program, data["test"])
-    report = metrics_report(
-        about(table), scores, _labels(program, data["test"]), program.stack.shape.heads, scale
-    )
-    if accelerator.is_main_process:
-        familiar = familiarity(program, data)
-        save_best(program, everyone, data, output / "best", scale, familiar)
-        write_trained_card(output / "best", data, report, [("seed", condition.seed)])
-        finish_run(program, output, report, formats)
-    accelerator.wait_for_everyone()
+    everyone, best = range(members), output / "best"
+    with run_history(program, output) as history:
+        for _ in followed(program, history, resume, on_epoch):
+            improved = any(program.best_epoch[i] == program.epoch for i in everyone)
+            if improved or not best.is_dir():
+                save_best(program, everyone, data, best)
+        scale = spread_scale(program, data["val"]) if members > 1 else None
+        scores, labels = split_scores(program, data["test"]), _labels(program, data["test"])
+        report = metrics_report(about(table), scores, labels, program.stack.shape.heads, scale)
+        if accelerator.is_main_process:
+            save_best(program, everyone, data, best, scale, familiarity(program, data))
+            write_trained_card(best, data, report, [("seed", condition.seed)])
+            finish_run(program, history, report, formats)
+        accelerator.wait_for_everyone()
     return report
 
 
-def followed(loop: Loop, output: Path, resume: bool, on_epoch: OnEpoch) -> Iterator[None]:
-    """Run a loop's epochs; the history grows in `output`. Yields on the main process, to save.
+@contextmanager
+def run_history(loop: Loop, output: Path) -> Iterator[GrowingTable]:
+    """The history of a run, held by the main process against a second run in the same folder."""
+    history = GrowingTable(output / "history.jsonl")
+    with history.locked() if loop.rank == 0 else nullcontext():
+        yield history
+
+
+def followed(loop: Loop, history: GrowingTable, resume: bool, on_epoch: OnEpoch) -> Iterator[None]:
+    """Run a loop's epochs; the history grows. Yields on the main process, to save.
 
     A run that was killed may have left an older model than its state is: its last epoch is yielded
     again.
     """
+    output = history.path.parent
     state = output / STATE_FILE
-    if loop.rank == 0 and not (resume and state.is_file()):
-        clear(output)
+    if loop.rank == 0:
+        if not (resume and state.is_file()):
+            clear(output)
+        history.start()
+    written = 0
     for _ in run_epochs(loop, state, resume):
         if loop.rank == 0:
-            write_history(loop, output / "history.jsonl.partial")
+            rows = history_rows(loop)
+            history.append(rows[written:])
+            written = len(rows)
             yield
             on_epoch(mean_row(loop))
 
 
 def finish_run(
-    loop: Loop, output: Path, report: dict[str, Any], formats: Sequence[str] = ()
+    loop: Loop, history: GrowingTable, report: dict[str, Any], formats: Sequence[str] = ()
 ) -> None:
     """Write the report and the curves; the history gets its name last."""
+    output = history.path.parent
     write_report(output, report)
     kinds = tuple(dict.fromkeys(("png", *formats)))
     plot_curves(loop.history, loop.conditions, output / "curves.png", kinds)
-    write_history(loop, output / "history.jsonl.partial")
-    (output / "history.jsonl.partial").replace(output / "history.jsonl")
+    history.finish()
 
 
 def build_program(
@@ -292,18 +306,17 @@ def mean_row(loop: Loop) -> HistoryRow:
     return {**row, "epoch": loop.epoch}
 
 
-def write_history(loop: Loop, path: Path) -> None:
-    """A row per epoch, of several models with `member`, as JSON lines, whole."""
-    rows = [row for rows in loop.history for row in rows]
-    if len(loop.history) > 1:
-        numbered = [({"member": i, **row}) for i, rows in enumerate(loop.history) for row in rows]
-        rows = sorted(numbered, key=lambda row: (row["epoch"], row["member"]))
-    write_text(path, "".join(json_line(row) for row in rows))
+def history_rows(loop: Loop) -> list[HistoryRow]:
+    """A row per epoch, of several models with `member`."""
+    if len(loop.history) == 1:
+        return loop.history[0]
+    rows = [({"member": i, **row}) for i, rows in enumerate(loop.history) for row in rows]
+    return sorted(rows, key=lambda row: (row["epoch"], row["member"]))
 
 
 def clear(output: Path) -> None:
     """Take away what an earlier run left: a folder holds one run's results."""
     shutil.rmtree(output / "best", ignore_errors=True)
-    files = ("history.jsonl.partial", "history.jsonl", "metrics.json", "curves.png", STATE_FILE)
+    files = (STATE_FILE, "history.jsonl.partial", "history.jsonl", "metrics.json", "curves.png")
     for name in files:
         (output / name).unlink(missing_ok=True)

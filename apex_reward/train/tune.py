@@ -9,7 +9,6 @@ Shape key: B = songs of a batch, n = samples in a segment, H = heads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,13 +34,14 @@ from apex_reward.train.session import load_training_data, make_accelerator
 from apex_reward.train.settings import Condition, Settings
 from apex_reward.train.songs import AudioSongs, song_paths
 from apex_reward.train.stack import PredictorStack, shape_of
-from apex_reward.train.steps import label_variances, predict
+from apex_reward.train.steps import predict
 from apex_reward.train.trainer import (
     OnEpoch,
     about,
     finish_run,
     followed,
     pooling_with,
+    run_history,
     train,
 )
 
@@ -109,13 +109,16 @@ def tune_encoder(
         accelerator,
         on_songs,
     )
-    for _ in followed(tuner, output, resume, on_epoch):
-        pass  # a whole model is large: it is written once, at the end
-    return _written(tuner, found, condition, output)
+    with run_history(tuner, output) as history:
+        for _ in followed(tuner, history, resume, on_epoch):
+            pass  # a whole model is large: it is written once, at the end
+        report = _save(tuner, found, condition, output)
+        finish_run(tuner, history, report)
+    return report
 
 
-def _written(tuner: Tuner, found: Data, condition: Condition, output: Path) -> dict[str, Any]:
-    """The test metrics, after the best model, its card and the run are written."""
+def _save(tuner: Tuner, found: Data, condition: Condition, output: Path) -> dict[str, Any]:
+    """Write the best model and its card; the test metrics."""
     members = tuner.predict(tuner.songs["test"], tuner.best_stack(), tuner.best_adapters)
     labels = found["test"].labels[:, : members.shape[2]]
     about_it = {**about([condition]), "mode": "song"}
@@ -127,7 +130,6 @@ def _written(tuner: Tuner, found: Data, condition: Condition, output: Path) -> d
         write_json(folder / TRAINING_FILE, {"mode": "song", **note, "epoch": epoch})
     tuned = [("seed", condition.seed), ("encoder", "tuned with LoRA")]
     write_trained_card(output / "best", found, report, tuned)
-    finish_run(tuner, output, report)
     return report
 
 
@@ -169,9 +171,8 @@ class Tuner(Loop):
             for split in data.splits
         }
         train_labels = self.labels["train"].numpy()
-        variances = label_variances(train_labels, stack.shape.heads, [condition])
         parameters = [*self.adapters.parameters(), *stack.parameters()]
-        super().__init__([condition], stack, parameters, variances, settings, accelerator)
+        super().__init__([condition], stack, parameters, train_labels, settings, accelerator)
         self.best_adapters = _copy(self.adapters)
 
     def train_epoch(self) -> tuple[Tensor, Tensor]:
@@ -228,14 +229,6 @@ class Tuner(Loop):
         """Note the adapters with the predictor."""
         super().keep_best(position, condition)
         self.best_adapters = _copy(self.adapters)
-
-    def about(self) -> dict[str, str]:
-        """Settings, condition and the number of songs."""
-        return {
-            "settings": json.dumps(self.settings.to_dict()),
-            "conditions": str(self.conditions),
-            "songs": str(len(self.labels["train"])),
-        }
 
     def state(self) -> dict[str, Any]:
         """As any loop's, with the adapters."""

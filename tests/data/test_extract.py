@@ -166,7 +166,7 @@ def test_resume_with_another_manifest_is_refused(
 ) -> None:
     settings = ExtractSettings(songs[0], str(encoder))
     extract(songs[1][:3], settings, tmp_path)
-    with pytest.raises(UsageError, match="another manifest"):
+    with pytest.raises(UsageError, match="made with other manifest;"):
         extract(songs[1][:4], settings, tmp_path, resume=True)
 
 
@@ -237,7 +237,7 @@ def test_a_named_teacher_labels_and_its_failures_are_rows(
     rows = pq.read_table(tmp_path / "train" / "00000.parquet").to_pylist()
     labels = {row["audio_id"]: json.loads(row["songeval_scores"])["clarity"] for row in rows}
     assert labels == {"a20": 1.2, "a21": 1.21, "a23": 1.23, "a24": 1.24, "own": 4.5}
-    with pytest.raises(UsageError, match="another manifest or teacher"):
+    with pytest.raises(UsageError, match="made with other teacher;"):
         extract([*chosen, given], ExtractSettings(songs[0], str(encoder)), tmp_path, resume=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -24,9 +25,7 @@ class Scripted(Loop):
         conditions = [Condition("equal", task="popularity", seed=i) for i in range(len(script[0]))]
         stack = PredictorStack(SHAPE, [SHAPE.initial_state(c.seed) for c in conditions])
         self.script = torch.tensor(script, dtype=torch.float64)
-        super().__init__(
-            conditions, stack, stack.parameters(), torch.ones(2), settings, accelerator
-        )
+        super().__init__(conditions, stack, stack.parameters(), np.eye(2), settings, accelerator)
 
     def train_epoch(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -36,9 +35,6 @@ class Scripted(Loop):
     def validation_errors(self) -> Tensor:
         losses = self.script[self.epoch - 1, self.active]
         return torch.stack([losses, torch.zeros_like(losses)], dim=1)
-
-    def about(self) -> dict[str, str]:
-        return {}
 
 
 def test_each_model_stops_and_keeps_its_own_best(accelerator: Accelerator) -> None:

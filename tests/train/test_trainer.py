@@ -90,8 +90,25 @@ def test_resume_with_other_settings_is_refused(
 ) -> None:
     train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
     other = Settings(epochs=2)
-    with pytest.raises(UsageError, match="had other settings or data"):
+    with pytest.raises(UsageError, match=r"state.pt was made with other epochs \(1, now 2\)"):
         train(data, Condition(), other, tmp_path, accelerator=accelerator, resume=True)
+    labels = data["train"].labels[::-1].copy()
+    relabelled = {**data.splits, "train": dataclasses.replace(data["train"], labels=labels)}
+    with pytest.raises(UsageError, match="made with other labels; resume with the same"):
+        train(
+            Data(relabelled, data.source, "full"), Condition(), Settings(epochs=1), tmp_path,
+            accelerator=accelerator, resume=True,
+        )  # fmt: skip
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    def again(row: dict[str, float | int]) -> None:
+        with pytest.raises(UsageError, match="history.jsonl is being written by another run"):
+            train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+
+    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator, on_epoch=again)
 
 
 def test_a_new_run_replaces_an_old_one(
