@@ -88,7 +88,7 @@ class Browser:
         assert "exceptionDetails" not in got, (script, got["exceptionDetails"])
         return got["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> Any:
+    def until(self, script: str, seconds: float = 60) -> Any:
         """Wait until an expression is true; its value."""
         return _wait(lambda: self.run(script), script, seconds)
 
@@ -159,7 +159,7 @@ class Browser:
         )
 
 
-def _wait(test: Any, words: str, seconds: float = 20) -> Any:
+def _wait(test: Any, words: str, seconds: float = 60) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := test():

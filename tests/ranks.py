@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import traceback
 from collections.abc import Callable
 
 from apex_reward.scoring.engines import Share, share_of_launch
+from tests.support import free_port
 
 
 def launched(processes: int, work: Callable[[Share], object]) -> list[int]:
     """Wait statuses of processes that each did `work` with their share; the first ones first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(processes):
         child = os.fork()
         if child == 0:

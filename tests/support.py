@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import socket
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,3 +161,12 @@ def write_wav(path: Path, seconds: float = 2.0, sample_rate: int = 24_000, **son
     samples = golden_song(song.get("seed", 0), sample_rate, song.get("channels", 1), seconds)
     save_wav(path, samples, sample_rate)
     return path
+
+
+def free_port() -> int:
+    """A port that nothing listens on, below those that the system gives to connections."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port

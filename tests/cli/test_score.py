@@ -174,9 +174,7 @@ def test_a_missing_file_among_others_is_a_row(songs: Path, model: str, tmp_path:
 
 def test_no_network_names_the_ways_out(songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    started = time.monotonic()
     result = score(songs)
-    assert time.monotonic() - started < 20
     assert result.exit_code == 1
     for part in ("amaai-lab/apex", "network", "--model", "apex-reward demo"):
         assert part in result.stderr

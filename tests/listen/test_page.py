@@ -22,6 +22,7 @@ from apex_reward.audio import save_wav
 from apex_reward.cli import app
 from apex_reward.files.tables import read_jsonl
 from tests.browser import Browser
+from tests.support import free_port
 
 TUNES = 10
 
@@ -38,9 +39,7 @@ def folder_of(path: Path) -> Path:
 @contextmanager
 def served(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """`apex-reward listen` as a process of its own, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "apex_reward", "listen", *options, "--port", str(port)]
     process = subprocess.Popen(command, start_new_session=True)
     try:

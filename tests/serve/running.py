@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,12 +10,12 @@ from pathlib import Path
 
 import httpx
 
+from tests.support import free_port
+
 
 def start(folder: Path, *options: str, seconds: float = 180) -> tuple[subprocess.Popen[bytes], str]:
     """The command of the README in a folder with `reward.yaml` and `songs/`, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "apex_reward", "serve", "--reward", "reward.yaml"]
     command += ["--port", str(port), "--audio-root", "songs", *options]
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -42,7 +42,7 @@ class Server:
             BatchLimits(seconds=20.0, workers=1),
             songs=4,
             body=BODY,
-            body_seconds=0.3,
+            body_seconds=2.0,
             token_file=str(folder / "token"),
             audio_root=str(folder / "songs"),
         )
