@@ -5,10 +5,13 @@ Shape key: B = completions of one call, b = those that decode, C = channels, T =
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import torch
@@ -28,6 +31,8 @@ from apex_reward.scores.scores import Scores
 
 Decode = Callable[..., Iterable[Any]]
 CALLERS = 8  # frames between a reward function and the trainer that calls it
+# One thread: a call gathers from all processes, so in all of them calls come in the same order.
+IN_TURN = ThreadPoolExecutor(1, "apex-reward")
 
 
 class ApexRewardFunction:
@@ -125,6 +130,34 @@ class ApexRewardFunction:
             samples that are NaN, infinite or far outside [-1, 1], a rate that nothing resamples).
         """
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+        return self._rewards(given, log_metric, log_extra, columns, not _beside_others(self))
+
+    async def asynchronous(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **arguments: Any
+    ) -> list[float | None]:
+        """The same as a coroutine function: TRL's other asynchronous rewards run meanwhile.
+
+            trainer = GRPOTrainer(policy, reward_funcs=[function.asynchronous, other], ...)
+
+        Calls of one process run one after the other in a thread. TRL logs it as `asynchronous`.
+        """
+        given = {"prompts": prompts, "completions": completions,
+                 "completion_ids": arguments.pop("completion_ids", None)}  # fmt: skip
+        logs = [arguments.pop(name, None) for name in ("log_metric", "log_extra")]
+        alone = not _beside_others(self.asynchronous)
+        work = functools.partial(self._rewards, given, *logs, arguments, alone)
+        return await asyncio.get_running_loop().run_in_executor(IN_TURN, work)
+
+    def _rewards(
+        self,
+        given: dict[str, Any],
+        log_metric: Callable[[str, float], None] | None,
+        log_extra: Callable[[str, list[Any]], None] | None,
+        columns: dict[str, Any],
+        alone: bool,
+    ) -> list[float | None]:
+        """As `__call__`; `alone`: whether it is the trainer's one function."""
+        prompts, completions = given["prompts"], given["completions"]
         keys = prompt_keys(prompts)
         with torch.no_grad():
             songs = self._decoded({**columns, **given}, len(completions))
@@ -134,10 +167,10 @@ class ApexRewardFunction:
             if self._grouped:
                 batch.raw = self._mixed_in_groups(batch, keys)
         if not batch.present and completions:
-            self._warn_of_nothing(completion_ids)
+            self._warn_of_nothing(given["completion_ids"])
         everyone, _ = everywhere(batch.raw)
         lowest = self.reward.lowest(len(everyone))
-        price = self._price(everyone, alone=not _beside_others(self))
+        price = self._price(everyone, alone)
         rewards: list[float | None] = [price] * len(songs)
         for i, raw, tripped in zip(batch.present, batch.raw, batch.flags, strict=True):
             rewards[i] = self.reward.guards.adjust(raw, tripped, lowest)
@@ -196,11 +229,11 @@ class ApexRewardFunction:
             f"no completion of this batch gave a song: every reward is the one for undecodable "
             f"completions, and nothing is learnt.{shown} "
             + (f"Expected: {expected}" if expected else "Check the decode hook."),
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _beside_others(function: ApexRewardFunction) -> bool:
+def _beside_others(function: Callable[..., Any]) -> bool:
     """Whether the trainer that calls `function` has other reward functions too.
 
     TRL says so nowhere but in its own attribute, so the callers are asked for it.

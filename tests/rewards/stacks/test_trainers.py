@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,3 +151,34 @@ def test_one_scored_completion_among_undecodable_ones(model: ApexReward, tmp_pat
     assert log["reward"] == pytest.approx(expected, abs=1e-5)
     assert log["apex/undecodable"] == 0.75
     assert moved == 0
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_asynchronous_form_gives_the_same_rewards(
+    model: ApexReward, tmp_path: Path, beside: bool
+) -> None:
+    seen: list[tuple[list[str], list[str], list[list[int]]]] = []
+
+    def decode(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]]
+    ) -> list[torch.Tensor | None]:
+        seen.append((prompts, completions, completion_ids))
+        return [play(ids) if i else None for i, ids in enumerate(completion_ids)]
+
+    async def nothing(completions: list[str], **_: Any) -> list[float]:
+        await asyncio.sleep(0)
+        return [0.0] * len(completions)
+
+    function = ApexRewardFunction(model, "musicality=1,clarity=-1", decode=decode)
+    assert inspect.iscoroutinefunction(pickle.loads(pickle.dumps(function.asynchronous.__func__)))
+    words = {"suppress_tokens": [0, 1, 2, 3]}
+    functions = [function.asynchronous, nothing] if beside else function.asynchronous
+    log, moved = train(tmp_path, functions, generation_kwargs=words)
+    plain = function(*seen[0])
+    assert plain[0] is None
+    # Beside another function TRL counts None as 0: there the lowest reward stands in its place.
+    expected = [-1.0 if beside else None, *plain[1:]]
+    known = [reward for reward in expected if reward is not None]
+    assert log["rewards/asynchronous/mean"] == pytest.approx(sum(known) / len(known), abs=1e-5)
+    assert log["apex/undecodable"] == 0.25
+    assert moved > 0
