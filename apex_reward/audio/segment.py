@@ -26,8 +26,8 @@ class Segments:
     """Segments of a batch of songs, packed without gaps in song order.
 
     samples: (N, n), zero beyond the real audio. song: (N,) int64, which song each belongs to.
-    real: (N,) int64, real samples in each. weight: (N,), each segment's share in its song's mean
-    (they sum to 1 per song).
+    real: (N,) int64, real samples in each, on the CPU: reading them waits for no GPU. weight: (N,),
+    each segment's share in its song's mean (they sum to 1 per song).
     """
 
     samples: Tensor
@@ -79,7 +79,7 @@ def cut_segments(
         if len(song) != len(real) * most
         else grid.reshape(-1, segment_samples),
         song=torch.tensor(song, dtype=torch.int64, device=device),
-        real=flat.to(device),
+        real=flat,
         weight=torch.tensor(shares, dtype=torch.float64, device=device),
     )
 
@@ -90,7 +90,7 @@ def whole_song(song: Tensor, length: int, at_least: int) -> Segments:
     return Segments(
         samples=F.pad(song[:, :length], (0, max(0, at_least - length))),
         song=torch.zeros(1, dtype=torch.int64, device=device),
-        real=torch.tensor([length], device=device),
+        real=torch.tensor([length]),
         weight=torch.ones(1, dtype=torch.float64, device=device),
     )
 

@@ -104,7 +104,10 @@ class RunOptions:
     batch_segments: Annotated[
         int | None,
         _how(
-            min=1, metavar="N", help="Segments per encoder batch.", show_default="the encoder's own"
+            min=1,
+            metavar="N",
+            help="Segments per encoder batch.",
+            show_default="the encoder's own, more on a large GPU",
         ),
     ] = None
     workers: Annotated[

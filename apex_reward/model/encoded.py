@@ -172,6 +172,7 @@ def encode_pieces(
 ) -> Tensor:
     """Features (N, ...) of pieces (N, n), in batches of bounded memory, on the graph."""
     packed: Any = _Callable(encoder)
+    real = None if real is None else real.to(samples.device)
     size = batch_segments or encoder.batch_segments
     return encode_packed(packed, samples, real, size, graph_segments)
 
@@ -200,13 +201,12 @@ def _features(encoder: SongEncoder, pieces: Segments, batch_segments: int | None
     if drawn is None or not torch.is_grad_enabled():
         return encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
     chosen, scale = drawn_pieces(pieces.song, drawn)
+    real = pieces.real.to(chosen.device)
     if bool(chosen.all()):
-        return encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
+        return encode_pieces(encoder, pieces.samples, real, batch_segments)
     with torch.no_grad():
-        plain = encode_pieces(
-            encoder, pieces.samples[~chosen], pieces.real[~chosen], batch_segments
-        )
-    found = encode_pieces(encoder, pieces.samples[chosen], pieces.real[chosen], batch_segments)
+        plain = encode_pieces(encoder, pieces.samples[~chosen], real[~chosen], batch_segments)
+    found = encode_pieces(encoder, pieces.samples[chosen], real[chosen], batch_segments)
     order = torch.cat([(~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]]).argsort()
     return torch.cat([plain, scaled_gradient(found, scale[chosen])])[order]
 

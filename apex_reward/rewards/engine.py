@@ -22,7 +22,7 @@ from apex_reward.model.encoded import Prompt
 from apex_reward.rewards.guards import Guards
 from apex_reward.rewards.parts import Parts, called
 from apex_reward.rewards.queues import EncoderQueue, Feed
-from apex_reward.rewards.songs import Song, in_blocks
+from apex_reward.rewards.songs import Song, in_blocks, to_device
 from apex_reward.scores.scores import Scores
 
 BLOCK_SONGS = 16
@@ -199,7 +199,7 @@ class _Engine:
 
     def _blocks(self, song: Song) -> Iterator[tuple[Tensor, bool]]:
         device = self._parts.device
-        return ((block.to(device), last) for block, last in in_blocks(song))
+        return ((to_device(block, device), last) for block, last in in_blocks(song))
 
     def _gain(self, song: Song) -> float | None:
         """The factor to the set loudness; a song of several blocks is heard once more for it."""

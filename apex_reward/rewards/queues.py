@@ -14,6 +14,20 @@ from torch import Tensor
 from apex_reward.audio.resample import BlockResampler
 from apex_reward.model.encoded import SongEncoder, encode_pieces
 
+# Memory of a GPU for which the encoders' own batches are meant.
+ROOM_BYTES = 16 * 2**30
+
+
+def room(device: torch.device) -> int:
+    """How many times an encoder's own batch a device takes, from the memory it has.
+
+    What is free of it may be another when a run goes on, whose batches must be made up alike; a
+    batch that does not fit is halved.
+    """
+    if device.type != "cuda":
+        return 1
+    return max(1, torch.cuda.get_device_properties(device).total_memory // ROOM_BYTES)
+
 
 @dataclass
 class Heard:
@@ -60,8 +74,8 @@ class EncoderQueue:
 
     Args:
         encoder: whose batches are filled.
-        device: where it is.
-        size: pieces per batch; None takes the encoder's own.
+        device: where it and the songs are.
+        size: pieces per batch; None takes the encoder's own, or more where a GPU has `room`.
         keep: keep the pieces' features too.
     """
 
@@ -70,8 +84,9 @@ class EncoderQueue:
     ) -> None:
         self.encoder, self._device, self._keep = encoder, device, keep
         # A song heard whole is a batch of its own: a neighbour's length must not change it.
-        self.size = 1 if encoder.window is None else size or encoder.batch_segments
+        self.size = 1 if encoder.window is None else size or encoder.batch_segments * room(device)
         self._waiting: deque[_Piece] = deque()
+        self._running: tuple[list[_Piece], Tensor] | None = None
 
     def open(self, sample_rate: int) -> Feed:
         """A way in for a song at `sample_rate` Hz."""
@@ -97,12 +112,22 @@ class EncoderQueue:
         while len(self._waiting) >= least and self._waiting:
             count = min(self.size, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(count)]
-            samples = torch.stack([piece.samples for piece in batch]).to(self._device)
-            real = torch.stack([piece.real for piece in batch]).to(self._device)
+            samples = torch.stack([piece.samples for piece in batch])
+            real = torch.stack([piece.real for piece in batch])
             with torch.no_grad():
-                found = encode_pieces(self.encoder, samples, real, self.size)
-            for piece, feature in zip(batch, found.float().cpu().split(1), strict=True):
+                found = encode_pieces(self.encoder, samples, real, self.size).float()
+            # A GPU is at this batch now; reading the one before does not keep it waiting.
+            self._settle()
+            self._running = batch, found
+        if at_least is not None or self._device.type != "cuda":
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._running is not None:
+            batch, found = self._running
+            for piece, feature in zip(batch, found.cpu().split(1), strict=True):
                 self._take(piece, feature)
+            self._running = None
 
     def _take(self, piece: _Piece, feature: Tensor) -> None:
         heard, weighed = piece.heard, feature * piece.mass

@@ -133,6 +133,13 @@ def in_blocks(song: Song) -> Iterator[tuple[Tensor, bool]]:
     yield ahead, True
 
 
+def to_device(samples: Tensor, device: torch.device) -> Tensor:
+    """Samples there; a GPU copies them while the host goes on and the encoder works."""
+    if device.type != "cuda" or samples.is_cuda:
+        return samples.to(device)
+    return samples.pin_memory().to(device, non_blocking=True)
+
+
 def gather(songs: Sequence[Any], sample_rate: int | None) -> list[Any]:
     """Paths as text, everything else as a song in memory."""
     from os import PathLike, fspath
