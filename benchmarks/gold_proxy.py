@@ -23,7 +23,7 @@ from apex_reward.demo.lessons import Batch, Material, make_batch
 from apex_reward.scores.apex import HEADS, head_range
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import Checkpoint
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.split import Split
 from apex_reward.train.trainer import train
 
@@ -115,7 +115,7 @@ def trained(
         for split, rows in parts.items()
     }
     data = Data(splits, EmbeddingSource.of(config, model.pooling), "full")
-    settings = Settings(epochs=80, batch_size=64, lr=3e-3, patience=15)
+    settings = TrainSettings(epochs=80, batch_size=64, lr=3e-3, patience=15)
     with TemporaryDirectory() as folder:
         train(
             data, Condition("standardized", seed=seed), settings, Path(folder),

@@ -31,7 +31,7 @@ from result_file import write_result
 from sklearn.metrics import roc_auc_score
 
 from apex_reward import Reward
-from apex_reward.arena.agreement import evaluate
+from apex_reward.arena.agreement import evaluate_battles
 from apex_reward.arena.battles import battles_of
 from apex_reward.data.metadata import Song
 from apex_reward.data.prepare import PrepareSettings, prepare
@@ -104,7 +104,7 @@ def judging(count: int, folder: Path) -> tuple[Way, Way]:
         draws = (rng.integers(0, count, count) for _ in range(ROUNDS))
         return [roc_auc_score(won[draw], (a - b)[draw]) for draw in draws]
 
-    return (lambda: evaluate(battles_of(rows), rounds=ROUNDS)), loop
+    return (lambda: evaluate_battles(battles_of(rows), bootstrap=ROUNDS)), loop
 
 
 def preparing(count: int, folder: Path) -> tuple[Way, Way]:

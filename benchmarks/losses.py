@@ -36,7 +36,7 @@ from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.dataset import Data
 from apex_reward.train.losses import LOSSES
 from apex_reward.train.program import Program
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.split import Split
 from apex_reward.train.trainer import build_program, test_reports
 
@@ -55,7 +55,7 @@ class Setting:
     name: str
     songs: int
     config: ApexConfig
-    settings: Settings
+    settings: TrainSettings
     seeds: tuple[int, ...]
 
 
@@ -70,14 +70,14 @@ def settings(quick: bool) -> list[Setting]:
             "short",
             800 if quick else 4000,
             narrow if quick else ApexConfig(),
-            Settings(epochs=5 if quick else 25, batch_size=512, lr=1e-3, patience=25),
+            TrainSettings(epochs=5 if quick else 25, batch_size=512, lr=1e-3, patience=25),
             (42,) if quick else (42, 43, 44),
         ),
         Setting(
             "paper",
             2000 if quick else 60_000,
             narrow,
-            Settings(epochs=5 if quick else 50),
+            TrainSettings(epochs=5 if quick else 50),
             (42,) if quick else (42, 43),
         ),
     ]

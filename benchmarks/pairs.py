@@ -58,7 +58,7 @@ def row(
     frame = table.to_pandas()
     loop_seconds, expected = timed(lambda: loop(frame))
     audio = np.array(result.candidates.table["audio"].to_pylist())
-    found = set(zip(audio[result.winner].tolist(), audio[result.loser].tolist(), strict=True))
+    found = set(zip(audio[result.chosen].tolist(), audio[result.rejected].tolist(), strict=True))
     if found != expected:
         raise SystemExit(f"{options.strategy}: {len(found ^ expected)} pairs differ")
     with tempfile.TemporaryDirectory() as folder:

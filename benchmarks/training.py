@@ -40,7 +40,7 @@ from apex_reward.train.dataset import Data
 from apex_reward.train.draws import epoch_batches
 from apex_reward.train.losses import uncertainty
 from apex_reward.train.program import Program
-from apex_reward.train.settings import Condition, Settings, conditions, ensemble
+from apex_reward.train.settings import Condition, TrainSettings, conditions, ensemble
 from apex_reward.train.split import Samples, Split
 from apex_reward.train.stack import Shape, shape_of
 from apex_reward.train.trainer import build_program
@@ -129,7 +129,7 @@ def per_item_steps(samples: Samples, device: torch.device) -> Iterator[float]:
 def our_program(samples: Samples, accelerator: Accelerator) -> Program:
     few = random_samples(64)
     shape = shape_of(ApexConfig())
-    return Program([Condition()], shape, samples, few, Settings(), accelerator)
+    return Program([Condition()], shape, samples, few, TrainSettings(), accelerator)
 
 
 def our_steps(program: Program) -> Iterator[None]:
@@ -193,7 +193,7 @@ def grid_row(songs: int, rate: float, accelerator: Accelerator) -> list[str]:
         song = np.repeat(np.arange(count), 2)
         splits[split] = Split(samples.features, song, samples.weight, samples.labels[:count], names)
     data = Data(splits, EmbeddingSource.published(), "full")
-    settings, device = Settings(batch_size=BATCH), accelerator.device
+    settings, device = TrainSettings(batch_size=BATCH), accelerator.device
     table = conditions()
     groups = list(dict.fromkeys(condition.group for condition in table))
     batched = separate = floor = 0.0
@@ -224,7 +224,7 @@ def ensemble_row(
     shape, device = shape_of(config), accelerator.device
 
     def seconds(members: int) -> float:
-        settings = Settings(batch_size=BATCH, bootstrap=members > 1)
+        settings = TrainSettings(batch_size=BATCH, bootstrap=members > 1)
         table = ensemble(Condition(), members)
         program = Program(table, shape, samples, val, settings, accelerator)
         program.run_epoch()
@@ -244,7 +244,7 @@ def ensemble_row(
 def epoch_seconds(
     programs: list[list[Condition]],
     data: Data,
-    settings: Settings,
+    settings: TrainSettings,
     accelerator: Accelerator,
     device: torch.device,
 ) -> float:

@@ -42,7 +42,7 @@ from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import Checkpoint, predict_split
 from apex_reward.train.report import head_metrics
 from apex_reward.train.session import load_training_data, make_accelerator
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.stack import shape_of
 from apex_reward.train.trainer import train
 
@@ -100,7 +100,7 @@ def run_steps(
     report = train(
         data,
         Condition(args.loss, task=task, seed=args.seed),
-        Settings(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr),
+        TrainSettings(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr),
         args.output / "run",
         accelerator=make_accelerator(),
         on_epoch=on_epoch,

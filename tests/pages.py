@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apex_reward import Reward
-from apex_reward.arena.agreement import evaluate
+from apex_reward.arena.agreement import evaluate_battles
 from apex_reward.arena.battles import battles_of
 from apex_reward.arena.report import evaluation_report
 from apex_reward.arena.voters import voter_agreement
@@ -84,8 +84,8 @@ def arena_page(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
         })  # fmt: skip
     folder.mkdir(parents=True)
     write_table(folder / "battles.jsonl", battles)
-    voters = voter_agreement(battles, rounds=100)
-    metrics = replace(evaluate(battles_of(battles), rounds=100), voters=voters)
+    voters = voter_agreement(battles, bootstrap=100)
+    metrics = replace(evaluate_battles(battles_of(battles), bootstrap=100), voters=voters)
     evaluation_report(metrics, folder, folder / "battles.jsonl")
     return folder / "report.html"
 

@@ -4,12 +4,12 @@
 `leaderboards` ranks systems; `apex-reward arena` is the same from a command line.
 """
 
-from apex_reward.arena.agreement import evaluate
+from apex_reward.arena.agreement import evaluate_battles
 from apex_reward.arena.anchors import learning_curve
 from apex_reward.arena.battles import Battles, battles_of
 from apex_reward.arena.heldout import calibrate
 from apex_reward.arena.leaderboard import arena_scores, leaderboards
-from apex_reward.arena.load import load_battles, load_embeddings
+from apex_reward.arena.reading import load_battles, load_embeddings
 from apex_reward.arena.sources import BattleFilter
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "arena_scores",
     "battles_of",
     "calibrate",
-    "evaluate",
+    "evaluate_battles",
     "leaderboards",
     "learning_curve",
     "load_battles",

@@ -51,10 +51,10 @@ from apex_reward.arena.intervals import (
 from apex_reward.arena.reliability import FOLDS, SLOPE_L2, held_out_probability, reliability
 from apex_reward.arena.results import (
     NO_FIGURES,
+    AgreementResult,
     ArenaSettings,
     Baselines,
     Disagreement,
-    Evaluation,
     Figures,
     McNemar,
     Overall,
@@ -77,12 +77,12 @@ DISAGREEMENTS = 10  # battles listed per score
 SYSTEM_L2 = 1.0
 
 
-def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> Evaluation:
+def evaluate_battles(battles: Battles, *, bootstrap: int = 1000, seed: int = 0) -> AgreementResult:
     """Agreement of every score of `battles`; `to_json` of it is what `metrics.json` holds.
 
     Args:
         battles: at least one of them decided and with a score.
-        rounds: bootstrap rounds of every interval.
+        bootstrap: bootstrap rounds of every interval.
         seed: of the bootstrap and of the folds.
 
     Raises:
@@ -99,16 +99,16 @@ def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> Evaluati
     notes += [f"{name} is missing in every decided battle" for name in scored if name not in usable]
     complete = np.all([scored[name] for name in usable], axis=0)
     known = system_differences(decided, seed)
-    return Evaluation(
+    return AgreementResult(
         n_battles=battles.n_read,
         n_decided=len(decided),
         dropped={**dropped, "missing_score": int((~complete).sum())},
         missing_by_score={name: int((~there).sum()) for name, there in scored.items()},
         scores={
-            name: score_figures(decided.select(scored[name]), name, rounds=rounds, seed=seed)
+            name: score_figures(decided.select(scored[name]), name, bootstrap=bootstrap, seed=seed)
             for name in usable
         },
-        baselines=baselines(decided, known, rounds=rounds, seed=seed),
+        baselines=baselines(decided, known, bootstrap=bootstrap, seed=seed),
         mcnemar={
             f"{first} vs {second}": mcnemar(decided, first, second)
             for first, second in itertools.combinations(usable, 2)
@@ -119,7 +119,7 @@ def evaluate(battles: Battles, *, rounds: int = 1000, seed: int = 0) -> Evaluati
             if not np.isnan(known).all()
         },
         notes=tuple(notes),
-        settings=ArenaSettings(rounds, seed, folds=FOLDS),
+        settings=ArenaSettings(bootstrap, seed, folds=FOLDS),
     )
 
 
@@ -138,10 +138,10 @@ def decided_battles(battles: Battles) -> tuple[Battles, dict[str, int], list[str
     return decided, dropped, notes
 
 
-def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> Strata:
+def score_figures(decided: Battles, name: str, *, bootstrap: int, seed: int) -> Strata:
     """Figures of one score in every stratum of decided battles that all have the score."""
     difference, won = decided.difference(name), decided.a_won
-    result = stratum_figures(decided, difference, rounds=rounds, seed=seed)
+    result = stratum_figures(decided, difference, bootstrap=bootstrap, seed=seed)
     probability = held_out_probability(
         difference[:, None], won, decided.clusters, l2=SLOPE_L2, seed=seed
     )
@@ -151,7 +151,7 @@ def score_figures(decided: Battles, name: str, *, rounds: int, seed: int) -> Str
     )
     if decided.has_systems.any():
         named = decided.select(decided.has_systems)
-        within, interval = _within_system_pairs(named, name, rounds=rounds, seed=seed)
+        within, interval = _within_system_pairs(named, name, bootstrap=bootstrap, seed=seed)
         overall = replace(
             overall, auc_within_system_pairs=within, auc_within_system_pairs_ci95=interval
         )
@@ -183,10 +183,12 @@ def disagreements(decided: Battles, name: str) -> tuple[Disagreement, ...]:
     )
 
 
-def stratum_figures(decided: Battles, difference: FloatArray, *, rounds: int, seed: int) -> Strata:
+def stratum_figures(
+    decided: Battles, difference: FloatArray, *, bootstrap: int, seed: int
+) -> Strata:
     """Figures of (N,) differences of decided battles, overall and by stratum."""
     found = {
-        stratum: figures(difference[rows], decided.select(rows), rounds=rounds, seed=seed)
+        stratum: figures(difference[rows], decided.select(rows), bootstrap=bootstrap, seed=seed)
         for stratum, rows in strata(decided)
     }
     return Strata(Overall(**vars(found.pop("overall"))), found)
@@ -210,7 +212,7 @@ def pair_names(battles: Battles) -> npt.NDArray[np.str_]:
     return np.array(names, dtype=np.str_)
 
 
-def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) -> Figures:
+def figures(difference: FloatArray, part: Battles, *, bootstrap: int, seed: int) -> Figures:
     """n, accuracy, AUC, their intervals, the direction and the p-value of (N,) differences."""
     won = part.a_won
     n_won = int(won.sum())
@@ -228,7 +230,7 @@ def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) ->
     )
     if not part.has_prompts:
         return result
-    samples = bootstrap_rounds(difference, won, rounds=rounds, seed=seed, clusters=part.clusters)
+    samples = bootstrap_rounds(difference, won, rounds=bootstrap, seed=seed, clusters=part.clusters)
     by_prompt = [
         hull(percentile_interval(values), interval)
         for values, interval in zip(samples, by_battle, strict=True)
@@ -242,19 +244,19 @@ def figures(difference: FloatArray, part: Battles, *, rounds: int, seed: int) ->
     )
 
 
-def baselines(decided: Battles, known: FloatArray, *, rounds: int, seed: int) -> Baselines:
+def baselines(decided: Battles, known: FloatArray, *, bootstrap: int, seed: int) -> Baselines:
     """What the position alone and the systems alone predict, in the form of a score.
 
     Args:
         known: (N,) of `system_differences`.
     """
-    always_a = figures(np.ones(len(decided)), decided, rounds=rounds, seed=seed)
+    always_a = figures(np.ones(len(decided)), decided, bootstrap=bootstrap, seed=seed)
     by_position = replace(
         always_a, auc=None, auc_ci95=None, auc_ci95_by_prompt=None, direction=None
     )
     there = ~np.isnan(known)
     by_system = (
-        figures(known[there], decided.select(there), rounds=rounds, seed=seed)
+        figures(known[there], decided.select(there), bootstrap=bootstrap, seed=seed)
         if there.any()
         else NO_FIGURES
     )
@@ -307,7 +309,7 @@ def mcnemar_of(first: FloatArray, second: FloatArray, a_won: BoolArray) -> McNem
 
 
 def _within_system_pairs(
-    part: Battles, name: str, *, rounds: int, seed: int
+    part: Battles, name: str, *, bootstrap: int, seed: int
 ) -> tuple[float, Interval]:
     """AUC over comparisons of battles between the same two systems, turned the same way round."""
     turned = part.system[:, 0] > part.system[:, 1]
@@ -317,7 +319,7 @@ def _within_system_pairs(
     won = np.bincount(pair[first_won], minlength=pair.max() + 1)
     lost = np.bincount(pair) - won
     paired = PairedRounds(difference, first_won, pair)
-    samples = [paired.auc(counts) for counts in resample_counts(len(part), rounds, seed)]
+    samples = [paired.auc(counts) for counts in resample_counts(len(part), bootstrap, seed)]
     value = float(paired.auc(np.ones((1, len(part))))[0])
     reach = 1.96 * pairwise_error(won.astype(np.float64), lost.astype(np.float64))
     # Few comparisons: no narrower than what an order that says nothing would spread.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apex_reward.arena.results import Disagreement, Evaluation
+from apex_reward.arena.results import AgreementResult, Disagreement
 from apex_reward.report.document import Block, Grid, Heading, Words
 from apex_reward.report.songs import Player, place_songs
 
 
-def disagreement_blocks(metrics: Evaluation, folder: Path, battles: Path | None) -> list[Block]:
+def disagreement_blocks(
+    metrics: AgreementResult, folder: Path, battles: Path | None
+) -> list[Block]:
     """The battles to hear: where each score and the vote differ most."""
     start = None if battles is None else battles if battles.is_dir() else battles.parent
     listed = [

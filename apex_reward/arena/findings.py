@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-from apex_reward.arena.results import Evaluation, Figures, Overall, defined
+from apex_reward.arena.results import AgreementResult, Figures, Overall, defined
 
 Tone = Literal["good", "plain", "warning"]
 _MAIN = ("instrumental", "vocal")
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(metrics: Evaluation) -> list[Finding]:
+def findings(metrics: AgreementResult) -> list[Finding]:
     """Sentences about every score and about the votes, the ones on a score together."""
     found = []
     for name, strata in metrics.scores.items():
@@ -85,7 +85,7 @@ def _within_systems(name: str, overall: Overall) -> list[Finding]:
     return [Finding("warning", f"{text}: {words}")]
 
 
-def _systems(metrics: Evaluation) -> list[Finding]:
+def _systems(metrics: AgreementResult) -> list[Finding]:
     """One warning for all scores that the systems' names alone beat, battle by battle."""
     systems = metrics.baselines.system_only
     behind = [

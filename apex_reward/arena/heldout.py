@@ -55,7 +55,7 @@ def calibrate(
     names: Sequence[str],
     *,
     embeddings: FloatArray | None = None,
-    rounds: int = 1000,
+    bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[CalibrationResult, PreferenceHead, Design]:
     """What `arena calibrate` finds, the preference head, and the features.
@@ -64,7 +64,7 @@ def calibrate(
         battles: read with the scores `names`.
         names: scores that get a slope each; names of heads make the head fit for a model.
         embeddings: (len(battles), 2, W) song embeddings of A and B, NaN where missing.
-        rounds: bootstrap rounds of the intervals.
+        bootstrap: bootstrap rounds of the intervals.
         seed: of folds and bootstrap.
 
     Raises:
@@ -78,7 +78,7 @@ def calibrate(
         raise DataError(f"no decided battle has all of {', '.join(names)}: {dropped}")
     design = design_of(kept, names, vectors)
     fitted = fit_calibration(design, seed=seed)
-    figures, tests = _held_out_figures(kept, design, rounds=rounds, seed=seed)
+    figures, tests = _held_out_figures(kept, design, bootstrap=bootstrap, seed=seed)
     adds = adds_to_systems(figures, tests)
     result = CalibrationResult(
         n_battles=battles.n_read,
@@ -100,7 +100,7 @@ def calibrate(
             verdict=verdict(figures, tests, adds),
         ),
         notes=tuple(notes),
-        settings=ArenaSettings(rounds, seed),
+        settings=ArenaSettings(bootstrap, seed),
     )
     accuracy = figures["songs_only"].overall.accuracy
     return result, _preference(fitted, len(kept), accuracy), design
@@ -170,7 +170,7 @@ def _complete(
 
 
 def _held_out_figures(
-    kept: Battles, design: Design, *, rounds: int, seed: int
+    kept: Battles, design: Design, *, bootstrap: int, seed: int
 ) -> tuple[dict[str, Strata], dict[str, McNemar]]:
     """Figures of the uncalibrated score and of every held-out log-odds, and McNemar's tests."""
     plain = design.uncalibrated(root_mean_square(design.scores))
@@ -182,7 +182,7 @@ def _held_out_figures(
     )
     figures = {}
     for name, difference in columns.items():
-        found = stratum_figures(kept, difference, rounds=rounds, seed=seed)
+        found = stratum_figures(kept, difference, bootstrap=bootstrap, seed=seed)
         curve = reliability(probability[name], kept.a_won)
         figures[name] = replace(found, overall=with_reliability(found.overall, curve))
     tests = {

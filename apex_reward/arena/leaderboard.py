@@ -29,7 +29,7 @@ _LONGEST_STEP = 2.0  # log-odds a Newton step may move, so that no round oversho
 
 
 def leaderboards(
-    battles: Battles, names: Sequence[str] = (), *, rounds: int = 1000, seed: int = 0
+    battles: Battles, names: Sequence[str] = (), *, bootstrap: int = 1000, seed: int = 0
 ) -> Leaderboards:
     """Arena scores from the votes and from every named score, and how well the orders agree.
 
@@ -58,15 +58,15 @@ def leaderboards(
         "same_system": int((usable & ~different).sum()),
     }
     vote_board = _Board(kept, _vote_points(kept))
-    by_score = {name: _score_board(kept, name, rounds, seed) for name in names}
+    by_score = {name: _score_board(kept, name, bootstrap, seed) for name in names}
     return Leaderboards(
         n_battles=battles.n_read,
         n_used=len(kept),
         dropped=dropped,
-        leaderboard=vote_board.rows(vote_board.bootstrap(rounds, seed)),
+        leaderboard=vote_board.rows(vote_board.bootstrap(bootstrap, seed)),
         scores=by_score,
         notes=tuple(battles.notes),
-        settings=ArenaSettings(rounds, seed, l2=L2),
+        settings=ArenaSettings(bootstrap, seed, l2=L2),
     )
 
 
@@ -163,14 +163,14 @@ class _Board:
         return tuple(rows)
 
 
-def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> ScoreBoard:
+def _score_board(kept: Battles, name: str, bootstrap: int, seed: int) -> ScoreBoard:
     difference = kept.difference(name)
     part = kept.select(np.flatnonzero(np.isfinite(difference)))
     if len(part) == 0:
         raise DataError(f"no battle between named systems has the score {name}")
     board = _Board(part, 0.5 + 0.5 * np.sign(part.difference(name)))
     votes = _Board(part, _vote_points(part))
-    by_score, by_votes = board.bootstrap(rounds, seed), votes.bootstrap(rounds, seed)
+    by_score, by_votes = board.bootstrap(bootstrap, seed), votes.bootstrap(bootstrap, seed)
     samples = [spearman(one, other) for one, other in zip(by_score, by_votes, strict=True)]
     return ScoreBoard(
         n=len(part),

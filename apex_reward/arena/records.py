@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from apex_reward.arena.intervals import Interval
-from apex_reward.arena.results import Evaluation, Figures, defined
+from apex_reward.arena.results import AgreementResult, Figures, defined
 
 FIGURE_COLUMNS = ("n", "accuracy", "95%", "AUC", "AUC 95%", "direction", "p")
 
 
-def score_summary(metrics: Evaluation, names: Sequence[str] | None = None) -> list[list[Any]]:
+def score_summary(metrics: AgreementResult, names: Sequence[str] | None = None) -> list[list[Any]]:
     """Rows `score, stratum, n, accuracy, its interval, AUC, its interval, direction, p`."""
     rows = []
     for name, by_stratum in metrics.scores.items():

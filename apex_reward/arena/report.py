@@ -14,11 +14,11 @@ from apex_reward.arena.disagreements import disagreement_blocks
 from apex_reward.arena.findings import Tone, findings
 from apex_reward.arena.records import FIGURE_COLUMNS, figure_cells, interval_text, score_summary
 from apex_reward.arena.results import (
+    AgreementResult,
     Bin,
     BoardRow,
     CalibrationResult,
     CurveRow,
-    Evaluation,
     Figures,
     HeldOut,
     Leaderboards,
@@ -39,7 +39,7 @@ _TONES: dict[bool | None, Tone] = {True: "good", False: "warning", None: "plain"
 
 
 def evaluation_report(
-    metrics: Evaluation,
+    metrics: AgreementResult,
     folder: Path,
     battles: Path | None = None,
     formats: Sequence[str] = (),
@@ -147,19 +147,19 @@ def rank_correlation_words(part: ScoreBoard) -> str:
     return f"Rank correlation of the systems with the votes' order: {text} ({part.n} battles)."
 
 
-def _subtitle(metrics: Evaluation | CalibrationResult) -> str:
+def _subtitle(metrics: AgreementResult | CalibrationResult) -> str:
     return (
         f"{metrics.n_decided} decided of {metrics.n_battles} battles; intervals from "
         f"{metrics.settings.bootstrap} bootstrap rounds, seed {metrics.settings.seed}"
     )
 
 
-def _shown_strata(metrics: Evaluation) -> list[str]:
+def _shown_strata(metrics: AgreementResult) -> list[str]:
     names = dict.fromkeys(name for strata in metrics.scores.values() for name, _ in strata.items())
     return [name for name in names if not name.startswith(_SYSTEM_PAIR)]
 
 
-def _forest_entries(metrics: Evaluation) -> list[Entry]:
+def _forest_entries(metrics: AgreementResult) -> list[Entry]:
     entries = []
     for name, strata in metrics.scores.items():
         found = dict(strata.items())
@@ -174,7 +174,7 @@ def _forest_entries(metrics: Evaluation) -> list[Entry]:
     return entries
 
 
-def _baselines(metrics: Evaluation) -> list[tuple[str, Figures]]:
+def _baselines(metrics: AgreementResult) -> list[tuple[str, Figures]]:
     return [
         ("position a", metrics.baselines.position_a),
         ("system only", metrics.baselines.system_only),
@@ -199,11 +199,11 @@ def _reliability(points: Sequence[Bin]) -> Figure:
     return curves({"": line}, "predicted P(A wins)", "share A won", diagonal=True)
 
 
-def _baseline_rows(metrics: Evaluation) -> list[list[Any]]:
+def _baseline_rows(metrics: AgreementResult) -> list[list[Any]]:
     return [[label, "baseline", *figure_cells(entry)] for label, entry in _baselines(metrics)]
 
 
-def _by_prompt(metrics: Evaluation) -> list[Block]:
+def _by_prompt(metrics: AgreementResult) -> list[Block]:
     rows = [
         [name, interval_text(overall.accuracy_ci95_by_prompt),
          interval_text(overall.auc_ci95_by_prompt)]
@@ -231,7 +231,7 @@ def _mcnemar_blocks(tests: Mapping[str, McNemar]) -> list[Block]:
     ]
 
 
-def _reliability_blocks(metrics: Evaluation) -> list[Block]:
+def _reliability_blocks(metrics: AgreementResult) -> list[Block]:
     blocks: list[Block] = [
         Heading(
             "Reliability",
@@ -246,7 +246,7 @@ def _reliability_blocks(metrics: Evaluation) -> list[Block]:
     return blocks
 
 
-def _system_blocks(metrics: Evaluation) -> list[Block]:
+def _system_blocks(metrics: AgreementResult) -> list[Block]:
     blocks: list[Block] = []
     for name, strata in metrics.scores.items():
         cells = {

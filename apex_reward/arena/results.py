@@ -161,7 +161,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Evaluation(Result):
+class AgreementResult(Result):
     """Agreement of every score with the votes."""
 
     n_decided: int

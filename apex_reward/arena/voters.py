@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 Ballot = tuple[str, bool, int]  # voter, repeat, category
 
 
-def voter_agreement(rows: Sequence[Row], *, rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
+def voter_agreement(rows: Sequence[Row], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
     """What `metrics.json` holds under `voters`; empty where no vote names voter and comparison.
 
     Returns:
@@ -63,8 +63,8 @@ def voter_agreement(rows: Sequence[Row], *, rounds: int = 1000, seed: int = 0) -
             }
             for name in names
         },
-        "between": _figures(between, rounds, seed),
-        "repeats": _figures(own, rounds, seed),
+        "between": _figures(between, bootstrap, seed),
+        "repeats": _figures(own, bootstrap, seed),
     }
 
 
@@ -91,7 +91,7 @@ def _weighted(counts: FloatArray, drawn: FloatArray) -> tuple[FloatArray, FloatA
         return equal, np.where(chance < 1, (equal - chance) / (1 - chance), math.nan)
 
 
-def _figures(votes: Sequence[Sequence[int]], rounds: int, seed: int) -> dict[str, Any]:
+def _figures(votes: Sequence[Sequence[int]], bootstrap: int, seed: int) -> dict[str, Any]:
     """Of the comparisons that got at least two votes."""
     several = [found for found in votes if len(found) > 1]
     counts = np.array([np.bincount(found, minlength=len(VOTES)) for found in several], np.float64)
@@ -99,7 +99,7 @@ def _figures(votes: Sequence[Sequence[int]], rounds: int, seed: int) -> dict[str
     if not several:
         return result | dict.fromkeys(("equal", "equal_ci95", "kappa", "kappa_ci95"))
     equal, kappa = equal_and_kappa(counts)
-    draws = [_weighted(counts, drawn) for drawn in resample_counts(len(counts), rounds, seed)]
+    draws = [_weighted(counts, drawn) for drawn in resample_counts(len(counts), bootstrap, seed)]
     around = [np.concatenate(values) for values in zip(*draws, strict=True)]
     return result | {
         "equal": equal,

@@ -106,9 +106,9 @@ def evaluate(
 
     Example: apex-reward arena evaluate scored.csv --score musicality --output report
     """
-    from apex_reward.arena.agreement import evaluate as measure
+    from apex_reward.arena.agreement import evaluate_battles
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.load import load_rows, provenance
+    from apex_reward.arena.reading import load_rows, provenance
     from apex_reward.arena.report import evaluation_report
     from apex_reward.arena.results import to_json
     from apex_reward.arena.table3 import write_table3
@@ -118,8 +118,8 @@ def evaluate(
     rows, dropped = load_rows(votes.battles, keep=votes.keep, tables=votes.tables)
     battles = battles_of(rows, scores=figures.score, dropped=dropped)
     metrics = replace(
-        measure(battles, rounds=figures.bootstrap, seed=figures.seed),
-        voters=voter_agreement(rows, rounds=figures.bootstrap, seed=figures.seed),
+        evaluate_battles(battles, bootstrap=figures.bootstrap, seed=figures.seed),
+        voters=voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed),
         provenance=provenance(votes.battles, votes.tables),
     )
     if classifiers:
@@ -183,7 +183,7 @@ def calibrate(
     """
     from apex_reward.arena.anchors import learning_curve
     from apex_reward.arena.heldout import calibrate as fit
-    from apex_reward.arena.load import load_battles, load_embeddings, provenance
+    from apex_reward.arena.reading import load_battles, load_embeddings, provenance
 
     counts, output, seed = curve.counts, figures.output, figures.seed
     if attach is not None and output is None:
@@ -198,7 +198,7 @@ def calibrate(
         _check_heads(names)
     vectors = None if embeddings is None else load_embeddings(embeddings, battles)
     metrics, head, design = fit(
-        battles, names, embeddings=vectors, rounds=figures.bootstrap, seed=seed
+        battles, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=seed
     )
     rows = counts and learning_curve(
         design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats, seed=seed
@@ -238,7 +238,7 @@ def leaderboard(
     Example: apex-reward arena leaderboard scored.csv --score musicality --output board
     """
     from apex_reward.arena.leaderboard import leaderboards
-    from apex_reward.arena.load import load_battles, provenance
+    from apex_reward.arena.reading import load_battles, provenance
     from apex_reward.arena.report import leaderboard_report, rank_correlation_words
     from apex_reward.arena.results import to_json
     from apex_reward.files.tables import write_json, write_table
@@ -246,7 +246,7 @@ def leaderboard(
     names, output = figures.score or (), figures.output
     battles = load_battles(votes.battles, scores=names, keep=votes.keep, tables=votes.tables)
     metrics = replace(
-        leaderboards(battles, names, rounds=figures.bootstrap, seed=figures.seed),
+        leaderboards(battles, names, bootstrap=figures.bootstrap, seed=figures.seed),
         provenance=provenance(votes.battles, votes.tables),
     )
     boards = {"leaderboard": metrics.leaderboard}

@@ -12,10 +12,10 @@ from apex_reward.cli.common import print_table
 
 if TYPE_CHECKING:
     from apex_reward.arena.intervals import Interval
-    from apex_reward.arena.results import Evaluation, Figures, HeldOut
+    from apex_reward.arena.results import AgreementResult, Figures, HeldOut
 
 
-def print_evaluation(metrics: Evaluation) -> None:
+def print_evaluation(metrics: AgreementResult) -> None:
     """Figures, what was left out, Table 3 if there, and the findings in words."""
     from apex_reward.arena.findings import findings
     from apex_reward.arena.table3 import table3_grid

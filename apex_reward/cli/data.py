@@ -19,7 +19,7 @@ from apex_reward.cli.common import (
 )
 from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.cli.rewards import EngineOptions
-from apex_reward.cli.training import LABELS, ResumeOption, SongEvalOption
+from apex_reward.cli.training import LABELS, ResumeOption, TeacherFileOption
 
 MERT = "m-a-p/MERT-v1-95M"
 _column = partial(typer.Option, metavar="NAME", rich_help_panel="Names of columns")
@@ -105,7 +105,7 @@ def extract(
     encoder: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder or hub id of the encoder, or apex-tiny.")
     ] = MERT,
-    songeval: SongEvalOption = None,
+    teacher_file: TeacherFileOption = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +126,7 @@ def extract(
     from apex_reward.data.manifest import read_manifest
     from apex_reward.data.teacher import read_teacher
 
-    songs = read_manifest(manifest, read_teacher(songeval) if songeval else None)
+    songs = read_manifest(manifest, read_teacher(teacher_file) if teacher_file else None)
     engine, workers = running.engine_and_workers()
     settings = ExtractSettings(
         audio_dir, encoder, workers, running.batch_segments, running.device, teacher

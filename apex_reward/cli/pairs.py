@@ -152,7 +152,7 @@ def _written(
 
     write_folder(result, output, form, folder, made_by)
     write_report(result, output, folder, formats)
-    typer.echo(f"{output}: {len(result.winner)} pairs; listen to them in report.html")
+    typer.echo(f"{output}: {len(result.chosen)} pairs; listen to them in report.html")
     if repo is not None:
         typer.echo(f"pushed to {push_folder(output / form, repo)}")
 
@@ -182,6 +182,6 @@ def _exit_code(result: PairSet, scored: bool) -> int:
     if failed:
         text = f"{failed} candidates could not be read or scored; dropped.jsonl says why"
         typer.secho(text, err=True, fg="red")
-    if not len(result.winner):
+    if not len(result.chosen):
         typer.secho("no pair was made; the table says why", err=True, fg="red")
     return SOME_FAILED if failed else OK

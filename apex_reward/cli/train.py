@@ -23,14 +23,14 @@ from apex_reward.cli.training import (
     OutputOption,
     ResumeOption,
     ScheduleOptions,
-    SongEvalOption,
+    TeacherFileOption,
     TrackersOption,
 )
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
-    from apex_reward.train.settings import Condition, Settings
+    from apex_reward.train.settings import Condition, TrainSettings
     from apex_reward.train.trainer import OnEpoch
 
 MEASURES = ("mse", "mae", "pearson", "spearman")
@@ -121,7 +121,7 @@ def _train(
     data: DataOptions,
     output: Path,
     condition: Condition,
-    settings: Settings,
+    settings: TrainSettings,
     members: int,
     report_to: Sequence[str],
     formats: Sequence[str],
@@ -164,7 +164,7 @@ def _tune(
     audio_dir: Path | None,
     output: Path,
     condition: Condition,
-    settings: Settings,
+    settings: TrainSettings,
     resume: bool,
 ) -> int:
     if audio_dir is None:
@@ -178,7 +178,7 @@ def _tune(
 
         report = tune_encoder(
             data.data, audio_dir, output, condition, settings,
-            encoder=data.encoder, songeval=data.songeval, resume=resume,
+            encoder=data.encoder, teacher_file=data.teacher_file, resume=resume,
             on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
             on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
         )  # fmt: skip
@@ -252,7 +252,7 @@ def evaluate(
         Mode | None,
         typer.Option(help="What a sample is.", show_default="as the checkpoint was trained"),
     ] = None,
-    songeval: SongEvalOption = None,
+    teacher_file: TeacherFileOption = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, metavar="N", help="Resamples for the intervals.")
     ] = 1000,
@@ -270,8 +270,9 @@ def evaluate(
     formats = figure_formats(figures)
     accelerator = make_accelerator()
     report = evaluate_checkpoint(
-        checkpoint, data, output, mode=mode, teacher=read_teacher(songeval) if songeval else None,
-        bootstrap=bootstrap, seed=seed, accelerator=accelerator, formats=formats,
+        checkpoint, data, output, mode=mode,
+        teacher=read_teacher(teacher_file) if teacher_file else None, bootstrap=bootstrap,
+        seed=seed, accelerator=accelerator, formats=formats,
     )  # fmt: skip
     if accelerator.is_main_process:
         _print_report(f"{data}, {report['n_songs']} songs, {report['mode']} mode", report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from apex_reward.train.settings import Settings
+    from apex_reward.train.settings import TrainSettings
 
 LABELS = "What the shards lack"
 _label = partial(typer.Option, rich_help_panel=LABELS)
@@ -24,7 +24,7 @@ TrackersOption = Annotated[
         "--report-to", metavar="NAME", help="Trackers of accelerate: tensorboard, wandb, ..."
     ),
 ]
-SongEvalOption = Annotated[
+TeacherFileOption = Annotated[
     Path | None,
     _label(
         "--songeval", metavar="FILE", help="Aesthetic labels per song: .csv, .jsonl or .parquet."
@@ -46,20 +46,20 @@ class DataOptions:
             help="What made the embeddings, where the shards do not say: folder or hub id.",
         ),
     ] = None
-    songeval: SongEvalOption = None
+    teacher_file: TeacherFileOption = None
 
     def load(self, task: str, layers: bool) -> Any:
         """The training data of a task, with layer embeddings where they are asked for."""
         from apex_reward.train.session import load_training_data
 
         return load_training_data(
-            self.data, task, layers=layers, encoder=self.encoder, songeval=self.songeval
+            self.data, task, layers=layers, encoder=self.encoder, teacher_file=self.teacher_file
         )
 
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """`Settings` as the command line says them; the defaults are the paper's."""
+    """`TrainSettings` as the command line says them; the defaults are the paper's."""
 
     epochs: Annotated[int, _schedule(metavar="X", help="Length of the cosine annealing.")] = 50
     batch_size: Annotated[int, _schedule(metavar="X", help="Samples per process and step.")] = 512
@@ -77,8 +77,8 @@ class ScheduleOptions:
         _schedule("--train-pooling", help="Train the layer pooling (needs layer_embeddings)."),
     ] = False
 
-    def settings(self) -> Settings:
+    def settings(self) -> TrainSettings:
         """Checked; raises UsageError for what can't be."""
-        from apex_reward.train.settings import Settings
+        from apex_reward.train.settings import TrainSettings
 
-        return Settings(**vars(self))
+        return TrainSettings(**vars(self))

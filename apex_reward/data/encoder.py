@@ -22,10 +22,10 @@ def encoder_config(name: str | Path) -> ApexConfig:
     Raises:
         CheckpointError: nothing there, or another kind of model.
     """
-    from apex_reward.model.files import read_config, resolve
+    from apex_reward.model.files import local_path, read_config
     from apex_reward.model.published import read_encoder_config
 
-    folder = resolve(name)
+    folder = local_path(name)
     if read_config(folder).get("model_type") == ApexConfig.model_type:
         config = ApexConfig.from_pretrained(folder)
     else:
@@ -41,10 +41,10 @@ def load_encoder(
     import torch
 
     from apex_reward.model.apex import ApexReward
-    from apex_reward.model.files import read_config, resolve
+    from apex_reward.model.files import local_path, read_config
     from apex_reward.model.published import read_encoder_state
 
-    folder = resolve(name)
+    folder = local_path(name)
     if read_config(folder).get("model_type") == ApexConfig.model_type:
         model = ApexReward.from_pretrained(folder)
         model.config.encoder_name = _lasting(name)

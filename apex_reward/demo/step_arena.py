@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from apex_reward.arena import battles_of, evaluate
+from apex_reward.arena import battles_of, evaluate_battles
 from apex_reward.arena.findings import findings
 from apex_reward.arena.report import evaluation_report
 from apex_reward.arena.results import to_json
@@ -32,7 +32,7 @@ def run(folder: Path, songs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
     """
     rows, best = simulated_votes(songs, scores)
     battles = battles_of(rows, scores=(SCORE, "coin"))
-    metrics = evaluate(battles, rounds=500)
+    metrics = evaluate_battles(battles, bootstrap=500)
     target = folder / "arena"
     write_table(target / "battles.csv", rows)
     write_json(target / "metrics.json", to_json(metrics))

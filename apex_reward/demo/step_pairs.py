@@ -39,9 +39,9 @@ def run(folder: Path, songs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
     order = (-result.margin).argsort(kind="stable")[:3]
     for at in order.tolist():
         chosen, rejected = (
-            Path(audio[int(side[at])].as_py()).name for side in (result.winner, result.loser)
+            Path(audio[int(side[at])].as_py()).name for side in (result.chosen, result.rejected)
         )
-        song = prompt[int(result.winner[at])]
+        song = prompt[int(result.chosen[at])]
         lines.append(f"  {song}: {chosen} over {rejected} by {result.margin[at]:.2f}")
     lines.append(f"listen to all of them: {folder / 'pairs' / 'report.html'}")
     return "\n".join(lines)

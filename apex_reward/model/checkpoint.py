@@ -16,9 +16,9 @@ from apex_reward.model.familiar import Familiarity
 from apex_reward.model.files import (
     HUB_OPTIONS,
     check_tensors,
+    local_path,
     read_config,
     read_weights,
-    resolve,
     weight_file,
 )
 from apex_reward.model.frozen import FrozenModel
@@ -66,7 +66,7 @@ def load_model(
 ) -> ApexReward:
     """`ApexReward.from_pretrained`: see there."""
     hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-    path = resolve(name, **hub)
+    path = local_path(name, **hub)
     if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
         named = read_config(path).get("mert_model_name") if path.is_dir() else None
         return compose_published(cls, path, encoder or named or PUBLISHED_ENCODER, **kwargs)
@@ -88,7 +88,7 @@ def compose_published(
 ) -> ApexReward:
     """`ApexReward.from_published`: see there."""
     hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-    published = read_predictor(resolve(predictor, **hub))
+    published = read_predictor(local_path(predictor, **hub))
     return _compose(cls, _published_parts(published), encoder, **kwargs)
 
 
@@ -116,7 +116,7 @@ def load_parts(path: str | Path) -> Parts:
     Raises:
         CheckpointError: as `ApexReward.from_pretrained`.
     """
-    path = resolve(path)
+    path = local_path(path)
     if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
         return _published_parts(read_predictor(path))
     parts = _untrained(ApexConfig.from_pretrained(path))
@@ -226,7 +226,7 @@ def _compose(
 ) -> ApexReward:
     """A whole model from a predictor and an encoder read elsewhere."""
     config = parts.config
-    folder = resolve(encoder)
+    folder = local_path(encoder)
     native = read_config(folder).get("model_type") == ApexConfig.model_type
     source = ApexConfig.from_pretrained(folder) if native else None
     settings = source.encoder if source else read_encoder_config(folder)

@@ -20,7 +20,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model_state_dict.pt",
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
-def resolve(name: str | Path, **hub_options: Any) -> Path:
+def local_path(name: str | Path, **hub_options: Any) -> Path:
     """A local file or folder for a path, a hub id (downloaded) or `apex-tiny` (embedded).
 
     Raises:

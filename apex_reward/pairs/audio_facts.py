@@ -39,7 +39,7 @@ class FileFacts:
     error: str = ""
 
 
-def resolve(audio: str, folder: Path | None) -> Path | None:
+def song_file(audio: str, folder: Path | None) -> Path | None:
     """The file of a candidate, from the working directory or else from `folder`; None if absent."""
     if os.path.isfile(audio):
         return Path(audio)
@@ -65,7 +65,7 @@ def check_audio(
         The candidates with `duration` and `loudness` filled in as far as they are known.
     """
     audio = candidates.table["audio"].to_pylist()
-    files = [(i, resolve(audio[i], folder)) for i in np.flatnonzero(ledger.open).tolist()]
+    files = [(i, song_file(audio[i], folder)) for i in np.flatnonzero(ledger.open).tolist()]
     present = [(i, path) for i, path in files if path is not None]
     facts = _facts_of(present)
     for position, fact in facts.items():

@@ -31,7 +31,7 @@ from apex_reward.pairs.ledger import Ledger, Mask
 from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
 from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.split import split_pairs
-from apex_reward.pairs.strategies import Settings, Strategy, find_strategy
+from apex_reward.pairs.strategies import Strategy, StrategySettings, find_strategy
 from apex_reward.report.notebook import Rows
 
 if TYPE_CHECKING:
@@ -49,17 +49,17 @@ class PairSet:
 
     Attributes:
         candidates: N candidates in canonical order, with durations and loudness where known.
-        winner, loser: (M,) positions of the kept pairs, by prompt, then candidate order.
+        chosen, rejected: (M,) positions of the kept pairs, by prompt, then candidate order.
         test: (M,) True for the pairs of the split `test`.
         dropped: reason of each candidate that is in no pair.
-        proposed: (winner, loser) of all pairs that the strategy proposed.
+        proposed: (chosen, rejected) of all pairs that the strategy proposed.
         removed: reason of each proposed pair that a filter removed.
     """
 
     candidates: Candidates
     options: PairOptions
-    winner: Positions
-    loser: Positions
+    chosen: Positions
+    rejected: Positions
     test: Mask
     dropped: Ledger
     proposed: tuple[Positions, Positions]
@@ -69,14 +69,14 @@ class PairSet:
     def margin(self) -> Floats:
         """(M,) lead of the chosen on the primary axis."""
         primary = self.candidates.axes[self.options.primary]
-        return primary[self.winner] - primary[self.loser]
+        return primary[self.chosen] - primary[self.rejected]
 
     @property
     def agreement(self) -> Floats | None:
         """(M,) share of an ensemble's members that put the chosen above the rejected, if known."""
         if self.candidates.members is None:
             return None
-        return agreement(self.candidates.members, self.winner, self.loser)
+        return agreement(self.candidates.members, self.chosen, self.rejected)
 
 
 def build_pairs(
@@ -109,8 +109,8 @@ def build_pairs(
     """
     from apex_reward.pairs.export import dropped_table, pairs_table
 
-    chosen = PairOptions(strategy=strategy, axis=axis, **_tidy(options))
-    result = build(read_candidates(rows), chosen)
+    given = PairOptions(strategy=strategy, axis=axis, **_tidy(options))
+    result = build(read_candidates(rows), given)
     return Rows(pairs_table(result).to_pylist()), Rows(dropped_table(result).to_pylist())
 
 
@@ -141,20 +141,20 @@ def build(
     )
     drop_lonely(candidates, ledger)
     usable = ledger.open
-    winner, loser = _proposed(candidates, options, usable, progress)
-    removed = Ledger(len(winner))
-    _filter(candidates, options, usable, winner, loser, removed)
+    chosen, rejected = _proposed(candidates, options, usable, progress)
+    removed = Ledger(len(chosen))
+    _filter(candidates, options, usable, chosen, rejected, removed)
     kept = removed.open
-    _drop_unpaired(candidates, options, ledger, winner, loser, removed)
-    w, low = winner[kept], loser[kept]
+    _drop_unpaired(candidates, options, ledger, chosen, rejected, removed)
+    w, low = chosen[kept], rejected[kept]
     return PairSet(
         candidates=candidates,
         options=options,
-        winner=w,
-        loser=low,
+        chosen=w,
+        rejected=low,
         test=_split(candidates, options, w, low),
         dropped=ledger,
-        proposed=(winner, loser),
+        proposed=(chosen, rejected),
         removed=removed,
     )
 
@@ -173,26 +173,26 @@ def _proposed(
 ) -> tuple[Positions, Positions]:
     """All pairs that the strategy proposes, in candidate order."""
     (name, strategy), axes = find_strategy(options.strategy), options.strategy_axes
-    settings = Settings(
+    settings = StrategySettings(
         min_margin=options.min_margin,
         top_k=options.top_k or DEFAULT_TOP_K,
         quantile=DEFAULT_QUANTILE.get(name, 0.0) if options.quantile is None else options.quantile,
         thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
     )
     stacked = np.stack([candidates.axes[axis] for axis in axes])
-    winners, losers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    leading, trailing = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     done = 0
     blocks = list(_blocks_of_one_size(candidates, usable, len(axes)))
     total = sum(len(members) for members in blocks)
     for members in blocks:  # (prompts, n) positions
         values = stacked[:, members].transpose(1, 0, 2)
         prompt, win, lose = np.nonzero(strategy(values, settings))
-        winners.append(members[prompt, win])
-        losers.append(members[prompt, lose])
+        leading.append(members[prompt, win])
+        trailing.append(members[prompt, lose])
         done += len(members)
         if progress:
             progress(done, total)
-    w, low = np.concatenate(winners), np.concatenate(losers)
+    w, low = np.concatenate(leading), np.concatenate(trailing)
     order = np.lexsort((low, w))
     return w[order], low[order]
 
@@ -221,19 +221,19 @@ def _filter(
     candidates: Candidates,
     options: PairOptions,
     usable: Mask,
-    winner: Positions,
-    loser: Positions,
+    chosen: Positions,
+    rejected: Positions,
     removed: Ledger,
 ) -> None:
     for pair_filter in pair_filters(candidates, options, usable):
-        removed.drop(~pair_filter.keep(winner, loser), pair_filter.reason)
+        removed.drop(~pair_filter.keep(chosen, rejected), pair_filter.reason)
     if options.balance_axes:
         kept = np.flatnonzero(removed.open)
-        lead = leads(candidates, options.strategy_axes, usable, winner[kept], loser[kept])
+        lead = leads(candidates, options.strategy_axes, usable, chosen[kept], rejected[kept])
         _drop_rest(removed, kept, balanced(lead), "axis balance")
     if options.max_pairs_per_prompt or options.max_pairs_per_candidate:
         kept = np.flatnonzero(removed.open)
-        w, low = winner[kept], loser[kept]
+        w, low = chosen[kept], rejected[kept]
         primary = candidates.axes[options.primary]
         keep = limited(
             candidates.prompt[w],
@@ -256,18 +256,18 @@ def _drop_unpaired(
     candidates: Candidates,
     options: PairOptions,
     ledger: Ledger,
-    winner: Positions,
-    loser: Positions,
+    chosen: Positions,
+    rejected: Positions,
     removed: Ledger,
 ) -> None:
     """A reason for every candidate that is in no kept pair: that of its longest-lived pair."""
     size, kept = len(candidates), removed.open
     # Filters number their reasons in order, so the largest code is the last filter reached.
     last = np.zeros(size, np.int32)
-    for side in (winner, loser):
+    for side in (chosen, rejected):
         np.maximum.at(last, side, removed.codes)
     paired = np.zeros(size, bool)
-    paired[winner[kept]] = paired[loser[kept]] = True
+    paired[chosen[kept]] = paired[rejected[kept]] = True
     for code in np.unique(last[~paired]).tolist():
         if code:
             ledger.drop(~paired & (last == code), f"pairs dropped ({removed.text(code)})")
@@ -287,20 +287,20 @@ def _all_equal(candidates: Candidates, values: Floats, usable: Mask) -> Mask:
 
 
 def _split(
-    candidates: Candidates, options: PairOptions, winner: Positions, loser: Positions
+    candidates: Candidates, options: PairOptions, chosen: Positions, rejected: Positions
 ) -> Mask:
     """Pairs of one prompt, of one prompt text or of one group stay together."""
     if not options.test_share:
-        return np.zeros(len(winner), bool)
+        return np.zeros(len(chosen), bool)
     table, prompt = candidates.table, candidates.prompt
     text = _numbers_of(table["prompt"])
-    labels = [prompt[winner]]
+    labels = [prompt[chosen]]
     start = len(candidates)  # numbers of one kind must not meet those of another
-    labels += [start + text[side] for side in (winner, loser)]
+    labels += [start + text[side] for side in (chosen, rejected)]
     if "group" in table.column_names:
         group = _numbers_of(table["group"])
         group[group >= 0] += 2 * start
-        labels += [group[side] for side in (winner, loser)]
+        labels += [group[side] for side in (chosen, rejected)]
     return split_pairs(labels, options.test_share, options.seed)
 
 

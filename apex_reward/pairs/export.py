@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.files.tables import atomic_path, json_line, write_json, write_table, write_text
-from apex_reward.pairs.audio_facts import resolve
+from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.card import pairs_card
 from apex_reward.pairs.forms import jkstep_document, tangoflux_rows
@@ -40,7 +40,7 @@ def pairs_table(result: PairSet) -> pa.Table:
     """One row per pair, with the columns of `pairs.jsonl`."""
     import pyarrow as pa
 
-    table, w, low = result.candidates.table, result.winner, result.loser
+    table, w, low = result.candidates.table, result.chosen, result.rejected
     audio = table["audio"]
     columns: dict[str, Any] = {
         "prompt": table["prompt"].take(w),
@@ -80,12 +80,12 @@ def dropped_table(result: PairSet) -> pa.Table:
         }
     )
     gone = np.flatnonzero(~result.removed.open)
-    winner, loser = (side[gone] for side in result.proposed)
-    sides = (table["audio"].take(side).to_pylist() for side in (winner, loser))
+    chosen, rejected = (side[gone] for side in result.proposed)
+    sides = (table["audio"].take(side).to_pylist() for side in (chosen, rejected))
     pairs = pa.table(
         {
             "kind": pa.array(["pair"] * len(gone), pa.string()),
-            "prompt_id": table["prompt_id"].take(winner),
+            "prompt_id": table["prompt_id"].take(chosen),
             "audio": pa.array([f"{a} > {b}" for a, b in zip(*sides, strict=True)], pa.string()),
             "reason": pa.array(_texts(result.removed.codes[gone], result.removed), pa.string()),
         }
@@ -96,7 +96,7 @@ def dropped_table(result: PairSet) -> pa.Table:
 def summary(result: PairSet) -> dict[str, Any]:
     """Counts of a run, JSON-ready: what came in, what was dropped why, what came out."""
     candidates, options = result.candidates, result.options
-    members = np.union1d(result.winner, result.loser)
+    members = np.union1d(result.chosen, result.rejected)
     margin, agreement = result.margin, result.agreement
     return {
         "strategy": options.strategy_name,
@@ -108,7 +108,7 @@ def summary(result: PairSet) -> dict[str, Any]:
         "n_pairs": len(margin),
         "n_train": int((~result.test).sum()),
         "n_test": int(result.test.sum()),
-        "n_prompts_paired": len(np.unique(candidates.prompt[result.winner])),
+        "n_prompts_paired": len(np.unique(candidates.prompt[result.chosen])),
         "n_candidates_paired": len(members),
         "n_candidates_dropped": int((~result.dropped.open).sum()),
         "dropped_candidates": result.dropped.counts(),
@@ -145,7 +145,7 @@ def write_folder(
             output / form,
             pairs,
             form,
-            lambda path: resolve(path, folder),
+            lambda path: song_file(path, folder),
             lambda configs: pairs_card(result, counts, form, configs, made_by),
         )
     elif form in ("tangoflux", "jkstep"):
@@ -154,7 +154,7 @@ def write_folder(
 
 def _write_json_splits(result: PairSet, rows: list[dict[str, Any]], folder: Path) -> None:
     seconds = np.fmin(
-        result.candidates.duration[result.winner], result.candidates.duration[result.loser]
+        result.candidates.duration[result.chosen], result.candidates.duration[result.rejected]
     ).tolist()
     for split in ("train", "test"):
         at = [n for n, row in enumerate(rows) if row["split"] == split]

@@ -60,7 +60,7 @@ def drop_lonely(candidates: Candidates, ledger: Ledger) -> None:
 
 @dataclass(frozen=True)
 class PairFilter:
-    """One filter over proposed pairs: `keep(winner, loser)` is True for the pairs that stay."""
+    """One filter over proposed pairs: `keep(chosen, rejected)` is True for the pairs that stay."""
 
     reason: str
     keep: Callable[[Positions, Positions], Mask]
@@ -111,8 +111,8 @@ def pair_filters(candidates: Candidates, options: PairOptions, usable: Mask) -> 
     return filters
 
 
-def agreement(members: Floats, winner: Positions, loser: Positions) -> Floats:
-    """(M,) share of an ensemble's members that score the winner above the loser.
+def agreement(members: Floats, chosen: Positions, rejected: Positions) -> Floats:
+    """(M,) share of an ensemble's members that score the chosen above the rejected.
 
     Args:
         members: (N, members) of every candidate.
@@ -120,7 +120,7 @@ def agreement(members: Floats, winner: Positions, loser: Positions) -> Floats:
     >>> agreement(np.array([[1.0, 5.0], [2.0, 3.0]]), np.array([0, 1]), np.array([1, 0])).tolist()
     [0.5, 0.5]
     """
-    shares: Floats = (members[winner] > members[loser]).mean(axis=1)
+    shares: Floats = (members[chosen] > members[rejected]).mean(axis=1)
     return shares
 
 
@@ -171,8 +171,8 @@ def balanced(leads: Floats) -> Mask:
 
 def limited(
     prompt: Integers,
-    winner: Positions,
-    loser: Positions,
+    chosen: Positions,
+    rejected: Positions,
     margin: Floats,
     per_prompt: int | None,
     per_candidate: int | None,
@@ -183,26 +183,26 @@ def limited(
     each unless the prompt or one of its candidates is full.
 
     Args:
-        prompt, winner, loser, margin: (M,) of each pair.
+        prompt, chosen, rejected, margin: (M,) of each pair.
         per_prompt, per_candidate: the limits, None for no limit.
     """
-    order = np.lexsort((loser, winner, -margin, prompt))
+    order = np.lexsort((rejected, chosen, -margin, prompt))
     starts = np.flatnonzero(np.diff(prompt[order], prepend=-1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     prompt_left = np.full(int(prompt.max(initial=0)) + 1, per_prompt or len(order) + 1)
-    size = int(max(winner.max(initial=0), loser.max(initial=0))) + 1
+    size = int(max(chosen.max(initial=0), rejected.max(initial=0))) + 1
     candidate_left = np.full(size, per_candidate or len(order) + 1)
     keep = np.zeros(len(order), bool)
     # The k-th pairs of all prompts at once: no two of them share a prompt or a candidate.
     by_rank = order[np.argsort(rank, kind="stable")]
     for pairs in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(order) else []:
         room = prompt_left[prompt[pairs]] > 0
-        room &= (candidate_left[winner[pairs]] > 0) & (candidate_left[loser[pairs]] > 0)
+        room &= (candidate_left[chosen[pairs]] > 0) & (candidate_left[rejected[pairs]] > 0)
         taken = pairs[room]
         keep[taken] = True
         prompt_left[prompt[taken]] -= 1
-        candidate_left[winner[taken]] -= 1
-        candidate_left[loser[taken]] -= 1
+        candidate_left[chosen[taken]] -= 1
+        candidate_left[rejected[taken]] -= 1
     return keep
 
 

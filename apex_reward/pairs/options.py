@@ -51,7 +51,7 @@ class PairOptions:
         top_k: candidates on each side, for `top-bottom`. None: 2.
         quantile: of the within-prompt differences, in [0, 1]; None: 0.75 for `margin`, 0.95 for
             the primary axis of `mrsd` (its other axes use the median).
-        threshold: axis -> value that the winner reaches, exactly two of them, for `two-axis`.
+        threshold: axis -> value that the chosen reaches, exactly two of them, for `two-axis`.
         protect: axis -> how much of it the chosen may lose against the rejected.
         chosen_floor, rejected_ceiling: bounds on the primary axis, a value or `q0.8`.
         match_duration: largest difference of length, in seconds.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from apex_reward.files.tables import write_text
-from apex_reward.pairs.audio_facts import resolve
+from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.build import PairSet
 from apex_reward.report import charts
 from apex_reward.report.cells import visible
@@ -52,7 +52,7 @@ def write_report(
     ]
     listed = np.argsort(result.margin, kind="stable")[:MOST_PAIRS]
     data, left = _data(result, listed, output, folder)
-    note = f"{len(listed):,} of {len(result.winner):,} pairs, smallest margins first. {left}"
+    note = f"{len(listed):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
     page = render(
         "pairs/report_page.html",
         title="Preference pairs",
@@ -78,10 +78,10 @@ def _subtitle(result: PairSet) -> str:
 def _tiles(result: PairSet) -> dict[str, int]:
     candidates = result.candidates
     return {
-        "pairs": len(result.winner),
+        "pairs": len(result.chosen),
         "in train": int((~result.test).sum()),
         "in test": int(result.test.sum()),
-        "prompts with a pair": len(np.unique(candidates.prompt[result.winner])),
+        "prompts with a pair": len(np.unique(candidates.prompt[result.chosen])),
         "candidates": len(candidates),
         "candidates in no pair": int((~result.dropped.open).sum()),
     }
@@ -98,7 +98,7 @@ def _differences(result: PairSet) -> list[Picture]:
         pictures.append(Picture("Agreement", figure, "agreement", note))
     others = [axis for axis in options.involved if axis != options.primary]
     for number, axis in enumerate(others, start=1):
-        lead = axes[axis][result.winner] - axes[axis][result.loser]
+        lead = axes[axis][result.chosen] - axes[axis][result.rejected]
         lost = f"; the rejected is ahead in {(lead < 0).mean():.0%}" if len(lead) else ""
         figure = charts.histogram(lead, f"{axis} ({LEAD})", "pairs")
         pictures.append(Picture(axis, figure, f"axis-{number}", f"{LEAD}{lost}"))
@@ -116,7 +116,7 @@ def _dropped(result: PairSet) -> list[Picture]:
 
 
 def _balance(result: PairSet) -> list[Picture]:
-    candidates, w, low = result.candidates, result.winner, result.loser
+    candidates, w, low = result.candidates, result.chosen, result.rejected
     seconds = candidates.duration[w] - candidates.duration[low]
     loudness = candidates.loudness[w] - candidates.loudness[low]
     pictures = [
@@ -156,7 +156,7 @@ def _data(
     songs: dict[int, int] = {}
     pairs: list[dict[str, Any]] = []
     for number, at in enumerate(listed.tolist(), start=1):
-        w, low = int(result.winner[at]), int(result.loser[at])
+        w, low = int(result.chosen[at]), int(result.rejected[at])
         pairs.append(
             {
                 "number": number,
@@ -170,7 +170,7 @@ def _data(
             }
         )
     paths = [audio[i].as_py() for i in songs]
-    sources, left = place_songs([resolve(path, folder) for path in paths], output)
+    sources, left = place_songs([song_file(path, folder) for path in paths], output)
     splits = sorted({pair["split"] for pair in pairs}, reverse=True)
     data = {
         "axes": [visible(axis) for axis in axes],

@@ -27,7 +27,7 @@ MRSD_OTHER_QUANTILE = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class StrategySettings:
     """What the strategies read, each its own part.
 
     Args:
@@ -43,12 +43,12 @@ class Settings:
     thresholds: Sequence[float] = ()
 
 
-def best_worst(values: Values, settings: Settings) -> Wins:
+def best_worst(values: Values, settings: StrategySettings) -> Wins:
     """The best against the worst on the primary axis: one pair, none where all are equal.
 
     Source: best-of-N against worst-of-N, as in TangoFlux (arXiv 2412.21037, CRPO).
 
-    >>> best_worst(np.array([[1.0, 5.0, 3.0]]), Settings()).nonzero()
+    >>> best_worst(np.array([[1.0, 5.0, 3.0]]), StrategySettings()).nonzero()
     (array([1]), array([0]))
     """
     primary = values[..., 0, :]
@@ -58,7 +58,7 @@ def best_worst(values: Values, settings: Settings) -> Wins:
     return best[..., :, None] & worst[..., None, :] & (_differences(primary) > 0)
 
 
-def all_pairs(values: Values, settings: Settings) -> Wins:
+def all_pairs(values: Values, settings: StrategySettings) -> Wins:
     """Every ordered pair with at least `min_margin` between them on the primary axis.
 
     Source: the K-choose-2 comparisons of a ranking, as in InstructGPT (arXiv 2203.02155, 3.5).
@@ -66,7 +66,7 @@ def all_pairs(values: Values, settings: Settings) -> Wins:
     return _ahead(_differences(values[..., 0, :]), settings.min_margin)
 
 
-def top_bottom(values: Values, settings: Settings) -> Wins:
+def top_bottom(values: Values, settings: StrategySettings) -> Wins:
     """Each of the `top_k` best against each of the `top_k` worst on the primary axis.
 
     A prompt of fewer than 2 k candidates uses the half of its size, rounded down. Source: top
@@ -81,7 +81,7 @@ def top_bottom(values: Values, settings: Settings) -> Wins:
     return top[..., :, None] & bottom[..., None, :] & (_differences(primary) > 0)
 
 
-def margin(values: Values, settings: Settings) -> Wins:
+def margin(values: Values, settings: StrategySettings) -> Wins:
     """Pairs whose difference on the primary axis reaches a quantile of the prompt's differences.
 
     The margin adapts to how much a prompt's candidates differ. The quantile is taken, with linear
@@ -92,10 +92,10 @@ def margin(values: Values, settings: Settings) -> Wins:
     return _ahead(difference, _quantile(difference, settings.quantile))
 
 
-def mrsd(values: Values, settings: Settings) -> Wins:
+def mrsd(values: Values, settings: StrategySettings) -> Wins:
     """Multi-reward strong domination: far ahead on the primary axis, clearly ahead on the others.
 
-    The winner leads by the quantile `settings.quantile` (0.95) of the prompt's absolute
+    The chosen leads by the quantile `settings.quantile` (0.95) of the prompt's absolute
     differences on the primary axis and by the median one on every other axis. Source: MR-FlowDPO
     (arXiv 2512.10264), which pools the differences over all prompts; here they are the prompt's
     own, so that one prompt's pairs do not depend on the others.
@@ -107,7 +107,7 @@ def mrsd(values: Values, settings: Settings) -> Wins:
     return wins
 
 
-def pareto(values: Values, settings: Settings) -> Wins:
+def pareto(values: Values, settings: StrategySettings) -> Wins:
     """At least as good on every axis, and better on one by `min_margin`.
 
     Source: Pareto dominance, as in multi-objective preference data (MO-DPO, arXiv 2310.03708).
@@ -118,8 +118,8 @@ def pareto(values: Values, settings: Settings) -> Wins:
     return no_worse & better
 
 
-def two_axis(values: Values, settings: Settings) -> Wins:
-    """The winner reaches the thresholds of both axes, the loser fails at least one.
+def two_axis(values: Values, settings: StrategySettings) -> Wins:
+    """The chosen reaches the thresholds of both axes, the rejected fails at least one.
 
     Source: threshold selection on two scores, as for the winners of Tango 2 (arXiv 2404.09956).
     """
@@ -127,7 +127,7 @@ def two_axis(values: Values, settings: Settings) -> Wins:
     return reaches[..., :, None] & ~reaches[..., None, :]
 
 
-Strategy = Callable[[Values, Settings], Wins]
+Strategy = Callable[[Values, StrategySettings], Wins]
 STRATEGIES: dict[str, Strategy] = {
     "best-worst": best_worst,
     "all": all_pairs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.audio_facts import resolve
+from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.axes import axis_mix, measure
 from apex_reward.pairs.filters import split_flags
 from apex_reward.rewards.load import default_workers
@@ -96,7 +96,7 @@ def score_unscored(
     todo = np.flatnonzero(gaps).tolist()
     # Sorted, so that a candidate's score never depends on the input's order.
     songs = sorted({keys[i] for i in todo if audio[i]}, key=lambda song: (song[0], song[1] or ""))
-    sources = [str(resolve(path, folder) or path) for path, _ in songs]
+    sources = [str(song_file(path, folder) or path) for path, _ in songs]
     texts = [prompt or "" for _, prompt in songs] if reward.model.reads_text else None
     count = default_workers() if workers is None else workers
     rows = _rows(reward, sources, texts, agreement, on_row, count, kept, resume)

@@ -13,7 +13,7 @@ from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
 from apex_reward.train.plots import plot_tables
 from apex_reward.train.resume import run_epochs
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.table import write_comparison, write_tables
 from apex_reward.train.trainer import (
     build_program,
@@ -37,7 +37,7 @@ OnEpoch = Callable[[str, int, int, "HistoryRow"], None]
 def run_grid(
     data: Data,
     conditions: Sequence[Condition],
-    settings: Settings,
+    settings: TrainSettings,
     output: Path,
     *,
     accelerator: Accelerator,
@@ -99,7 +99,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def _run_group(
     members: Sequence[Condition],
     data: Data,
-    settings: Settings,
+    settings: TrainSettings,
     output: Path,
     accelerator: Accelerator,
     resume: bool,

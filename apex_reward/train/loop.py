@@ -21,7 +21,7 @@ from apex_reward.errors import DataError
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.train.draws import DropoutDraws
 from apex_reward.train.losses import combine
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.stack import PredictorStack
 from apex_reward.train.steps import clip_per_model, label_variances, running_statistics
 
@@ -56,7 +56,7 @@ class Loop(ABC):
         stack: PredictorStack,
         parameters: Iterable[nn.Parameter],
         labels: FloatArray,
-        settings: Settings,
+        settings: TrainSettings,
         accelerator: Accelerator,
         together: bool = True,
     ) -> None:

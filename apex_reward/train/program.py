@@ -19,7 +19,7 @@ from apex_reward.errors import DataError
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.train.draws import bootstrap_samples, epoch_batches
 from apex_reward.train.loop import Loop
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.split import Samples
 from apex_reward.train.stack import PredictorStack, Shape
 from apex_reward.train.steps import predict, running_statistics
@@ -47,7 +47,7 @@ class Program(Loop):
         shape: Shape,
         train: Samples,
         val: Samples,
-        settings: Settings,
+        settings: TrainSettings,
         accelerator: Accelerator,
         poolings: Sequence[LayerPooling] | None = None,
         together: bool = True,

@@ -62,17 +62,17 @@ def load_training_data(
     *,
     layers: bool = False,
     encoder: str | None = None,
-    songeval: Path | None = None,
+    teacher_file: Path | None = None,
 ) -> Data:
     """The three splits of a data set, checked.
 
     Args:
         layers: read the layer embeddings, for training the layer pooling.
         encoder: what made the embeddings, where the shards do not say and it is not MERT-v1-95M.
-        songeval: file of aesthetic labels per song, in place of the shards' own.
+        teacher_file: file of aesthetic labels per song, in place of the shards' own.
     """
     source = encoder_source(encoder) if encoder else None
-    teacher = read_teacher(songeval) if songeval else None
+    teacher = read_teacher(teacher_file) if teacher_file else None
     folders = split_folders(folder)
     return load_data(folders, task, source=source, layers=layers, teacher=teacher)
 

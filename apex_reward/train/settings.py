@@ -77,7 +77,7 @@ def ensemble(condition: Condition, members: int) -> list[Condition]:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """The paper's optimiser and schedule as defaults.
 
     Attributes:
@@ -122,8 +122,8 @@ class Settings:
     def lr_at(self, epoch: int) -> float:
         """Cosine annealing to zero, by epoch from 1: lr (1 + cos(pi (epoch - 1) / epochs)) / 2.
 
-        >>> Settings(epochs=2, lr=1.0).lr_at(1), round(Settings(epochs=2, lr=1.0).lr_at(2), 12)
-        (1.0, 0.5)
+        >>> [round(TrainSettings(epochs=2, lr=1.0).lr_at(epoch), 12) for epoch in (1, 2)]
+        [1.0, 0.5]
         """
         return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 

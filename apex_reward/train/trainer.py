@@ -37,7 +37,7 @@ from apex_reward.train.report import (
     write_report,
 )
 from apex_reward.train.resume import run_epochs
-from apex_reward.train.settings import Condition, Settings, ensemble
+from apex_reward.train.settings import Condition, TrainSettings, ensemble
 from apex_reward.train.split import Split, song_means
 from apex_reward.train.stack import PredictorStack, shape_of
 from apex_reward.train.steps import predict
@@ -54,7 +54,7 @@ OnEpoch = Callable[[HistoryRow], None]
 def train(
     data: Data,
     condition: Condition,
-    settings: Settings,
+    settings: TrainSettings,
     output: Path,
     *,
     accelerator: Accelerator,
@@ -155,7 +155,7 @@ def finish_run(
 def build_program(
     conditions: Sequence[Condition],
     data: Data,
-    settings: Settings,
+    settings: TrainSettings,
     accelerator: Accelerator,
     together: bool = True,
 ) -> Program:

@@ -31,7 +31,7 @@ from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint
 from apex_reward.train.loop import Loop
 from apex_reward.train.report import metrics_report
 from apex_reward.train.session import load_training_data, make_accelerator
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.songs import AudioSongs, song_paths
 from apex_reward.train.stack import PredictorStack, shape_of
 from apex_reward.train.steps import predict
@@ -57,10 +57,10 @@ def tune_encoder(
     audio_dir: Path,
     output: Path,
     condition: Condition,
-    settings: Settings,
+    settings: TrainSettings,
     *,
     encoder: str | None = None,
-    songeval: Path | None = None,
+    teacher_file: Path | None = None,
     resume: bool = False,
     on_frozen: OnEpoch = lambda row: None,
     on_epoch: OnEpoch = lambda row: None,
@@ -88,7 +88,11 @@ def tune_encoder(
     if accelerator.num_processes > 1:
         raise UsageError("--tune-encoder trains in one process; start it without a launcher")
     found = load_training_data(
-        data, condition.task, layers=settings.train_pooling, encoder=encoder, songeval=songeval
+        data,
+        condition.task,
+        layers=settings.train_pooling,
+        encoder=encoder,
+        teacher_file=teacher_file,
     )
     paths = song_paths(split_folders(data), audio_dir, found)
     name = encoder or found.source.model_config().encoder_name
@@ -150,7 +154,7 @@ class Tuner(Loop):
         data: Data,
         paths: dict[str, list[str]],
         condition: Condition,
-        settings: Settings,
+        settings: TrainSettings,
         accelerator: Accelerator,
         on_songs: OnSongs = lambda done, total: None,
     ) -> None:

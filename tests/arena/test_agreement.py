@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from apex_reward.arena import battles_of, evaluate
+from apex_reward.arena import battles_of, evaluate_battles
 from apex_reward.arena.agreement import mcnemar
 from apex_reward.arena.findings import findings
 from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
@@ -40,7 +40,7 @@ HAND = [
 
 def test_figures_worked_out_by_hand():
     rows = [*votes(HAND), {"preference": "TIE"}, {"preference": "BOTH_BAD"}, {"preference": "A"}]
-    result = evaluate(battles_of(rows), rounds=50)
+    result = evaluate_battles(battles_of(rows), bootstrap=50)
     metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert metrics["n_battles"] == 8
@@ -64,7 +64,7 @@ def test_strata_hold_their_battles_and_unknown_ones_count_overall_only():
         system_a=["x", "y", "x", "z", "x"],
         system_b=["y", "x", "z", "y", ""],
     )
-    strata = to_json(evaluate(battles_of(rows), rounds=20))["scores"]["s"]
+    strata = to_json(evaluate_battles(battles_of(rows), bootstrap=20))["scores"]["s"]
     assert {name: entry["n"] for name, entry in strata.items()} == {
         "overall": 5,
         "instrumental": 2,
@@ -85,7 +85,7 @@ def test_a_negated_score_is_the_mirror_image_with_the_opposite_direction():
     rows = simulate_battles(600, slopes={"s": 0.8}, prompts=200, seed=3)
     for row in rows:
         row["minus_a"], row["minus_b"] = -row["s_a"], -row["s_b"]
-    scores = to_json(evaluate(battles_of(rows), rounds=300, seed=1))["scores"]
+    scores = to_json(evaluate_battles(battles_of(rows), bootstrap=300, seed=1))["scores"]
     plus, minus = scores["s"]["overall"], scores["minus"]["overall"]
     assert (plus["direction"], minus["direction"]) == ("agrees", "opposes")
     assert minus["accuracy"] == pytest.approx(1 - plus["accuracy"], abs=1e-12)
@@ -96,7 +96,9 @@ def test_a_negated_score_is_the_mirror_image_with_the_opposite_direction():
 
 
 def test_a_known_signal_is_recovered():
-    result = evaluate(battles_of(simulate_battles(4000, slopes={"s": 0.7}, seed=5)), rounds=200)
+    result = evaluate_battles(
+        battles_of(simulate_battles(4000, slopes={"s": 0.7}, seed=5)), bootstrap=200
+    )
     metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     # E[sigmoid(0.7 |d|)] with d ~ N(0, 2), by quadrature
@@ -113,7 +115,7 @@ def test_a_score_that_only_knows_systems_is_exposed():
     rows = simulate_battles(1500, slopes={"noise": 0.0}, strengths=SYSTEMS, seed=2)
     for row in rows:
         row["name_a"], row["name_b"] = SYSTEMS[row["system_a"]], SYSTEMS[row["system_b"]]
-    result = evaluate(battles_of(rows), rounds=200)
+    result = evaluate_battles(battles_of(rows), bootstrap=200)
     metrics = to_json(result)
     name = metrics["scores"]["name"]["overall"]
     system_only = metrics["baselines"]["system_only"]
@@ -137,14 +139,14 @@ def test_the_system_baseline_is_held_out():
         }
         for n in range(60)
     ]
-    result = evaluate(battles_of(rows), rounds=20)
+    result = evaluate_battles(battles_of(rows), bootstrap=20)
     metrics = to_json(result)
     assert metrics["baselines"]["system_only"]["accuracy"] == 0.5  # unseen systems: all ties
 
 
 def test_a_score_that_knows_songs_is_credited_within_system_pairs():
     rows = simulate_battles(1500, slopes={"s": 1.0}, strengths=SYSTEMS, seed=2)
-    result = evaluate(battles_of(rows), rounds=200)
+    result = evaluate_battles(battles_of(rows), bootstrap=200)
     metrics = to_json(result)
     low, high = metrics["scores"]["s"]["overall"]["auc_within_system_pairs_ci95"]
     assert 0.6 < low < high < 0.9
@@ -158,7 +160,7 @@ def test_prompt_clusters_widen_the_interval_when_votes_repeat():
         for row in simulate_battles(100, slopes={"s": 0.5}, seed=4)
         for copy in range(4)
     ]
-    overall = to_json(evaluate(battles_of(rows), rounds=500))["scores"]["s"]["overall"]
+    overall = to_json(evaluate_battles(battles_of(rows), bootstrap=500))["scores"]["s"]["overall"]
     plain = np.ptp(overall["accuracy_ci95"])
     clustered = np.ptp(overall["accuracy_ci95_by_prompt"])
     assert clustered == pytest.approx(2 * plain, rel=0.2)
@@ -168,7 +170,7 @@ def test_missing_scores_count_for_their_own_score_only():
     rows = votes(HAND)
     for row, value in zip(rows, [1.0, None, 2.0, 3.0, None], strict=True):
         row["t_a"], row["t_b"] = value, 0.5
-    result = evaluate(battles_of(rows), rounds=20)
+    result = evaluate_battles(battles_of(rows), bootstrap=20)
     metrics = to_json(result)
     assert metrics["scores"]["s"]["overall"]["n"] == 5
     assert metrics["scores"]["t"]["overall"]["n"] == 3
@@ -187,7 +189,7 @@ def test_mcnemar_by_hand():
 
 
 def test_one_class_only_is_said():
-    result = evaluate(battles_of(votes([("A", 1.0, 0.0), ("A", 0.0, 1.0)])), rounds=20)
+    result = evaluate_battles(battles_of(votes([("A", 1.0, 0.0), ("A", 0.0, 1.0)])), bootstrap=20)
     metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert overall["auc"] is None
@@ -199,9 +201,9 @@ def test_one_class_only_is_said():
 
 def test_nothing_to_evaluate_is_refused():
     with pytest.raises(DataError, match=r"none of the 2 battles was decided"):
-        evaluate(battles_of([{"preference": "TIE"}, {"preference": "BOTH_BAD"}]))
+        evaluate_battles(battles_of([{"preference": "TIE"}, {"preference": "BOTH_BAD"}]))
     with pytest.raises(DataError, match="no decided battle has a score"):
-        evaluate(battles_of([{"preference": "A", "s_a": 1.0}]))
+        evaluate_battles(battles_of([{"preference": "A", "s_a": 1.0}]))
 
 
 def test_calibration_error_by_hand():
@@ -215,7 +217,9 @@ def test_calibration_error_by_hand():
 
 def test_same_seed_same_figures_another_seed_other_intervals():
     battles = battles_of(simulate_battles(200, slopes={"s": 0.5}, seed=1))
-    first, again, other = (to_json(evaluate(battles, rounds=100, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        to_json(evaluate_battles(battles, bootstrap=100, seed=seed)) for seed in (0, 0, 1)
+    )
     assert first == again
     by_prompt = [m["scores"]["s"]["overall"]["auc_ci95_by_prompt"] for m in (first, other)]
     assert by_prompt[0] != by_prompt[1]
@@ -264,7 +268,7 @@ def test_the_real_battles_give_the_known_answers(shared_folder):
     from apex_reward.arena import load_battles
 
     path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
-    result = evaluate(load_battles(path, scores=["tj"]))
+    result = evaluate_battles(load_battles(path, scores=["tj"]))
     metrics = to_json(result)
     overall = metrics["scores"]["tj"]["overall"]
     assert overall["accuracy"] == pytest.approx(0.5369211514, abs=1e-9)

@@ -5,7 +5,7 @@ import pytest
 
 from apex_reward.arena.battles import battles_of, score_names
 from apex_reward.arena.cells import truth
-from apex_reward.arena.load import load_battles, load_embeddings
+from apex_reward.arena.reading import load_battles, load_embeddings
 from apex_reward.arena.sources import BattleFilter, audio_path, filter_rows, read_rows
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table

@@ -22,7 +22,7 @@ def decided(rows):
 def test_a_known_signal_s_weights_are_recovered():
     slopes = {"s": 0.8, "t": -0.4, "noise": 0.0}
     battles = battles_of(simulate_battles(4000, slopes=slopes, strengths=SYSTEMS, seed=1))
-    result, head, _ = calibrate(battles, list(slopes), rounds=50)
+    result, head, _ = calibrate(battles, list(slopes), bootstrap=50)
     metrics = to_json(result)
     for name, slope in slopes.items():
         assert head.weights[name] == pytest.approx(slope, abs=0.1)
@@ -38,7 +38,7 @@ def test_systems_are_not_credited_to_a_score_that_follows_them():
     rows = simulate_battles(
         2000, slopes={"s": 0.0}, strengths=SYSTEMS, score_follows_system=1.0, seed=2
     )
-    result, head, _ = calibrate(battles_of(rows), ["s"], rounds=50)
+    result, head, _ = calibrate(battles_of(rows), ["s"], bootstrap=50)
     metrics = to_json(result)
     part = metrics["calibration"]
     assert part["uncalibrated"]["overall"]["direction"] == "agrees"  # confounded
@@ -60,7 +60,7 @@ def test_embedding_weights_are_recovered_and_missing_embeddings_counted():
         for n, w in enumerate(won)
     ]
     vectors[0, 1] = np.nan
-    result, head, _ = calibrate(battles_of(rows), ["s"], embeddings=vectors, rounds=20)
+    result, head, _ = calibrate(battles_of(rows), ["s"], embeddings=vectors, bootstrap=20)
     metrics = to_json(result)
     assert head.embedding_weights == pytest.approx(weights, abs=0.12)
     assert metrics["dropped"]["missing_embedding"] == 1
@@ -103,7 +103,7 @@ def test_figures_are_held_out():
         }
         for n in range(80)
     ]
-    result, _, design = calibrate(battles_of(rows), ["s"], rounds=50)
+    result, _, design = calibrate(battles_of(rows), ["s"], bootstrap=50)
     metrics = to_json(result)
     fitted = fit_calibration(design, l2=0.1)
     assert np.mean((fitted.logit(design) > 0) == (design.label > 0)) > 0.95
@@ -113,18 +113,18 @@ def test_figures_are_held_out():
 
 def test_folds_are_grouped_by_prompt_where_prompts_are_given():
     rows = simulate_battles(200, slopes={"s": 0.5}, prompts=20, seed=1)
-    result, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    result, _, _ = calibrate(battles_of(rows), ["s"], bootstrap=10)
     metrics = to_json(result)
     assert metrics["calibration"]["grouped_by"] == "prompt"
     for row in rows:
         row["prompt"] = None
-    result, _, _ = calibrate(battles_of(rows), ["s"], rounds=10)
+    result, _, _ = calibrate(battles_of(rows), ["s"], bootstrap=10)
     metrics = to_json(result)
     assert metrics["calibration"]["grouped_by"] == "battle"
     for row in rows:
         row["prompt"] = "one"
     with pytest.raises(DataError, match="at least two groups"):
-        calibrate(battles_of(rows), ["s"], rounds=10)
+        calibrate(battles_of(rows), ["s"], bootstrap=10)
 
 
 def test_no_battle_with_the_score_is_refused():
@@ -193,7 +193,7 @@ def test_a_curve_with_too_few_fresh_prompts_is_refused():
 
 def test_the_real_battles_gain_from_anchors_and_the_systems_explain_it(shared_folder):
     path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
-    result, _, design = calibrate(load_battles(path, scores=["tj"]), ["tj"], rounds=200)
+    result, _, design = calibrate(load_battles(path, scores=["tj"]), ["tj"], bootstrap=200)
     metrics = to_json(result)
     curve = to_json(learning_curve(design, anchors=[0, 250], test_size=299, repeats=5))
     assert curve[1]["calibrated"]["accuracy"] > curve[1]["uncalibrated"]["accuracy"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from apex_reward.arena import battles_of, evaluate
+from apex_reward.arena import battles_of, evaluate_battles
 from apex_reward.arena.findings import findings
 from apex_reward.arena.intervals import (
     DIRECTION_MIN,
@@ -27,7 +27,7 @@ def test_three_battles_with_one_right_claim_nothing():
         for won, a in ((True, -1.0), (False, 2.0), (True, 3.0))
     ]
     rows[1]["s_a"] = 1.0
-    result = evaluate(battles_of(rows), rounds=100)
+    result = evaluate_battles(battles_of(rows), bootstrap=100)
     metrics = to_json(result)
     overall = metrics["scores"]["s"]["overall"]
     assert overall["direction"] == "undetermined"
@@ -137,7 +137,7 @@ def test_votes_that_repeat_one_prompt_claim_nothing():
         for prompt, value in enumerate((1.0, -0.5, 0.8, 0.9, 0.1))
         for _ in range(40)
     ]
-    overall = to_json(evaluate(battles_of(rows), rounds=300))["scores"]["s"]["overall"]
+    overall = to_json(evaluate_battles(battles_of(rows), bootstrap=300))["scores"]["s"]["overall"]
     assert overall["auc_ci95"][0] > 0.5
     assert overall["auc_ci95_by_prompt"][0] < 0.5
     assert overall["direction"] == "undetermined"

@@ -47,7 +47,7 @@ def test_equals_a_plain_logistic_regression():
         undecided=0.3,
         seed=1,
     )
-    board = to_json(leaderboards(battles_of(rows), rounds=20))
+    board = to_json(leaderboards(battles_of(rows), bootstrap=20))
     assert board["dropped"]["BOTH_BAD"] == sum(row["preference"] == "BOTH_BAD" for row in rows)
     scores = {row["system"]: row["score"] for row in board["leaderboard"]}
     assert scores == pytest.approx(plain_scores(rows, ["w", "x", "y", "z"]), abs=1e-6)
@@ -57,7 +57,7 @@ def test_equals_a_plain_logistic_regression():
 
 def test_intervals_are_of_resampled_battles():
     rows = simulate_battles(120, slopes={"s": 0.0}, strengths={"x": -0.5, "y": 0.0, "z": 0.5})
-    board = to_json(leaderboards(battles_of(rows), rounds=40, seed=7))["leaderboard"]
+    board = to_json(leaderboards(battles_of(rows), bootstrap=40, seed=7))["leaderboard"]
     rng = np.random.default_rng(7)
     samples = [
         plain_scores([rows[i] for i in rng.integers(0, 120, 120)], ["x", "y", "z"])
@@ -85,7 +85,7 @@ def test_a_reward_s_board_and_its_rank_correlation():
     for row in rows:
         row["bad_a"], row["bad_b"] = -row["good_a"], -row["good_b"]
     rows[0]["good_a"] = None
-    result = to_json(leaderboards(battles_of(rows), ["good", "bad"], rounds=60))
+    result = to_json(leaderboards(battles_of(rows), ["good", "bad"], bootstrap=60))
     good, bad = result["scores"]["good"], result["scores"]["bad"]
     assert [row["system"] for row in good["leaderboard"]] == ["d", "c", "b", "a"]
     assert good["n"] == 799
@@ -102,7 +102,9 @@ def test_a_tied_score_is_half_a_win():
         {"preference": "A", "system_a": "x", "system_b": "y", "s_a": 1.0, "s_b": 1.0},
         {"preference": "A", "system_a": "x", "system_b": "y", "s_a": 0.0, "s_b": 0.0},
     ]
-    board = to_json(leaderboards(battles_of(rows), ["s"], rounds=5))["scores"]["s"]["leaderboard"]
+    board = to_json(leaderboards(battles_of(rows), ["s"], bootstrap=5))["scores"]["s"][
+        "leaderboard"
+    ]
     assert [row["score"] for row in board] == [1000.0, 1000.0]
 
 
@@ -114,7 +116,7 @@ def test_battles_without_two_systems_are_counted_and_none_at_all_is_refused():
     ]
     for row in rows:
         row["s_a"], row["s_b"] = 1.0, 0.0
-    result = to_json(leaderboards(battles_of(rows), ["s"], rounds=5))
+    result = to_json(leaderboards(battles_of(rows), ["s"], bootstrap=5))
     assert result["scores"]["s"]["rank_correlation_ci95"] is None
     assert result["n_used"] == 1
     # One battle is resampled to itself: the interval is the likelihood's, no point.

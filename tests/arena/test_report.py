@@ -3,7 +3,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from apex_reward.arena import battles_of, calibrate, evaluate, leaderboards, learning_curve
+from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
 from apex_reward.arena.findings import findings
 from apex_reward.arena.report import calibration_report, evaluation_report, leaderboard_report
 from apex_reward.arena.results import to_json
@@ -49,7 +49,7 @@ def opposed():
 
 
 def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
-    result = evaluate(opposed(), rounds=50)
+    result = evaluate_battles(opposed(), bootstrap=50)
     metrics = to_json(result)
     evaluation_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
@@ -74,7 +74,7 @@ def test_the_battles_that_differ_most_are_listed_with_players(tmp_path):
         for n, (vote, a) in enumerate([("A", 1.0), ("B", 3.0), ("A", -2.0), ("B", 0.5), ("A", 0.0)])
     ]  # fmt: skip
     (tmp_path / "1.wav").write_bytes(b"RIFF song")
-    result = evaluate(battles_of(rows), rounds=20)
+    result = evaluate_battles(battles_of(rows), bootstrap=20)
     metrics = to_json(result)
     worst = metrics["scores"]["s"]["overall"]["disagreements"]
     assert [row["battle_uuid"] for row in worst] == ["u1", "u2", "u3"]
@@ -96,7 +96,7 @@ def test_a_stratum_that_turns_round_is_warned_of():
     for row in rows:
         if not row["is_instrumental"]:
             row["s_a"], row["s_b"] = -row["s_a"], -row["s_b"]
-    found = findings(evaluate(battles_of(rows), rounds=100))
+    found = findings(evaluate_battles(battles_of(rows), bootstrap=100))
     assert any(
         tone == "warning" and "wrong way on vocal battles" in text and "overall it agrees" in text
         for tone, text in found
@@ -105,12 +105,12 @@ def test_a_stratum_that_turns_round_is_warned_of():
 
 def test_a_position_that_wins_more_is_warned_of():
     rows = [{"preference": "A" if n % 4 else "B", "s_a": n % 7, "s_b": 3} for n in range(200)]
-    found = findings(evaluate(battles_of(rows), rounds=100))
+    found = findings(evaluate_battles(battles_of(rows), bootstrap=100))
     assert any("A won 75.0% of the battles" in text for tone, text in found if tone == "warning")
 
 
 def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
-    result, _, design = calibrate(opposed(), ["s"], rounds=50)
+    result, _, design = calibrate(opposed(), ["s"], bootstrap=50)
     curve = learning_curve(design, anchors=[0, 20], test_size=50, repeats=2)
     result = replace(result, calibration=replace(result.calibration, learning_curve=curve))
     calibration_report(result, tmp_path)
@@ -121,7 +121,7 @@ def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
 
 
 def test_leaderboard_report_holds_the_rank_correlation(tmp_path):
-    result = leaderboards(opposed(), ["t"], rounds=50)
+    result = leaderboards(opposed(), ["t"], bootstrap=50)
     metrics = to_json(result)
     leaderboard_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
-from apex_reward.arena.load import load_battles, load_rows
+from apex_reward.arena.reading import load_battles, load_rows
 from apex_reward.arena.voters import equal_and_kappa, voter_agreement, voter_words
 from apex_reward.cli import app
 from apex_reward.errors import DataError
@@ -46,7 +46,7 @@ def test_votes_are_turned_before_they_are_compared():
         ballot("y", "ann", "BOTH_BAD", repeat=True),  # not as before
         ballot("w", "cas", "A"), {"preference": "A"}, ballot("x", "dan", "left"),
     ]  # fmt: skip
-    found = voter_agreement(rows, rounds=200)
+    found = voter_agreement(rows, bootstrap=200)
     assert found["voters"] == {
         "ann": {"votes": 5, "repeats": 2}, "bob": {"votes": 3, "repeats": 0},
         "cas": {"votes": 1, "repeats": 0},

@@ -32,11 +32,11 @@ from tests.pairs.reference import greedy
 def test_limits_are_greedy_from_the_widest_margin(pairs, per_prompt, per_candidate):
     # Candidates of a prompt are numbered apart from those of the others.
     pairs = [(p, 10 * p + a, 10 * p + b, float(m)) for p, a, b, m in pairs if a != b]
-    prompt, winner, loser, margin = (np.array([pair[i] for pair in pairs]) for i in range(4))
+    prompt, chosen, rejected, margin = (np.array([pair[i] for pair in pairs]) for i in range(4))
     keep = limited(
         prompt.astype(np.int64),
-        winner.astype(np.int64),
-        loser.astype(np.int64),
+        chosen.astype(np.int64),
+        rejected.astype(np.int64),
         margin.astype(np.float64),
         per_prompt,
         per_candidate,

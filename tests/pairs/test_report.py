@@ -285,7 +285,7 @@ def four_axes(folder: Path) -> Path:
         )
     options = PairOptions(axis=axes[0], strategy="mrsd", axes=axes[1:])
     result = build(read_candidates(rows), options, folder)
-    assert len(result.winner) == 1
+    assert len(result.chosen) == 1
     write_report(result, folder / "out", folder, ("svg", "pdf"))
     assert sorted(path.name for path in (folder / "out" / "figures").glob("*.pdf")) == [
         f"{name}.pdf"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_reward.pairs.strategies import STRATEGIES, Settings
+from apex_reward.pairs.strategies import STRATEGIES, StrategySettings
 from tests.pairs.reference import propose
 
 AXES = ["musicality", "clarity"]
@@ -16,7 +16,7 @@ FIVE = np.array([[3.0, 5.0, 4.0, 1.0, 2.0], [3.0, 2.0, 5.0, 1.0, 1.0]])
 
 
 def winners(name: str, values: np.ndarray, **changes: object) -> list[str]:
-    wins = STRATEGIES[name](values, Settings(**changes))
+    wins = STRATEGIES[name](values, StrategySettings(**changes))
     return [f"{'abcde'[i]}{'abcde'[j]}" for i, j in np.argwhere(wins)]
 
 
@@ -80,7 +80,7 @@ def test_agrees_with_loops_on_any_prompt_alone_and_stacked(name, data, size, pro
         data.draw(st.lists(grid, min_size=prompts * 2 * size, max_size=prompts * 2 * size))
     ).reshape(prompts, 2, size)
     share, top_k = data.draw(st.sampled_from([0.0, 0.5, 0.75, 0.95, 1.0])), data.draw(grid)
-    chosen = Settings(
+    chosen = StrategySettings(
         min_margin=data.draw(grid), top_k=int(top_k) + 1, quantile=share, thresholds=[1.0, 2.0]
     )
     stacked = STRATEGIES[name](values, chosen)

@@ -21,12 +21,12 @@ from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.draws import bootstrap_samples
 from apex_reward.train.evaluate import Checkpoint, evaluate_checkpoint, predict_split
 from apex_reward.train.report import fit_spread_scale, metrics_report, spread_measures
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.trainer import build_program, train
 from tests.train.shards_builder import SONGS, write_shards
 
 MEMBERS = 3
-SETTINGS = Settings(epochs=20, batch_size=64, lr=3e-2, patience=2)
+SETTINGS = TrainSettings(epochs=20, batch_size=64, lr=3e-2, patience=2)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,9 @@ def test_bound_runs(
     assert report["metrics"]["score_streams"]["mse"] == pytest.approx(expected, rel=1e-6)
     with pytest.raises(UsageError, match="alone is no ensemble"):
         bind(runs[:1], data, tmp_path / "one")
-    train(data, Condition(shared=3), Settings(epochs=1), tmp_path / "3", accelerator=accelerator)
+    train(
+        data, Condition(shared=3), TrainSettings(epochs=1), tmp_path / "3", accelerator=accelerator
+    )
     with pytest.raises(UsageError, match=r"shared is 3, of .* 2\n.*trunk_widths.*\n.*mode is song"):
         bind([tmp_path / "0", tmp_path / "3"], data, tmp_path / "wrong")
 
@@ -229,7 +231,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Data, Checkpoint, d
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("known")
     data = load_data(split_folders(write_shards(folder, {**SONGS, "val": 400})), "full")
-    settings = Settings(epochs=25, batch_size=128, lr=3e-3, patience=5)
+    settings = TrainSettings(epochs=25, batch_size=128, lr=3e-3, patience=5)
     accelerator = Accelerator(cpu=True)
     condition = Condition("standardized")
     output = folder / "run"

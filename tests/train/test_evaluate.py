@@ -18,7 +18,7 @@ from apex_reward.scores.apex import HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.evaluate import evaluate_checkpoint
 from apex_reward.train.intervals import bootstrap_intervals
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.split import song_means
 from apex_reward.train.trainer import train
 from tests.support import write_best_model
@@ -29,7 +29,7 @@ def test_segment_predictions_are_averaged_per_song(
     shards: Path, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     condition = Condition("standardized", mode="segment")
-    settings = Settings(epochs=2, batch_size=64, lr=3e-3)
+    settings = TrainSettings(epochs=2, batch_size=64, lr=3e-3)
     trained = train(data, condition, settings, tmp_path / "run", accelerator=accelerator)
     report = evaluate_checkpoint(
         tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
@@ -102,7 +102,7 @@ def test_trained_pooling_is_evaluated_on_the_layers(
     shards: Path, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     layered = load_data(split_folders(shards), "full", layers=True)
-    settings = Settings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
+    settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
     trained = train(layered, Condition(), settings, tmp_path / "run", accelerator=accelerator)
     report = evaluate_checkpoint(
         tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=0

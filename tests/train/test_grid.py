@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from apex_reward.scores.apex import POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.grid import run_grid
-from apex_reward.train.settings import Condition, Settings, conditions
+from apex_reward.train.settings import Condition, TrainSettings, conditions
 from apex_reward.train.trainer import build_program, train
 from tests.train.shards_builder import RHO, SONGS, reachable_spearman, write_shards
 
@@ -25,7 +25,7 @@ SMALL += [Condition(loss, 3, "segment", "popularity") for loss in ("equal", "unc
 
 def test_grid_equals_separate_runs(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     """Also where models stop early, each in its own epoch."""
-    settings = Settings(epochs=10, batch_size=64, lr=1e-2, patience=2)
+    settings = TrainSettings(epochs=10, batch_size=64, lr=1e-2, patience=2)
     left: dict[str, list[int]] = {}
     rows = run_grid(
         data,
@@ -49,7 +49,7 @@ def test_grid_equals_separate_runs(data: Data, accelerator: Accelerator, tmp_pat
 def test_killed_grid_resumes_with_the_same_bytes(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    chosen, settings = SMALL[:8:3], Settings(epochs=4, batch_size=64, lr=3e-3)
+    chosen, settings = SMALL[:8:3], TrainSettings(epochs=4, batch_size=64, lr=3e-3)
     run_grid(data, chosen, settings, tmp_path / "whole", accelerator=accelerator)
 
     def stop(group: str, epoch: int, models: int, means: dict[str, float]) -> None:
@@ -71,7 +71,7 @@ def test_results_have_a_row_per_condition_seed_and_head(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     table = conditions(seeds=(1, 2))
-    settings = Settings(epochs=1, batch_size=128)
+    settings = TrainSettings(epochs=1, batch_size=128)
     run_grid(data, table, settings, tmp_path, accelerator=accelerator, paper_data=True)
     with open(tmp_path / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -90,7 +90,7 @@ def test_all_conditions_recover_the_signal(accelerator: Accelerator, tmp_path: P
     """24 conditions on the popularity heads; `standardized` on all seven within 25 epochs."""
     data = load_data(split_folders(write_shards(tmp_path / "shards")), "full")
     table = [*conditions(), Condition("standardized"), Condition("standardized", 3)]
-    settings = Settings(epochs=15, batch_size=128, lr=5e-3)
+    settings = TrainSettings(epochs=15, batch_size=128, lr=5e-3)
     rows = run_grid(data, table, settings, tmp_path / "grid", accelerator=accelerator)
     for row in rows:
         popular = row["head"] in POPULARITY_HEADS
@@ -105,7 +105,7 @@ def test_uncertainty_finds_the_noisier_heads(accelerator: Accelerator, tmp_path:
     """Run long enough, sigma orders the aesthetic heads by what cannot be predicted of them."""
     shards = write_shards(tmp_path / "shards", {"train": 1500, "val": 200, "test": 100})
     data = load_data(split_folders(shards), "full")
-    settings = Settings(epochs=60, batch_size=128, lr=1e-2, patience=60)
+    settings = TrainSettings(epochs=60, batch_size=128, lr=1e-2, patience=60)
     train(data, Condition("uncertainty"), settings, tmp_path, accelerator=accelerator)
     last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
     aesthetic = [head for head in RHO if head not in POPULARITY_HEADS]
@@ -119,7 +119,7 @@ def test_models_that_stay_are_not_touched_by_one_that_leaves(
 ) -> None:
     """Weights, running statistics and the optimiser's memory stay with their model."""
     table = [Condition(loss, seed=seed) for loss, seed in zip(LOSSES, (1, 2, 2, 3), strict=True)]
-    settings = Settings(epochs=9, batch_size=64, lr=1e-2)
+    settings = TrainSettings(epochs=9, batch_size=64, lr=1e-2)
     whole = build_program(table, data, settings, accelerator)
     part = build_program([table[1], table[3]], data, settings, accelerator)
     for program in (whole, part):

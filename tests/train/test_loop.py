@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apex_reward.errors import DataError
 from apex_reward.train.loop import Loop
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.stack import PredictorStack, Shape
 
 SHAPE = Shape(2, "popularity", 2, (2, 2), (2, 2), 0.0, 0.0)
@@ -21,7 +21,9 @@ SHAPE = Shape(2, "popularity", 2, (2, 2), (2, 2), 0.0, 0.0)
 class Scripted(Loop):
     """A loop whose validation errors are given: (epochs, M); an epoch sets all weights to it."""
 
-    def __init__(self, script: list[list[float]], settings: Settings, accelerator: Accelerator):
+    def __init__(
+        self, script: list[list[float]], settings: TrainSettings, accelerator: Accelerator
+    ):
         conditions = [Condition("equal", task="popularity", seed=i) for i in range(len(script[0]))]
         stack = PredictorStack(SHAPE, [SHAPE.initial_state(c.seed) for c in conditions])
         self.script = torch.tensor(script, dtype=torch.float64)
@@ -40,7 +42,7 @@ class Scripted(Loop):
 def test_each_model_stops_and_keeps_its_own_best(accelerator: Accelerator) -> None:
     """Patience 2: the first is best in epoch 2 and stops after 4, the second in 4, after 6."""
     script = [[5, 9], [3, 8], [4, 7], [3, 6], [9, 7], [9, 6], [1, 1]]
-    loop = Scripted(script, Settings(epochs=7, patience=2), accelerator)
+    loop = Scripted(script, TrainSettings(epochs=7, patience=2), accelerator)
     left = []
     while not loop.finished:
         loop.run_epoch()
@@ -54,7 +56,7 @@ def test_each_model_stops_and_keeps_its_own_best(accelerator: Accelerator) -> No
 
 def test_learning_rates_by_hand(accelerator: Accelerator) -> None:
     """Cosine over four epochs: 1, (1 + sqrt(1/2)) / 2, 1/2, (1 - sqrt(1/2)) / 2."""
-    loop = Scripted([[4], [3], [2], [1]], Settings(epochs=4, lr=1.0), accelerator)
+    loop = Scripted([[4], [3], [2], [1]], TrainSettings(epochs=4, lr=1.0), accelerator)
     seen = []
     while not loop.finished:
         loop.run_epoch()
@@ -66,7 +68,7 @@ def test_learning_rates_by_hand(accelerator: Accelerator) -> None:
 
 def test_weight_decay_is_decoupled(accelerator: Accelerator) -> None:
     """With a gradient of zero AdamW leaves weight x (1 - lr x decay): 0.5 x (1 - 0.1 x 0.2)."""
-    settings = Settings(epochs=2, lr=0.1, weight_decay=0.2)
+    settings = TrainSettings(epochs=2, lr=0.1, weight_decay=0.2)
     loop = Scripted([[1], [1]], settings, accelerator)
     with torch.no_grad():
         for parameter in loop.stack.parameters():
@@ -81,7 +83,7 @@ def test_weight_decay_is_decoupled(accelerator: Accelerator) -> None:
 
 
 def test_gradients_are_clipped(accelerator: Accelerator) -> None:
-    loop = Scripted([[1, 1]], Settings(clip=2.0), accelerator)
+    loop = Scripted([[1, 1]], TrainSettings(clip=2.0), accelerator)
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.tensor([[3.0, 4.0], [0.6, 0.8]])
     loop.clip([weight])
@@ -89,6 +91,6 @@ def test_gradients_are_clipped(accelerator: Accelerator) -> None:
 
 
 def test_a_loss_that_is_no_number_is_refused_at_once(accelerator: Accelerator) -> None:
-    loop = Scripted([[math.nan]], Settings(), accelerator)
+    loop = Scripted([[math.nan]], TrainSettings(), accelerator)
     with pytest.raises(DataError, match="is nan in epoch 1; try a smaller --lr"):
         loop.run_epoch()

@@ -21,11 +21,11 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.model.checkpoint import load_predictor
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.session import make_accelerator
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.trainer import train
 from tests.train.shards_builder import small_source
 
-SETTINGS = Settings(epochs=6, batch_size=64, lr=3e-3)
+SETTINGS = TrainSettings(epochs=6, batch_size=64, lr=3e-3)
 
 
 def result_bytes(output: Path) -> dict[str, bytes]:
@@ -46,7 +46,7 @@ def test_stopped_and_resumed_is_the_same(
     shards: Path, accelerator: Accelerator, tmp_path: Path, condition: Condition, pooled: bool
 ) -> None:
     data = load_data(split_folders(shards), condition.task, layers=pooled)
-    settings = Settings(epochs=4, batch_size=64, lr=3e-3, train_pooling=pooled)
+    settings = TrainSettings(epochs=4, batch_size=64, lr=3e-3, train_pooling=pooled)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(data, condition, settings, whole, accelerator=accelerator)
 
@@ -64,7 +64,10 @@ def test_stopped_and_resumed_is_the_same(
 
 
 def test_killed_at_ten_random_moments(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
-    condition, settings = Condition("standardized"), Settings(epochs=40, batch_size=64, lr=3e-3)
+    condition, settings = (
+        Condition("standardized"),
+        TrainSettings(epochs=40, batch_size=64, lr=3e-3),
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.perf_counter()
     train(data, condition, settings, whole, accelerator=accelerator)
@@ -88,15 +91,15 @@ def test_killed_at_ten_random_moments(data: Data, accelerator: Accelerator, tmp_
 def test_resume_with_other_settings_is_refused(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
-    other = Settings(epochs=2)
+    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+    other = TrainSettings(epochs=2)
     with pytest.raises(UsageError, match=r"state.pt was made with other epochs \(1, now 2\)"):
         train(data, Condition(), other, tmp_path, accelerator=accelerator, resume=True)
     labels = data["train"].labels[::-1].copy()
     relabelled = {**data.splits, "train": dataclasses.replace(data["train"], labels=labels)}
     with pytest.raises(UsageError, match="made with other labels; resume with the same"):
         train(
-            Data(relabelled, data.source, "full"), Condition(), Settings(epochs=1), tmp_path,
+            Data(relabelled, data.source, "full"), Condition(), TrainSettings(epochs=1), tmp_path,
             accelerator=accelerator, resume=True,
         )  # fmt: skip
 
@@ -106,23 +109,30 @@ def test_a_second_run_in_the_same_folder_is_refused(
 ) -> None:
     def again(row: dict[str, float | int]) -> None:
         with pytest.raises(UsageError, match="history.jsonl is being written by another run"):
-            train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+            train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
 
-    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator, on_epoch=again)
+    train(
+        data,
+        Condition(),
+        TrainSettings(epochs=1),
+        tmp_path,
+        accelerator=accelerator,
+        on_epoch=again,
+    )
 
 
 def test_a_new_run_replaces_an_old_one(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    train(data, Condition(), Settings(epochs=3), tmp_path, accelerator=accelerator)
-    train(data, Condition(), Settings(epochs=1), tmp_path, accelerator=accelerator)
+    train(data, Condition(), TrainSettings(epochs=3), tmp_path, accelerator=accelerator)
+    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
     assert len(history(tmp_path)) == 1
 
 
 def test_early_stopping_keeps_the_best_epoch(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    settings = Settings(epochs=60, batch_size=64, lr=2e-2, patience=3)
+    settings = TrainSettings(epochs=60, batch_size=64, lr=2e-2, patience=3)
     train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
     rows = history(tmp_path)
     losses = [row["val_loss"] for row in rows]
@@ -158,7 +168,7 @@ def test_trained_pooling_moves_and_frozen_does_not(
 ) -> None:
     data = load_data(split_folders(shards), "full", layers=True)
     first = data.source.layer_pooling().weight
-    settings = Settings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
+    settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
     train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
     _, _, pooling = load_predictor(tmp_path / "best")
     assert (pooling.weight - first).abs().max() > 1e-3
@@ -167,7 +177,7 @@ def test_trained_pooling_moves_and_frozen_does_not(
 def test_mixed_precision_stays_near(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     condition = Condition("standardized")
     train(data, condition, SETTINGS, tmp_path / "full", accelerator=accelerator)
-    settings = Settings(epochs=6, batch_size=64, lr=3e-3, precision="bf16")
+    settings = TrainSettings(epochs=6, batch_size=64, lr=3e-3, precision="bf16")
     AcceleratorState._reset_state()  # accelerate keeps one precision per process
     half = make_accelerator("bf16")
     train(data, condition, settings, tmp_path / "half", accelerator=half)
@@ -215,7 +225,7 @@ def test_trackers_hear_every_epoch(data: Data, tmp_path: Path) -> None:
     train(
         data,
         Condition(),
-        Settings(epochs=3),
+        TrainSettings(epochs=3),
         tmp_path,
         accelerator=own,
         on_epoch=lambda row: own.log(row, step=int(row["epoch"])),

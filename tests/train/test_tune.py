@@ -17,14 +17,14 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl
 from apex_reward.model import ApexReward
 from apex_reward.train import tune
-from apex_reward.train.settings import Condition, Settings
+from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.tune import Tuner, tune_encoder
 from tests.support import tiny_model
 
 RATE = 24_000
 SPLITS = {"train": 12, "val": 4, "test": 4}
 CONDITION = Condition("standardized", task="popularity", mode="song")
-SETTINGS = Settings(epochs=3, batch_size=6, lr=0.02)
+SETTINGS = TrainSettings(epochs=3, batch_size=6, lr=0.02)
 
 
 def labels_of(song: int, count: int) -> dict[str, float]:
@@ -50,7 +50,9 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tuned(songs: Path, output: Path, settings: Settings = SETTINGS, **more: Any) -> dict[str, Any]:
+def tuned(
+    songs: Path, output: Path, settings: TrainSettings = SETTINGS, **more: Any
+) -> dict[str, Any]:
     return tune_encoder(songs / "data", songs, output, CONDITION, settings, **more)
 
 
@@ -108,8 +110,8 @@ def test_the_best_epoch_is_kept_not_the_last(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a learning rate that grows the validation gets worse again."""
-    monkeypatch.setattr(Settings, "lr_at", lambda self, epoch: 2e-3 * 4.0**epoch)
-    tuned(songs, tmp_path, Settings(epochs=5, batch_size=6, patience=6))
+    monkeypatch.setattr(TrainSettings, "lr_at", lambda self, epoch: 2e-3 * 4.0**epoch)
+    tuned(songs, tmp_path, TrainSettings(epochs=5, batch_size=6, patience=6))
     rows = read_jsonl(tmp_path / "history.jsonl")
     losses = [row["val_loss"] for row in rows]
     best = int(np.argmin(losses))
@@ -131,7 +133,7 @@ def test_progress_counts_every_song_once_an_epoch(songs: Path, tmp_path: Path) -
     told: list[tuple[int, int]] = []
     frozen: list[float] = []
     tuned(
-        songs, tmp_path, Settings(epochs=2, batch_size=5, lr=1e-3),
+        songs, tmp_path, TrainSettings(epochs=2, batch_size=5, lr=1e-3),
         on_songs=lambda done, total: told.append((done, total)),
         on_frozen=lambda row: frozen.append(row["epoch"]),
     )  # fmt: skip
@@ -154,7 +156,7 @@ def test_adapters_and_predictor_are_clipped_as_one(
         norms.append(float(torch.stack([g.norm() for g in with_gradient]).norm()))
 
     monkeypatch.setattr(Tuner, "clip", measured)
-    tuned(songs, tmp_path, Settings(epochs=1, batch_size=6, lr=1e-3, clip=1e-3))
+    tuned(songs, tmp_path, TrainSettings(epochs=1, batch_size=6, lr=1e-3, clip=1e-3))
     assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
 
 

@@ -13,7 +13,13 @@ from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapMo
 
 from apex_reward.errors import CheckpointError
 from apex_reward.model.encoders.clap import ClapEncoder
-from apex_reward.model.files import check_tensors, read_config, read_weights, resolve, weight_file
+from apex_reward.model.files import (
+    check_tensors,
+    local_path,
+    read_config,
+    read_weights,
+    weight_file,
+)
 from apex_reward.model.folder import check_unused
 
 PUBLISHED_CLAP = "laion/larger_clap_music"
@@ -33,7 +39,7 @@ def load_clap(name: str | Path = PUBLISHED_CLAP, **hub: Any) -> ClapEncoder:
         CheckpointError: nothing there, another kind of model, a CLAP with fusion, or any file or
             tensor that is missing, extra or misshapen.
     """
-    folder = resolve(name, **hub)
+    folder = local_path(name, **hub)
     kind = read_config(folder).get("model_type") if folder.is_dir() else "file"
     if kind != "clap":
         raise CheckpointError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoded import Lengths, Prompts
-from apex_reward.model.files import resolve
+from apex_reward.model.files import local_path
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.rewards.protocol import check_gradient
@@ -134,7 +134,7 @@ class PipelineTranscriber:
     def __init__(self, name: str, **hub: Any) -> None:
         from transformers import pipeline
 
-        folder = str(resolve(name, **hub))
+        folder = str(local_path(name, **hub))
         try:
             self._pipeline = pipeline(
                 "automatic-speech-recognition", model=folder, chunk_length_s=WINDOW_SECONDS

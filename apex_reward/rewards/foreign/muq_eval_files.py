@@ -24,9 +24,9 @@ from apex_reward.model.files import (
     HUB_OPTIONS,
     check_tensors,
     in_float32,
+    local_path,
     read_config,
     read_weights,
-    resolve,
     weight_file,
 )
 from apex_reward.model.folder import read_model, write_folder
@@ -42,7 +42,7 @@ def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) 
     """`MuQEval.from_pretrained`: see there."""
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
     short = str(name) == MuQEval.name and not Path(name).exists()
-    path = resolve(PUBLISHED if short else name, **hub)
+    path = local_path(PUBLISHED if short else name, **hub)
     ours = (path / "config.json").is_file() and read_config(path).get("model_type") == MODEL_TYPE
     if not ours:
         return compose_muq_eval(path, encoder, **options, **hub)
@@ -56,12 +56,12 @@ def load_muq_eval(name: str | Path, encoder: str | Path | None, **options: Any) 
 def compose_muq_eval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> MuQEval:
     """`MuQEval.from_published`: see there."""
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
-    file = weight_file(resolve(predictor, **hub))
+    file = weight_file(local_path(predictor, **hub))
     content = read_weights(file)
     own = _own_tensors(file, content)
     other = {name: value for name, value in content.items() if name not in own}
     holds_muq = any(str(name).endswith(ANCHOR) for name in other)
-    folder = None if encoder is None and holds_muq else resolve(encoder or PUBLISHED_MUQ, **hub)
+    folder = None if encoder is None and holds_muq else local_path(encoder or PUBLISHED_MUQ, **hub)
     config = MuqConfig() if folder is None else read_muq_config(folder)
     model = _empty(config, own[ATTENTION].shape[0], own[INNER].shape[0])
     source = file if folder is None or holds_muq else weight_file(folder)

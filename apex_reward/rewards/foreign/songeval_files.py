@@ -24,8 +24,8 @@ from apex_reward.model.files import (
     HUB_OPTIONS,
     check_tensors,
     in_float32,
+    local_path,
     read_weights,
-    resolve,
     weight_file,
 )
 from apex_reward.model.folder import read_model, write_folder
@@ -47,7 +47,7 @@ def load_songeval(name: str | Path, encoder: str | Path | None, **options: Any) 
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
     if str(name) == SongEval.name and not Path(name).exists():
         raise CheckpointError(HOW)
-    path = resolve(name, **hub)
+    path = local_path(name, **hub)
     if path.is_file() or not (path / "config.json").is_file():
         return compose_songeval(path, encoder, **options, **hub)
     model = read_model(path, MODEL_TYPE, lambda c: _empty(MuqConfig(**c["muq"]), c["feed_forward"]))
@@ -57,9 +57,9 @@ def load_songeval(name: str | Path, encoder: str | Path | None, **options: Any) 
 def compose_songeval(predictor: str | Path, encoder: str | Path | None, **options: Any) -> SongEval:
     """`SongEval.from_published`: see there."""
     hub = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
-    file = _head_file(resolve(predictor, **hub))
+    file = _head_file(local_path(predictor, **hub))
     head = _read_head(file)
-    folder = resolve(encoder or PUBLISHED_MUQ, **hub)
+    folder = local_path(encoder or PUBLISHED_MUQ, **hub)
     config = read_muq_config(folder)
     if head[FIRST].shape[1] != config.width:
         raise CheckpointError(

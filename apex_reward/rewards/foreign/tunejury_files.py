@@ -20,7 +20,7 @@ from apex_reward.model.encoders.clap_files import (
 )
 from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.mert_songs import whole_song_mert
-from apex_reward.model.files import check_tensors, read_weights, resolve
+from apex_reward.model.files import check_tensors, local_path, read_weights
 from apex_reward.model.folder import read_folder, write_folder
 from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.rewards.foreign.tunejury import TuneJury
@@ -37,8 +37,8 @@ def compose_tunejury(
     **hub: Any,
 ) -> TuneJury:
     """`TuneJury.from_published`: see there."""
-    file, head = _published_head(resolve(predictor, **hub))
-    folder = resolve(encoder or PUBLISHED_MERT, **hub)
+    file, head = _published_head(local_path(predictor, **hub))
+    folder = local_path(encoder or PUBLISHED_MERT, **hub)
     mert = whole_song_mert(HubertConfig(**{**MERT_95M, **read_encoder_config(folder)}))
     mert.load_state_dict(read_encoder_state(folder, mert.state_dict()))
     towers = load_clap(clap or PUBLISHED_CLAP, **hub)
@@ -63,7 +63,7 @@ def load_tunejury(name: str | Path, **hub: Any) -> TuneJury:
             "github.com/yonghyunk1m/TuneJury, run `apex-reward import --kind tunejury`, and name "
             "the folder (tunejury:FOLDER)"
         )
-    folder = resolve(name, **hub)
+    folder = local_path(name, **hub)
     config, file, content = read_folder(folder, MODEL_TYPE)
     mert = whole_song_mert(HubertConfig(**config.get("mert", {})))
     found = _under("mert.", content)
