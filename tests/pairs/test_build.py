@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,62 +14,8 @@ from hypothesis import strategies as st
 from apex_reward import build_pairs
 from apex_reward.errors import DataError, UsageError
 from apex_reward.pairs import build as builder
-from apex_reward.pairs.strategies import STRATEGIES
 from tests.pairs import reference
-from tests.support import write_wav
-
-grid = st.integers(0, 8).map(lambda number: number / 2)
-score = st.one_of(grid, grid, grid, st.sampled_from([None, math.nan, math.inf]))
-
-
-@st.composite
-def candidate_rows(draw):
-    """Candidates with ties, gaps, lone candidates, absent axes, flags, groups; any order."""
-    rows = []
-    for prompt in range(draw(st.integers(1, 4))):
-        for song in range(draw(st.integers(1, 6))):
-            row = {"prompt_id": prompt, "audio": f"{prompt}/{song}.wav", "musicality": draw(score)}
-            if draw(st.integers(0, 9)):
-                row["clarity"] = draw(score)
-            row["coherence"] = draw(grid)
-            row["flags"] = draw(st.sampled_from([[], [], ["silent"], ["clipped", "silent"]]))
-            row["group"] = draw(st.sampled_from([None, "a", "b", "c", "d"]))
-            row["duration"] = draw(st.sampled_from([None, 10.0, 11.0, 14.0]))
-            row["loudness"] = draw(st.sampled_from([None, -14.0, -15.0, -20.0]))
-            rows.append(row)
-    # An axis that no row names at all is an error of its own, tested below.
-    rows.append({"prompt_id": 99, "audio": "99/0.wav", "musicality": 1.0, "clarity": 1.0})
-    return draw(st.permutations(rows))
-
-
-@st.composite
-def choices(draw):
-    """A strategy with options that go with it."""
-    strategy = draw(st.sampled_from(sorted(STRATEGIES)))
-    options = {"strategy": strategy, "axis": "musicality"}
-    if strategy in ("mrsd", "pareto"):
-        options["axes"] = ["clarity"]
-    if strategy in ("margin", "mrsd"):
-        options["quantile"] = draw(st.sampled_from([0.0, 0.5, 0.95, 1.0]))
-    if strategy == "top-bottom":
-        options["top_k"] = draw(st.integers(1, 3))
-    if strategy == "two-axis":
-        options["threshold"] = {"musicality": draw(grid), "clarity": draw(grid)}
-    filters = {
-        "min_margin": st.sampled_from([0.5, 1.5]),
-        "protect": st.just({"coherence": 0.5}),
-        "drop_flags": st.sampled_from([["silent"], ["clipped"]]),
-        "chosen_floor": st.sampled_from([2.0, "q0.5"]),
-        "rejected_ceiling": st.sampled_from([1.5, "q0.75"]),
-        "match_duration": st.sampled_from([0.0, 1.0, 3.0]),
-        "match_loudness": st.sampled_from([0.0, 1.0, 6.0]),
-        "max_pairs_per_prompt": st.integers(1, 3),
-        "max_pairs_per_candidate": st.integers(1, 2),
-    }
-    # Two at a time: all together leave no pair to look at.
-    for name in draw(st.lists(st.sampled_from(sorted(filters)), max_size=2, unique=True)):
-        options[name] = draw(filters[name])
-    return options
+from tests.pairs.rows import candidate_rows, choices, songs
 
 
 @settings(max_examples=300, deadline=None)
@@ -142,13 +86,6 @@ def test_groups_of_chosen_and_of_rejected_songs_hold_pairs_together():
     sides = [{p["split"] for p in pairs if p["prompt_id"] // 4 == chain} for chain in range(20)]
     assert all(len(side) == 1 for side in sides)
     assert sum(side == {"test"} for side in sides) == 10
-
-
-def songs(*scores: float, **columns: object) -> list[dict]:
-    return [
-        {"prompt_id": 1, "audio": f"{n}.wav", "musicality": value, **columns}
-        for n, value in enumerate(scores)
-    ]
 
 
 def reasons_of(dropped: list[dict]) -> Counter:
@@ -295,77 +232,6 @@ def test_a_mix_is_an_axis_under_its_own_text():
     assert build_pairs(rows, axis=mix)[1][-1]["reason"] == f"no {mix}"
 
 
-@pytest.mark.parametrize("kind", ["list", "arrow", "datasets", "csv", "parquet", "jsonl"])
-def test_every_source_gives_the_same_pairs(kind, tmp_path):
-    from datasets import Dataset
-
-    from apex_reward.files.tables import write_table
-
-    rows = [
-        {
-            "prompt_id": n % 5,
-            "audio": f"{n}.wav",
-            "musicality": n / 3,
-            "flags": ["silent"] * (n < 2),
-        }
-        for n in range(20)
-    ]
-    path = tmp_path / f"candidates.{kind}"
-    if kind == "list":
-        source = rows
-    elif kind == "arrow":
-        source = pa.Table.from_pylist(rows)
-    elif kind == "datasets":
-        source = Dataset.from_list(rows)
-    else:
-        write_table(path, rows)
-        source = path
-    expected = build_pairs(rows, axis="musicality", drop_flags="silent")
-    assert len(expected[0]) == 5
-    assert build_pairs(source, axis="musicality", drop_flags="silent") == expected
-
-
-def test_a_long_jsonl_is_read_in_blocks_of_any_types(tmp_path, monkeypatch):
-    monkeypatch.setattr("apex_reward.pairs.reading.JSONL_BLOCK", 3)
-    rows = [{"prompt_id": n // 4, "audio": f"{n}.wav", "musicality": n} for n in range(12)]
-    rows[4]["musicality"] = 4.5
-    rows[9]["prompt_id"] = "2"
-    rows[10]["tokens"] = [1, 2]
-    for row in rows[5:]:
-        row["flags"] = []
-    rows[11]["flags"] = ["silent"]
-    path = tmp_path / "candidates.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairs, dropped = build_pairs(path, axis="musicality", drop_flags=["silent"])
-    found = [(pair["prompt_id"], pair["chosen"], pair["rejected"]) for pair in pairs]
-    assert found == [("0", "3.wav", "0.wav"), ("1", "7.wav", "4.wav"), ("2", "10.wav", "8.wav")]
-    assert len(pairs) * 2 + len(dropped) == 12
-
-
-def test_columns_that_nobody_asks_for_may_hold_anything():
-    rows = songs(1.0, 2.0)
-    rows[0]["note"], rows[1]["note"] = 3, {"a": ["b"]}
-    assert len(build_pairs(rows, axis="musicality")[0]) == 1
-    with pytest.raises(DataError, match="column 'note' holds string values; an axis needs numbers"):
-        build_pairs(rows, axis="note")
-
-
-def test_audio_may_be_path_objects_and_ids_of_two_types():
-    rows = [{**row, "audio": Path(row["audio"])} for row in songs(1.0, 2.0)]
-    rows[1]["prompt_id"] = "1"
-    (pair,), _ = build_pairs(rows, axis="musicality")
-    assert (pair["prompt_id"], pair["chosen"], pair["rejected"]) == ("1", "1.wav", "0.wav")
-
-
-def test_missing_columns_are_listed_together():
-    with pytest.raises(DataError) as caught:
-        build_pairs([{"song": "a", "loud": 1.0}], strategy="pareto", axis="x", axes=["y"])
-    text = str(caught.value)
-    for part in ("no column 'audio'", "'prompt_id' or 'prompt'", "no column 'x'", "no column 'y'"):
-        assert part in text
-    assert "the numeric columns are loud" in text
-
-
 def test_no_candidates_is_an_error():
     with pytest.raises(DataError, match="the table has no rows"):
         build_pairs([], axis="musicality")
@@ -442,46 +308,3 @@ def test_balance_is_applied_before_the_limits():
     )
     assert [pair["prompt_id"] for pair in pairs] == [2, 3]
     assert Counter(row["reason"] for row in dropped if row["kind"] == "pair") == {"axis balance": 2}
-
-
-def test_audio_is_compared_by_sound(tmp_path):
-    import soundfile
-
-    song = write_wav(tmp_path / "b.wav", seconds=0.5, seed=1)
-    samples, rate = soundfile.read(song, dtype="int16")
-    soundfile.write(tmp_path / "b.wav", samples, rate, subtype="PCM_16")
-    soundfile.write(tmp_path / "c.flac", samples, rate, subtype="PCM_16")
-    write_wav(tmp_path / "a.wav", seconds=0.5, seed=2)
-    write_wav(tmp_path / "d.wav", seconds=0.75, seed=3)
-    (tmp_path / "e.mp3").write_text("not a song")
-    rows = [
-        {"prompt_id": 1, "audio": str(tmp_path / name), "musicality": float(n)}
-        for n, name in enumerate(["a.wav", "b.wav", "c.flac", "d.wav", "e.mp3", "gone.wav"])
-    ]
-    pairs, dropped = build_pairs(rows, axis="musicality")
-    assert (pairs[0]["chosen"], pairs[0]["rejected"]) == (
-        str(tmp_path / "gone.wav"),
-        str(tmp_path / "a.wav"),
-    )
-    reasons = {row["audio"].rsplit("/", 1)[1]: row["reason"] for row in dropped}
-    assert reasons["c.flac"] == f"duplicate audio: sounds the same as {tmp_path / 'b.wav'}"
-    assert reasons["e.mp3"].startswith("unreadable audio: is not audio that can be decoded")
-    assert reasons["b.wav"] == reasons["d.wav"] == "not selected by best-worst"
-
-
-def test_durations_and_loudness_are_measured_where_they_are_not_given(tmp_path):
-    import soundfile
-
-    tone = 0.1 * np.sin(2 * np.pi * 997 * np.arange(24_000) / 24_000)
-    for name, gain, seconds in (("a", 1, 1), ("b", 4, 1), ("c", 1.1, 1), ("d", 1, 3), ("e", 0, 1)):
-        soundfile.write(tmp_path / f"{name}.wav", gain * np.tile(tone, seconds), 24_000)
-    rows = [
-        {"prompt_id": 1, "audio": str(tmp_path / f"{name}.wav"), "musicality": float(n)}
-        for n, name in enumerate("abcde")
-    ]
-    loud, dropped = build_pairs(rows, strategy="all", axis="musicality", match_loudness=2.0)
-    assert {p["chosen"][-5] + p["rejected"][-5] for p in loud} == {"ca", "da", "dc"}
-    assert [r["reason"] for r in dropped if r["audio"].endswith("/e.wav")] == ["no loudness"]
-    long, _ = build_pairs(rows, strategy="all", axis="musicality", match_duration=0.5)
-    assert all("d.wav" not in pair["chosen"] + pair["rejected"] for pair in long)
-    assert len(long) == 6

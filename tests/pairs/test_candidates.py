@@ -1,0 +1,129 @@
+"""Where candidates come from, what their columns may hold, and what is measured on their audio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from apex_reward import build_pairs
+from apex_reward.errors import DataError
+from tests.pairs.rows import songs
+from tests.support import write_wav
+
+
+@pytest.mark.parametrize("kind", ["list", "arrow", "datasets", "csv", "parquet", "jsonl"])
+def test_every_source_gives_the_same_pairs(kind, tmp_path):
+    from datasets import Dataset
+
+    from apex_reward.files.tables import write_table
+
+    rows = [
+        {
+            "prompt_id": n % 5,
+            "audio": f"{n}.wav",
+            "musicality": n / 3,
+            "flags": ["silent"] * (n < 2),
+        }
+        for n in range(20)
+    ]
+    path = tmp_path / f"candidates.{kind}"
+    if kind == "list":
+        source = rows
+    elif kind == "arrow":
+        source = pa.Table.from_pylist(rows)
+    elif kind == "datasets":
+        source = Dataset.from_list(rows)
+    else:
+        write_table(path, rows)
+        source = path
+    expected = build_pairs(rows, axis="musicality", drop_flags="silent")
+    assert len(expected[0]) == 5
+    assert build_pairs(source, axis="musicality", drop_flags="silent") == expected
+
+
+def test_a_long_jsonl_is_read_in_blocks_of_any_types(tmp_path, monkeypatch):
+    monkeypatch.setattr("apex_reward.pairs.reading.JSONL_BLOCK", 3)
+    rows = [{"prompt_id": n // 4, "audio": f"{n}.wav", "musicality": n} for n in range(12)]
+    rows[4]["musicality"] = 4.5
+    rows[9]["prompt_id"] = "2"
+    rows[10]["tokens"] = [1, 2]
+    for row in rows[5:]:
+        row["flags"] = []
+    rows[11]["flags"] = ["silent"]
+    path = tmp_path / "candidates.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs, dropped = build_pairs(path, axis="musicality", drop_flags=["silent"])
+    found = [(pair["prompt_id"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    assert found == [("0", "3.wav", "0.wav"), ("1", "7.wav", "4.wav"), ("2", "10.wav", "8.wav")]
+    assert len(pairs) * 2 + len(dropped) == 12
+
+
+def test_columns_that_nobody_asks_for_may_hold_anything():
+    rows = songs(1.0, 2.0)
+    rows[0]["note"], rows[1]["note"] = 3, {"a": ["b"]}
+    assert len(build_pairs(rows, axis="musicality")[0]) == 1
+    with pytest.raises(DataError, match="column 'note' holds string values; an axis needs numbers"):
+        build_pairs(rows, axis="note")
+
+
+def test_audio_may_be_path_objects_and_ids_of_two_types():
+    rows = [{**row, "audio": Path(row["audio"])} for row in songs(1.0, 2.0)]
+    rows[1]["prompt_id"] = "1"
+    (pair,), _ = build_pairs(rows, axis="musicality")
+    assert (pair["prompt_id"], pair["chosen"], pair["rejected"]) == ("1", "1.wav", "0.wav")
+
+
+def test_missing_columns_are_listed_together():
+    with pytest.raises(DataError) as caught:
+        build_pairs([{"song": "a", "loud": 1.0}], strategy="pareto", axis="x", axes=["y"])
+    text = str(caught.value)
+    for part in ("no column 'audio'", "'prompt_id' or 'prompt'", "no column 'x'", "no column 'y'"):
+        assert part in text
+    assert "the numeric columns are loud" in text
+
+
+def test_audio_is_compared_by_sound(tmp_path):
+    import soundfile
+
+    song = write_wav(tmp_path / "b.wav", seconds=0.5, seed=1)
+    samples, rate = soundfile.read(song, dtype="int16")
+    soundfile.write(tmp_path / "b.wav", samples, rate, subtype="PCM_16")
+    soundfile.write(tmp_path / "c.flac", samples, rate, subtype="PCM_16")
+    write_wav(tmp_path / "a.wav", seconds=0.5, seed=2)
+    write_wav(tmp_path / "d.wav", seconds=0.75, seed=3)
+    (tmp_path / "e.mp3").write_text("not a song")
+    rows = [
+        {"prompt_id": 1, "audio": str(tmp_path / name), "musicality": float(n)}
+        for n, name in enumerate(["a.wav", "b.wav", "c.flac", "d.wav", "e.mp3", "gone.wav"])
+    ]
+    pairs, dropped = build_pairs(rows, axis="musicality")
+    assert (pairs[0]["chosen"], pairs[0]["rejected"]) == (
+        str(tmp_path / "gone.wav"),
+        str(tmp_path / "a.wav"),
+    )
+    reasons = {row["audio"].rsplit("/", 1)[1]: row["reason"] for row in dropped}
+    assert reasons["c.flac"] == f"duplicate audio: sounds the same as {tmp_path / 'b.wav'}"
+    assert reasons["e.mp3"].startswith("unreadable audio: is not audio that can be decoded")
+    assert reasons["b.wav"] == reasons["d.wav"] == "not selected by best-worst"
+
+
+def test_durations_and_loudness_are_measured_where_they_are_not_given(tmp_path):
+    import soundfile
+
+    tone = 0.1 * np.sin(2 * np.pi * 997 * np.arange(24_000) / 24_000)
+    for name, gain, seconds in (("a", 1, 1), ("b", 4, 1), ("c", 1.1, 1), ("d", 1, 3), ("e", 0, 1)):
+        soundfile.write(tmp_path / f"{name}.wav", gain * np.tile(tone, seconds), 24_000)
+    rows = [
+        {"prompt_id": 1, "audio": str(tmp_path / f"{name}.wav"), "musicality": float(n)}
+        for n, name in enumerate("abcde")
+    ]
+    loud, dropped = build_pairs(rows, strategy="all", axis="musicality", match_loudness=2.0)
+    assert {p["chosen"][-5] + p["rejected"][-5] for p in loud} == {"ca", "da", "dc"}
+    assert [r["reason"] for r in dropped if r["audio"].endswith("/e.wav")] == ["no loudness"]
+    long, _ = build_pairs(rows, strategy="all", axis="musicality", match_duration=0.5)
+    assert all("d.wav" not in pair["chosen"] + pair["rejected"] for pair in long)
+    assert len(long) == 6
