@@ -22,7 +22,7 @@ from apex_reward.model.encoded import Prompt
 from apex_reward.rewards.guards import Guards
 from apex_reward.rewards.parts import Parts, called
 from apex_reward.rewards.queues import EncoderQueue, Feed
-from apex_reward.rewards.songs import Song, in_blocks, to_device
+from apex_reward.rewards.songs import Song, in_blocks, with_last
 from apex_reward.scores.scores import Scores
 
 BLOCK_SONGS = 16
@@ -176,7 +176,7 @@ class _Engine:
         heard, whole = 0, []
         gain, measured = self._gain(song), self._measured(song)
         takes_waveforms = any(part.encoders is None for part in self._parts.parts)
-        for block, last in self._blocks(song):
+        for block, last in with_last(in_blocks(song, self._parts.device)):
             heard += len(block)
             if gain is not None:
                 block = block * gain
@@ -197,16 +197,12 @@ class _Engine:
             flags=list(song.facts.flags),
         )
 
-    def _blocks(self, song: Song) -> Iterator[tuple[Tensor, bool]]:
-        device = self._parts.device
-        return ((to_device(block, device), last) for block, last in in_blocks(song))
-
     def _gain(self, song: Song) -> float | None:
         """The factor to the set loudness; a song of several blocks is heard once more for it."""
         target, rate = self._settings.loudness, song.sample_rate
         if target is None:
             return None
-        blocks = self._blocks(song)
+        blocks = with_last(in_blocks(song, self._parts.device))
         first, only = next(blocks)
         if only:
             loud = float(integrated_loudness(first[None], rate))
@@ -218,12 +214,7 @@ class _Engine:
         guards = self._settings.guards
         if not guards.guards:
             return {}
-        blocks = self._blocks(song)
-        first, only = next(blocks)
-        if only:
-            return guards.measure(first, song.sample_rate)
-        rest = (block for block, _ in blocks)
-        return guards.measure_blocks(chain([first], rest), song.sample_rate)
+        return guards.measure_blocks(in_blocks(song, self._parts.device), song.sample_rate)
 
     def _called(self, mono: Tensor, song: Song, prompt: Prompt | None) -> dict[int, Scores]:
         """What the members say that take waveforms, off the graph."""

@@ -117,17 +117,23 @@ def as_song(item: Any, sample_rate: int | None, number: int) -> TensorSong:
     return TensorSong(item, sample_rate, name)
 
 
-def in_blocks(song: Song) -> Iterator[tuple[Tensor, bool]]:
-    """Blocks of a song as tensors, and whether each is the last.
+def in_blocks(song: Song, device: torch.device) -> Iterator[Tensor]:
+    """Blocks of a song as tensors on a device.
 
     Raises:
-        AudioError: it turns out to hold nothing, or the decoder fails in the middle.
+        AudioError: the decoder fails in the middle.
     """
-    ahead: Tensor | None = None
     for block in song.blocks():
+        yield to_device(block if isinstance(block, Tensor) else torch.from_numpy(block), device)
+
+
+def with_last(blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Blocks, and whether each is the last; AudioError where there is none."""
+    ahead: Tensor | None = None
+    for block in blocks:
         if ahead is not None:
             yield ahead, False
-        ahead = block if isinstance(block, Tensor) else torch.from_numpy(block)
+        ahead = block
     if ahead is None:
         raise AudioError("holds no audio samples")
     yield ahead, True

@@ -95,6 +95,9 @@ def test_blocks_of_a_long_song_are_combined(size: int) -> None:
     assert measured["quiet"] == 0.0
     assert measured["dc"] == pytest.approx(0.3)
     assert measured["duration"] == pytest.approx(920.0)
+    assert guards.measure(song, rate) == measured
+    padded = torch.nn.functional.pad(song, (0, 90))
+    assert guards.measure_batch(padded[None], [len(song)], rate) == [measured]
 
 
 def test_a_short_rest_joins_the_block_before_it() -> None:

@@ -18,7 +18,10 @@ from apex_reward.audio.decoding.stream import AudioStream
 from apex_reward.errors import AudioError
 
 BLOCK_SECONDS = 300.0
-"""Longest block: a song up to this length is one block."""
+"""Longest block, the first: a song up to this length is one block."""
+NEXT_SECONDS = 30.0
+"""Of the blocks behind it: what reads ahead of a long song then holds little more than a short one.
+"""
 MIN_RATE = 2_000
 """Hz; a file that claims less holds no music, and resampled it would grow without bound."""
 
@@ -74,7 +77,7 @@ class Block:
 
 
 def hear(stream: AudioStream, settings: DecodeSettings) -> Iterator[Block]:
-    """The blocks of a song, each `BLOCK_SECONDS` long except the last.
+    """The blocks of a song: `BLOCK_SECONDS`, then `NEXT_SECONDS` each, the last one shorter.
 
     Raises:
         AudioError: a rate below `MIN_RATE`, damage, NaN or infinite samples, or no samples.
@@ -86,7 +89,7 @@ def hear(stream: AudioStream, settings: DecodeSettings) -> Iterator[Block]:
         meter = FlagMeter(stream.channels, rate)
         digest = hashlib.blake2b(f"{rate} {stream.channels} ".encode(), digest_size=16)
         heard, filled = 0, 0
-        block = _empty(rate)
+        block = _empty(BLOCK_SECONDS * rate)
         for chunk in stream.chunks:
             check_finite(chunk, heard, rate)
             _check_level(chunk)
@@ -98,7 +101,7 @@ def hear(stream: AudioStream, settings: DecodeSettings) -> Iterator[Block]:
             while len(mono):
                 if filled == block.size:
                     yield Block(block, rate)
-                    block, filled = _empty(rate), 0
+                    block, filled = _empty(NEXT_SECONDS * rate), 0
                 part = mono[: block.size - filled]
                 block[filled : filled + len(part)] = part
                 filled += len(part)
@@ -143,6 +146,6 @@ def _read_flags(stream: AudioStream) -> dict[str, bool]:
     return {"truncated": stream.cut, "incomplete": stream.incomplete}
 
 
-def _empty(rate: int) -> NDArray[np.float32]:
+def _empty(samples: float) -> NDArray[np.float32]:
     # Pages that are never written take no memory: short songs pay for their own length.
-    return np.empty(round(BLOCK_SECONDS * rate), np.float32)
+    return np.empty(round(samples), np.float32)

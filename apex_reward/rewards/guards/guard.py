@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -189,6 +190,8 @@ class Guards:
     def measure(self, waveform: Tensor, sample_rate: int) -> dict[str, float]:
         """Every guard's measure of one song (T,) or (C, T); channels are averaged.
 
+        A song of 330 s or more is measured in parts, as by `measure_blocks`.
+
         Returns:
             The measured values by guard name, in the guards' units; guards without a measure are
             left out.
@@ -200,7 +203,7 @@ class Guards:
             raise UsageError(
                 f"a song has shape {tuple(waveform.shape)}; expected (T,) or (C, T), T >= 1"
             )
-        return self._measure_mono(mono[None], [len(mono)], sample_rate)[0]
+        return self.measure_blocks([mono], sample_rate)
 
     def measure_batch(
         self, waveforms: Tensor, lengths: Tensor | Sequence[int] | None, sample_rate: int
@@ -231,6 +234,10 @@ class Guards:
             raise UsageError(
                 f"lengths are {counts}; expected {len(mono)} values in [1, {size}] samples"
             )
+        if size >= (BLOCK_SECONDS + TAIL_SECONDS) * sample_rate:
+            return [
+                self.measure(song[:n], sample_rate) for song, n in zip(mono, counts, strict=True)
+            ]
         together = max(1, BATCH_SAMPLES // size)
         measured: list[dict[str, float]] = []
         for start in range(0, len(mono), together):
@@ -247,13 +254,16 @@ class Guards:
         of one block gives what `measure` gives.
 
         Args:
-            blocks: mono parts (n,) in order, of at most 300 s each.
+            blocks: mono parts (n,) in order.
             sample_rate: Hz.
 
         Raises:
             UsageError: a part of another shape, or no samples at all.
         """
-        values = [self.measure(block, sample_rate) for block in _regrouped(blocks, sample_rate)]
+        values = [
+            self._measure_mono(block[None], [len(block)], sample_rate)[0]
+            for block in _regrouped(blocks, sample_rate)
+        ]
         if not values:
             raise UsageError("a song of no samples; expected at least one block with one sample")
         by_name = {guard.name: guard for guard in self.guards}
@@ -319,7 +329,7 @@ def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:
 def _regrouped(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
     """Blocks of exactly 300 s, the last one of 30 to 330 s (or the whole of a shorter song)."""
     size, tail = BLOCK_SECONDS * sample_rate, TAIL_SECONDS * sample_rate
-    parts: list[Tensor] = []
+    parts: deque[Tensor] = deque()
     held = 0
     for block in blocks:
         if block.ndim != 1:
@@ -327,8 +337,19 @@ def _regrouped(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
         parts.append(block)
         held += len(block)
         while held >= size + tail:
-            joined = torch.cat(parts)
-            yield joined[:size]
-            parts, held = [joined[size:]], held - size
+            yield _taken(parts, size)
+            held -= size
     if held:
-        yield torch.cat(parts)
+        yield _taken(parts, held)
+
+
+def _taken(parts: deque[Tensor], count: int) -> Tensor:
+    """The first `count` samples, taken off the parts; a part of that size is not copied."""
+    taken = []
+    while count:
+        part = parts.popleft()
+        taken.append(part[:count])
+        if len(part) > count:
+            parts.appendleft(part[count:])
+        count -= len(taken[-1])
+    return taken[0] if len(taken) == 1 else torch.cat(taken)
