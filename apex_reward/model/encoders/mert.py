@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import HubertConfig, HubertModel
 
+from apex_reward.model.encoders import attention
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
 from apex_reward.model.graph import graph_settings
@@ -29,6 +30,8 @@ class MertEncoder(HubertModel):
 
     def __init__(self, config: HubertConfig, layers: Sequence[int]) -> None:
         super().__init__(config)
+        if self.config._attn_implementation == "sdpa":
+            self.config._attn_implementation = attention.NAME
         positions: Any = self.encoder.pos_conv_embed
         if positions.batch_norm is None:
             positions.conv = WeightNormConv1d(positions.conv)
