@@ -29,6 +29,18 @@ _SAVED = ("dataset_dict.json", "state.json")
 _BEGINNINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
 
 
+class Unheard(str):
+    """What a song is called in rows that is known to be none before it is opened, and why."""
+
+    reason: str
+
+    def __new__(cls, name: str, reason: str = "") -> Unheard:
+        """Copies and pickles get the reason with the rest of the state."""
+        song = super().__new__(cls, name)
+        song.reason = reason
+        return song
+
+
 def is_saved_dataset(folder: str | Path) -> bool:
     """Whether a folder is a data set: `save_to_disk` wrote it, or it is in the hub's layout.
 

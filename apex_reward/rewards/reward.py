@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
+from apex_reward.files.songs_inside import Unheard
 from apex_reward.model.encoded import Lengths, Prompt, Prompts
 from apex_reward.model.inputs import at_loudness
 from apex_reward.report.notebook import Rows, with_bar
@@ -25,7 +26,7 @@ from apex_reward.rewards.panel import Panel, parts_of
 from apex_reward.rewards.parts import Parts
 from apex_reward.rewards.protocol import RewardModel, check_model
 from apex_reward.rewards.rows import Row, segment_rows, song_row
-from apex_reward.rewards.songs import gather
+from apex_reward.rewards.songs import TensorSong, gather
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.preference import PreferenceHead
@@ -208,6 +209,7 @@ class Reward:
     ) -> Iterator[SongResult]:
         """What the models made of each song: paths are decoded ahead, others are in memory."""
         self.parts.check_prompts(prompts, len(songs))
+        songs = [TensorSong.failed(s.reason, s) if isinstance(s, Unheard) else s for s in songs]
         paths = [song for song in songs if isinstance(song, str)]
         decoded = decode_songs(paths, self.decode_settings, workers)
         stream = (next(decoded) if isinstance(song, str) else song for song in songs)

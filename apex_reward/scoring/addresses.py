@@ -10,7 +10,7 @@ from typing import Any
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError
-from apex_reward.files.songs_inside import songs_folder
+from apex_reward.files.songs_inside import Unheard, songs_folder
 from apex_reward.files.tables import atomic_path
 from apex_reward.scoring.lists import LIST_ENDINGS
 from apex_reward.scoring.tar_shards import TAR_ENDINGS
@@ -28,7 +28,7 @@ def fetched(address: str, songs: Path | None = None) -> list[tuple[str, str]]:
     """What an address names, as files here: (its address, the file) in order of the addresses.
 
     A folder and a glob stand for their songs and tar shards, a file for itself. A file that is here
-    already, from a run before, is not fetched again.
+    already, from a run before, is not fetched again. A song that does not exist is `Unheard`.
 
     Args:
         address: `hf://datasets/USER/NAME/folder`, or another that fsspec has a file system for.
@@ -52,6 +52,10 @@ def fetched(address: str, songs: Path | None = None) -> list[tuple[str, str]]:
             (system.unstrip_protocol(name), _fetched(system, name, songs_folder(songs)))
             for name in names
         ]
+    except FileNotFoundError:
+        if address.lower().endswith(AUDIO_ENDINGS):
+            return [(address, Unheard(address, "does not exist"))]
+        raise DataError(f"{address} does not exist") from None
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{address} cannot be read: {error or type(error).__name__}") from error
 

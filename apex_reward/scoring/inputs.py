@@ -10,7 +10,7 @@ from pathlib import Path
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.files.songs_inside import is_saved_dataset
+from apex_reward.files.songs_inside import Unheard, is_saved_dataset
 from apex_reward.files.tables import read_table
 from apex_reward.scoring.addresses import fetched, is_address
 from apex_reward.scoring.folders import songs_in, songs_matching
@@ -80,6 +80,8 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 def _expand(given: str, beside: bool, songs: Path | None) -> list[Source] | None:
     """The songs of one input; None for a file beside songs that is none itself."""
+    if isinstance(given, Unheard):
+        return [Source(given)]
     if is_address(given):
         return _expand_address(given, songs)
     if is_tar(given):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError
-from apex_reward.files.songs_inside import read_songs_inside
+from apex_reward.files.songs_inside import Unheard, read_songs_inside
 from apex_reward.files.tables import read_jsonl, read_table
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def sources_inside(path: str, table: pa.Table) -> list[Source]:
     """The songs of a table that `read_songs_inside` read; an empty cell is a song that is not."""
     key = next(name for name in PATH_COLUMNS if name in table.column_names)
     return [
-        Source(row.pop(key) or f"{path}: row {number} holds no song", row)
+        Source(row.pop(key) or Unheard(f"{path}: row {number}", "holds no song"), row)
         for number, row in enumerate(table.to_pylist(), start=1)
     ]
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError
-from apex_reward.files.songs_inside import song_file
+from apex_reward.files.songs_inside import Unheard, song_file
 from apex_reward.scoring.lists import Source
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -48,7 +48,8 @@ def read_tar(path: str, songs: Path | None = None) -> list[Source]:
     except (tarfile.TarError, OSError, EOFError) as error:
         if not found:
             raise DataError(f"{path} cannot be read as a tar shard: {error}") from error
-        found.append(Source(f"{path}: is damaged behind '{found[-1].columns['key']}': {error}"))
+        reason = f"is damaged behind '{found[-1].columns['key']}': {error}"
+        found.append(Source(Unheard(path, reason)))
     return found
 
 
@@ -86,12 +87,12 @@ def _source(path: str, key: str, members: Mapping[str, bytes], songs: Path | Non
             values = json.loads(members[".json"])
             columns |= {name: value for name, value in values.items() if value is not None}
         except (ValueError, AttributeError):
-            problem = f"{path}: '{key}.json' is no JSON object"
+            problem = f"'{key}.json' is no JSON object"
     if ".txt" in members:
         columns["prompt"] = members[".txt"].decode("utf-8", "replace").strip()
     ending = next((ending for ending in members if ending.endswith(AUDIO_ENDINGS)), None)
     if ending is None:
-        problem = problem or f"{path}: '{key}' holds no song"
+        problem = problem or "holds no song"
     if problem:
-        return Source(problem, columns)
+        return Source(Unheard(f"{path}/{key}", problem), columns)
     return Source(song_file(f"{key}{ending}", members[ending or ""], songs), columns)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,9 +68,9 @@ def test_a_shard_s_songs_are_scored_as_their_files(
     rows = list(score_songs(model, [source.path for source in found]))
     errors = [row["error"] for row in rows]
     assert "is not audio" in errors[1]
-    assert errors[3] == errors[4] == "does not exist"
-    assert rows[3]["path"] == f"{path}: 'b/0004' holds no song"
-    assert rows[4]["path"] == f"{path}: 'b/0005.json' is no JSON object"
+    assert errors[3:5] == ["holds no song", "'b/0005.json' is no JSON object"]
+    assert [row["path"] for row in rows[3:5]] == [f"{path}/b/0004", f"{path}/b/0005"]
+    assert pickle.loads(pickle.dumps(found[3].path)).reason == errors[3]  # as Ray's actors get it
     direct = list(score_songs(model, [songs[0], songs[1], songs[4]]))
     for row, expected in zip([rows[0], rows[2], rows[5]], direct, strict=True):
         assert {**row, "path": ""} == {**expected, "path": ""}
@@ -130,7 +131,10 @@ def test_an_address_stands_for_its_songs(
     assert [row["clarity"] for row in rows] == [
         first["clarity"], second["clarity"], first["clarity"],
     ]  # fmt: skip
-    with pytest.raises(DataError, match="memory://gone/x.wav cannot be read"):
-        find_songs(["memory://gone/x.wav"])
+    (gone,) = find_songs(["memory://gone/x.wav"])
+    (row,) = score_songs(model, [gone.path])
+    assert (row["path"], row["error"]) == ("memory://gone/x.wav", "does not exist")
+    with pytest.raises(DataError, match="memory://gone does not exist"):
+        find_songs(["memory://gone"])
     with pytest.raises(DataError, match="nosuch://x cannot be read: Protocol not known"):
         find_songs(["nosuch://x"])
