@@ -32,9 +32,11 @@ def test_it_is_small_and_has_every_part_of_the_architecture(model: ApexReward) -
     assert len(model.config.layers) == 4
     assert model.config.task == "full"
     assert model.config.segment_seconds == 30
-    assert model.predictor.heads == HEADS
-    batch_norms = [m for m in model.predictor.modules() if isinstance(m, torch.nn.BatchNorm1d)]
-    assert len(batch_norms) == 2 + 2 * len(HEADS)
+    assert (model.members, len(model.config.spread_scale)) == (8, len(HEADS))
+    for predictor in model.predictor.members:
+        assert predictor.heads == HEADS
+        batch_norms = [m for m in predictor.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+        assert len(batch_norms) == 2 + 2 * len(HEADS)
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
@@ -46,8 +48,8 @@ def test_it_says_that_it_is_a_demonstration(model: ApexReward) -> None:
     assert "synthetic" in card
 
 
-def test_it_hears_damage_in_an_unseen_synthetic_song(model: ApexReward) -> None:
-    scores = score_damage(model, [make_song(987_654_321, seconds=12.0)])
+def test_it_hears_damage_in_unseen_synthetic_songs(model: ApexReward) -> None:
+    scores = score_damage(model, [make_song(987_654_321 + i, seconds=8.0) for i in range(2)])
     rows = {row["damage"]: row for row in scores.table()}
     assert rows["all"]["pairs_won"] >= 0.8
     assert rows["all"]["drop_3"] > rows["all"]["drop_1"] > 0.1

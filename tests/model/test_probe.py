@@ -50,9 +50,11 @@ def test_eight_songs_are_judged_alike_in_every_dtype(eight_songs, dtype):
     cast = ApexReward.from_pretrained("apex-tiny", dtype=dtype).reward(eight_songs, RATE)
     with torch.autocast("cpu", dtype=dtype):
         auto = ApexReward.from_pretrained("apex-tiny").reward(eight_songs, RATE)
+    gaps = wanted[:, None] - wanted
     for found in (cast, auto):
         assert (found - wanted).abs().max() < WITHIN[dtype]
-        assert torch.equal(found.argsort(), wanted.argsort())
+        same = ((found[:, None] - found) * gaps > 0) | (gaps.abs() < WITHIN[dtype])
+        assert same.all()
 
 
 @pytest.mark.parametrize("dtype", [*REDUCED, torch.float32, torch.float64])
