@@ -93,37 +93,62 @@ def test_files_base64_and_paths_give_the_numbers_of_judge(
             assert row["flags"] == expected["flags"]
 
 
-def test_32_clients_at_once_get_the_numbers_of_score(
-    server: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
+def ask_all(url: str, output: Path, clients: int) -> None:
+    """Clients of every form at once get the numbers of `score --reward`."""
     songs = [f"songs/{n}.wav" for n in range(6)]
-    command = ["score", *songs, "--reward", "reward.yaml", "--output", str(tmp_path / "s.jsonl")]
+    command = ["score", *songs, "--reward", "reward.yaml", "--output", str(output)]
     assert CliRunner().invoke(app, command).exit_code == 0
-    scored = read_jsonl(tmp_path / "s.jsonl")
+    scored = read_jsonl(output)
     data = [Path(song).read_bytes() for song in songs]
     forms: list[Callable[[int], dict[str, Any]]] = [
         lambda n: {"files": [("audio", (f"{n}.wav", data[n]))]},
         lambda n: {"json": {"songs": [{"audio": base64.b64encode(data[n]).decode()}]}},
         lambda n: {"json": {"songs": [{"path": f"{n}.wav"}]}},
     ]
-    together = threading.Barrier(32)
+    together = threading.Barrier(clients)
 
     def ask(client: int) -> dict[str, Any]:
         together.wait()
-        (row,) = post(server, **forms[client // 6 % 3](client % 6)).json()["rows"]
+        (row,) = post(url, **forms[client // 6 % 3](client % 6)).json()["rows"]
         return dict(row)
 
-    with ThreadPoolExecutor(32) as pool:
-        rows = list(pool.map(ask, range(32)))
+    with ThreadPoolExecutor(clients) as pool:
+        rows = list(pool.map(ask, range(clients)))
     for client, row in enumerate(rows):
         expected = scored[client % 6]
         for name in (*HEADS, "duration", "reward_raw", "reward"):
             assert row[name] == pytest.approx(expected[name], abs=1e-5, rel=1e-6), name
         assert row["flags"] == expected["flags"]
+
+
+def test_32_clients_at_once_get_the_numbers_of_score(
+    server: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    ask_all(server, tmp_path / "s.jsonl", 32)
     figures = figures_of(server)
     assert figures["batch_size_max"] > 1
     assert figures["songs_total"] >= 32
+
+
+@pytest.mark.slow
+def test_apex_tiny_answers_as_score_alone_and_with_32_clients(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "songs").symlink_to(folder / "songs")
+    Reward("apex-tiny", "aesthetics", loudness=-18.0, guards="penalty").save(
+        tmp_path / "reward.yaml"
+    )
+    monkeypatch.chdir(tmp_path)
+    process, url = start(tmp_path)
+    try:
+        ask_all(url, tmp_path / "s.jsonl", 1)
+        assert figures_of(url)["batch_size_max"] == 1
+        ask_all(url, tmp_path / "s.jsonl", 32)
+        assert figures_of(url)["batch_size_max"] > 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
 
 
 def test_grpo_s_rewards_through_the_server_in_two_processes(
