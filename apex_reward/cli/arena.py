@@ -92,7 +92,7 @@ def score(
         )
     if engine.share.first:
         typer.echo(f"{len(rows)} battles, {scored} songs -> {output}")
-    return show_failures(failures)
+    return engine.ended(show_failures(failures))
 
 
 def evaluate(

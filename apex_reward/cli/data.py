@@ -140,7 +140,8 @@ def extract(
     if not engine.share.first:
         return OK
     typer.echo(f"{len(songs) - len(failed)} songs in {output}, {len(failed)} failed")
-    return show_failures([f"failed: {row['path']}: {row['error']}" for row in failed])
+    reasons = [f"failed: {row['path']}: {row['error']}" for row in failed]
+    return engine.ended(show_failures(reasons))
 
 
 def _shards(output: Path) -> str:

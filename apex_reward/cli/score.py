@@ -182,7 +182,7 @@ class _Run:
             )
         if first:
             typer.echo(f"{tally} -> {output}")
-        return show_failures(tally.reasons, "; see the column 'error'")
+        return self.engine.ended(show_failures(tally.reasons, "; see the column 'error'"))
 
     def to_terminal(self) -> int:
         """A table on a terminal, JSON lines into a pipe."""

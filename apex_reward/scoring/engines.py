@@ -108,6 +108,13 @@ class Engine:
         if self.name == "ray" and self.share.processes > 1:
             raise UsageError("Ray starts its own processes; start the engine 'ray' as one")
 
+    def ended(self, code: int) -> int:
+        """The exit code of finished work, of which songs may have failed.
+
+        A launcher takes any other than 0 for a crash: it ends, or starts again, all processes.
+        """
+        return code if self.share.processes == 1 else 0
+
     @property
     def several(self) -> bool:
         """Whether several processes work."""

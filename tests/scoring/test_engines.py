@@ -66,6 +66,11 @@ def score(reward: Reward, songs: list[str], output: Path, share: Share, **option
     score_to_file(reward, songs, output, SEGMENTS, columns=columns(songs), engine=engine, **options)
 
 
+def test_failed_songs_are_no_crash_to_a_launcher() -> None:
+    assert Engine(share=Share(0, 2)).ended(1) == 0
+    assert Engine().ended(1) == 1
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_ranks_write_the_bytes_of_one_process(
     alone: dict[str, bytes], reward: Reward, songs: list[str], tmp_path: Path, processes: int
