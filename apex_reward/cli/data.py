@@ -18,7 +18,7 @@ from apex_reward.cli.common import (
     show_failures,
 )
 from apex_reward.cli.progress import progress_updates, resumable
-from apex_reward.cli.rewards import EngineOptions
+from apex_reward.cli.rewards import EngineOptions, WorkersOption, decoding_processes
 from apex_reward.cli.training import LABELS, ResumeOption, TeacherFileOption
 
 MERT = "m-a-p/MERT-v1-95M"
@@ -68,9 +68,7 @@ def prepare(
         bool, typer.Option(help="Drop songs until platforms are of one size.")
     ] = True,
     seed: Annotated[int, typer.Option(metavar="N", help="Of balance and split.")] = 0,
-    workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes that read audio.")
-    ] = 0,
+    workers: WorkersOption = None,
 ) -> int:
     """Turn play counts into popularity scores, filtered, balanced and split.
 
@@ -81,7 +79,8 @@ def prepare(
     from apex_reward.data.prepare import prepare as run
 
     songs = [song for path in metadata for song in read_metadata(path, preset, columns.named)]
-    settings = PrepareSettings(audio_dir, balance, per_platform, seed, workers)
+    processes = decoding_processes(workers)
+    settings = PrepareSettings(audio_dir, balance, per_platform, seed, processes)
     with progress_updates() as update:
         report = run(songs, settings, output, lambda done, total: update("songs", done, total, ""))
     rows: list[tuple[str, object]] = [("rows in", report["rows_in"])]

@@ -93,6 +93,7 @@ def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[
 
     from apex_reward.audio.decoding import decode_songs
     from apex_reward.rewards.engine import run_songs
+    from apex_reward.rewards.load import default_workers
     from apex_reward.rewards.panel import parts_of
     from apex_reward.rewards.reward import decode_settings_of
 
@@ -100,7 +101,8 @@ def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[
     found, failed = [], []
     with progress_bar() as progress:
         task = progress.add_task("listening", total=len(paths))
-        for result in run_songs(parts, decode_songs(paths, decode_settings_of(parts), 0)):
+        songs = decode_songs(paths, decode_settings_of(parts), default_workers())
+        for result in run_songs(parts, songs):
             progress.advance(task)
             if result.error is not None:
                 failed.append((result.path, result.error))

@@ -31,6 +31,15 @@ DeviceOption = Annotated[
     str | None,
     _how(metavar="NAME", help="cpu, cuda, cuda:1, mps.", show_default="a GPU where there is one"),
 ]
+WorkersOption = Annotated[
+    int | None,
+    _how(
+        min=0,
+        metavar="N",
+        help="Decoding processes; 0 decodes in this one, which a file that crashes then ends.",
+        show_default="by the cores",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -110,23 +119,13 @@ class RunOptions:
             show_default="the encoder's own, more on a large GPU",
         ),
     ] = None
-    workers: Annotated[
-        int | None,
-        _how(
-            min=0,
-            metavar="N",
-            help="Decoding processes; 0 decodes in this one.",
-            show_default="by the cores",
-        ),
-    ] = None
+    workers: WorkersOption = None
     device: DeviceOption = None
 
     @property
     def processes(self) -> int:
         """How many processes decode."""
-        from apex_reward.rewards.load import default_workers
-
-        return default_workers() if self.workers is None else self.workers
+        return decoding_processes(self.workers)
 
 
 @dataclass(frozen=True)
@@ -152,6 +151,13 @@ class EngineOptions(RunOptions):
         if self.engine == "ray":
             return Engine("ray", share, max(1, self.processes), self.device), 1
         return Engine(share=share), self.processes
+
+
+def decoding_processes(workers: int | None) -> int:
+    """What `--workers` means."""
+    from apex_reward.rewards.load import default_workers
+
+    return default_workers() if workers is None else workers
 
 
 def build_reward(options: RewardOptions, running: RunOptions) -> Reward:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_reward.cli import rewards as given
-from apex_reward.cli.common import OK, SCORE, add_command
+from apex_reward.cli.common import INTERRUPTED, OK, SCORE, add_command
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,8 +103,18 @@ def serve(
         return OK
     app = make_app(given.build_reward(asked, running), settings)
     typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
-    return OK
+    # The lifespan ends below: at a second Ctrl-C uvicorn would break it off with a traceback.
+    uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="off")
+    batcher = app.state.batcher
+    said = f"stopped after {batcher.figures.songs} songs"
+    left = batcher.figures.dropped + batcher.waiting
+    if not left:
+        batcher.close()
+        typer.echo(f"{said}; all that was accepted is answered", err=True)
+        return OK
+    batcher.abandon()  # a second Ctrl-C
+    typer.echo(f"{said}; {left} more have no answer, ask for them again", err=True)
+    return INTERRUPTED
 
 
 def _on_ray(

@@ -84,7 +84,10 @@ class _State:
             answers = self.batcher.submit(songs, prompts)
         except BusyError as error:
             raise HTTPException(503, f"busy: {error}", headers={"Retry-After": "1"}) from error
-        return list(await asyncio.gather(*map(asyncio.wrap_future, answers)))
+        try:
+            return list(await asyncio.gather(*map(asyncio.wrap_future, answers)))
+        except asyncio.CancelledError as error:
+            raise HTTPException(503, "the server was stopped; ask for these songs again") from error
 
     def source(self, song: SongIn, folder: Path, number: int) -> tuple[str, str]:
         """The file and the name of one song of a JSON request."""

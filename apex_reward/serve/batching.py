@@ -61,6 +61,7 @@ class BatchFigures:
     batches: int = 0
     largest: int = 0
     waited: float = 0.0
+    dropped: int = 0
 
 
 @dataclass
@@ -157,9 +158,16 @@ class Batcher:
         for process in self._processes:
             process.close()
 
+    def abandon(self) -> None:
+        """End at once; what waits gets no answer."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.close()
+
     def _leave(self, answer: Future[Row]) -> None:
         with self._lock:
             self.waiting -= 1
+            self.figures.dropped += answer.cancelled()
 
     def _decode(self, job: _Job) -> None:
         try:
@@ -199,6 +207,10 @@ class Batcher:
             self._answer(batch)
 
     def _answer(self, batch: list[_Job]) -> None:
+        # From here on nobody can cancel them.
+        batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
+        if not batch:
+            return
         songs = [job.song for job in batch]
         reads = self.reward.model.reads_text
         prompts = [job.prompt or "" for job in batch] if reads else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,12 @@ from typer.testing import CliRunner
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
 from apex_reward.files.tables import write_table
+from tests.cli.forked import start, wait
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
 
 INTERRUPTS = 4
 SONGS = 24
-NOT_CAUGHT = 99
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +69,8 @@ def arguments(command: str, inputs: Path, output: Path) -> list[str]:
                         *model, "--workers", "0", "--output", f"{output}/f.csv"],
         "pairs": ["pairs", str(inputs / "candidates.jsonl"), *model, "--strategy", "best-worst",
                   "--axis", "musicality", "--output", str(output)],
+        "prepare": ["prepare", str(inputs / "meta.csv"), "--audio-dir", str(inputs),
+                    "--output", str(output)],
         "extract": ["extract", str(inputs / "manifest.jsonl"), "--audio-dir", str(inputs),
                     "--encoder", str(inputs / "model"), "--workers", "0", "--output", str(output)],
         "train": ["train", *training, "--epochs", "40", "--loss", "standardized"],
@@ -91,36 +92,17 @@ def written(output: Path) -> dict[str, bytes]:
     }
 
 
-def start(words: list[str], log: Path) -> int:
-    """The command in a child process that has all libraries already."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the fork itself is not interrupted
-    child = os.fork()
-    if child:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        return child
-    code = 130  # an interrupt that waited for this process ends it before the command begins
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        code = NOT_CAUGHT
-        app(words)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-COMMANDS = ("score", "arena score", "pairs", "extract", "train", "train --members", "tune", "grid")
+COMMANDS = (
+    "score",
+    "arena score",
+    "pairs",
+    "prepare",
+    "extract",
+    "train",
+    "train --members",
+    "tune",
+    "grid",
+)
 
 
 @pytest.mark.slow
@@ -133,7 +115,8 @@ def test_interrupts_lose_nothing_and_say_how_to_go_on(
     began = time.perf_counter()
     assert wait(start(arguments(command, inputs, whole), log)) == 0, log.read_text()
     seconds = time.perf_counter() - began
-    words = [*arguments(command, inputs, broken), "--resume"]
+    # prepare begins anew.
+    words = [*arguments(command, inputs, broken), *["--resume"] * (command != "prepare")]
     stopped = 0
     for _ in range(INTERRUPTS):
         child = start(words, log)

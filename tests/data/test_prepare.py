@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
 from apex_reward.audio.decoding import worker
+from apex_reward.cli import app
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import choose_columns, count_of, read_metadata
 from apex_reward.data.prepare import PrepareSettings, prepare
@@ -101,6 +103,7 @@ def test_a_decoder_that_is_killed_costs_one_song(
     code = """
 import os, signal
 from apex_reward.audio.decoding import worker
+from apex_reward.cli import app
 real = worker.decoded_blocks
 def decoded_blocks(path, settings):
     if path.endswith("7.wav"):
@@ -113,8 +116,17 @@ worker.serve()
     names = [{"audio_id": f"a{i}", "path": f"{i}.wav", "streams": i + 1, "likes": i}
              for i in range(21)]  # fmt: skip
     write_table(tmp_path / "songs.csv", names)
-    songs = read_metadata(tmp_path / "songs.csv")
-    report = prepare(songs, PrepareSettings(tmp_path, workers=1), tmp_path / "out")
+    words = [
+        "prepare",
+        tmp_path / "songs.csv",
+        "--audio-dir",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+    ]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["dropped"] == {"unreadable audio": 2}
     failed = read_jsonl(tmp_path / "out" / "dropped.jsonl")
     assert [row["audio_id"] for row in failed] == ["a7", "a17"]
