@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Response, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Form, HTTPException, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse
 
 from apex_reward.listen.look import scores_of
-from apex_reward.listen.pages import Tabs, page, shown_name, uploaded
+from apex_reward.listen.pages import Tabs, page, shown_name, song_answer, uploaded
 from apex_reward.listen.session import Session
-from apex_reward.listen.sound import equally_loud
+from apex_reward.listen.sound import Wav, equally_loud
 from apex_reward.listen.sources import Comparison
 from apex_reward.report.page import render
 from apex_reward.rewards.reward import Reward
@@ -28,10 +28,10 @@ class _Sounds:
     """The WAV files of the latest comparisons."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self._held: OrderedDict[str, tuple[Wav, Wav]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, wavs: tuple[bytes, bytes]) -> str:
+    def keep(self, wavs: tuple[Wav, Wav]) -> str:
         ticket = uuid.uuid4().hex
         with self._lock:
             self._held[ticket] = wavs
@@ -39,7 +39,7 @@ class _Sounds:
                 self._held.popitem(last=False)
         return ticket
 
-    def wav(self, ticket: str, side: int) -> bytes:
+    def wav(self, ticket: str, side: int) -> Wav:
         with self._lock:
             if ticket not in self._held or side not in (0, 1):
                 raise HTTPException(404, "this comparison is no longer held; compare once more")
@@ -100,8 +100,8 @@ def compare_routes(
             return side_by_side(item.songs, _names(item), item.prompt, item.scores)
 
     @router.get("/compare/audio/{ticket}/{side}")
-    def audio(ticket: str, side: int) -> Response:
-        return Response(sounds.wav(ticket, side), media_type="audio/wav")
+    def audio(ticket: str, side: int) -> FileResponse:
+        return song_answer(sounds.wav(ticket, side))
 
     return router
 

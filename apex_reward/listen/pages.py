@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 
 from apex_reward.errors import ApexError
+from apex_reward.listen.sound import Wav
 from apex_reward.report.page import render
 
 Tabs = Sequence[tuple[str, str]]
@@ -30,6 +31,11 @@ def page(name: str, tabs: Tabs, *, title: str, **values: Any) -> HTMLResponse:
         **values,
     )
     return HTMLResponse(text)
+
+
+def song_answer(song: Wav) -> FileResponse:
+    """A song for a player, which may ask for parts of it (HTTP Range) and so seek at once."""
+    return FileResponse(song.name, media_type="audio/wav")
 
 
 @contextmanager

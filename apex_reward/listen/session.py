@@ -17,7 +17,7 @@ import numpy as np
 from apex_reward.errors import AudioError, DataError, UsageError
 from apex_reward.files.tables import json_line, read_jsonl
 from apex_reward.listen.informative import expected_gain, features_of
-from apex_reward.listen.sound import equally_loud
+from apex_reward.listen.sound import Wav, equally_loud
 from apex_reward.listen.sources import Comparison
 
 Preference = Literal["A", "B", "TIE", "BOTH_BAD"]
@@ -41,11 +41,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Open:
-    """A question on somebody's page: WAV bytes of A and B, and their lengths in seconds."""
+    """A question on somebody's page: WAV files of A and B, and their lengths in seconds."""
 
     voter: str
     question: Question
-    wavs: tuple[bytes, bytes]
+    wavs: tuple[Wav, Wav]
     seconds: tuple[float, float]
 
 
@@ -185,7 +185,7 @@ class Session:
             outcome.append(won if first_is_a else 1 - won)
         return np.array(voted, np.intp), np.array(outcome, np.float64)
 
-    def wav(self, ticket: str, side: int) -> bytes:
+    def wav(self, ticket: str, side: int) -> Wav:
         """The sound of a side; KeyError for a ticket that is not open."""
         return self._open[ticket].wavs[side]
 

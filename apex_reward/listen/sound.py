@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import soundfile
 import torch
@@ -12,11 +13,16 @@ import torch
 from apex_reward.audio.load import load_audio
 from apex_reward.audio.loudness import integrated_loudness
 
+Wav = IO[bytes]
+
 LISTENING_LUFS = -18.0  # leaves most music room for its peaks
 
 
-def equally_loud(a: Path, b: Path) -> tuple[tuple[bytes, bytes], tuple[float, float]]:
-    """16-bit WAV bytes and seconds of two songs at -18 LUFS, both lower where one would clip."""
+def equally_loud(a: Path, b: Path) -> tuple[tuple[Wav, Wav], tuple[float, float]]:
+    """16-bit WAV files and seconds of two songs at -18 LUFS, both lower where one would clip.
+
+    The files' names are random, and they are gone once nobody holds them.
+    """
     songs = [load_audio(a), load_audio(b)]
     stereo = [torch.from_numpy(song.samples[:2]) for song in songs]
     rates = [song.sample_rate for song in songs]
@@ -26,10 +32,9 @@ def equally_loud(a: Path, b: Path) -> tuple[tuple[bytes, bytes], tuple[float, fl
         gains.append(10 ** ((LISTENING_LUFS - loudness) / 20) if math.isfinite(loudness) else 1.0)
     peak = max(g * float(s.abs().max()) for g, s in zip(gains, stereo, strict=True))
     common = min(1.0, 0.999 / peak) if peak else 1.0
-    wavs = []
+    wavs: list[Wav] = []
     for samples, rate, gain in zip(stereo, rates, gains, strict=True):
-        file = io.BytesIO()
-        soundfile.write(file, (samples * gain * common).numpy().T, rate, "PCM_16", format="WAV")
-        wavs.append(file.getvalue())
+        wavs.append(tempfile.NamedTemporaryFile(suffix=".wav"))  # noqa: SIM115
+        soundfile.write(wavs[-1].name, (samples * gain * common).numpy().T, rate, "PCM_16")
     lengths = [s.shape[1] / rate for s, rate in zip(stereo, rates, strict=True)]
     return (wavs[0], wavs[1]), (lengths[0], lengths[1])

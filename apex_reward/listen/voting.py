@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BaseModel, Field
 
 from apex_reward.arena.voters import voter_agreement
 from apex_reward.errors import DataError
-from apex_reward.listen.pages import Tabs, page
+from apex_reward.listen.pages import Tabs, page, song_answer
 from apex_reward.listen.session import Preference, Session
 
 GONE = "this question is no longer open; load the page again"
@@ -55,11 +55,11 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
         }
 
     @router.get("/audio/{ticket}/{side}")
-    def audio(ticket: str, side: int) -> Response:
+    def audio(ticket: str, side: int) -> FileResponse:
         if side not in (0, 1):
             raise HTTPException(404, GONE)
         try:
-            return Response(session.wav(ticket, side), media_type="audio/wav")
+            return song_answer(session.wav(ticket, side))
         except KeyError as error:
             raise HTTPException(404, GONE) from error
 

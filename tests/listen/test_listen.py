@@ -140,6 +140,10 @@ def test_votes_over_http_are_blind_equally_loud_and_resumed(tmp_path):
         for side in (0, 1):
             sound = page.get(f"/audio/{got['ticket']}/{side}")
             sent += str(sound.url) + str(sound.headers) + sound.content.decode("latin-1")
+            part = page.get(str(sound.url), headers={"Range": "bytes=100-299"})  # a player seeks
+            assert (part.status_code, part.content) == (206, sound.content[100:300])
+            assert part.headers["content-range"] == f"bytes 100-299/{len(sound.content)}"
+            sent += str(part.headers)
             samples, rate = soundfile.read(io.BytesIO(sound.content), dtype="float32")
             heard = integrated_loudness(torch.from_numpy(samples)[None], rate)
             assert float(heard) == pytest.approx(-18, abs=0.05)

@@ -126,6 +126,8 @@ def test_compare_plays_both_at_one_loudness_and_scores_them(reward, tmp_path):
     one, other = (row["reward"] for row in reward.judge([soft, loud]))
     assert f"{one - other:.3f}" in answer
     for address in re.findall(r"/compare/audio/\w+/\d", answer):
+        part = page.get(address, headers={"Range": "bytes=0-3"})
+        assert (part.status_code, part.content) == (206, b"RIFF")
         samples, rate = soundfile.read(io.BytesIO(page.get(address).content), dtype="float32")
         heard = float(integrated_loudness(torch.from_numpy(samples)[None], rate))
         assert heard == pytest.approx(-18, abs=0.05)
