@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from apex_reward.cli import arena, demo, distance, listen, pairs, score, serve, train
+from apex_reward.cli.common import INTERRUPTED
 
 app = typer.Typer(
     name="apex-reward",
@@ -41,4 +43,7 @@ def options(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before the command itself, which says more
+        sys.exit(INTERRUPTED)

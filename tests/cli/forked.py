@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from apex_reward.cli import app
+from apex_reward.cli import main
 
 NOT_CAUGHT = 99
 
@@ -28,7 +28,8 @@ def start(words: list[str], log: Path) -> int:
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = NOT_CAUGHT
-        app(words)
+        sys.argv = ["apex-reward", *words]
+        main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     finally:
