@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,27 @@ def test_grpo_in_two_processes_gives_the_rewards_of_one(tmp_path: Path) -> None:
         )
         assert rewards == pytest.approx([row["reward"] for row in together], abs=1e-4)
         assert len(set(rewards)) > 8
+
+
+def test_ctrl_c_in_the_middle_keeps_a_checkpoint_to_go_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--max_steps", 3, "--report_to", "tensorboard"]
+    history = tmp_path / "history.jsonl.partial"
+
+    def interrupt() -> None:
+        while not history.exists() or len(history.read_text().splitlines()) < 1:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    recipe_module("grpo_codec_lm").main(["--output", str(tmp_path), *map(str, words)])
+    said = capsys.readouterr().out
+    assert results(tmp_path)[1]["interrupted"] is True
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert f"Go on with the same command and --resume_from_checkpoint {checkpoint}" in said
+    assert int(checkpoint.name.removeprefix("checkpoint-")) < 3
+    rows, summary = run("grpo_codec_lm", tmp_path, *words, "--resume_from_checkpoint", checkpoint)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert summary["interrupted"] is False
+    assert list(tmp_path.rglob("events.out.tfevents*"))
