@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import battles_of, evaluate_battles
-from apex_reward.arena.agreement import mcnemar
+from apex_reward.arena.agreement import disagreements, mcnemar
 from apex_reward.arena.findings import findings
 from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
 from apex_reward.arena.reliability import reliability
@@ -186,6 +186,12 @@ def test_mcnemar_by_hand():
     ]
     result = mcnemar(battles_of(rows), "s", "t")
     assert result == McNemar(7, only_first=4, only_second=1, p_value=2 * (1 + 5) / 32)
+
+
+def test_the_battles_that_differ_most_come_first():
+    pairs = [("A", 1.0, 3.0), ("B", 5.0, 2.0), ("A", 4.0, 1.0), ("B", 2.0, 1.0), ("B", 0.0, 9.0)]
+    worst = [one.score_a - one.score_b for one in disagreements(battles_of(votes(pairs)), "s")]
+    assert worst == [3.0, -2.0, 1.0]  # the others agree with the vote
 
 
 def test_one_class_only_is_said():

@@ -68,3 +68,5 @@ def test_a_rate_that_is_none_is_refused(rate):
 def test_a_rate_without_common_divisor_says_what_to_do():
     with pytest.raises(AudioError, match="convert the file to a common rate"):
         resample(torch.ones(10), 44_101, 24_000)
+    with pytest.raises(AudioError, match="one filter for each of 1200 output phases"):
+        resample(torch.ones(10), 28_001 * 20, 24_000)  # (28,001 + 14) * 1,200 taps > 2^25
