@@ -23,8 +23,9 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
     """Mean, shrunk covariance and threshold of training songs (N, W).
 
     The covariance is shrunk as Ledoit and Wolf (2004) do, so that it can be inverted with fewer
-    songs than dimensions. The threshold is the 99% quantile of the distances of songs that were
-    held out: each fifth of the songs from the statistics of the other four.
+    songs than dimensions. The threshold is from the distances of songs that were held out (each
+    fifth of the songs from the statistics of the other four): the ceil(0.99 (N + 1))-th smallest,
+    which a further song exceeds with a chance of 1% at most (Vovk et al. 2005), however few N are.
 
     Returns:
         None for fewer than 100 songs, or where all embeddings are alike.
@@ -41,7 +42,7 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
         held_out = fold == number
         distances[held_out] = np.linalg.norm((x[held_out] - mean) @ whitening, axis=1)
     mean, whitening = _statistics(x)
-    threshold = np.quantile(distances, HELD_OUT_SHARE)
+    threshold = np.sort(distances)[math.ceil(HELD_OUT_SHARE * (len(x) + 1)) - 1]
     familiar = Familiarity(x.shape[1])
     familiar.load_state_dict(
         {

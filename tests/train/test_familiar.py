@@ -34,6 +34,17 @@ def test_one_in_a_hundred_held_out_songs_is_unfamiliar() -> None:
     assert (familiar(torch.from_numpy(others).float()) > 1).float().mean() > 0.9
 
 
+def test_few_songs_have_a_threshold_as_safe_as_many() -> None:
+    """Of 100 songs the furthest held-out one counts; a plain quantile would let 2% through."""
+    shares = []
+    for seed in range(20):
+        songs = np.random.default_rng(seed).standard_normal((1100, 8)).astype(np.float32)
+        familiar = fit_familiarity(songs[:100])
+        assert familiar is not None
+        shares.append((familiar(torch.from_numpy(songs[100:])) > 1).float().mean().item())
+    assert 0.002 < np.mean(shares) < 0.012
+
+
 def test_whitening_inverts_the_covariance() -> None:
     """Up to the shrinkage, which draws the smallest variance up by a twentieth."""
     rng = np.random.default_rng(1)
