@@ -143,9 +143,9 @@ class ApexRewardFunction:
         """
         given = {"prompts": prompts, "completions": completions,
                  "completion_ids": arguments.pop("completion_ids", None)}  # fmt: skip
-        logs = [arguments.pop(name, None) for name in ("log_metric", "log_extra")]
+        log_metric, log_extra = (arguments.pop(name, None) for name in ("log_metric", "log_extra"))
         alone = not _beside_others(self.asynchronous)
-        work = functools.partial(self._rewards, given, *logs, arguments, alone)
+        work = functools.partial(self._rewards, given, log_metric, log_extra, arguments, alone)
         return await asyncio.get_running_loop().run_in_executor(IN_TURN, work)
 
     def _rewards(

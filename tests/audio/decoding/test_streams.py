@@ -191,11 +191,14 @@ def test_an_interrupt_in_the_middle_of_a_decode_interrupts(
         [sys.executable, "-c", INTERRUPTED, str(path), how], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.25)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[0] == "interrupted\n"
-    assert process.returncode == 0
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.25)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "interrupted\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
 
 
 PEAK = """
