@@ -13,7 +13,7 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell ignores Ctrl-C for what it starts in the background; the processes that tests interrupt don't.
+# A shell ignores Ctrl-C for what it starts in the background; what tests interrupt must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
