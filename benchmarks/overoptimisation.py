@@ -10,7 +10,9 @@ less k spreads (Coste et al. 2023, arXiv 2310.02743). Everything hears through a
 
 - best of N: N up to 1,000 of a pool of recordings that nobody trained on, damaged twice over; the
   expected gold of the proxy's favourite by the unbiased estimator, against log N.
-- waveform gradient: steps on the samples of other recordings, each of 1/100 of their level.
+- waveform gradient: steps on the samples of some of those recordings, each of 1/100 of their
+  level. With guards, a recording stays as it was before the step that trips one anew.
+- GRPO: the toy language model of notes of `recipes/grpo_codec_lm.py`, against KL from its start.
 
 Rewards are the mean of the five aesthetic heads in standard deviations of the pool's gold, from its
 mean on. Five seeds draw the proxies' recordings, noise and starts; intervals are t's, 95%.
@@ -19,24 +21,22 @@ mean on. Five seeds draw the proxies' recordings, noise and starts; intervals ar
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gold_proxy import RATE, Predictor, Recordings, few_noisy, hear, trained
-from matplotlib.figure import Figure
+from grpo_toy import grpo
 from numpy.typing import NDArray
-from result_file import write_result
+from overoptimisation_report import PENALTY, PROXIES, SIZES, Array, Found, report
 from scipy.special import gammaln
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from apex_reward import ApexReward, Guards
 from apex_reward.demo.lessons import make_material
 from apex_reward.model.familiar import Familiarity
-from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import mix_scores
@@ -45,11 +45,7 @@ from apex_reward.train.familiar import fit_familiarity
 
 APEX = known_heads(HEADS)
 MIX = RewardMix(APEX_MIXES["aesthetics"])
-SIZES = (1, 2, 4, 8, 16, 32, 64, 125, 250, 500, 1000)
-PROXIES = ("one member", "mean of 8", "k = 0.5", "k = 1", "k = 2")
 CAUTION = {"k = 0.5": 0.5, "k = 1": 1.0, "k = 2": 2.0}
-PENALTY = 1.0  # of a tripped guard, in standard deviations of the gold
-Array = NDArray[np.float64]
 
 
 class Sizes(NamedTuple):
@@ -60,12 +56,13 @@ class Sizes(NamedTuple):
     gold_batches: int = 40  # of 32 recordings
     pool_batches: int = 32
     few: int = 64
-    starts: int = 3
+    starts: int = 6
     steps: int = 20
+    grpo_steps: int = 48
     seeds: int = 5
 
 
-QUICK = Sizes(6, 1.0, 4, 3, 32, 2, 3, 2)
+QUICK = Sizes(6, 1.0, 4, 3, 32, 2, 3, 8, 2)
 
 
 def main() -> None:
@@ -84,15 +81,17 @@ def main() -> None:
     gold = trained(model, many.embeddings, many.labels, 1, 0, wide=True)
     unit = Unit.of(reward_of(gold, pool.embeddings))
     familiar = fit_familiarity(many.embeddings.numpy())
-    tripped = guarded(pool, familiar)
-    best, climbs, spreads = [], [], []
+    tripped = guarded(pool.waves, pool.lengths, pool.embeddings, familiar)
+    best, climbs, tunes, spreads = [], [], [], []
     for seed in range(sizes.seeds):
         members = few_noisy(model, gold, many, sizes.few, seed)
         spreads.append(spread_ranks(gold, members, many, pool))
         best.append(best_of_n(gold, members, pool, unit, tripped))
-        climbs.append(climb(model, gold, members, pool, unit, sizes, seed))
+        climbs.append(climb(model, gold, members, pool, unit, familiar, sizes, seed))
+        tunes.append(tune(model, gold, members, unit, sizes, seed))
         print(f"seed {seed}: spread against error {spreads[-1]}", flush=True)
-    report(arguments, np.array(best), np.array(climbs), np.array(spreads), tripped)
+    found = Found(np.array(best), np.array(climbs), np.array(tunes), np.array(spreads))
+    report(arguments, found, float(tripped.any(axis=1).mean()))
 
 
 def reward_of(predictor: Predictor, embeddings: Tensor, proxy: str = "mean of 8") -> Tensor:
@@ -117,12 +116,18 @@ class Unit(NamedTuple):
         return ((values.detach() - self.mean) / self.deviation).double().numpy()
 
 
-def guarded(pool: Recordings, familiar: Familiarity | None) -> NDArray[np.bool_]:
-    """(N,) recordings of the pool that trip a default guard or are unfamiliar."""
+def guarded(
+    waves: Tensor, lengths: Tensor, embeddings: Tensor, familiar: Familiarity | None
+) -> NDArray[np.bool_]:
+    """(N, guards) which default guards recordings trip, and whether they are unfamiliar."""
     guards = Guards.default("flag").limit("duration", low=0.0)
-    measured = guards.measure_batch(pool.waves, pool.lengths, RATE)
-    tripped = np.array([bool(guards.flags(one)) for one in measured])
-    return tripped if familiar is None else tripped | (familiar(pool.embeddings) > 1).numpy()
+    measured = guards.measure_batch(waves, lengths, RATE)
+    flags = [guards.flags(one) for one in measured]
+    tripped = np.array([[name in found for name in guards.names] for found in flags])
+    strange = np.zeros(len(waves), bool)
+    if familiar is not None:
+        strange = (familiar(embeddings) > 1).numpy()
+    return np.column_stack([tripped, strange])
 
 
 def spread_ranks(
@@ -153,7 +158,7 @@ def best_of_n(
     for proxy in PROXIES:
         rewards = unit.of_values(reward_of(members, pool.embeddings, proxy))
         rows = []
-        for asked in (rewards, rewards - PENALTY * tripped):
+        for asked in (rewards, rewards - PENALTY * tripped.any(axis=1)):
             order = np.argsort(asked)
             rows.append([expected(values[order]) for values in (truth, rewards)])
         found.append(rows)
@@ -185,17 +190,18 @@ def climb(
     members: Predictor,
     pool: Recordings,
     unit: Unit,
+    familiar: Familiarity | None,
     sizes: Sizes,
     seed: int,
 ) -> list[Any]:
-    """(proxies, gold and proxy, steps + 1) means over the starts."""
+    """(proxies, guards off and on, gold and proxy, steps + 1) means over the starts."""
     chosen = np.random.default_rng([seed, 2]).choice(len(pool.waves), sizes.starts, replace=False)
     start, lengths = pool.waves[torch.from_numpy(chosen)], pool.lengths[torch.from_numpy(chosen)]
     size = 0.01 * start.square().mean(dim=1, keepdim=True).sqrt()
     found = []
     for proxy in PROXIES:
         waves = start.clone()
-        rows = []
+        values, flags = [], []
         for _ in range(sizes.steps + 1):
             waves.requires_grad_(True)
             embeddings = model.embed(waves, RATE, lengths)
@@ -203,89 +209,40 @@ def climb(
             (gradient,) = torch.autograd.grad(rewards.sum(), waves)
             with torch.no_grad():
                 both = (reward_of(gold, embeddings), rewards)
-                rows.append([unit.of_values(values).mean() for values in both])
+                values.append([unit.of_values(one) for one in both])
+                flags.append(guarded(waves, lengths, embeddings, familiar))
                 level = gradient.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
                 waves = (waves + size * gradient / level).clamp(-1, 1)
-        found.append(np.transpose(rows).tolist())
+        free = np.array(values)  # (steps + 1, gold and proxy, starts)
+        found.append([each.mean(axis=2).T for each in (free, stopped(free, np.array(flags)))])
     return found
 
 
-def interval(values: Array) -> tuple[Array, Array]:
-    """Mean over the seeds (the first axis) and half the width of its 95% interval."""
-    count = len(values)
-    half = t.ppf(0.975, count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
-    return values.mean(axis=0), half
+def stopped(values: Array, flags: NDArray[np.bool_]) -> Array:
+    """Values (steps + 1, 2, starts) of songs that stay where the next step trips a guard anew.
+
+    Args:
+        flags: (steps + 1, starts, guards).
+    """
+    anew = (flags & ~flags[:1]).any(axis=2)
+    held = np.where(anew.any(axis=0), anew.argmax(axis=0) - 1, len(values) - 1)
+    steps = np.minimum(np.arange(len(values))[:, None], held)
+    return np.take_along_axis(values, steps[:, None, :], axis=0)
 
 
-def report(
-    arguments: argparse.Namespace,
-    best: Array,
-    climbs: Array,
-    spreads: Array,
-    tripped: NDArray[np.bool_],
-) -> None:
-    """Tables and plots. `best` is (seeds, proxies, guards, gold and proxy, sizes)."""
-    at = [SIZES.index(size) for size in (1, 16, 125, 1000)]
-    rows = [
-        [proxy, guards, *map(cell(best[:, p, g, 0]), at), cell(best[:, p, g, 1])(at[-1])]
-        for g, guards in enumerate(("off", "on"))
-        for p, proxy in enumerate(PROXIES)
-    ]
-    columns = ("proxy", "guards", *(f"gold, best of {SIZES[i]}" for i in at), "its proxy, 1000")
-    last = climbs.shape[-1] - 1
-    steps = [0, last // 3, last]
-    climbed = [
-        [proxy, *map(cell(climbs[:, p, 0]), steps), cell(climbs[:, p, 1])(last)]
-        for p, proxy in enumerate(PROXIES)
-    ]
-    climb_columns = ("proxy", *(f"gold, step {i}" for i in steps), f"its proxy, step {last}")
-    paired = [
-        [proxy, *(cell(best[:, p, 0, 0] - best[:, 1, 0, 0])(i) for i in at[1:]),
-         cell(climbs[:, p, 0] - climbs[:, 1, 0])(last)]
-        for p, proxy in enumerate(PROXIES)
-    ]  # fmt: skip
-    pair_columns = ("proxy", *(f"best of {SIZES[i]}" for i in at[1:]), f"gradient, step {last}")
-    inside, outside = (cell(spreads[:, i : i + 1])(0) for i in (0, 1))
-    text = "\n\n".join(
-        [
-            "Rewards in standard deviations of the pool's gold; mean over the seeds and half the "
-            "width of a 95% t interval.",
-            "## Best of N", markdown_table(columns, rows),
-            "## Waveform gradient", markdown_table(climb_columns, climbed),
-            "## Gold, less the gold of the mean of 8 on the same seeds, guards off",
-            markdown_table(pair_columns, paired),
-            f"Spread against error, rank correlation: {inside} in distribution, {outside} on "
-            f"recordings damaged twice. {tripped.mean():.0%} of the pool trip a guard; a guard "
-            f"costs {PENALTY:g}.",
-        ]
-    )  # fmt: skip
-    write_result("Over-optimisation", text, arguments.output)
-    if arguments.figures:
-        arguments.figures.mkdir(parents=True, exist_ok=True)
-        logs = np.log(SIZES)
-        plot(arguments.figures / "best-of-n.svg", best[:, :, 0], logs, "log N")
-        plot(arguments.figures / "best-of-n-guarded.svg", best[:, :, 1], logs, "log N, guards on")
-        plot(arguments.figures / "gradient.svg", climbs, np.arange(last + 1), "gradient steps")
+def tune(
+    model: ApexReward, gold: Predictor, members: Predictor, unit: Unit, sizes: Sizes, seed: int
+) -> list[Any]:
+    """(proxies; gold, proxy and KL; points) of GRPO."""
 
+    def judged(proxy: str) -> Array:
+        def judge(embeddings: Tensor) -> Array:
+            both = (reward_of(gold, embeddings), reward_of(members, embeddings, proxy))
+            return np.array([unit.of_values(values) for values in both])
 
-def cell(values: Array) -> Callable[[int], str]:
-    """A cell's text of the mean and interval of (seeds, ...) values at a position."""
-    mean, half = interval(values)
-    return lambda i: f"{mean[i]:+.2f} ± {half[i]:.2f}"
+        return grpo(model, judge, sizes.grpo_steps, seed)
 
-
-def plot(path: Path, values: Array, x: Array, label: str) -> None:
-    """Gold (left) and proxy (right) of every proxy, (seeds, proxies, 2, x)."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for side, (axes, title) in enumerate(zip(panels, ("gold", "proxy"), strict=True)):
-        for p, proxy in enumerate(PROXIES):
-            mean, half = interval(values[:, p, side])
-            (line,) = axes.plot(x, mean, label=proxy)
-            axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.12)
-        axes.set(title=title, xlabel=label, ylabel="reward (sd of gold)" if side == 0 else "")
-    panels[0].legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    return [judged(proxy) for proxy in PROXIES]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""GRPO on the toy language model of notes of `recipes/grpo_codec_lm.py`, watched by a gold reward.
+
+Used by `overoptimisation.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PrinterCallback, set_seed
+from trl import GRPOConfig, GRPOTrainer
+
+from apex_reward import ApexReward
+from apex_reward.demo.notes import SAMPLE_RATE, SLOTS
+from apex_reward.runs.policy import Policy, PolicySettings, load_policy
+
+SONGS, EACH, BLOCK = 32, 8, 4  # songs a step and of a prompt; steps that a point is the mean of
+Judge = Callable[[Tensor], NDArray[np.float64]]  # embeddings (B, W) to gold and proxy (2, B)
+
+
+def grpo(model: ApexReward, judge: Judge, steps: int, seed: int) -> NDArray[np.float64]:
+    """(gold, proxy and KL in nats a song; steps / BLOCK) means, with the recipe's settings."""
+    set_seed(seed)
+    policy = load_policy(PolicySettings(), seed)
+    values: list[NDArray[np.float64]] = []
+
+    def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        heard = hear_songs(model, policy, completion_ids, judge)
+        values.append(np.nanmean(heard, axis=1))
+        # A completion that is no song is as bad as the batch's worst, and in no mean.
+        asked: list[float] = np.nan_to_num(heard[1], nan=np.nanmin(heard[1])).tolist()
+        return asked
+
+    with TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            policy.model,
+            reward_funcs=reward,
+            args=GRPOConfig(
+                folder, max_steps=steps, per_device_train_batch_size=SONGS, num_generations=EACH,
+                max_completion_length=SLOTS, learning_rate=3e-3, warmup_steps=5, beta=0.02,
+                lr_scheduler_type="constant_with_warmup", scale_rewards="batch", logging_steps=1,
+                save_strategy="no", report_to="none", gradient_checkpointing=False, seed=seed,
+                use_cpu=True, bf16=False, disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in policy.prompts]),
+            processing_class=policy.tokenizer,
+            peft_config=PolicySettings().lora(),
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    logged = [row for row in trainer.state.log_history if "kl" in row]
+    kl = [row["kl"] * row["completions/mean_length"] for row in logged]
+    columns = np.column_stack([np.array(values)[:steps], kl[:steps]])
+    return columns.reshape(-1, BLOCK, 3).mean(axis=1).T
+
+
+@torch.no_grad()
+def hear_songs(
+    model: ApexReward, policy: Policy, completion_ids: Sequence[Sequence[int]], judge: Judge
+) -> NDArray[np.float64]:
+    """(2, B) gold and proxy of completions; NaN where there is no song."""
+    songs = policy.decode(completion_ids)
+    found = [i for i, song in enumerate(songs) if song is not None]
+    waves = torch.nn.utils.rnn.pad_sequence([songs[i] for i in found], batch_first=True)
+    lengths = torch.tensor([len(songs[i]) for i in found])
+    values = np.full((2, len(songs)), np.nan)
+    values[:, found] = judge(model.embed(waves, SAMPLE_RATE, lengths))
+    return values
