@@ -5,6 +5,7 @@ Used by `overoptimisation.py`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,17 +19,23 @@ from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexReward
-from apex_reward.demo.notes import SAMPLE_RATE, SLOTS
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy
+from apex_reward.demo.notes import SAMPLE_RATE
+from apex_reward.runs.policy import Policy, PolicySettings
 
-SONGS, EACH, BLOCK = 32, 8, 4  # songs a step and of a prompt; steps that a point is the mean of
+SONGS, EACH, SLOTS = 16, 8, 8  # songs a step, and of a prompt; notes of a song, 2 s
+BLOCK = 4  # steps that a point is the mean of
 Judge = Callable[[Tensor], NDArray[np.float64]]  # embeddings (B, W) to gold and proxy (2, B)
 
 
-def grpo(model: ApexReward, judge: Judge, steps: int, seed: int) -> NDArray[np.float64]:
-    """(gold, proxy and KL in nats a song; steps / BLOCK) means, with the recipe's settings."""
+def grpo(
+    model: ApexReward, policy: Policy, judge: Judge, steps: int, seed: int
+) -> NDArray[np.float64]:
+    """(gold, proxy and KL in nats a song; steps / BLOCK) means, as the recipe trains.
+
+    Args:
+        policy: where it starts from; it is left as it is.
+    """
     set_seed(seed)
-    policy = load_policy(PolicySettings(), seed)
     values: list[NDArray[np.float64]] = []
 
     def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
@@ -40,7 +47,7 @@ def grpo(model: ApexReward, judge: Judge, steps: int, seed: int) -> NDArray[np.f
 
     with TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
-            policy.model,
+            copy.deepcopy(policy.model),
             reward_funcs=reward,
             args=GRPOConfig(
                 folder, max_steps=steps, per_device_train_batch_size=SONGS, num_generations=EACH,

@@ -29,7 +29,7 @@ import torch
 from gold_proxy import RATE, Predictor, Recordings, few_noisy, hear, trained
 from grpo_toy import grpo
 from numpy.typing import NDArray
-from overoptimisation_report import PENALTY, PROXIES, SIZES, Array, Found, report
+from overoptimisation_report import PENALTY, PROXIES, SIZES, TUNED, Array, Found, report
 from scipy.special import gammaln
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -37,6 +37,7 @@ from torch import Tensor
 from apex_reward import ApexReward, Guards
 from apex_reward.demo.lessons import make_material
 from apex_reward.model.familiar import Familiarity
+from apex_reward.runs.policy import PolicySettings, load_policy
 from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import mix_scores
@@ -56,7 +57,7 @@ class Sizes(NamedTuple):
     gold_batches: int = 40  # of 32 recordings
     pool_batches: int = 32
     few: int = 64
-    starts: int = 6
+    starts: int = 4
     steps: int = 20
     grpo_steps: int = 48
     seeds: int = 5
@@ -234,15 +235,16 @@ def tune(
     model: ApexReward, gold: Predictor, members: Predictor, unit: Unit, sizes: Sizes, seed: int
 ) -> list[Any]:
     """(proxies; gold, proxy and KL; points) of GRPO."""
+    policy = load_policy(PolicySettings(), seed)
 
     def judged(proxy: str) -> Array:
         def judge(embeddings: Tensor) -> Array:
             both = (reward_of(gold, embeddings), reward_of(members, embeddings, proxy))
             return np.array([unit.of_values(values) for values in both])
 
-        return grpo(model, judge, sizes.grpo_steps, seed)
+        return grpo(model, policy, judge, sizes.grpo_steps, seed)
 
-    return [judged(proxy) for proxy in PROXIES]
+    return [judged(proxy) for proxy in TUNED]
 
 
 if __name__ == "__main__":
