@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,24 @@ def plot_climb(path: Path, start: NDArray[np.float32], result: Climb, rate: int)
     )
     right.legend(frameon=False)
     figure.suptitle(f"Following the waveform gradient ({SUFFIX})")
+    save_figure(figure, path.with_suffix(""))
+
+
+def plot_gold(
+    path: Path, sizes: Sequence[int], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+) -> None:
+    """Gold (left) and proxy (right) of the best of N, a line per proxy."""
+    figure, panels = new_panels(1, 2, 11, 3.8, sharey=True)
+    titles = ("gold: the labels of its known damage", "proxy: what was optimised")
+    for side, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        for name, both in curves.items():
+            axes.semilogx(sizes, both[side], label=name)
+        axes.set(title=title, xlabel="candidates that the best was chosen from")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+    panels[0].set_ylabel("reward (aesthetics, 0 to 1)")
+    panels[0].legend()
+    figure.suptitle(f"Choosing the best of N by a score, and the truth ({SUFFIX})")
     save_figure(figure, path.with_suffix(""))
 
 

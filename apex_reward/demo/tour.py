@@ -51,7 +51,8 @@ def run_demo(
     Leaves in `output`: `audio/` (songs, damaged versions, the climbed song), `scores.jsonl` (a row
     per file as `apex-reward score` writes it, with `prompt_id` (the song), `damage`, `severity` and
     `model`),
-    `damage.csv`, `damage.png`, `gradient.png`, `summary.json`, and what the later steps write.
+    `damage.csv`, `damage.png`, `gradient.png`, `summary.json`, and what the later steps write
+    (`gold.png`, `pairs/`, `arena/`).
 
     Args:
         output: a folder; made where it is not there, files of an earlier tour are replaced.
@@ -113,13 +114,13 @@ def make_audio(folder: Path) -> list[dict[str, Any]]:
 
 
 def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of `apex-reward score --mix aesthetics` with what each file is, and the model's name."""
+    """Rows of `score --mix aesthetics --members` with what each file is, and the model's name."""
     from apex_reward.rewards.reward import Reward
     from apex_reward.scoring import ScoreSettings, score_songs
 
     paths = [str(version["path"]) for version in versions]
     reward = Reward(model, "aesthetics")
-    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True))
+    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True, members=True))
     named = {"model": f"{MODEL} (demonstration)"}
     for row, version in zip(scored, versions, strict=True):
         yield {**row, **version, **named}
@@ -181,7 +182,8 @@ def _gradient_section(folder: Path, model: ApexReward) -> Section:
         f"Gradient steps on the samples of song-1 with {name}, each 50 dB below the song. For "
         f"the first step the gradient promised {result.predicted:+.4f} and {rises[0]:+.4f} came. "
         f"The sum of all steps lies {_below(start, result):.0f} dB below the song. A reward that "
-        "is followed blindly gets gamed: a higher score is not yet a better song.",
+        f"is followed blindly gets gamed: the clean song's share of the sound was "
+        f"{_share(song, start):.2%} and is {_share(song, result.song):.2%}.",
         ["step", "reward", "rise"],
         rows,
     )
@@ -190,6 +192,11 @@ def _gradient_section(folder: Path, model: ApexReward) -> Section:
 def _below(start: NDArray[np.float32], result: Climb) -> float:
     change = np.square(result.song - start).mean()
     return float(10 * np.log10(np.square(start).mean() / max(float(change), 1e-20)))
+
+
+def _share(clean: NDArray[np.float32], wave: NDArray[np.float32]) -> float:
+    """The part of a sound's energy that the clean song explains, in [0, 1]."""
+    return float(np.corrcoef(clean, wave)[0, 1] ** 2)
 
 
 def _write_flac(path: Path, wave: NDArray[np.float32]) -> None:

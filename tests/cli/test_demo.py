@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
 from apex_reward.cli import app
 from apex_reward.demo import DAMAGES, SEVERITIES, damage, make_song, tour
+from apex_reward.demo.step_gold import best_of, known_quality
 from apex_reward.files.tables import read_jsonl, read_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
@@ -35,7 +37,7 @@ def test_the_folder_holds_audio_tables_and_plots(toured: tuple[Path, str]) -> No
         assert rate == 24_000
         assert heard == pytest.approx(wave, abs=1e-4)
     assert len(list((folder / "audio" / "song-1").iterdir())) == 1 + len(DAMAGES) * len(SEVERITIES)
-    for plot in ("damage.png", "gradient.png"):
+    for plot in ("damage.png", "gradient.png", "gold.png"):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
     assert not list(folder.rglob("*.tmp"))
 
@@ -83,6 +85,27 @@ def test_gradient_steps_raise_the_score(toured: tuple[Path, str]) -> None:
     rows = [line.split() for line in after.splitlines() if re.match(r" *\d+  ", line)]
     rewards = [float(row[1]) for row in rows[:9]]
     assert rewards[-1] > rewards[0] + 0.02
+
+
+def test_best_of_n_by_hand() -> None:
+    """Of 4 candidates in pairs: the worst never wins, the others in 1, 2 and 3 of 6."""
+    proxy = np.array([0.3, 0.1, 0.4, 0.2])
+    gold = np.array([10.0, 1.0, 5.0, 3.0])
+    pairs = (3 + 2 * 10 + 3 * 5) / 6
+    assert best_of(gold, proxy, (1, 2, 4)) == pytest.approx([19 / 4, pairs, 5.0])
+    assert known_quality("clean", 0) == pytest.approx(0.92)
+    assert known_quality("detuning", 3) == pytest.approx(0.92 - 0.84 * (1.0 + 0.9 + 3 * 0.7) / 5)
+
+
+def test_the_picture_of_gold_is_of_the_members(toured: tuple[Path, str]) -> None:
+    folder, output = toured
+    rows = read_jsonl(folder / "scores.jsonl")
+    members = np.array([[row[f"reward_member{i}"] for i in range(8)] for row in rows])
+    assert [row["reward"] for row in rows] == pytest.approx(members.mean(axis=1), abs=1e-5)
+    words = " ".join(output.split())
+    for name, proxy in (("one member", members[:, 0]), ("mean of 8", members.mean(axis=1))):
+        (best,) = best_of(proxy, proxy, (16,))
+        assert f"{name}: proxy {proxy.mean():.2f} -> {best:.2f}, gold" in words
 
 
 def test_every_output_says_that_the_model_is_a_demonstration(toured: tuple[Path, str]) -> None:
