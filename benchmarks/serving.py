@@ -1,15 +1,15 @@
 """The reward server under load: requests a second and waiting times, a soak, a killed replica.
 
-    python benchmarks/serving.py [--clients 1,8,32 --requests 48 --soak 10000 --output FILE]
+    python benchmarks/serving.py [--clients 1,8,32 --requests 5 --soak 10000 --output FILE]
 
-Every way serves the same model, songs and thread count in a process of its own, in turns:
+Every way serves the same model and songs in a process of its own; they are asked in turns:
 
     dynamic         apex-reward's application: songs of many requests share encoder batches
     one by one      the same application with batches of one segment
     plain           a FastAPI handler that scores one song a call
 
 The soak sends good and hostile requests (bad JSON, no audio, a wrong token, cut connections) to a
-server of a small model with random weights. The killed replica is one of two on Ray Serve.
+server of a small model with random weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ from apex_reward.serve.settings import ServeSettings
 RATE = 24_000
 WAYS = ("dynamic", "one by one", "plain")
 SONGS = 8
+CLIENTS = 8  # of the replicas
 TOKEN = {"Authorization": "Bearer secret"}
 
 
@@ -68,7 +69,7 @@ def main() -> None:
         short = write_songs(folder, 1.0)
         write_small_model(folder)
         parts: list[str] = []
-        for part in (waits, soak, killed_replica):
+        for part in (waits, soak):
             parts.append(part(args, folder, songs if part is waits else short))
             write_result("Serving", "\n\n".join(parts), args.output)
 
@@ -153,39 +154,49 @@ def running(command: list[str], folder: Path | None = None) -> Iterator[tuple[in
 
 
 def waits(args: argparse.Namespace, folder: Path, songs: list[bytes]) -> str:
-    """Requests a second and waiting times of every way at every number of clients."""
+    """Requests a second and waiting times of every way and number of clients, in turns."""
     found: dict[tuple[int, str], list[float]] = {}
     spent: dict[tuple[int, str], float] = {}
-    largest = ""
-    for turn in range(args.turns):
-        for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
-            with running([__file__, "--serve", way, "--model", args.model]) as (_, url):
-                load(url, songs, 1, 2)  # warm up
-                for clients in args.clients:
-                    started = time.perf_counter()
-                    times = load(url, songs, clients, args.requests)
-                    key = clients, way
-                    spent[key] = spent.get(key, 0) + time.perf_counter() - started
-                    found.setdefault(key, []).extend(times)
-                if way == "dynamic":
-                    metrics = httpx.get(f"{url}/metrics").text.splitlines()
-                    largest = next(line.split()[1] for line in metrics if "batch_size_max" in line)
-    rows = []
-    for clients, way in sorted(found, key=lambda key: (key[0], WAYS.index(key[1]))):
-        times = found[clients, way]
-        cuts = statistics.quantiles(times, n=100, method="inclusive")
-        rate = len(times) / spent[clients, way]
-        against = rate / (len(found[clients, "plain"]) / spent[clients, "plain"])
-        rows.append([clients, way, f"{rate:.2f}", f"{against:.2f}",
-                     *(f"{cuts[p - 1]:.2f}" for p in (50, 95, 99))])  # fmt: skip
+    with ExitStack() as held:
+        urls = {
+            way: held.enter_context(running([__file__, "--serve", way, "--model", args.model]))[1]
+            for way in WAYS
+        }
+        for url in urls.values():
+            load(url, songs, 1, 2)  # warm up
+        for turn, clients in itertools.product(range(args.turns), args.clients):
+            for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
+                started = time.perf_counter()
+                times = load(urls[way], songs, clients, args.requests * max(2, clients))
+                key = clients, way
+                spent[key] = spent.get(key, 0) + time.perf_counter() - started
+                found.setdefault(key, []).extend(times)
+        metrics = httpx.get(f"{urls['dynamic']}/metrics").text.splitlines()
+        largest = next(line.split()[1] for line in metrics if "batch_size_max" in line)
+    rates = {key: len(times) / spent[key] for key, times in found.items()}
+    rows = [
+        row(clients, way, found[clients, way], rates[clients, way], rates[clients, "plain"])
+        for clients, way in sorted(found, key=lambda key: (key[0], WAYS.index(key[1])))
+    ]
+    more, said = killed_replica(args, folder / "long")
     table = markdown_table(
-        ["clients", "way", "requests/s", "against plain", "p50 s", "p95 s", "p99 s"], rows
+        ["clients", "way", "requests", "requests/s", "against plain", "p50 s", "p95 s", "p99 s"],
+        rows + more,
     )
     return (
-        f"{args.model}, songs of {args.seconds:g} s, one a request, {args.turns} turns of "
-        f"{args.requests} requests; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} "
-        f"cores; largest batch {largest} songs.\n\n{table}"
+        f"{args.model}, songs of {args.seconds:g} s, one a request, {args.turns} turns; load "
+        f"average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; largest batch {largest} "
+        f"songs. The replicas are two on Ray Serve, asked by the client with its retries.\n\n"
+        f"{table}\n\n{said}"
     )
+
+
+def row(clients: int, way: str, times: list[float], rate: float, plain: float = 0.0) -> list[Any]:
+    """A row of the table; `plain` is the rate that it is held against, if any."""
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    against = f"{rate / plain:.2f}" if plain else ""
+    return [clients, way, len(times), f"{rate:.2f}", against,
+            *(f"{cuts[p - 1]:.2f}" for p in (50, 95, 99))]  # fmt: skip
 
 
 def load(url: str, songs: list[bytes], clients: int, requests: int) -> list[float]:
@@ -258,12 +269,13 @@ def held(pid: int) -> tuple[str, int]:
     return f"{memory / 2**20:.0f}", sum(process.num_fds() for process in everyone)
 
 
-def killed_replica(args: argparse.Namespace, folder: Path, songs: list[bytes]) -> str:
-    """What clients see when one of two replicas is killed under load."""
+def killed_replica(args: argparse.Namespace, folder: Path) -> tuple[list[list[Any]], str]:
+    """Rows of two replicas before and after one is killed under load, and what clients saw."""
     paths = [folder / f"{n}.wav" for n in range(SONGS)]
     waves = [torch.from_numpy(load_audio(path).samples) for path in paths]
-    rows = Reward.load(folder / "reward.yaml").judge([str(path) for path in paths])
-    ends: list[float] = []
+    (folder / "reward.yaml").write_text(f"models: {args.model}\nmix: aesthetics\n")
+    judged = Reward.load(folder / "reward.yaml").judge([str(path) for path in paths])
+    asked: list[tuple[float, float]] = []
     wrong = [0]
     stop = threading.Event()
     command = ["-m", "apex_reward", "serve", "--reward", "reward.yaml", "--replicas", "2"]
@@ -274,28 +286,36 @@ def killed_replica(args: argparse.Namespace, folder: Path, songs: list[bytes]) -
             for n in itertools.cycle(range(SONGS)):
                 if stop.is_set():
                     return
+                began = time.perf_counter()
                 value = float(remote(waves[n], RATE).musicality)
-                wrong[0] += abs(value - rows[n]["musicality"]) > 1e-4
-                ends.append(time.perf_counter())
+                wrong[0] += abs(value - judged[n]["musicality"]) > 1e-4
+                asked.append((began, time.perf_counter()))
 
-        with ThreadPoolExecutor(4) as pool:
-            clients = [pool.submit(client) for _ in range(4)]
-            while len(ends) < 40 and not any(future.done() for future in clients):
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            clients = [pool.submit(client) for _ in range(CLIENTS)]
+            while len(asked) < 2 * CLIENTS and not any(future.done() for future in clients):
                 time.sleep(0.05)
+            marks = [time.perf_counter()]
+            time.sleep(args.watch)
             below = psutil.Process(pid).children(recursive=True)
             replica = next(p for p in below if "ServeReplica" in " ".join(p.cmdline()))
-            killed_at = time.perf_counter()
+            marks.append(time.perf_counter())
             replica.kill()
-            time.sleep(10)
+            time.sleep(args.watch)
+            marks.append(time.perf_counter())
             stop.set()
             errors = [future.exception() for future in clients]
-    after = [end for end in ends if end >= killed_at]
-    gap = max(b - a for a, b in itertools.pairwise([killed_at, *after]))
+    rows = []
+    for way, (begin, end) in zip(("two replicas", "one killed"), itertools.pairwise(marks),
+                                 strict=True):  # fmt: skip
+        times = [done - began for began, done in asked if begin <= done < end]
+        rows.append(row(CLIENTS, way, times, len(times) / (end - begin)))
+    ends = sorted(done for _, done in asked if done >= marks[1])
+    gap = max(b - a for a, b in itertools.pairwise([marks[1], *ends]))
     failed = sum(error is not None for error in errors)
-    return (
-        f"Killed replica: one of two, SIGKILL under 4 clients; {len(after)} answers in the next "
-        f"10 s, {wrong[0]} wrong, {failed} clients failed after their retries, the longest time "
-        f"without an answer {gap:.2f} s."
+    return rows, (
+        f"Of the answers {wrong[0]} were wrong; after the SIGKILL {failed} clients failed in spite "
+        f"of their retries, and the longest time without an answer was {gap:.2f} s."
     )
 
 
@@ -303,11 +323,13 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="apex-tiny")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--clients", type=lambda text: [int(n) for n in text.split(",")],
                         default=[1, 8, 32])  # fmt: skip
-    parser.add_argument("--requests", type=int, default=48)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=5, help="Of every client in a turn.")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--watch", type=float, default=20.0,
+                        help="Seconds before and after the kill.")  # fmt: skip
     parser.add_argument("--soak", type=int, default=10_000)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--serve", choices=WAYS, help="Be a server (for the benchmark itself).")
