@@ -41,11 +41,9 @@ from apex_reward.runs.interrupt import Interrupt
 from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import (
     RewardSettings,
-    build_reward,
+    build_judge,
     output_field,
     parse_settings,
-    plain,
-    reference_embeddings,
     said,
 )
 from apex_reward.scoring import find_audio
@@ -80,11 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not toy and settings.reference_songs is None:
         raise SystemExit("candidates of your own need --reference-songs, a folder to be like")
     set_seed(own.seed)
-    reward = build_reward(
-        settings, guards="flag", **({"segment_seconds": TOY_SECONDS} if toy else {})
+    judge = build_judge(
+        settings, SAMPLE_RATE, toy_references, TOY_SECONDS if toy else None, guards="flag"
     )
-    reference = reference_embeddings(settings, reward, toy_references)
-    judge = LoopJudge(reward)
     log = RunLog(
         own.output_dir, PANELS, formats=settings.formats, xlabel="N (candidates per prompt)"
     )
@@ -99,9 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     largest = min(own.num_generations, *(len(group) for group in groups))
     rng = np.random.default_rng(own.seed)
     for n in (2**k for k in range(int(math.log2(largest)) + 1)):
-        log.append(best_of(n, groups, reference, own.repeats, rng))
-    write_results(log, groups, {"demonstration": reward.demonstration,
-                                "settings": plain(own, settings)})  # fmt: skip
+        log.append(best_of(n, groups, judge.reference, own.repeats, rng))
+    write_results(log, groups, judge.reward.demonstration, (own, settings))
 
 
 def best_of(
@@ -208,7 +203,9 @@ def rows_of(groups: list[list[Song]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def write_results(log: RunLog, groups: list[list[Song]], about: dict[str, Any]) -> None:
+def write_results(
+    log: RunLog, groups: list[list[Song]], demonstration: bool, settings: tuple[Any, ...]
+) -> None:
     """Curves over N, the figures at both ends, and songs of some prompts."""
     for number, group in enumerate(groups[:3]):
         best = max(group, key=lambda song: song["reward"])
@@ -224,8 +221,9 @@ def write_results(log: RunLog, groups: list[list[Song]], about: dict[str, Any]) 
             "reward_std_before": first["reward_std"],
             "distance_before": first.get("distance"),
             "distance_after": last.get("distance"),
-            **about,
-        }
+            "demonstration": demonstration,
+        },
+        *settings,
     )
 
 

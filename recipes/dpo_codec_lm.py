@@ -23,32 +23,23 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from apex_reward.demo.notes import SLOTS, SONG_SECONDS, note_references
+from apex_reward.demo.notes import SLOTS
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.pairs import build_pairs, to_trl
-from apex_reward.rewards.stacks.loop import LoopJudge
-from apex_reward.runs.interrupt import Interrupt, InterruptCallback, how_to_go_on
+from apex_reward.runs.listener import Listener, Row, mean_reward, policy_judge
 from apex_reward.runs.log import RunLog
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy, sample_tokens
-from apex_reward.runs.settings import (
-    RewardSettings,
-    build_reward,
-    output_field,
-    parse_settings,
-    plain,
-    reference_embeddings,
-    said,
-)
+from apex_reward.runs.policy import PolicySettings, load_policy
+from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
+from apex_reward.runs.trainer import QuietDefaults, train
 
 LOGGED = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
 PANELS = {
@@ -58,7 +49,6 @@ PANELS = {
     "loss, DPO + SFT": ["loss"],
     "accuracy on training pairs": ["rewards/accuracies"],
 }
-Row = dict[str, Any]
 
 
 @dataclass
@@ -75,7 +65,7 @@ class PairSettings:
 
 
 @dataclass
-class Settings(DPOConfig):
+class Settings(QuietDefaults, DPOConfig):
     """TRL's, with this recipe's defaults."""
 
     output_dir: str = output_field("runs/dpo_codec_lm")
@@ -91,13 +81,6 @@ class Settings(DPOConfig):
     loss_weights: list[float] | None = field(default_factory=lambda: [1.0, 0.5])
     max_length: int | None = None
     logging_steps: float = 10
-    save_strategy: str = "no"
-    report_to: str = "none"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    use_cpu: bool = not torch.cuda.is_available()
-    bf16: bool | None = torch.cuda.is_available()
-    disable_tqdm: bool | None = not sys.stderr.isatty()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_seed(dpo.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(named, dpo.seed, device, how.warm_steps)
-    listener = Listener(settings, policy, how, named.toy)
+    listener = Listener(policy, policy_judge(settings, named, policy, "flag"), how.max_new_tokens)
     log = RunLog(
         dpo.output_dir, PANELS, formats=settings.formats, resume=bool(dpo.resume_from_checkpoint)
     )
@@ -120,30 +103,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eval_dataset=splits["test"],
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
-        callbacks=[RewardCurve(listener, log, dpo.seed)],
+        callbacks=[RewardCurve(listener, log, how.fresh, dpo.seed)],
     )
-    trainer.remove_callback(PrinterCallback)
-    with Interrupt() as interrupt:
-        stopping = InterruptCallback(interrupt)
-        trainer.add_callback(stopping)
-        trainer.train(resume_from_checkpoint=dpo.resume_from_checkpoint)
+    interrupted = train(trainer)
     held_out = trainer.evaluate()
     trainer.save_model(str(log.output / "adapter"))
     after = listener.songs(how.candidates, dpo.seed + 1, trainer.model)
-    listener.save(log, {"before": before, "after": after})
+    listener.save(log, "before", before)
+    listener.save(log, "after", after)
     log.finish(
         {
             **rise(before, after),
             "held_out_accuracy": held_out["eval_rewards/accuracies"],
             "held_out_pairs": len(splits["test"]),
             "train_pairs": len(splits["train"]),
-            "interrupted": stopping.stopped,
+            "interrupted": interrupted,
             "demonstration": listener.judge.reward.demonstration,
-            "settings": plain(dpo, how, named, settings),
-        }
+        },
+        dpo,
+        how,
+        named,
+        settings,
     )
-    if stopping.stopped:
-        print(how_to_go_on(dpo.output_dir))
 
 
 def first_songs(
@@ -168,75 +149,15 @@ def first_songs(
     return before, pairs
 
 
-class Listener:
-    """Generates songs with a policy, decodes and scores them."""
-
-    def __init__(
-        self, settings: RewardSettings, policy: Policy, how: PairSettings, toy: bool
-    ) -> None:
-        # The toy's songs fill one short segment; the published model hears 30 s at a time.
-        reward = build_reward(
-            settings,
-            guards="flag",
-            shortest=SONG_SECONDS / 2 if toy else None,
-            **({"segment_seconds": SONG_SECONDS} if toy else {}),
-        )
-        reference = None
-        if toy or settings.reference_songs:
-            reference = reference_embeddings(settings, reward, note_references)
-        self.judge = LoopJudge(reward, policy.decode.sample_rate, reference)
-        self.policy, self.how = policy, how
-        self.figures: dict[str, float] = {}
-
-    def songs(self, each: int, seed: int, model: Any = None) -> list[Row]:
-        """`each` candidates per prompt as rows for `build_pairs`; `reward` may be None."""
-        prompts = self.policy.prompts
-        tokens = sample_tokens(
-            self.policy, prompts, each, seed=seed, max_new_tokens=self.how.max_new_tokens,
-            model=model,
-        )  # fmt: skip
-        asked = [(number, k) for number in range(len(prompts)) for k in range(each)]
-        heard = self.judge(self.policy.decode(tokens), [prompts[number] for number, _ in asked])
-        self.figures = heard.figures
-        return [
-            {
-                "prompt_id": number,
-                "prompt": prompts[number],
-                "audio": f"prompt{number:03d}_{k:02d}.wav",
-                "tokens": self.text(ids),
-                "ids": ids,
-                "reward": reward,
-            }
-            for (number, k), ids, reward in zip(asked, tokens, heard.rewards, strict=True)
-        ]
-
-    def text(self, ids: list[int]) -> str:
-        """What DPOTrainer will tokenize; it has to come back as the same ids."""
-        text: str = self.policy.tokenizer.decode(ids)
-        if self.policy.tokenizer(text, add_special_tokens=False).input_ids != ids:
-            sys.exit("this tokenizer does not give its own tokens back; DPO would train on others")
-        return text
-
-    def save(self, log: RunLog, sets: dict[str, list[Row]]) -> None:
-        """The first song of four prompts of each set."""
-        for name, rows in sets.items():
-            firsts = [row for row in rows if row["audio"].endswith("_00.wav")][:4]
-            decoded = self.policy.decode([row["ids"] for row in firsts])
-            for row, song in zip(firsts, decoded, strict=True):
-                stem = row["audio"].removesuffix(".wav")
-                log.song(f"{name}_{stem}", song, self.policy.decode.sample_rate)
-
-
 class RewardCurve(TrainerCallback):
     """At every log: the mean reward of a few fresh generations, next to what TRL logged."""
 
-    def __init__(self, listener: Listener, log: RunLog, seed: int) -> None:
-        self.listener, self.log, self.seed = listener, log, seed
+    def __init__(self, listener: Listener, log: RunLog, fresh: int, seed: int) -> None:
+        self.listener, self.log, self.fresh, self.seed = listener, log, fresh, seed
 
     def measure(self, model: Any, step: int, logged: dict[str, float]) -> None:
-        songs = self.listener.songs(self.listener.how.fresh, self.seed + 1000 + step, model)
-        rewards = [row["reward"] for row in songs if row["reward"] is not None]
-        row = {"step": step, "reward": statistics.fmean(rewards), **logged}
+        songs = self.listener.songs(self.fresh, self.seed + 1000 + step, model)
+        row = {"step": step, "reward": mean_reward(songs), **logged}
         self.log.append({**row, **self.listener.figures})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:

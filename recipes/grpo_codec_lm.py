@@ -25,36 +25,26 @@ and scores), audio/ before and after, and the LoRA adapter.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexRewardFunction
-from apex_reward.demo.notes import SLOTS, SONG_SECONDS, note_references
+from apex_reward.demo.notes import SLOTS
 from apex_reward.report.run import before_and_after
 from apex_reward.rewards.stacks.holdout import HoldoutCallback, StopRule
-from apex_reward.rewards.stacks.loop import LoopJudge
 from apex_reward.runs.completions import CompletionLog, flagged_share, undecodable_share
-from apex_reward.runs.interrupt import Interrupt, InterruptCallback, how_to_go_on
+from apex_reward.runs.listener import Listener, holdout_judge, policy_judge, split_prompts
 from apex_reward.runs.log import HistoryCallback, RunLog
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy, sample_songs
-from apex_reward.runs.settings import (
-    RewardSettings,
-    build_holdout,
-    build_reward,
-    output_field,
-    parse_settings,
-    plain,
-    reference_embeddings,
-)
+from apex_reward.runs.policy import Policy, PolicySettings, load_policy
+from apex_reward.runs.settings import RewardSettings, output_field, parse_settings
+from apex_reward.runs.trainer import QuietDefaults, train
 
 EACH = 2  # held-out songs of each
 PANELS = {
@@ -66,7 +56,7 @@ PANELS = {
 
 
 @dataclass
-class Settings(GRPOConfig):
+class Settings(QuietDefaults, GRPOConfig):
     """TRL's, with this recipe's defaults; a batch is shared out among the processes."""
 
     output_dir: str = output_field("runs/grpo_codec_lm")
@@ -81,13 +71,6 @@ class Settings(GRPOConfig):
     # By its own spread, a group of songs that are all good would push as hard as any other.
     scale_rewards: str = "batch"
     logging_steps: float = 1
-    save_strategy: str = "no"
-    report_to: str = "none"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    use_cpu: bool = not torch.cuda.is_available()
-    bf16: bool | None = torch.cuda.is_available()
-    disable_tqdm: bool | None = not sys.stderr.isatty()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_seed(grpo.seed)
     policy = load_policy(named, grpo.seed, state.device)
     held_out, prompts = split_prompts(policy.prompts)
-    function = make_reward_function(settings, policy, named.toy)
+    function = make_reward_function(settings, named, policy)
     files = {"writes": state.is_main_process, "resume": bool(grpo.resume_from_checkpoint)}
     completions = CompletionLog(function, Path(grpo.output_dir) / "completions.jsonl", **files)
     log = RunLog(grpo.output_dir, PANELS, formats=settings.formats, **files)
@@ -110,13 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
     )
-    trainer.remove_callback(PrinterCallback)
-    turned = add_holdout(trainer, settings, policy, named.toy, held_out)
+    turned = add_holdout(trainer, settings, named, policy, held_out)
     trainer.add_callback(HistoryCallback(log, completions=completions))
-    with Interrupt() as interrupt:
-        stopping = InterruptCallback(interrupt)
-        trainer.add_callback(stopping)
-        trainer.train(resume_from_checkpoint=grpo.resume_from_checkpoint)
+    interrupted = train(trainer)
     trainer.save_model(str(Path(grpo.output_dir) / "adapter"))
     if state.is_main_process:
         write_songs(log, completions, policy)
@@ -125,55 +104,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 **figures(completions),
                 "processes": state.num_processes,
                 "demonstration": function.reward.demonstration,
-                "interrupted": stopping.stopped,
+                "interrupted": interrupted,
                 "turn": None if turned is None or turned.turn is None else vars(turned.turn),
-                "settings": plain(grpo, named, settings),
-            }
+            },
+            grpo,
+            named,
+            settings,
         )
-        if stopping.stopped:
-            print(how_to_go_on(grpo.output_dir))
     state.wait_for_everyone()
 
 
-def split_prompts(prompts: list[str]) -> tuple[list[str], list[str]]:
-    """Every sixth prompt is held out (all, where there are fewer); the others are trained on."""
-    return prompts[::6], [p for i, p in enumerate(prompts) if i % 6] or prompts
-
-
-def make_reward_function(settings: RewardSettings, policy: Policy, toy: bool) -> ApexRewardFunction:
+def make_reward_function(
+    settings: RewardSettings, named: PolicySettings, policy: Policy
+) -> ApexRewardFunction:
     """The reward with guards, and the songs that the policy's should be like."""
-    # The toy's songs fill one short segment; the published model hears 30 s at a time.
-    reward = build_reward(settings, shortest=SONG_SECONDS / 2 if toy else None, **toy_options(toy))
-    reference = None
-    if toy or settings.reference_songs:
-        reference = reference_embeddings(settings, reward, note_references)
+    judge = policy_judge(settings, named, policy)
     # As bad as the worst song: unscored, gibberish would cost nothing and slowly take over.
-    return ApexRewardFunction(reward, decode=policy.decode, undecodable=0.0, reference=reference)
-
-
-def toy_options(toy: bool) -> dict[str, float]:
-    """Of the embedded reward model."""
-    return {"segment_seconds": SONG_SECONDS} if toy else {}
+    return ApexRewardFunction(
+        judge.reward, decode=policy.decode, undecodable=0.0, reference=judge.reference
+    )
 
 
 def add_holdout(
     trainer: GRPOTrainer,
     settings: RewardSettings,
+    named: PolicySettings,
     policy: Policy,
-    toy: bool,
     prompts: list[str],
 ) -> StopRule | None:
     """Have songs of held-out prompts judged by the held-out reward; None where none is named."""
-    reward = build_holdout(settings, **toy_options(toy))
-    if reward is None:
+    judge, grpo = holdout_judge(settings, named, policy), trainer.args
+    if judge is None:
         return None
-    judge, grpo = LoopJudge(reward, policy.decode.sample_rate), trainer.args
-    asked = [prompt for prompt in prompts for _ in range(EACH)]
+    listener = Listener(policy, judge, grpo.max_completion_length)
 
     def measure(model: Any) -> list[float]:
-        options = {"seed": grpo.seed + 1, "max_new_tokens": grpo.max_completion_length}
-        heard = judge(sample_songs(policy, prompts, EACH, model=model, **options), asked)
-        return [0.0 if value is None else value for value in heard.rewards]
+        return [row["reward"] or 0.0 for row in listener.songs(EACH, grpo.seed + 1, model, prompts)]
 
     callback = HoldoutCallback(
         measure,

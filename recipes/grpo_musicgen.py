@@ -1,9 +1,10 @@
 """GRPO on MusicGen, which generates several codebooks at once with a delay between them.
 
     python recipes/grpo_musicgen.py --output runs/musicgen
+    python recipes/grpo_musicgen.py --output runs/musicgen --reward recipes/panel.yaml
     accelerate launch recipes/grpo_musicgen.py --output runs/musicgen --prompts FILE.txt \
-        --model facebook/musicgen-small --reward amaai-lab/apex --seconds 30 --guidance 3 \
-        --micro-batches 8 --learning-rate 1e-5
+        --policy facebook/musicgen-small --reward-model amaai-lab/apex --guidance_scale 3 \
+        --per_device_train_batch_size 4 --gradient_accumulation_steps 8 --learning_rate 1e-5
 
 A step: a group of songs for every prompt, their rewards less their group's mean, and a few updates
 of the clipped ratio with the KL to the start (LoRA switched off), on LoRA adapters of the decoder.
@@ -13,131 +14,114 @@ as the reward; minutes on two CPU cores. Its EnCodec is no trained codec: its we
 that every code is a note, and its songs are chords of four notes a quarter second.
 
 Leaves history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
-`PeftModel.from_pretrained(musicgen, folder)` puts back on the model.
+`PeftModel.from_pretrained(musicgen, folder)` puts back on the model. Ctrl-C ends after the step.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoTokenizer, MusicgenForConditionalGeneration
+from transformers import AutoTokenizer, MusicgenForConditionalGeneration, set_seed
 from transformers.modeling_outputs import BaseModelOutput
 
-from apex_reward import ApexReward, Guards, Reward
 from apex_reward.demo.musicgen import FRAMES, SECONDS, STYLES, toy_musicgen
-from apex_reward.rewards.policy import (
-    PolicyRun,
-    clipped_gain,
-    drift,
-    group_advantages,
-    policy_options,
-)
+from apex_reward.rewards.policy import clipped_gain, drift
+from apex_reward.runs.loop import LoopSettings, PolicyRun
+from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
+
+LAYERS = r"decoder\.model\.decoder\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
 
-def main() -> None:
-    args = parse_arguments()
+@dataclass
+class Settings(LoopSettings):
+    """The loop, with this recipe's defaults."""
+
+    output_dir: str = output_field("runs/grpo_musicgen")
+    learning_rate: float = said(2e-3, "of AdamW")
+    policy: str | None = said(None, "hub id or folder of a MusicGen; none: the toy")
+    guidance_scale: float = said(1.0, "of the policy, 1: none")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings, own = parse_settings(RewardSettings, Settings, arguments=arguments)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), gradient_accumulation_steps=args.micro_batches
+        cpu=not torch.cuda.is_available(),
+        gradient_accumulation_steps=own.gradient_accumulation_steps,
     )
-    set_seed(args.seed)
-    musicgen, tokenizer, prompts = load(args)
-    args.sample_rate = musicgen.config.audio_encoder.sampling_rate
-    layers = r"decoder\.model\.decoder\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
-    lora = LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=layers)
+    set_seed(own.seed)
+    musicgen, tokenizer, prompts, frames = load(own)
+    lora = LoraConfig(r=own.lora_r, lora_alpha=2 * own.lora_r, target_modules=LAYERS)
     # Dropout would make the ratio of an unchanged policy something else than one.
     policy = get_peft_model(musicgen, lora).eval()
-    reward = make_reward(args, accelerator.device)
-    set_seed(args.seed, device_specific=True)
-    run = PolicyRun(args.output, args.sample_rate)
-    train(args, accelerator, policy, Prompts(tokenizer, prompts), reward, run)
-    if accelerator.is_main_process:
-        policy.save_pretrained(str(args.output / "adapter"))
-        run.finish(vars(args), reward.demonstration)
-
-
-def train(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    policy: PeftModel,
-    prompts: Prompts,
-    reward: Reward,
-    run: PolicyRun,
-) -> None:
-    """Sample, judge, update, a step after the other."""
+    rate = musicgen.config.audio_encoder.sampling_rate
+    run = PolicyRun(
+        own, settings, accelerator, prompts, rate, SECONDS if own.policy is None else None
+    )
+    set_seed(own.seed + accelerator.process_index)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     wrapped, optimizer = accelerator.prepare(
-        policy, torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.0)
+        policy, torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=0.0)
     )
-    for _ in range(args.steps):
-        rollout = Rollout(args, policy, prompts.draw(args.prompts_per_step, accelerator.device))
-        rows = reward.judge(list(rollout.songs), rollout.texts, sample_rate=args.sample_rate)
-        values = torch.tensor([row["reward"] for row in rows], device=accelerator.device)
-        everyone = accelerator.gather(values)
-        rollout.advantages = group_advantages(values, rollout.texts) / (everyone.std() + 1e-6)
-        measured = update(args, accelerator, wrapped, optimizer, rollout)
-        run.step(accelerator, measured, rollout.songs, everyone, rows)
+    for _ in run.steps():
+        texts = run.draw()
+        tokens = tokenizer(texts, padding=True, return_tensors="pt").to(accelerator.device)
+        rollout = Rollout(policy, tokens, frames, own.guidance_scale)
+        rollout.advantages = run.advantages(texts, rollout.songs)
+        run.log_step(update(own, accelerator, wrapped, optimizer, rollout))
+    run.finish(policy)
 
 
 def update(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    wrapped: Any,
-    optimizer: Any,
-    rollout: Rollout,
+    own: Settings, accelerator: Accelerator, wrapped: Any, optimizer: Any, rollout: Rollout
 ) -> dict[str, float]:
     """A few passes over a step's songs; means of what was measured."""
     with torch.no_grad():
-        old = log_probabilities(wrapped, rollout, args.guidance)
+        old = log_probabilities(wrapped, rollout, own.guidance_scale)
         with accelerator.unwrap_model(wrapped).disable_adapter():
-            reference = log_probabilities(wrapped, rollout, args.guidance)
+            reference = log_probabilities(wrapped, rollout, own.guidance_scale)
     sums = {"kl": 0.0, "clipped": 0.0, "grad_norm": 0.0}
-    chunks = torch.arange(len(rollout.texts), device=old.device).chunk(args.micro_batches)
-    for _ in range(args.passes):
+    chunks = torch.arange(len(rollout.codes), device=old.device).chunk(
+        own.gradient_accumulation_steps
+    )
+    for _ in range(own.num_iterations):
         for rows in chunks:
             with accelerator.accumulate(wrapped):
-                new = log_probabilities(wrapped, rollout.part(rows), args.guidance)
-                gain, share = clipped_gain(new, old[rows], rollout.advantages[rows], args.clip)
+                new = log_probabilities(wrapped, rollout.part(rows), own.guidance_scale)
+                gain, share = clipped_gain(new, old[rows], rollout.advantages[rows], own.epsilon)
                 kl = drift(new, reference[rows])
-                accelerator.backward((args.kl * kl - gain).mean())
+                accelerator.backward((own.beta * kl - gain).mean())
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.max_norm)
+                    norm = accelerator.clip_grad_norm_(wrapped.parameters(), own.max_grad_norm)
                     sums["grad_norm"] += float(norm) * len(chunks)
                 optimizer.step()
                 optimizer.zero_grad()
             sums["kl"] += kl.mean().item()
             sums["clipped"] += share
-    return {name: value / (args.passes * len(chunks)) for name, value in sums.items()}
+    return {name: value / (own.num_iterations * len(chunks)) for name, value in sums.items()}
 
 
 class Rollout:
-    """Sampled songs of some prompts. B = songs, K = codebooks, F = frames, T = samples.
+    """Sampled songs of B prompts. K = codebooks, F = frames, L = tokens, C = channels, T = samples.
 
     Attributes:
-        texts: B prompts, those of a group side by side.
         states, mask: what the decoder attends to, (B, L, W) and (B, L).
         codes: (B, K, F).
         songs: (B, C, T).
     """
 
-    def __init__(
-        self, args: argparse.Namespace, policy: PeftModel, prompts: tuple[list[str], Any]
-    ) -> None:
+    def __init__(self, policy: PeftModel, tokens: Any, frames: int, guidance: float) -> None:
         musicgen = policy.get_base_model()
-        texts, tokens = prompts
-        self.texts = [text for text in texts for _ in range(args.group)]
-        self.mask = tokens.attention_mask.repeat_interleave(args.group, 0)
-        encoded = musicgen.text_encoder(tokens.input_ids, tokens.attention_mask)
-        self.states = encoded.last_hidden_state.detach().repeat_interleave(args.group, 0)
-        self.codes = sample(policy, self.states, self.mask, args.frames, args.guidance)
+        self.mask = tokens.attention_mask
+        with torch.no_grad():
+            encoded = musicgen.text_encoder(tokens.input_ids, tokens.attention_mask)
+        self.states = encoded.last_hidden_state
+        self.codes = sample(policy, self.states, self.mask, frames, guidance)
         self.songs = decode(musicgen, self.codes)
         self.advantages = torch.empty(0)
 
@@ -218,57 +202,13 @@ def decode(musicgen: MusicgenForConditionalGeneration, codes: Tensor) -> Tensor:
     return torch.cat([codec.decode(side[None], [None]).audio_values for side in sides], dim=1)
 
 
-class Prompts:
-    """Prompts in an order that is shuffled anew each time it is through."""
-
-    def __init__(self, tokenizer: Any, texts: list[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-        self.order = self._shuffled()
-
-    def draw(self, count: int, device: torch.device) -> tuple[list[str], Any]:
-        """`count` texts and their tokens."""
-        texts = [next(self.order) for _ in range(count)]
-        return texts, self.tokenizer(texts, padding=True, return_tensors="pt").to(device)
-
-    def _shuffled(self) -> Iterator[str]:
-        while True:
-            yield from random.sample(self.texts, len(self.texts))
-
-
-def make_reward(args: argparse.Namespace, device: torch.device) -> Reward:
-    """The reward model with its mix, loudness and guards."""
-    # The toy's songs fill one short segment; the published model hears 30 s at a time.
-    settings = {} if args.model else {"segment_seconds": SECONDS}
-    model = ApexReward.from_pretrained(args.reward, **settings).to(device)
-    guards = Guards.default("penalty", args.penalty).limit("duration", low=args.seconds / 2)
-    return Reward(model, args.mix, loudness=args.loudness, guards=guards)
-
-
-def load(args: argparse.Namespace) -> tuple[MusicgenForConditionalGeneration, Any, list[str]]:
-    """The model, its tokenizer and the prompts; sets how many frames a song has."""
-    if args.model is None:
-        args.frames, args.seconds = FRAMES, SECONDS
-        return *toy_musicgen(args.seed, args.warm_steps), list(STYLES)
-    musicgen = MusicgenForConditionalGeneration.from_pretrained(args.model)
-    args.frames = round(args.seconds * musicgen.config.audio_encoder.frame_rate)
-    prompts = args.prompts.read_text(encoding="utf-8").splitlines()
-    return musicgen, AutoTokenizer.from_pretrained(args.model), prompts
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/grpo_musicgen"))
-    policy_options(parser, steps=20, learning_rate=2e-3, clip=0.2, kl=0.02)
-    parser.add_argument("--guidance", type=float, default=1.0, help="of the policy, 1: none")
-    parser.add_argument("--warm-steps", type=int, default=150, help="of the toy's first training")
-    real = parser.add_argument_group("a real MusicGen")
-    real.add_argument("--model", help="hub id or folder; none: the toy")
-    real.add_argument("--prompts", type=Path, help="a text file, a prompt a line")
-    real.add_argument("--seconds", type=float, default=10.0, help="of a song")
-    args = parser.parse_args()
-    if args.model and not args.prompts:
-        parser.error("--model needs --prompts")
-    return args
+def load(own: Settings) -> tuple[MusicgenForConditionalGeneration, Any, list[str], int]:
+    """The model, its tokenizer, the prompts, and how many frames a song has."""
+    if own.policy is None:
+        return *toy_musicgen(own.seed, own.warm_steps), list(STYLES), FRAMES
+    musicgen = MusicgenForConditionalGeneration.from_pretrained(own.policy)
+    frames = round(own.audio_seconds * musicgen.config.audio_encoder.frame_rate)
+    return musicgen, AutoTokenizer.from_pretrained(own.policy), own.read_prompts(), frames
 
 
 if __name__ == "__main__":

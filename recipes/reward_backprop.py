@@ -44,11 +44,9 @@ from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import (
     RewardSettings,
     build_holdout,
-    build_reward,
+    build_judge,
     output_field,
     parse_settings,
-    plain,
-    reference_embeddings,
     said,
 )
 
@@ -113,21 +111,18 @@ class Climb:
     def __init__(self, own: Settings, settings: RewardSettings, accelerator: Accelerator) -> None:
         self.own, self.settings, self.accelerator = own, settings, accelerator
         toy, device = own.pipeline is None, str(accelerator.device)
-        loading = {"segment_seconds": SONG_SECONDS} if toy else {}
         self.generator: Any = (
             MelodyFlow(own.sampler_steps, own.last, own.seed) if toy else PipelineGenerator(own)
         )
         self.generator.to(accelerator.device)
         self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
-        self.reward = build_reward(
-            settings, guards="flag", penalty=1.0, loudness=-18.0, device=device,
-            shortest=SONG_SECONDS / 2 if toy else None, **loading,
-        )  # fmt: skip
-        reference = None
-        if toy or settings.reference_songs:
-            reference = reference_embeddings(settings, self.reward, melody_references)
         rate = self.generator.sample_rate
-        self.judge = LoopJudge(self.reward, rate, reference)
+        self.judge = build_judge(
+            settings, rate, melody_references, SONG_SECONDS if toy else None,
+            guards="flag", penalty=1.0, loudness=-18.0, device=device,
+        )  # fmt: skip
+        self.reward = self.judge.reward
+        loading = {"segment_seconds": SONG_SECONDS} if toy else {}
         holdout = build_holdout(settings, device, **loading)
         self.holdout = None if holdout is None else LoopJudge(holdout, rate)
         self.rule, self.ended, self.step = StopRule(), False, 0
@@ -256,8 +251,9 @@ class Climb:
                 "turn": None if self.rule.turn is None else vars(self.rule.turn),
                 "interrupted": interrupted,
                 "demonstration": self.reward.demonstration,
-                "settings": plain(self.own, self.settings),
-            }
+            },
+            self.own,
+            self.settings,
         )
         if interrupted:
             print(how_to_go_on(self.own.output_dir))

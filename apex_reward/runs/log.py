@@ -15,6 +15,7 @@ from apex_reward.files.growing import GrowingTable
 from apex_reward.files.tables import read_jsonl, without_nan
 from apex_reward.report.run import write_run
 from apex_reward.runs.completions import CompletionLog
+from apex_reward.runs.settings import plain
 
 
 class RunLog:
@@ -75,16 +76,20 @@ class RunLog:
         array = samples.detach().float().cpu().numpy() if hasattr(samples, "detach") else samples
         save_wav(folder / f"{name}.wav", np.asarray(array, np.float32), sample_rate)
 
-    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, summary: Mapping[str, Any], *settings: Any) -> dict[str, Any]:
         """Write history, summary and curves; the summary gets `seconds`, and is printed.
 
         Args:
             summary: JSON-ready values; NaN becomes null.
+            settings: dataclasses that are written under `settings`, as `plain` makes them.
 
         Returns:
             The summary as written.
         """
-        whole = without_nan({"seconds": time.monotonic() - self.started, **summary})
+        whole = {"seconds": time.monotonic() - self.started, **summary}
+        if settings:
+            whole["settings"] = plain(*settings)
+        whole = without_nan(whole)
         if self.writes:
             write_run(self.output, self.rows, whole, self.panels, self.formats, self.xlabel)
             self._history.partial.unlink(missing_ok=True)

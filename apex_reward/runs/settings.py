@@ -23,6 +23,7 @@ from apex_reward.rewards.drift import song_embeddings
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.stacks.loop import LoopJudge
 from apex_reward.scoring import find_audio
 
 GUARDS = ("none", *get_args(Action))
@@ -130,6 +131,32 @@ def build_reward(
     )
     reward.sources[model.name] = name
     return reward
+
+
+def build_judge(
+    settings: RewardSettings,
+    sample_rate: int,
+    toys: Callable[[], Iterable[Waveform]],
+    toy_seconds: float | None = None,
+    **defaults: Any,
+) -> LoopJudge:
+    """The reward of the settings, with the songs that a run's should be like.
+
+    Args:
+        sample_rate: of the run's songs, Hz.
+        toys: makes the songs to compare with, of a toy for which the settings name no folder.
+        toy_seconds: of a toy's songs, which fill one segment of the embedded model and are not too
+            short at half of it; None: no toy.
+        defaults: as `build_reward` takes them.
+    """
+    if toy_seconds is not None:
+        defaults = {"shortest": toy_seconds / 2, "segment_seconds": toy_seconds, **defaults}
+    reward = build_reward(settings, **defaults)
+    reference = None
+    toy = toy_seconds is not None and reward.parts.encoders  # a remote model has no embeddings
+    if toy or settings.reference_songs is not None:
+        reference = reference_embeddings(settings, reward, toys)
+    return LoopJudge(reward, sample_rate, reference)
 
 
 def build_holdout(

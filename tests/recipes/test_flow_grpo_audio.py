@@ -19,13 +19,13 @@ from transformers import T5Config, T5EncoderModel
 from apex_reward.audio import load_audio
 from apex_reward.demo.flow import toy_flow
 from apex_reward.demo.musicgen import style_tokenizer
-from tests.recipes.inside import run_recipe
+from tests.recipes.support import run
 from tests.support import tiny_model
 
 
-def test_a_short_run_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--steps", 2, "--warm-steps", 5, "--prompts-per-step", 2, "--group", 3)
-    history, summary = run_recipe(monkeypatch, "flow_grpo_audio", tmp_path, *options)
+def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
+    small = ("--per_device_train_batch_size", 6, "--num_generations", 3)
+    history, summary = run("flow_grpo_audio", tmp_path, "--max_steps", 2, "--warm_steps", 5, *small)
     assert [row["step"] for row in history] == [1, 2]
     assert summary["reward_after"] == pytest.approx(history[1]["reward"], abs=1e-6)
     assert 0 < history[0]["kl"] < history[1]["kl"]
@@ -64,15 +64,16 @@ def small_pipeline() -> StableAudioPipeline:
     )  # fmt: skip
 
 
-def test_a_pipeline_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
     small_pipeline().save_pretrained(tmp_path / "pipeline")
     tiny_model().save_pretrained(tmp_path / "reward")
     (tmp_path / "prompts.txt").write_text("low calm\nhigh lively\n")
-    history, _ = run_recipe(
-        monkeypatch, "flow_grpo_audio", tmp_path / "run", "--pipeline", tmp_path / "pipeline",
-        "--prompts", tmp_path / "prompts.txt", "--reward", tmp_path / "reward", "--seconds", 0.2,
-        "--sampler-steps", 3, "--steps", 2, "--group", 2, "--prompts-per-step", 2,
-        "--micro-batches", 2, "--guidance", 2,
+    history, _ = run(
+        "flow_grpo_audio", tmp_path / "run", "--pipeline", tmp_path / "pipeline",
+        "--prompts", tmp_path / "prompts.txt", "--reward_model", tmp_path / "reward",
+        "--audio_seconds", 0.2, "--sampler_steps", 3, "--max_steps", 2, "--num_generations", 2,
+        "--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 2,
+        "--guidance_scale", 2,
     )  # fmt: skip
     assert history[0]["kl"] < history[1]["kl"]
     assert all(row["grad_norm"] > 0 for row in history)

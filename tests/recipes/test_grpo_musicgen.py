@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from transformers import (
 
 from apex_reward.audio import load_audio
 from apex_reward.demo.musicgen import style_tokenizer, toy_musicgen
-from tests.recipes.inside import load_recipe, run_recipe
+from tests.recipes.support import recipe_module, run
 from tests.support import tiny_model
 
 TEXT = {"vocab_size": 8, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
@@ -46,17 +46,17 @@ def policy_of(musicgen: MusicgenForConditionalGeneration) -> PeftModel:
 
 
 def rollout_of(policy: PeftModel, recipe: Any, guidance: float) -> Any:
-    tokens = style_tokenizer()(["low calm", "high"], padding=True, return_tensors="pt")
-    args = argparse.Namespace(group=2, frames=5, guidance=guidance)
-    with torch.no_grad():
-        return recipe.Rollout(args, policy, (["low calm", "high"], tokens))
+    texts = ["low calm", "low calm", "high", "high"]
+    return recipe.Rollout(
+        policy, style_tokenizer()(texts, padding=True, return_tensors="pt"), 5, guidance
+    )
 
 
 @pytest.mark.parametrize(("channels", "guidance"), [(1, 1.0), (1, 3.0), (2, 1.0)])
 def test_log_probabilities_are_those_of_one_code_after_the_other(
     channels: int, guidance: float
 ) -> None:
-    recipe = load_recipe("grpo_musicgen")
+    recipe = recipe_module("grpo_musicgen")
     policy = policy_of(small_musicgen(channels))
     rollout = rollout_of(policy, recipe, guidance)
     assert rollout.codes.shape == (4, 4, 5)
@@ -106,12 +106,12 @@ def slow_log_probabilities(
 
 
 def test_codes_are_drawn_as_often_as_their_probability() -> None:
-    recipe = load_recipe("grpo_musicgen")
+    recipe = recipe_module("grpo_musicgen")
     policy = policy_of(small_musicgen())
     states, mask = torch.randn(1, 3, 16).expand(4000, -1, -1), torch.ones(4000, 3).long()
     torch.manual_seed(1)
     codes = recipe.sample(policy, states, mask, 4, 1.0)
-    rollout = argparse.Namespace(states=states[:1], mask=mask[:1], codes=codes[:1])
+    rollout = SimpleNamespace(states=states[:1], mask=mask[:1], codes=codes[:1])
     for code in range(0, 16, 5):
         rollout.codes = torch.full((1, 4, 4), code)
         with torch.no_grad():
@@ -120,9 +120,9 @@ def test_codes_are_drawn_as_often_as_their_probability() -> None:
         assert float(share) == pytest.approx(float(expected), abs=0.02)
 
 
-def test_a_short_run_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--steps", 2, "--warm-steps", 4, "--prompts-per-step", 1, "--group", 4)
-    history, summary = run_recipe(monkeypatch, "grpo_musicgen", tmp_path, *options)
+def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
+    small = ("--per_device_train_batch_size", 4, "--num_generations", 4)
+    history, summary = run("grpo_musicgen", tmp_path, "--max_steps", 2, "--warm_steps", 4, *small)
     assert [row["step"] for row in history] == [1, 2]
     assert summary["reward_before"] == pytest.approx(history[0]["reward"], abs=1e-6)
     assert summary["reward_std_before"] > 0
@@ -142,17 +142,18 @@ def test_a_short_run_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert float((after - before).abs().max()) > 1e-4
 
 
-def test_a_model_of_a_folder_with_guidance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_a_folder_with_guidance(tmp_path: Path) -> None:
     small_musicgen(2).save_pretrained(tmp_path / "model")
     style_tokenizer().save_pretrained(tmp_path / "model")
     tiny_model().save_pretrained(tmp_path / "reward")
     (tmp_path / "prompts.txt").write_text("low calm\nhigh lively\n")
-    history, summary = run_recipe(
-        monkeypatch, "grpo_musicgen", tmp_path / "run", "--model", tmp_path / "model",
-        "--prompts", tmp_path / "prompts.txt", "--seconds", 0.2, "--steps", 1, "--group", 3,
-        "--prompts-per-step", 2, "--micro-batches", 2, "--guidance", 2,
-        "--reward", tmp_path / "reward",
+    history, _ = run(
+        "grpo_musicgen", tmp_path / "run", "--policy", tmp_path / "model",
+        "--prompts", tmp_path / "prompts.txt", "--audio_seconds", 0.2, "--max_steps", 1,
+        "--num_generations", 3, "--per_device_train_batch_size", 3,
+        "--gradient_accumulation_steps", 2, "--guidance_scale", 2,
+        "--reward_model", tmp_path / "reward",
     )  # fmt: skip
     assert len(history) == 1
-    assert summary["settings"]["frames"] == 15
-    assert load_audio(tmp_path / "run" / "audio" / "before_0.wav").samples.shape[0] == 2
+    song = load_audio(tmp_path / "run" / "audio" / "before_0.wav").samples
+    assert song.shape == (2, 15 * 320)

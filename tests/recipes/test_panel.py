@@ -23,7 +23,7 @@ def small_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toys that have learnt little, and few songs to compare with: it is about the wiring."""
     few_notes, few_melodies = notes.note_references(3), melodies.melody_references(3)
     fit = melodies.MelodyFlow._fit
-    monkeypatch.setattr(notes, "note_references", lambda: few_notes)
+    monkeypatch.setattr("apex_reward.runs.listener.note_references", lambda: few_notes)
     monkeypatch.setattr(melodies, "melody_references", lambda: few_melodies)
     monkeypatch.setattr(melodies, "melody_prompts", lambda: (["0 1", "1 0"], ["0 0", "1 2"]))
     monkeypatch.setattr(melodies.MelodyFlow, "_fit", lambda self, seed, steps: fit(self, seed, 3))

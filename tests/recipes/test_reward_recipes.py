@@ -11,13 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from apex_reward import Reward
 from apex_reward.audio import load_audio
 from apex_reward.files.tables import read_jsonl
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
 from apex_reward.runs.policy import PolicySettings, load_policy
-from apex_reward.runs.settings import RewardSettings
-from tests.recipes.support import ROOT, mean, recipe_module, results, run
+from apex_reward.runs.settings import RewardSettings, build_reward
+from tests.recipes.support import ROOT, mean, results, run
+from tests.serve.running import start
+
+RECIPE = ROOT / "recipes" / "grpo_codec_lm.py"
 
 pytestmark = pytest.mark.slow
 
@@ -39,34 +44,47 @@ def test_grpo_raises_the_reward(tmp_path: Path) -> None:
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_grpo_in_two_processes_gives_the_rewards_of_one(tmp_path: Path) -> None:
+def test_grpo_in_two_processes_through_a_server_gives_the_rewards_of_one_with_the_model_inside(
+    tmp_path: Path,
+) -> None:
+    inside = build_reward(RewardSettings(), loudness=-18.0, shortest=2.0, segment_seconds=4.0)
+    inside.model.save_pretrained(tmp_path / "model")
+    inside.sources[inside.model.name] = "model"
+    inside.save(tmp_path / "reward.yaml")
+    (tmp_path / "songs").mkdir()
+    server, url = start(tmp_path)
+    remote = yaml.safe_load((tmp_path / "reward.yaml").read_text())
+    remote["models"] = url
+    (tmp_path / "remote.yaml").write_text(yaml.safe_dump(remote))
     # accelerate 1.15 launches one process only where it is given --cpu.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    recipe = str(ROOT / "recipes" / "grpo_codec_lm.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    options = ["--output", str(tmp_path / "run"), "--max_steps", "2"]
     done = subprocess.run(
-        [*launch, recipe, "--output", str(tmp_path), "--max_steps", "2"],
-        env=environment,
+        [*launch, str(RECIPE), *options, "--reward", str(tmp_path / "remote.yaml")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+             "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         check=False,
-    )
+    )  # fmt: skip
+    server.terminate()
+    assert server.wait(timeout=30) in (0, -signal.SIGTERM)
     assert done.returncode == 0, done.stderr[-3000:]
-    _, summary = results(tmp_path)
+    history, summary = results(tmp_path / "run")
     assert summary["processes"] == 2
-    rows = read_jsonl(tmp_path / "completions.jsonl")
+    rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
     assert len(rows) == 2 * 32
     policy = load_policy(PolicySettings(), seed=0, steps=0)
-    function: ApexRewardFunction = recipe_module("grpo_codec_lm").make_reward_function(
-        RewardSettings(), policy, True
+    function = ApexRewardFunction(
+        Reward.load(tmp_path / "reward.yaml"), decode=policy.decode, undecodable=0.0
     )
     for step in (0, 1):
         together = [row for row in rows if row["step"] == step]
         rewards = function(
             [row["prompt"] for row in together], [""] * 32, [row["ids"] for row in together]
         )
-        assert rewards == pytest.approx([row["reward"] for row in together], abs=1e-4)
+        assert rewards == pytest.approx([row["reward"] for row in together], abs=1e-5)
+        assert history[step]["reward"] == pytest.approx(sum(rewards) / 32, abs=1e-5)
         assert len(set(rewards)) > 8
 
 

@@ -1,0 +1,182 @@
+"""What policy loops of one's own share: settings, groups of songs with advantages, files.
+
+For generators that no trainer takes (several codebooks at once, flows).
+
+Shape key: B = songs of a step on one process, T = samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apex_reward.demo.notes import note_references
+from apex_reward.errors import UsageError
+from apex_reward.report.run import before_and_after
+from apex_reward.rewards.policy import group_advantages
+from apex_reward.runs.interrupt import Interrupt, how_to_go_on
+from apex_reward.runs.log import RunLog
+from apex_reward.runs.settings import RewardSettings, build_judge, said
+
+PANELS = {
+    "reward": ["reward"],
+    "KL from the start": ["kl"],
+    "spread within a prompt": ["apex/embedding_spread"],
+    "distance from the reference": ["apex/distance"],
+    "share flagged": ["apex/guard_any"],
+}
+
+
+@dataclass
+class LoopSettings:
+    """A policy loop, in TRL's words where it has one."""
+
+    output_dir: str = "runs/loop"
+    seed: int = said(0, "of weights, draws and prompts")
+    max_steps: int = said(20, "of sampling, each with its updates")
+    per_device_train_batch_size: int = said(32, "songs of a process in a micro-batch")
+    gradient_accumulation_steps: int = said(1, "micro-batches of an update")
+    num_generations: int = said(8, "songs of a prompt")
+    num_iterations: int = said(2, "updates of a step")
+    learning_rate: float = said(1e-3, "of AdamW")
+    epsilon: float = said(0.2, "how far the ratio may go from 1 before it stops to count")
+    beta: float = said(0.02, "weight of the KL to the start")
+    max_grad_norm: float = said(1.0, "larger gradients are scaled down")
+    lora_r: int = said(8, "rank of the LoRA adapter; its alpha is twice that")
+    warm_steps: int = said(150, "of the toy's first training")
+    prompts: str | None = said(None, "a text file, a prompt a line")
+    audio_seconds: float = said(30.0, "of a song, where it is not the toy's")
+
+    def read_prompts(self) -> list[str]:
+        """The lines of the file; raises UsageError where none is named."""
+        if self.prompts is None:
+            raise UsageError("a model of your own needs --prompts, a text file, a prompt a line")
+        return Path(self.prompts).read_text(encoding="utf-8").splitlines()
+
+    def prompts_of_a_step(self) -> int:
+        """How many groups a process samples; raises UsageError where songs make no whole ones."""
+        songs = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if songs % self.num_generations:
+            raise UsageError(
+                f"{songs} songs of a step (--per_device_train_batch_size times "
+                f"--gradient_accumulation_steps) are no whole groups of {self.num_generations} "
+                "(--num_generations)"
+            )
+        return songs // self.num_generations
+
+
+class PolicyRun:
+    """Draws prompts, judges their songs, and keeps what a policy loop leaves in its folder.
+
+        for _ in run.steps():
+            texts = run.draw()
+            advantages = run.advantages(texts, generate(texts))
+            run.log_step(update(texts, advantages))
+        run.finish(policy)
+
+    Args:
+        own, settings: of the loop and of the reward.
+        accelerator: of accelerate; the main process writes.
+        prompts: texts to draw from.
+        sample_rate: of the songs, Hz.
+        toy_seconds: of a toy's songs; None: no toy.
+    """
+
+    def __init__(
+        self,
+        own: LoopSettings,
+        settings: RewardSettings,
+        accelerator: Any,
+        prompts: Sequence[str],
+        sample_rate: int,
+        toy_seconds: float | None = None,
+    ) -> None:
+        self.own, self.settings, self.accelerator = own, settings, accelerator
+        self.judge = build_judge(
+            settings,
+            sample_rate,
+            note_references,
+            toy_seconds,
+            loudness=-18.0,
+            device=str(accelerator.device),
+            **({} if toy_seconds else {"shortest": own.audio_seconds / 2}),
+        )
+        self.log = RunLog(
+            own.output_dir, PANELS, formats=settings.formats, writes=accelerator.is_main_process
+        )
+        self.random = torch.Generator().manual_seed(own.seed + 1000 * accelerator.process_index)
+        self.interrupted = False
+        self._drawn, self._count = self._shuffled(list(prompts)), own.prompts_of_a_step()
+        self._rewards: list[list[float]] = []
+        self._row: dict[str, Any] = {}
+
+    def steps(self) -> Iterator[int]:
+        """1 to `max_steps`; Ctrl-C ends it after the step."""
+        with Interrupt() as interrupt:
+            for step in range(1, self.own.max_steps + 1):
+                yield step
+                self.interrupted = interrupt.asked()
+                if self.interrupted:
+                    return
+
+    def draw(self) -> list[str]:
+        """B prompts, the `num_generations` of a group side by side."""
+        texts = itertools.islice(self._drawn, self._count)
+        return [text for text in texts for _ in range(self.own.num_generations)]
+
+    def advantages(self, texts: Sequence[str], songs: Tensor) -> Tensor:
+        """(B,) rewards of songs (B, ..., T) less their group's mean, over the batch's spread.
+
+        A song that cannot be heard gets the lowest reward of the others.
+        """
+        heard = self.judge(list(songs), texts)
+        lowest = min(heard.known, default=0.0)
+        values = torch.tensor(
+            [lowest if reward is None else reward for reward in heard.rewards],
+            device=self.accelerator.device,
+        )
+        everyone = self.accelerator.gather(values)
+        self._rewards.append(everyone.tolist())
+        deviation = everyone.std()
+        self._row = {"reward": everyone.mean().item(), "reward_std": deviation.item()}
+        self._row |= heard.figures
+        for i, song in enumerate(songs[:4]):
+            for name in ("before", "after")[len(self._rewards) > 1 :]:
+                self.log.song(f"{name}_{i}", song, self.judge.sample_rate)
+        return group_advantages(values, texts) / (deviation + 1e-6)
+
+    def log_step(self, measured: Mapping[str, float]) -> None:
+        """Keep and print the step of the latest `advantages`."""
+        row = {"step": len(self._rewards), **self._row, **measured}
+        self.log.append(row)
+        shown = ("step", "reward", "reward_std", "apex/guard_any", *measured)
+        self.accelerator.print({name: round(row[name], 4) for name in shown})
+
+    def finish(self, policy: Any) -> None:
+        """Write the adapter, history, summary and curves."""
+        if not self.accelerator.is_main_process:
+            return
+        policy.save_pretrained(str(self.log.output / "adapter"))
+        self.log.finish(
+            {
+                **before_and_after(self._rewards),
+                "interrupted": self.interrupted,
+                "demonstration": self.judge.reward.demonstration,
+            },
+            self.own,
+            self.settings,
+        )
+        if self.interrupted:
+            print(how_to_go_on(self.own.output_dir))
+
+    def _shuffled(self, texts: list[str]) -> Iterator[str]:
+        """The prompts in an order that is new each time it is through."""
+        while True:
+            for number in torch.randperm(len(texts), generator=self.random).tolist():
+                yield texts[number]

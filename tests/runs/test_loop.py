@@ -1,0 +1,49 @@
+"""A policy loop's settings, groups and advantages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import read_jsonl
+from apex_reward.runs.loop import LoopSettings, PolicyRun
+from apex_reward.runs.settings import RewardSettings
+
+
+def test_songs_of_a_step_are_whole_groups() -> None:
+    own = LoopSettings(per_device_train_batch_size=6, gradient_accumulation_steps=2)
+    with pytest.raises(UsageError, match="12 songs of a step .* no whole groups of 8"):
+        own.prompts_of_a_step()
+    own.num_generations = 3
+    assert own.prompts_of_a_step() == 4
+    with pytest.raises(UsageError, match="--prompts, a text file"):
+        own.read_prompts()
+
+
+def test_advantages_are_the_judges_and_the_unheard_are_as_bad_as_the_worst(tmp_path: Path) -> None:
+    own = LoopSettings(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2
+    )  # fmt: skip
+    prompts = ["low", "high"]
+    run = PolicyRun(own, RewardSettings(), Accelerator(cpu=True), prompts, 24_000, 2.0)
+    torch.manual_seed(0)
+    songs = torch.sin(torch.rand(4, 1) * torch.arange(48_000)) / 4
+    songs[3] = float("nan")
+    for step in run.steps():
+        texts = run.draw()
+        assert texts in (["low", "low", "high", "high"], ["high", "high", "low", "low"])
+        found = run.advantages(texts, songs)
+        run.log_step({"kl": 0.5})
+        assert step == 1
+    heard = run.judge(list(songs[:3]), texts[:3]).known
+    values = torch.tensor([*heard, min(heard)])
+    groups = values.view(2, 2).mean(dim=1).repeat_interleave(2)
+    torch.testing.assert_close(found, (values - groups) / (values.std() + 1e-6))
+    (row,) = read_jsonl(tmp_path / "history.jsonl.partial")
+    assert row["reward"] == pytest.approx(float(values.mean()), abs=1e-6)
+    assert row["kl"] == 0.5
+    assert row["apex/undecodable"] == 0.25
