@@ -14,8 +14,8 @@ from apex_reward.errors import CheckpointError, listed
 from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.familiar import Familiarity
 from apex_reward.model.files import (
-    HUB_OPTIONS,
     check_tensors,
+    hub_options,
     local_path,
     read_config,
     read_weights,
@@ -65,7 +65,7 @@ def load_model(
     cls: type[ApexReward], name: str | Path, encoder: str | Path | None, **kwargs: Any
 ) -> ApexReward:
     """`ApexReward.from_pretrained`: see there."""
-    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+    hub = hub_options(kwargs)
     path = local_path(name, **hub)
     if path.is_file() or read_config(path).get("model_type") != ApexConfig.model_type:
         named = read_config(path).get("mert_model_name") if path.is_dir() else None
@@ -87,7 +87,7 @@ def compose_published(
     cls: type[ApexReward], predictor: str | Path, encoder: str | Path, **kwargs: Any
 ) -> ApexReward:
     """`ApexReward.from_published`: see there."""
-    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+    hub = hub_options(kwargs)
     published = read_predictor(local_path(predictor, **hub))
     return _compose(cls, _published_parts(published), encoder, **kwargs)
 

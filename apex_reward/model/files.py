@@ -20,6 +20,11 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model_state_dict.pt",
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What a call's options say to the hub, taken out of them."""
+    return {key: options.pop(key) for key in HUB_OPTIONS if key in options}
+
+
 def local_path(name: str | Path, **hub_options: Any) -> Path:
     """A local file or folder for a path, a hub id (downloaded) or `apex-tiny` (embedded).
 

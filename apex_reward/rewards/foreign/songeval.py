@@ -8,7 +8,8 @@ Shape key: B = songs, T = samples, F = frames (25 a second), W = MuQ's width (10
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apex_reward.errors import CheckpointError
+from apex_reward.model.checkpoint import placed
 from apex_reward.model.encoded import EncodedModel, Lengths, Prompts, song_features
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder
+from apex_reward.model.encoders.muq_files import (
+    PUBLISHED_MUQ,
+    load_muq,
+    read_muq_config,
+    report_extra,
+    split_muq,
+)
 from apex_reward.model.encoders.muq_songs import MuqSongs
+from apex_reward.model.files import (
+    check_tensors,
+    hub_options,
+    in_float32,
+    local_path,
+    read_weights,
+    weight_file,
+)
+from apex_reward.model.folder import read_model, write_folder
 from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.precision import in_full_precision
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
@@ -30,6 +49,15 @@ LAYER = 6
 ATTENTIONS = 4
 ATTENTION_HEADS = 8
 HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
+MODEL_TYPE = "apex_reward_songeval"
+PUBLISHED_HEAD = Path("ckpt") / "model.safetensors"
+FIRST = "ffd.0.weight"
+HOW = (
+    "SongEval's files are not on the hub in one piece: `git clone "
+    "https://github.com/ASLP-lab/SongEval`, then `apex-reward import --kind songeval --predictor "
+    f"SongEval/ckpt/model.safetensors --encoder {PUBLISHED_MUQ} --output songeval`, and name that "
+    "folder (songeval:FOLDER)"
+)
 
 
 class SongEval(EncodedModel, FrozenModel):
@@ -80,9 +108,12 @@ class SongEval(EncodedModel, FrozenModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`, whole or not at all."""
-        from apex_reward.rewards.foreign.songeval_files import save_songeval
-
-        save_songeval(self, folder)
+        config = {
+            "model_type": MODEL_TYPE,
+            "muq": asdict(self.encoder.config),
+            "feed_forward": self.head.ffd[0].out_features,
+        }
+        write_folder(folder, config, self.state_dict())
 
     @classmethod
     def from_pretrained(
@@ -99,9 +130,16 @@ class SongEval(EncodedModel, FrozenModel):
         Raises:
             CheckpointError: nothing there, not such a model, or any missing or misshapen tensor.
         """
-        from apex_reward.rewards.foreign.songeval_files import load_songeval
-
-        return load_songeval(name, encoder, **options)
+        hub = hub_options(options)
+        if str(name) == cls.name and not Path(name).exists():
+            raise CheckpointError(HOW)
+        path = local_path(name, **hub)
+        if path.is_file() or not (path / "config.json").is_file():
+            return cls.from_published(path, encoder, **options, **hub)
+        model = read_model(
+            path, MODEL_TYPE, lambda c: _empty(MuqConfig(**c["muq"]), c["feed_forward"])
+        )
+        return placed(model, **options)
 
     @classmethod
     def from_published(
@@ -117,9 +155,26 @@ class SongEval(EncodedModel, FrozenModel):
         Raises:
             CheckpointError: as in `from_pretrained`. Tensors that nothing needs are warned of.
         """
-        from apex_reward.rewards.foreign.songeval_files import compose_songeval
-
-        return compose_songeval(predictor, encoder, **options)
+        hub = hub_options(options)
+        file = _head_file(local_path(predictor, **hub))
+        head = _read_head(file)
+        folder = local_path(encoder or PUBLISHED_MUQ, **hub)
+        config = read_muq_config(folder)
+        if head[FIRST].shape[1] != config.width:
+            raise CheckpointError(
+                f"{file}: {FIRST} takes hidden states of width {head[FIRST].shape[1]}, but the "
+                f"encoder {folder} gives {config.width}"
+            )
+        model = _empty(config, head[FIRST].shape[0])
+        expected = model.head.state_dict()
+        needed = {name: value for name, value in head.items() if name in expected}
+        check_tensors(file, needed, expected)
+        report_extra(file, head.keys() - expected.keys())
+        model.head.load_state_dict(in_float32(needed), assign=True)
+        weights = weight_file(folder)
+        state, _ = split_muq(weights, read_weights(weights))
+        load_muq(weights, model.encoder, state)
+        return placed(model, **options)
 
 
 class SongEvalHead(nn.Module):
@@ -173,3 +228,28 @@ class _PooledSongs(MuqSongs):
     def weights(self) -> Sequence[nn.Module]:
         """MuQ and the head's pooling."""
         return (self.muq, self.head.ffd, self.head.attn)
+
+
+def _empty(config: MuqConfig, feed_forward: int) -> SongEval:
+    # Nothing is drawn at random only to be thrown away.
+    with torch.device("meta"):
+        return SongEval(config, feed_forward)
+
+
+def _head_file(path: Path) -> Path:
+    if path.is_dir() and (path / PUBLISHED_HEAD).is_file():
+        return path / PUBLISHED_HEAD
+    return weight_file(path)
+
+
+def _read_head(file: Path) -> dict[str, Tensor]:
+    """The head's tensors without a common prefix."""
+    content = read_weights(file)
+    found = content if isinstance(content, Mapping) else {}
+    names = [name for name in found if str(name).endswith(FIRST)]
+    if len(names) != 1 or getattr(found[names[0]], "ndim", 0) != 2:
+        raise CheckpointError(
+            f"{file} is no SongEval head: expected one matrix named ...{FIRST}, found {len(names)}"
+        )
+    prefix = names[0].removesuffix(FIRST)
+    return {name.removeprefix(prefix): value for name, value in found.items()}
