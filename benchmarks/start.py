@@ -45,7 +45,7 @@ def main() -> None:
     least = {text: min(seconds for seconds, _ in costs) for text, costs in found.items()}
     rows = [
         [
-            f"`{text}`",
+            text,
             f"{least[text]:.2f}",
             f"{statistics.median(seconds for seconds, _ in costs):.2f}",
             f"{least[text] / least['from transformers import PreTrainedModel']:.2f}",

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar, overload
 
-from apex_reward.report.page import render
 from apex_reward.report.songs import EMBED_BYTES, Player, embedded
 
 SONGS = ("path", "audio", "chosen", "rejected", "audio_a", "audio_b")
@@ -60,6 +59,8 @@ def rows_html(rows: Sequence[Mapping[str, Any]], limit: int = MOST_ROWS) -> str:
     Returns:
         One element, all names escaped.
     """
+    from apex_reward.report.page import render  # it draws: matplotlib
+
     shown = rows[:limit]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     room = EMBED_BYTES

@@ -19,7 +19,7 @@ from apex_reward.files.tables import read_jsonl
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
 from apex_reward.runs.policy import PolicySettings, load_policy
 from apex_reward.runs.settings import RewardSettings, build_reward
-from tests.recipes.support import ROOT, mean, results, run
+from tests.recipes.support import ROOT, mean, recipe_module, results, run
 from tests.serve.running import start
 
 RECIPE = ROOT / "recipes" / "grpo_codec_lm.py"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -13,15 +12,13 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.guards import measures, saved
+from apex_reward.rewards.guards.blocks import BLOCK_SECONDS, TAIL_SECONDS, regrouped
 from apex_reward.rewards.guards.measures import BATCHED, Measure
 from apex_reward.rewards.guards.songs import Songs
 
 Action = Literal["flag", "penalty", "veto"]
 Combine = Literal["worst", "sum"]
 
-BLOCK_SECONDS = 300
-# A shorter rest of a song is measured with the block before it: its fade is no song of its own.
-TAIL_SECONDS = 30
 # Songs are measured together up to this many samples, 12 songs of 30 s: memory stays bounded.
 BATCH_SAMPLES = 1 << 24
 
@@ -262,7 +259,7 @@ class Guards:
         """
         values = [
             self._measure_mono(block[None], [len(block)], sample_rate)[0]
-            for block in _regrouped(blocks, sample_rate)
+            for block in regrouped(blocks, sample_rate)
         ]
         if not values:
             raise UsageError("a song of no samples; expected at least one block with one sample")
@@ -324,32 +321,3 @@ def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:
     if isinstance(guards, str):
         return Guards.default(guards)
     return guards if isinstance(guards, Guards) else Guards(tuple(guards))
-
-
-def _regrouped(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
-    """Blocks of exactly 300 s, the last one of 30 to 330 s (or the whole of a shorter song)."""
-    size, tail = BLOCK_SECONDS * sample_rate, TAIL_SECONDS * sample_rate
-    parts: deque[Tensor] = deque()
-    held = 0
-    for block in blocks:
-        if block.ndim != 1:
-            raise UsageError(f"a block has shape {tuple(block.shape)}; expected mono, (n,)")
-        parts.append(block)
-        held += len(block)
-        while held >= size + tail:
-            yield _taken(parts, size)
-            held -= size
-    if held:
-        yield _taken(parts, held)
-
-
-def _taken(parts: deque[Tensor], count: int) -> Tensor:
-    """The first `count` samples, taken off the parts; a part of that size is not copied."""
-    taken = []
-    while count:
-        part = parts.popleft()
-        taken.append(part[:count])
-        if len(part) > count:
-            parts.appendleft(part[count:])
-        count -= len(taken[-1])
-    return taken[0] if len(taken) == 1 else torch.cat(taken)
