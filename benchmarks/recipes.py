@@ -21,7 +21,12 @@ from result_file import write_result
 from apex_reward.report.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
-RUNS: dict[str, list[str]] = {"grpo_musicgen": [], "flow_grpo_audio": []}
+RUNS: dict[str, list[str]] = {
+    "grpo_musicgen": [],
+    "flow_grpo_audio": [],
+    "online_rounds expert": ["--strategy", "expert"],
+    "online_rounds dpo": ["--strategy", "dpo"],
+}
 COLUMNS = ("recipe", "seed", "reward before", "after", "initial deviation",
            "gain in deviations", "seconds")  # fmt: skip
 
