@@ -15,6 +15,8 @@ from apex_reward.cli.common import INTERRUPTED, OK, SCORE, add_command
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from apex_reward.serve.batching import BatchLimits
     from apex_reward.serve.settings import ServeSettings
 
@@ -105,6 +107,11 @@ def serve(
     typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
     # The lifespan ends below: at a second Ctrl-C uvicorn would break it off with a traceback.
     uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="off")
+    return _ended(app)
+
+
+def _ended(app: FastAPI) -> int:
+    """Answer what was accepted, or say how much was not."""
     batcher = app.state.batcher
     said = f"stopped after {batcher.figures.songs} songs"
     left = batcher.figures.dropped + batcher.waiting

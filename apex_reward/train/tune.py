@@ -88,12 +88,9 @@ def tune_encoder(
     if accelerator.num_processes > 1:
         raise UsageError("--tune-encoder trains in one process; start it without a launcher")
     found = load_training_data(
-        data,
-        condition.task,
-        layers=settings.train_pooling,
-        encoder=encoder,
+        data, condition.task, layers=settings.train_pooling, encoder=encoder,
         teacher_file=teacher_file,
-    )
+    )  # fmt: skip
     paths = song_paths(split_folders(data), audio_dir, found)
     name = encoder or found.source.model_config().encoder_name
     if name is None:
@@ -104,15 +101,9 @@ def tune_encoder(
         accelerator=accelerator, resume=resume, on_epoch=on_frozen,
     )  # fmt: skip
     tuner = Tuner(
-        load_encoder(name, accelerator.device),
-        Checkpoint.load(output / "frozen" / "best"),
-        found,
-        paths,
-        condition,
-        settings,
-        accelerator,
-        on_songs,
-    )
+        load_encoder(name, accelerator.device), Checkpoint.load(output / "frozen" / "best"),
+        found, paths, condition, settings, accelerator, on_songs,
+    )  # fmt: skip
     with run_history(tuner, output) as history:
         for _ in followed(tuner, history, resume, on_epoch):
             pass  # a whole model is large: it is written once, at the end
