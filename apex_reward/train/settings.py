@@ -122,8 +122,9 @@ class TrainSettings:
     def lr_at(self, epoch: int) -> float:
         """Cosine annealing to zero, by epoch from 1: lr (1 + cos(pi (epoch - 1) / epochs)) / 2.
 
-        >>> [round(TrainSettings(epochs=2, lr=1.0).lr_at(epoch), 12) for epoch in (1, 2)]
-        [1.0, 0.5]
+        Examples:
+            >>> [round(TrainSettings(epochs=2, lr=1.0).lr_at(epoch), 12) for epoch in (1, 2)]
+            [1.0, 0.5]
         """
         return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 
