@@ -25,7 +25,8 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
     The covariance is shrunk as Ledoit and Wolf (2004) do, so that it can be inverted with fewer
     songs than dimensions. The threshold is from the distances of songs that were held out (each
     fifth of the songs from the statistics of the other four): the ceil(0.99 (N + 1))-th smallest,
-    which a further song exceeds with a chance of 1% at most (Vovk et al. 2005), however few N are.
+    which about 1% of further songs exceed, however few N are (Vovk et al. 2005, whose bound is
+    exact for one held-out set).
 
     Returns:
         None for fewer than 100 songs, or where all embeddings are alike.
