@@ -3,16 +3,16 @@
     python benchmarks/encoder.py [--seconds 30] [--output benchmarks/results/encoder.md]
 
 One segment, random weights of the published size, one thread. All figures are processor time (the
-least of the repeats, taken in turn), which other programs disturb less than wall time. `rate` is
-that of a large matrix product of the number type, measured between the repeats.
+least of the repeats, taken in turn), which other programs disturb less than wall time. The matrix
+rate is that of a large product of the number type. `gradient.py` has value and gradient.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,24 @@ from pathlib import Path
 import torch
 from result_file import write_result
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
 from apex_reward.model import ApexConfig
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.mert import MertEncoder
-from apex_reward.model.graph import gradient_settings
 from apex_reward.report.markdown import markdown_table
 
 SIZE = 1536
 STAGES = ("stage", "published float32", "float32", "bfloat16", "ratio float32", "ratio bfloat16")
-GRADIENTS = ("value and gradient", "seconds", "against the forward pass")
+OPERATIONS = {
+    "attention": ("_scaled_dot_product", "_softmax"),
+    "matrix products": ("mm", "addmm", "bmm"),
+    "activations": ("gelu",),
+    "copies and casts": ("copy_", "cat", "fill_"),
+    "norms": ("native_layer_norm",),
+}
 Ways = dict[str, Callable[[], object]]
 
 
@@ -55,12 +62,10 @@ def main() -> None:
         ratios = [times["published"] / times[dtype] for dtype in ("float32", "bfloat16")]
         rows.append((name, *(f"{t:.2f}" for t in [*times.values(), *ratios])))
         print(rows[-1], flush=True)
-    rates = {name: 2 * SIZE**3 / taken / 1e9 for name, taken in least(products(), 5).items()}
     text = (
         f"One segment of {options.seconds:g} s, published size, random weights; processor seconds."
-        f"\n\n{markdown_table(STAGES, rows)}\n\nMatrix rate: "
-        f"{', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}.\n\n"
-        f"{markdown_table(GRADIENTS, gradients(options.seconds))}"
+        f"\n\n{markdown_table(STAGES, rows)}\n\n{shares(samples, rows[0])}\n\n"
+        f"Where the time of bfloat16 goes:\n\n{markdown_table(*spent(encoders.bfloat16, samples))}"
     )
     write_result("The encoder, stage by stage", text, options.output)
 
@@ -146,30 +151,58 @@ def least(ways: Ways, repeats: int) -> dict[str, float]:
     return found
 
 
-def gradients(seconds: float) -> list[tuple[object, ...]]:
-    """Value and waveform gradient each in a process of its own."""
-    rows = []
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for name, settings in {"graph kept": {}, "frugal": {"frugal": True}}.items():
-            taken, forward = pool.apply(gradient, (seconds, settings))
-            rows.append((name, f"{taken:.1f}", f"{taken / forward:.2f}"))
-            print(rows[-1], flush=True)
-    return rows
+def shares(samples: Tensor, whole_segment: tuple[str, ...]) -> str:
+    """The work of a segment and at what share of the matrix rate it is done."""
+    total = work(samples)
+    parts = []
+    for (dtype, taken), seconds in zip(
+        least(products(), 5).items(), whole_segment[2:4], strict=True
+    ):
+        rate = 2 * SIZE**3 / taken
+        share = total / float(seconds) / rate
+        parts.append(f"{dtype} {rate / 1e9:.0f} GFLOP/s, of which the segment takes {share:.0%}")
+    return f"Work: {total / 1e9:.0f} GFLOP. Matrix rate: {'; '.join(parts)}."
 
 
-def gradient(seconds: float, settings: dict[str, bool]) -> tuple[float, float]:
-    """Processor seconds of value and gradient, and of the forward pass."""
-    torch.set_num_threads(1)
-    ours = own_encoder()
-    samples = 0.1 * torch.randn(1, round(24_000 * seconds))
-    leaf = samples.clone().requires_grad_()
-    started = time.process_time()
-    with gradient_settings(**settings):
-        value = ours(leaf).square().sum()
-    torch.autograd.grad(value, leaf)
-    taken = time.process_time() - started
-    forward = least({"forward": lambda: ours(samples)}, 1)["forward"]
-    return taken, forward
+def work(samples: Tensor) -> float:
+    """Floating-point operations of one pass; plain attention, whose products are counted."""
+    config = ApexConfig().encoder_config()
+    config._attn_implementation = "eager"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        HubertModel(config).eval()(samples)
+    return counter.get_total_flops()
+
+
+def spent(encoder: MertEncoder, samples: Tensor) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """The table of each kind of operation's time, and of the exponentials that attention needs."""
+    with torch.no_grad():
+        encoder(samples)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            encoder(samples)
+    kinds: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        kinds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+    total = sum(kinds.values())
+    rows = [(kind, f"{taken:.2f}", f"{taken / total:.0%}") for kind, taken in kinds.most_common()]
+    alone = exponentials(encoder, samples)
+    rows.append(("exponentials of the attention, alone", f"{alone:.2f}", f"{alone / total:.0%}"))
+    return ["operations", "seconds", "share"], rows
+
+
+def kind_of(operator: str) -> str:
+    name = operator.removeprefix("aten::").rstrip("_")
+    for kind, starts in OPERATIONS.items():
+        if any(name.startswith(start.rstrip("_")) for start in starts):
+            return kind
+    return "others"
+
+
+def exponentials(encoder: MertEncoder, samples: Tensor) -> float:
+    """Seconds of as many as the softmaxes of all layers and heads take, in a tensor that fits."""
+    config = encoder.config
+    rows = config.num_hidden_layers * config.num_attention_heads
+    scores = torch.randn(frames_like(encoder, samples).shape[1] ** 2 // 16)
+    return 16 * rows * least({"exp": scores.exp}, 3)["exp"]
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def _step(layer: Any, dtype: torch.dtype) -> _Step:
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
     weight, bias = layer.conv.weight.to(dtype), layer.conv.bias
     parts = [
-        (at, weight[:, :, at : at + stride].permute(2, 1, 0).flatten(0, 1))
+        # A last part of one row would stay a view, which every product would copy.
+        (at, weight[:, :, at : at + stride].permute(2, 1, 0).flatten(0, 1).contiguous())
         for at in range(0, kernel, stride)
     ]
     bias = None if bias is None else bias.to(dtype)
