@@ -105,11 +105,11 @@ class DropoutDraws:
             samples: N.
             chosen: (M,) number of each model's seed.
         """
-        shape = (samples, len(self.rate))
-        masks = []
-        for generator in self.generators:
-            uniform = torch.rand(shape, generator=generator, device=self.rate.device)
-            masks.append((uniform >= self.rate) * self.scale)
-        by_seed = torch.stack(masks, dim=1)
-        by_model = by_seed if len(masks) == 1 else by_seed.index_select(1, chosen)
-        return list(by_model.split(self.units, dim=2))
+        masks = self.scale.new_empty(samples, len(self.generators), len(self.rate))
+        for number, generator in enumerate(self.generators):
+            uniform = torch.rand(masks.shape[::2], generator=generator, device=masks.device)
+            torch.mul(uniform >= self.rate, self.scale, out=masks[:, number])
+        # As many seeds as models: each has its own, in their order.
+        if len(self.generators) not in (1, len(chosen)):
+            masks = masks.index_select(1, chosen)
+        return list(masks.split(self.units, dim=2))
