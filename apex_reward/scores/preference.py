@@ -71,11 +71,6 @@ class PreferenceHead:
             total = total + term
         return total
 
-    @property
-    def needs_embeddings(self) -> bool:
-        """Whether a call must be given song embeddings."""
-        return self.embedding_weights is not None
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what `config.preference` of a model holds."""
         return {
