@@ -24,7 +24,8 @@ from apex_reward.runs.policy import Policy, PolicySettings
 
 SONGS, EACH, SLOTS = 16, 8, 8  # songs a step, and of a prompt; notes of a song, 2 s
 BLOCK = 4  # steps that a point is the mean of
-Judge = Callable[[Tensor], NDArray[np.float64]]  # embeddings (B, W) to gold and proxy (2, B)
+# Songs (B, T), their lengths and embeddings (B, W) to gold, proxy and what is asked for, (3, B).
+Judge = Callable[[Tensor, Tensor, Tensor], NDArray[np.float64]]
 
 
 def grpo(
@@ -40,9 +41,9 @@ def grpo(
 
     def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
         heard = hear_songs(model, policy, completion_ids, judge)
-        values.append(np.nanmean(heard, axis=1))
+        values.append(np.nanmean(heard[:2], axis=1))
         # A completion that is no song is as bad as the batch's worst, and in no mean.
-        asked: list[float] = np.nan_to_num(heard[1], nan=np.nanmin(heard[1])).tolist()
+        asked: list[float] = np.nan_to_num(heard[2], nan=np.nanmin(heard[2])).tolist()
         return asked
 
     with TemporaryDirectory() as folder:
@@ -72,11 +73,11 @@ def grpo(
 def hear_songs(
     model: ApexReward, policy: Policy, completion_ids: Sequence[Sequence[int]], judge: Judge
 ) -> NDArray[np.float64]:
-    """(2, B) gold and proxy of completions; NaN where there is no song."""
+    """(3, B) gold, proxy and what is asked for, of completions; NaN where there is no song."""
     songs = policy.decode(completion_ids)
     found = [i for i, song in enumerate(songs) if song is not None]
     waves = torch.nn.utils.rnn.pad_sequence([songs[i] for i in found], batch_first=True)
     lengths = torch.tensor([len(songs[i]) for i in found])
-    values = np.full((2, len(songs)), np.nan)
-    values[:, found] = judge(model.embed(waves, SAMPLE_RATE, lengths))
+    values = np.full((3, len(songs)), np.nan)
+    values[:, found] = judge(waves, lengths, model.embed(waves, SAMPLE_RATE, lengths))
     return values

@@ -13,6 +13,7 @@ less k spreads (Coste et al. 2023, arXiv 2310.02743). Everything hears through a
 - waveform gradient: steps on the samples of some of those recordings, each of 1/100 of their
   level. With guards, a recording stays as it was before the step that trips one anew.
 - GRPO: the toy language model of notes of `recipes/grpo_codec_lm.py`, against KL from its start.
+  Guards cost what they cost in best of N.
 
 Rewards are the mean of the five aesthetic heads in standard deviations of the pool's gold, from its
 mean on. Five seeds draw the proxies' recordings, noise and starts; intervals are t's, 95%.
@@ -89,7 +90,7 @@ def main() -> None:
         spreads.append(spread_ranks(gold, members, many, pool))
         best.append(best_of_n(gold, members, pool, unit, tripped))
         climbs.append(climb(model, gold, members, pool, unit, familiar, sizes, seed))
-        tunes.append(tune(model, gold, members, unit, sizes, seed))
+        tunes.append(tune(model, gold, members, unit, familiar, sizes, seed))
         print(f"seed {seed}: spread against error {spreads[-1]}", flush=True)
     found = Found(np.array(best), np.array(climbs), np.array(tunes), np.array(spreads))
     report(arguments, found, float(tripped.any(axis=1).mean()))
@@ -232,19 +233,27 @@ def stopped(values: Array, flags: NDArray[np.bool_]) -> Array:
 
 
 def tune(
-    model: ApexReward, gold: Predictor, members: Predictor, unit: Unit, sizes: Sizes, seed: int
+    model: ApexReward,
+    gold: Predictor,
+    members: Predictor,
+    unit: Unit,
+    familiar: Familiarity | None,
+    sizes: Sizes,
+    seed: int,
 ) -> list[Any]:
-    """(proxies; gold, proxy and KL; points) of GRPO."""
+    """(proxies; guards off and on; gold, proxy and KL; points) of GRPO."""
     policy = load_policy(PolicySettings(), seed)
 
-    def judged(proxy: str) -> Array:
-        def judge(embeddings: Tensor) -> Array:
+    def judged(proxy: str, price: float) -> Array:
+        def judge(waves: Tensor, lengths: Tensor, embeddings: Tensor) -> Array:
             both = (reward_of(gold, embeddings), reward_of(members, embeddings, proxy))
-            return np.array([unit.of_values(values) for values in both])
+            truth, rewards = (unit.of_values(values) for values in both)
+            tripped = guarded(waves, lengths, embeddings, familiar).any(axis=1)
+            return np.array([truth, rewards, rewards - price * tripped])
 
         return grpo(model, policy, judge, sizes.grpo_steps, seed)
 
-    return [judged(proxy) for proxy in TUNED]
+    return [[judged(proxy, price) for price in (0.0, PENALTY)] for proxy in TUNED]
 
 
 if __name__ == "__main__":
