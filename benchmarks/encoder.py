@@ -1,26 +1,27 @@
 """Where the encoder's time goes, stage by stage: transformers' float32 modules against ours.
 
-    python benchmarks/encoder.py [--seconds 30] [--output benchmarks/results/encoder.md]
+    python benchmarks/encoder.py [--seconds 30] [--device cuda]
+                                 [--output benchmarks/results/encoder.md]
 
-One segment, random weights of the published size, one thread. All figures are processor time (the
-least of the repeats, taken in turn), which other programs disturb less than wall time. The matrix
-rate is that of a large product of the number type. `gradient.py` has value and gradient.
+One segment, random weights of the published size, one thread. On a CPU all figures are processor
+time (the least of the repeats, taken in turn), which other programs disturb less than wall time.
+The matrix rate is that of a large product of the number type. `gradient.py` has gradients.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from clock import work_clock
 from result_file import write_result
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
@@ -45,9 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the tables as Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_default_device(options.device)
     encoders = made_up()
     samples = 0.1 * torch.randn(1, round(24_000 * options.seconds))
     stages = {
@@ -140,14 +143,14 @@ def products() -> Ways:
 
 def least(ways: Ways, repeats: int) -> dict[str, float]:
     """The least processor time of each, taken in turn after one run that warms up."""
-    found = dict.fromkeys(ways, float("inf"))
+    found, device = dict.fromkeys(ways, float("inf")), torch.get_default_device()
     with torch.no_grad():
         for turn in range(repeats + 1):
             for name, run in ways.items():
-                started = time.process_time()
+                started = work_clock(device)
                 run()
                 if turn > 0:
-                    found[name] = min(found[name], time.process_time() - started)
+                    found[name] = min(found[name], work_clock(device) - started)
     return found
 
 
@@ -177,11 +180,13 @@ def spent(encoder: MertEncoder, samples: Tensor) -> tuple[list[str], list[tuple[
     """The table of each kind of operation's time, and of the exponentials that attention needs."""
     with torch.no_grad():
         encoder(samples)
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        with profile() as profiled:
             encoder(samples)
     kinds: Counter[str] = Counter()
+    on_gpu = samples.device.type == "cuda"
     for event in profiled.key_averages():
-        kinds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        kinds[kind_of(event.key)] += spent / 1e6
     total = sum(kinds.values())
     rows = [(kind, f"{taken:.2f}", f"{taken / total:.0%}") for kind, taken in kinds.most_common()]
     alone = exponentials(encoder, samples)

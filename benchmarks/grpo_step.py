@@ -12,7 +12,6 @@ import argparse
 import copy
 import functools
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from clock import clock
 from datasets import Dataset
 from result_file import write_result
 from transformers import PrinterCallback, set_seed
@@ -80,7 +80,7 @@ def run(policy: Policy, reward: Reward, steps: int, device: str) -> Seconds:
     set_seed(0)
     taken: Seconds = defaultdict(list)
     function = ApexRewardFunction(reward, decode=policy.decode, undecodable="lowest")
-    function.decode = timed(policy.decode, "decode", taken)
+    function.decode = timed(policy.decode, "decode", taken, device)
     with TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             copy.deepcopy(policy.model),
@@ -99,23 +99,19 @@ def run(policy: Policy, reward: Reward, steps: int, device: str) -> Seconds:
         for method, part in (
             ("_generate", "draw"), ("_calculate_rewards", "reward"), ("training_step", "step"),
         ):  # fmt: skip
-            setattr(trainer, method, timed(getattr(trainer, method), part, taken))
+            setattr(trainer, method, timed(getattr(trainer, method), part, taken, device))
         trainer.train()
     return taken
 
 
-def timed(call: Callable[..., Any], part: str, taken: Seconds) -> Callable[..., Any]:
+def timed(call: Callable[..., Any], part: str, taken: Seconds, device: str) -> Callable[..., Any]:
     """`call`, which leaves its seconds."""
 
     @functools.wraps(call)
     def measured(*arguments: Any, **options: Any) -> Any:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = clock(device)
         found = call(*arguments, **options)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken[part].append(time.perf_counter() - started)
+        taken[part].append(clock(device) - started)
         return found
 
     return measured

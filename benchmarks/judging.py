@@ -1,6 +1,6 @@
 """What judging a song costs, part by part: loading, loudness, guards, encoder, heads.
 
-    python benchmarks/judging.py [--songs 4] [--seconds 30] [--repeats 3]
+    python benchmarks/judging.py [--songs 4] [--seconds 30] [--repeats 3] [--device cuda]
                                  [--output benchmarks/results/judging.md]
 
 Stereo FLAC at 44.1 kHz, float32, one thread; for apex-tiny and for the published size with random
@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
+from clock import clock
 from result_file import write_result
 
 from apex_reward import ApexConfig, ApexReward, Reward
@@ -34,7 +34,8 @@ RATE, OWN = 44_100, 24_000
 
 def parts(reward: Reward, model: ApexReward, paths: list[str]) -> dict[str, Callable[[], object]]:
     """Each part of the work by its name."""
-    mono = [torch.from_numpy(load_audio(path).samples).mean(0) for path in paths]
+    device = model.device
+    mono = [torch.from_numpy(load_audio(path).samples).mean(0).to(device) for path in paths]
     songs = [resample(song, RATE, model.config.sample_rate)[None] for song in mono]
     guards = Guards()
     with torch.no_grad():
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--songs", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the table as Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,8 +65,8 @@ def main() -> None:
     torch.manual_seed(0)
     rng, rows = np.random.default_rng(0), []
     models = {
-        "apex-tiny": ApexReward.from_pretrained("apex-tiny"),
-        "published size": ApexReward(ApexConfig()),
+        "apex-tiny": ApexReward.from_pretrained("apex-tiny").to(options.device),
+        "published size": ApexReward(ApexConfig()).to(options.device),
     }
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{n}.flac" for n in range(options.songs)]
@@ -77,17 +79,17 @@ def main() -> None:
             times: dict[str, list[float]] = {part: [] for part in ways}
             for turn in range(options.repeats + 1):
                 for part, way in ways.items():
-                    started = time.perf_counter()
+                    started = clock(options.device)
                     way()
                     if turn:  # the first one warms up
-                        times[part].append(time.perf_counter() - started)
+                        times[part].append(clock(options.device) - started)
             found = {part: statistics.median(values) for part, values in times.items()}
             rows += [
                 [name, part, f"{1000 * spent / options.songs:.0f}", f"{spent / found['all']:.1%}"]
                 for part, spent in found.items()
             ]
     columns = ["model", "part", "ms a song", "share of all"]
-    text = f"{options.songs} songs of {options.seconds:g} s."
+    text = f"{options.songs} songs of {options.seconds:g} s, on {options.device}."
     write_result("Judging", f"{text}\n\n{markdown_table(columns, rows)}", options.output)
 
 

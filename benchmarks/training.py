@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from clock import clock, work_clock
 from result_file import write_result
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -60,13 +60,6 @@ def matmul_rate(device: torch.device) -> float:
         a @ b
         best = max(best, 2 * 1024**3 / (work_clock(device) - started))
     return best
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def step_operations(shape: Shape) -> float:
@@ -207,11 +200,6 @@ def grid_row(songs: int, rate: float, accelerator: Accelerator) -> list[str]:
         floor += len(members) * samples_of / BATCH * step_operations(shape) / rate
         assert len(shape.heads) == len(task_heads(members[0].task))
     return line(f"grid, an epoch of 24 conditions ({songs:,} songs)", batched, separate, floor)
-
-
-def work_clock(device: torch.device) -> float:
-    """Processor seconds of this process, which other programs do not lengthen; on a GPU, seconds"""
-    return clock(device) if device.type == "cuda" else time.process_time()
 
 
 def ensemble_row(
