@@ -44,8 +44,8 @@ def gradient_settings(
             without replacement and scaled by pieces / segments. Values stay exact and the expected
             gradient is the whole one; the sum of its variances over all samples is
             (pieces / segments - 1) times the sum of squares of the whole gradient. None: all.
-        frugal: keep nothing inside a piece but the input of each layer and recompute the rest;
-            for MERT, others keep what they do anyway.
+        frugal: keep little inside a piece (each layer's input, attention's output and that of
+            products that narrow) and recompute the rest; for MERT, others keep what they do anyway.
 
     Raises:
         UsageError: graph_segments below 0 or segments below 1.
