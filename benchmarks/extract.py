@@ -57,6 +57,20 @@ def one_by_one(model: ApexReward, folder: Path, songs: list[ManifestSong]) -> No
                 model.pool(model.encode_segments(segment[None])).numpy()
 
 
+def extract(
+    model: ApexReward,
+    folder: Path,
+    encoder: str,
+    songs: list[ManifestSong],
+    workers: int,
+    output: Path,
+) -> None:
+    """As `apex-reward extract`."""
+    shards = plan(songs)
+    start(shards, output, resume=False)
+    list(extract_shards(model, shards, ExtractSettings(folder, encoder, workers), output))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="Markdown file")
@@ -72,17 +86,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         songs = write_songs(folder, count, seconds)
-        one_by_one(model, folder, songs[:1])  # warm up
+        one_by_one(model, folder, songs[:1])  # warm up, both
+        extract(model, folder, arguments.encoder, songs[:1], workers=0, output=folder / "first")
         started = time.perf_counter()
         one_by_one(model, folder, songs)
         baseline = time.perf_counter() - started
         rows.append(["one segment at a time", "-", baseline])
         for workers in (0, 1, 2):
-            settings = ExtractSettings(folder, arguments.encoder, workers)
-            shards = plan(songs)
-            start(shards, folder / f"out{workers}", resume=False)
             started = time.perf_counter()
-            list(extract_shards(model, shards, settings, folder / f"out{workers}"))
+            extract(model, folder, arguments.encoder, songs, workers, folder / f"out{workers}")
             rows.append(["apex-reward extract", str(workers), time.perf_counter() - started])
     body = [
         [way, workers, f"{spent:.1f}", f"{count * seconds / spent:.1f}", f"{baseline / spent:.2f}"]
