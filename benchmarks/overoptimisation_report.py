@@ -124,7 +124,7 @@ def draw(folder: Path, found: Found) -> None:
         tunes = found.tunes[:, :, guards]
         plot(
             folder / f"grpo{ending}.svg", tunes[:, :, :2], tunes[:, :, 2].mean(axis=0),
-            f"KL from the start, nats a song, mean of the seeds{said}", TUNED,
+            f"KL, nats a song{said}", TUNED,
         )  # fmt: skip
 
 
