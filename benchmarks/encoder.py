@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def main() -> None:
     text = (
         f"One segment of {options.seconds:g} s, published size, random weights; processor seconds."
         f"\n\n{markdown_table(STAGES, rows)}\n\n{shares(samples, rows[0])}\n\n"
+        f"{compiled(encoders.bfloat16, samples)}\n\n"
         f"Where the time of bfloat16 goes:\n\n{markdown_table(*spent(encoders.bfloat16, samples))}"
     )
     write_result("The encoder, stage by stage", text, options.output)
@@ -192,6 +194,23 @@ def spent(encoder: MertEncoder, samples: Tensor) -> tuple[list[str], list[tuple[
     alone = exponentials(encoder, samples)
     rows.append(("exponentials of the attention, alone", f"{alone:.2f}", f"{alone / total:.0%}"))
     return ["operations", "seconds", "share"], rows
+
+
+def compiled(encoder: MertEncoder, samples: Tensor) -> str:
+    """What torch.compile makes of a layer in bfloat16."""
+    hidden = frames_like(encoder, samples).bfloat16()
+    plain = encoder.encoder.layers[0]
+    layer = copy.deepcopy(plain)
+    layer.compile(dynamic=False)
+    started = time.perf_counter()
+    with torch.no_grad():
+        layer(hidden)
+    spent = time.perf_counter() - started
+    found = least({"plain": lambda: plain(hidden), "compiled": lambda: layer(hidden)}, 5)
+    return (
+        f"torch.compile of one layer in bfloat16: {spent:.0f} s, less where its cache has the "
+        f"kernels; then {found['compiled'] / found['plain']:.2f} of the time."
+    )
 
 
 def kind_of(operator: str) -> str:
