@@ -116,7 +116,7 @@ class RunOptions:
             min=1,
             metavar="N",
             help="Segments per encoder batch.",
-            show_default="the encoder's own, more on a large GPU",
+            show_default="what is fast there",
         ),
     ] = None
     workers: WorkersOption = None

@@ -36,7 +36,7 @@ class EngineSettings:
     Args:
         loudness: LUFS that every song's mono mix is brought to; None leaves it.
         guards: measured on what was decoded, before any gain.
-        batch_segments: pieces per encoder batch; None takes each encoder's own.
+        batch_segments: pieces per encoder batch; None takes `batch_size`.
         block: songs after which every batch is encoded, full or not: batches are made up alike
             whatever the timing, and a run that starts at a multiple of it gives the same bits.
         pieces: keep the features of the first encoder's pieces.

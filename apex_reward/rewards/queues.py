@@ -16,17 +16,23 @@ from apex_reward.model.encoded import SongEncoder, encode_pieces
 
 # Memory of a GPU for which the encoders' own batches are meant.
 ROOM_BYTES = 16 * 2**30
+CPU_SECONDS = 30
 
 
-def room(device: torch.device) -> int:
-    """How many times an encoder's own batch a device takes, from the memory it has.
+def batch_size(encoder: SongEncoder, device: torch.device) -> int:
+    """Pieces per batch where nobody says: the encoder's own, more or fewer where that is faster.
 
-    What is free of it may be another when a run goes on, whose batches must be made up alike; a
-    batch that does not fit is halved.
+    A GPU takes more, by the memory it has: what is free of it may be another when a run goes on,
+    whose batches must be made up alike, and a batch that does not fit is halved. On a CPU half a
+    minute fills the cores, and more than that leaves the caches.
     """
-    if device.type != "cuda":
-        return 1
-    return max(1, torch.cuda.get_device_properties(device).total_memory // ROOM_BYTES)
+    own = encoder.batch_segments
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return own * max(1, memory // ROOM_BYTES)
+    if device.type == "cpu" and encoder.window is not None:
+        return max(1, min(own, CPU_SECONDS * encoder.sample_rate // encoder.window))
+    return own
 
 
 @dataclass
@@ -75,7 +81,7 @@ class EncoderQueue:
     Args:
         encoder: whose batches are filled.
         device: where it and the songs are.
-        size: pieces per batch; None takes the encoder's own, or more where a GPU has `room`.
+        size: pieces per batch; None takes `batch_size`.
         keep: keep the pieces' features too.
     """
 
@@ -84,7 +90,7 @@ class EncoderQueue:
     ) -> None:
         self.encoder, self._device, self._keep = encoder, device, keep
         # A song heard whole is a batch of its own: a neighbour's length must not change it.
-        self.size = 1 if encoder.window is None else size or encoder.batch_segments * room(device)
+        self.size = 1 if encoder.window is None else size or batch_size(encoder, device)
         self._waiting: deque[_Piece] = deque()
         self._running: tuple[list[_Piece], Tensor] | None = None
 

@@ -61,6 +61,20 @@ def test_a_larger_gpu_takes_larger_batches_where_nobody_says(
     assert EncoderQueue(Means(), CPU, None, keep=False).size == 4
 
 
+@pytest.mark.parametrize(
+    ("window", "given", "expected"),
+    # At 8 Hz: 0.25 s, 10 s, 15 s, 30 s, 60 s; songs heard whole come alone, whatever is said.
+    [(2, None, 4), (80, None, 3), (120, None, 2), (240, None, 1), (480, None, 1), (240, 3, 3),
+     (None, None, 1), (None, 3, 1)],
+)  # fmt: skip
+def test_a_cpu_takes_half_a_minute_at_once_where_nobody_says(
+    window: int | None, given: int | None, expected: int
+) -> None:
+    encoder = Means()
+    encoder.window = window
+    assert EncoderQueue(encoder, CPU, given, keep=False).size == expected
+
+
 def test_samples_reach_a_gpu_through_pinned_memory() -> None:
     samples = Mock(is_cuda=False)
     assert to_device(samples, GPU) is samples.pin_memory().to.return_value
