@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apex_reward import ApexReward
 from apex_reward.audio.segment import Segments, whole_song
@@ -90,6 +92,33 @@ def test_frugal_keeps_a_fraction_of_the_graph(model: ApexReward) -> None:
         return sum(sizes.values())
 
     assert kept(frugal=True) < 0.6 * kept(frugal=False)
+
+
+class OperatorCounter(TorchDispatchMode):
+    """How often each operator runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "addmm":
+            name = "narrowing" if args[1].shape[1] > args[2].shape[1] else "other products"
+        self.runs[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_frugal_runs_attention_and_narrowing_products_once(model: ApexReward) -> None:
+    leaf, layers = song(model, 1).requires_grad_(), model.config.layers[-1]
+    with OperatorCounter() as counter, gradient_settings(frugal=True):
+        model.encoder(leaf).sum().backward()
+    attention = [runs for name, runs in counter.runs.items()
+                 if name.startswith("_scaled_dot_product") and "backward" not in name]  # fmt: skip
+    assert attention == [layers]
+    assert counter.runs["narrowing"] == layers
+    # Queries, keys, values, attention's output and the wide product: twice.
+    assert counter.runs["other products"] >= 2 * 5 * layers
 
 
 def test_drawn_segments_are_unbiased_with_the_stated_variance(model: ApexReward) -> None:
