@@ -224,16 +224,17 @@ def list_values(column: pa.ChunkedArray, shape: tuple[int, ...]) -> tuple[FloatA
         lists, depth = lists.flatten(), depth + 1
     expected = int(np.prod(shape))
     wrong = sorted(set(width[width != expected].tolist()))
-    if depth == 0 or wrong:
-        found = ", ".join(map(str, wrong[:4])) or f"no lists but {lists.type}"
-        count = int((width != expected).sum())
+    if depth == 0:
+        return nothing, [f"rows are {lists.type}; expected lists of {expected} values"]
+    if wrong:
+        count, found = int((width != expected).sum()), ", ".join(map(str, wrong[:4]))
         return nothing, [f"{count} rows hold {found} values; expected {expected}"]
     if not (pa.types.is_floating(lists.type) or pa.types.is_integer(lists.type)):
         return nothing, [f"values are {lists.type}; expected numbers"]
     if lists.null_count:
         return nothing, [f"{lists.null_count} values are null"]
     values = lists.to_numpy(zero_copy_only=False).reshape(-1, *shape)
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         return nothing, [f"{int((~finite).sum())} rows hold NaN or infinite values"]
     return values, []
