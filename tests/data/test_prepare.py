@@ -240,6 +240,16 @@ def test_a_file_of_bare_years_drops_nothing_as_new(tmp_path: Path) -> None:
     assert report["dates_not_used"] == {"cannot be read": 30}
 
 
+def test_five_of_the_dates_that_are_not_used_are_shown(tmp_path: Path) -> None:
+    table = rows(20)
+    for number, row in enumerate(table[:14]):
+        row["created_at"] = f"summer {number // 2}"
+    write_table(tmp_path / "suno.jsonl", table)
+    report = prepare(read_metadata(tmp_path / "suno.jsonl"), PrepareSettings(), tmp_path / "out")
+    shown = [f"cannot be read: summer {number}" for number in range(5)]
+    assert report["dates_not_used_examples"] == shown
+
+
 def test_ids_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("id,key,plays,likes\n000002,007,5,1\n0e0,1e3,6,2\n")
     songs = read_metadata(tmp_path / "x.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,3 +63,12 @@ def test_songeval_column_as_text_or_struct() -> None:
     struct, problems = parse_songeval(pa.chunked_array([pa.array([GOOD])]))
     assert struct[0].tolist() == list(GOOD.values())
     assert problems == []
+
+
+def test_a_song_may_lack_one_score_of_the_column() -> None:
+    rows = [{**GOOD, "clarity": None}, {**GOOD, "clarity": "high"}]
+    scores, problems = parse_songeval(pa.chunked_array([[json.dumps(row) for row in rows]]))
+    lacking = [None if head == "clarity" else GOOD[head] for head in AESTHETIC_HEADS]
+    assert [None if math.isnan(value) else value for value in scores[0]] == lacking
+    assert [math.isnan(value) for value in scores[1]] == [True] * 5
+    assert problems == ["1 values are not an object of five scores"]
