@@ -206,3 +206,72 @@ def test_shards_of_two_encoders(tmp_path: Path) -> None:
 def test_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder; expected one with train, val, test"):
         split_folders(tmp_path / "nothing")
+
+
+def write_songs(folder: Path, **columns: list[object]) -> Path:
+    """Splits of one file each: `val` and `test` of a song, `train` with the given columns."""
+    for split in ("train", "val", "test"):
+        rows = {
+            "audio_id": [split],
+            "segment_id": [f"{split}_1"],
+            "score_streams": [10.0],
+            "score_likes": [20.0],
+            "segment_embedding": [[0.0, 4.0]],
+        }
+        if split == "train":
+            count = len(next(iter(columns.values())))
+            rows = {name: values * count for name, values in rows.items()}
+            rows["segment_id"] = [f"train_{n}" for n in range(count)]
+            rows |= columns
+        (folder / split).mkdir()
+        table = pa.table(rows).replace_schema_metadata(small_source(2).to_metadata())
+        pq.write_table(table, folder / split / "0.parquet")
+    return folder
+
+
+def test_segments_count_by_their_weights(tmp_path: Path) -> None:
+    """Weights 3 and 1 of embeddings (0, 4) and (4, 0): (1, 3); the other song has one segment."""
+    write_songs(
+        tmp_path,
+        audio_id=["a", "b", "a"],
+        segment_id=["a_2", "b_1", "a_1"],
+        segment_embedding=[[0.0, 4.0], [7.0, 7.0], [4.0, 0.0]],
+        segment_weight=[0.75, 0.5, 0.25],
+    )
+    split = load_data(split_folders(tmp_path), "popularity")["train"]
+    assert split.audio_ids == ["a", "b"]
+    assert split.embeddings.tolist() == [[4.0, 0.0], [0.0, 4.0], [7.0, 7.0]]
+    assert split.samples("song", "popularity").features.tolist() == [[1.0, 3.0], [7.0, 7.0]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"segment_weight": [0.5, None]}, "train: segment_weight is missing or negative in 1 rows"),
+        ({"segment_weight": [-0.5, 1.5]}, "train: segment_weight is missing or negative in 1 rows"),
+        ({"segment_weight": [0.0, 0.0]}, "train: segment_weight is 0 in all rows of 1 songs"),
+        ({"score_likes": [1.0, 2.0]}, "train: score_likes differs between segments of a song in 1"),
+        ({"score_likes": ["x", "y"]}, "train: score_likes is missing, NaN or infinite in 2 rows"),
+        ({"audio_id": ["train", None]}, "train: 1 rows without audio_id"),
+        ({"audio_id": ["val", "val"]}, "train and val share the songs val"),
+    ],
+)
+def test_rows_that_do_not_belong_together(
+    tmp_path: Path, columns: dict[str, list[object]], problem: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        load_data(split_folders(write_songs(tmp_path, **columns)), "popularity")
+    problems = str(error.value).splitlines()[1:]
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_files_that_hold_nothing_are_named(tmp_path: Path) -> None:
+    write_songs(tmp_path, segment_weight=[1.0])
+    (tmp_path / "val" / "0.parquet").write_bytes(b"PAR1")
+    table = pq.read_table(tmp_path / "test" / "0.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "test" / "0.parquet")
+    with pytest.raises(DataError) as error:
+        load_data(split_folders(tmp_path), "popularity")
+    assert "val/0.parquet cannot be read" in str(error.value)
+    assert "test: no rows" in str(error.value)

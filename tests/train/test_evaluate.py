@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,14 @@ def test_trained_pooling_is_evaluated_on_the_layers(
 def test_unknown_mode(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mode is 'album'"):
         evaluate_checkpoint("x", tmp_path, tmp_path, mode="album")
+
+
+def test_a_correlation_with_a_constant_has_no_interval() -> None:
+    """Resamples of (1, 2) are constant in half of all rounds; those that are not correlate by 1."""
+    found = bootstrap_intervals([[1.0], [2.0]], [[3.0], [4.0]], ["a"], rounds=20, seed=0)["a"]
+    assert found["pearson"] == found["spearman"] == (1.0, 1.0)
+    assert found["mse"] == (4.0, 4.0)
+    flat = bootstrap_intervals([[1.0], [2.0]], [[3.0], [3.0]], ["a"], rounds=20, seed=0)["a"]
+    assert all(math.isnan(end) for end in (*flat["pearson"], *flat["spearman"]))
+    none = bootstrap_intervals([[1.0], [2.0]], [[3.0], [4.0]], ["a"], rounds=0, seed=0)["a"]
+    assert all(math.isnan(end) for ends in none.values() for end in ends)

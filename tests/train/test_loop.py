@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from apex_reward.errors import DataError
 from apex_reward.train.loop import Loop
+from apex_reward.train.resume import load_state, save_state
 from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.stack import PredictorStack, Shape
 
@@ -52,6 +54,29 @@ def test_each_model_stops_and_keeps_its_own_best(accelerator: Accelerator) -> No
     assert [len(rows) for rows in loop.history] == [4, 6]
     # A tie (3 in epoch 4, 6 in epoch 6) is not better; the weights are those of the best epoch.
     assert loop.best_stack().final_bias.tolist() == [[2.0, 2.0], [4.0, 4.0]]
+
+
+@pytest.mark.parametrize("stopped", range(1, 6))
+def test_a_state_is_all_that_a_loop_needs(
+    accelerator: Accelerator, tmp_path: Path, stopped: int
+) -> None:
+    """Taken up after any epoch: models that have stopped stay so, and the best stay the best."""
+    script = [[5, 9], [3, 8], [4, 7], [3, 6], [9, 7], [9, 6], [1, 1]]
+    settings = TrainSettings(epochs=7, patience=2)
+    first, second = (Scripted(script, settings, accelerator) for _ in range(2))
+    for _ in range(stopped):
+        first.run_epoch()
+    save_state(first, tmp_path / "state.pt")
+    load_state(second, tmp_path / "state.pt")
+    assert second.history == first.history
+    while not second.finished:
+        second.run_epoch()
+    assert second.epoch == 6
+    assert (second.best_epoch, second.best_loss) == ([2, 4], [3.0, 6.0])
+    assert [[row["val_loss"] for row in rows] for rows in second.history] == [
+        [5, 3, 4, 3], [9, 8, 7, 6, 7, 6]
+    ]  # fmt: skip
+    assert second.best_stack().final_bias.tolist() == [[2.0, 2.0], [4.0, 4.0]]
 
 
 def test_learning_rates_by_hand(accelerator: Accelerator) -> None:

@@ -143,6 +143,49 @@ def test_early_stopping_keeps_the_best_epoch(
     assert training["val_loss"] == min(losses)
 
 
+def test_the_best_model_so_far_is_there_after_every_epoch(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    losses: list[float] = []
+
+    def look(row: dict[str, float | int]) -> None:
+        losses.append(row["val_loss"])
+        training = json.loads((tmp_path / "best" / "training.json").read_text())
+        assert training["epoch"] == int(np.argmin(losses)) + 1
+        assert training["val_loss"] == min(losses)
+
+    settings = TrainSettings(epochs=60, batch_size=64, lr=2e-2, patience=3)
+    train(
+        data, Condition("standardized"), settings, tmp_path, accelerator=accelerator, on_epoch=look
+    )
+    assert len(losses) > int(np.argmin(losses)) + 1, "the last epoch was the best"
+
+
+def test_resume_of_nothing_starts_and_of_the_end_adds_nothing(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    settings, told = TrainSettings(epochs=2, batch_size=64), []
+    for _ in range(2):
+        train(
+            data, Condition(), settings, tmp_path, accelerator=accelerator, resume=True,
+            on_epoch=lambda row: told.append(row["epoch"]),
+        )  # fmt: skip
+        assert [row["epoch"] for row in history(tmp_path)] == [1, 2]
+    assert told == [1, 2, 2], "the last epoch is told again, whose model may not have been written"
+
+
+def test_a_state_that_cannot_be_read_is_named(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(DataError, match=r"state\.pt cannot be read .*; leave out --resume"):
+        train(
+            data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator,
+            resume=True,
+        )  # fmt: skip
+
+
 def test_best_predicts_what_metrics_say(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:

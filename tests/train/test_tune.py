@@ -17,6 +17,7 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl
 from apex_reward.model import ApexReward
 from apex_reward.train import tune
+from apex_reward.train.evaluate import Checkpoint
 from apex_reward.train.settings import Condition, TrainSettings
 from apex_reward.train.tune import Tuner, tune_encoder
 from tests.support import tiny_model
@@ -127,6 +128,60 @@ def test_the_best_epoch_is_kept_not_the_last(
     assert rows[best]["val_mse_score_likes"] == pytest.approx(
         float(torch.stack(errors).mean()), rel=1e-4
     )
+
+
+def test_training_figures_are_means_over_songs(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 songs in three steps of 4: a step counts by its songs."""
+    seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    step = Tuner.step
+
+    def measured(self: Tuner, features: torch.Tensor, *more: Any) -> Any:
+        errors, losses = step(self, features, *more)
+        seen.append((len(features), errors, losses))
+        return errors, losses
+
+    monkeypatch.setattr(Tuner, "step", measured)
+    tuned(songs, tmp_path, TrainSettings(epochs=1, batch_size=5, lr=1e-3))
+    assert [count for count, _, _ in seen] == [4, 4, 4]
+    (row,) = read_jsonl(tmp_path / "history.jsonl")
+    loss = sum(count * float(losses[0]) for count, _, losses in seen) / 12
+    likes = sum(count * float(errors[0, 1]) for count, errors, _ in seen) / 12
+    assert row["train_loss"] == pytest.approx(loss)
+    assert row["train_mse_score_likes"] == pytest.approx(likes)
+
+
+def test_pooling_trained_with_the_encoder_is_the_saved_models(songs: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=2, batch_size=6, lr=0.02, train_pooling=True)
+    report = tuned(songs, tmp_path, settings)
+    model = ApexReward.from_pretrained(tmp_path / "best")
+    first = Checkpoint.load(tmp_path / "frozen" / "best").pooling.weight
+    assert (model.pooling.weight - first).abs().max() > 1e-3
+    errors = []
+    for i in range(SPLITS["test"]):
+        song = load_audio(songs / f"test{i}.wav")
+        with torch.no_grad():
+            scores = model(torch.from_numpy(song.samples)[None], song.sample_rate)
+        label = labels_of(i, SPLITS["test"])["score_likes"]
+        errors.append((float(scores.score_likes[0]) - label) ** 2)
+    assert report["metrics"]["score_likes"]["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_the_model_says_how_it_was_made(songs: Path, whole: Path) -> None:
+    training = json.loads((whole / "best" / "training.json").read_text())
+    assert {training[name] for name in ("mode", "loss", "tuned")} == {
+        "song", "standardized", "lora"
+    }  # fmt: skip
+    model = ApexReward.from_pretrained(whole / "best")
+    assert model.familiar is None, "its statistics were those of the untouched encoder"
+    before = ApexReward.from_pretrained(songs / "encoder").encoder.state_dict()
+    after = model.encoder.state_dict()
+    assert list(after) == list(before)
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(".attention." in name and name.endswith("_proj.weight") for name in moved)
+    assert "| encoder | tuned with LoRA |" in (whole / "best" / "README.md").read_text()
 
 
 def test_progress_counts_every_song_once_an_epoch(songs: Path, tmp_path: Path) -> None:
