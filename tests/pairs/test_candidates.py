@@ -77,6 +77,16 @@ def test_audio_may_be_path_objects_and_ids_of_two_types():
     assert (pair["prompt_id"], pair["chosen"], pair["rejected"]) == ("1", "1.wav", "0.wav")
 
 
+def test_an_empty_id_stands_for_none():
+    """Rows with a text and no id compete with the rows whose id their text has."""
+    rows = songs(1.0, 2.0, 3.0, 4.0, prompt_id="", prompt="rock")
+    rows[0]["prompt_id"] = "one"
+    rows[2]["prompt"] = rows[3]["prompt"] = "jazz"
+    pairs, _ = build_pairs(rows, axis="musicality")
+    found = {(pair["prompt_id"], pair["chosen"], pair["rejected"]) for pair in pairs}
+    assert found == {("one", "1.wav", "0.wav"), ("jazz", "3.wav", "2.wav")}
+
+
 def test_missing_columns_are_listed_together():
     with pytest.raises(DataError) as caught:
         build_pairs([{"song": "a", "loud": 1.0}], strategy="pareto", axis="x", axes=["y"])
