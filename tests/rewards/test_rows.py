@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
 from apex_reward.model import ApexReward
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.rows import printable
+from apex_reward.rewards.rows import failures, printable
 from apex_reward.scores.apex import HEADS
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scoring import ScoreSettings
@@ -106,3 +107,36 @@ def test_mixes_that_make_no_sense_here(model: ApexReward, songs: list[str]) -> N
 def test_any_name_can_be_written_as_json() -> None:
     assert printable("Lied \u00e4 \U0001f3b5.wav") == "Lied \u00e4 \U0001f3b5.wav"
     assert json.dumps(printable("\udce9.wav"), ensure_ascii=False).encode() == b'"\\\\udce9.wav"'
+
+
+def test_each_member_s_rewards_are_those_of_its_heads(songs: list[str]) -> None:
+    """An ensemble's row: means, population spreads, and what each member alone would give."""
+    reward = Reward(tiny_model(members=3, segment_seconds=0.25), "musicality=2")
+    (row,) = run(reward, songs[:1], None, ScoreSettings(True, members=True))
+    said = np.array([row[f"musicality_member{i}"] for i in range(3)])
+    assert len(set(said)) == 3
+    assert row["musicality"] == pytest.approx(said.mean(), abs=1e-5)
+    assert row["musicality_std"] == pytest.approx(said.std(), abs=1e-5)
+    for name in ("reward", "reward_raw"):  # musicality lies in [1, 5]
+        rewards = [row[f"{name}_member{i}"] for i in range(3)]
+        assert rewards == pytest.approx(2 * (said - 1) / 4, abs=1e-5)
+        assert row[name] == pytest.approx(np.mean(rewards), abs=1e-5)
+    (plain,) = run(reward, songs[:1], None, ScoreSettings(False, members=True))
+    assert plain["clarity_member1"] == pytest.approx(row["clarity_member1"], abs=1e-5)
+    assert not [name for name in plain if name.startswith("reward")]
+    (bad,) = run(reward, songs[2:3], None, ScoreSettings(True, members=True))
+    assert list(bad) == list(row)
+    assert {bad[name] for name in bad if "member" in name or name.endswith("_std")} == {None}
+
+
+def test_a_song_far_from_the_training_songs_is_unfamiliar(songs: list[str]) -> None:
+    model = tiny_model(familiar=True, segment_seconds=0.25)
+    for threshold, flagged in ((1e9, False), (1e-9, True)):
+        model.familiar.threshold.fill_(threshold)
+        (row,) = run(Reward(model), songs[5:6], None, ScoreSettings(False))
+        assert ("unfamiliar" in row["flags"]) == flagged
+
+
+def test_lines_for_the_songs_that_failed() -> None:
+    rows = [{"path": "a", "error": None}, {"path": "b", "error": "is silent"}]
+    assert failures(rows) == ["b: is silent"]

@@ -10,6 +10,7 @@ import torch
 
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.rewards.foreign.audiobox import Audiobox
+from apex_reward.rewards.protocol import RewardModel
 
 SONGS = torch.linspace(-0.5, 0.5, 2 * 2 * 800).reshape(2, 2, 800)
 
@@ -37,10 +38,13 @@ def test_each_song_is_heard_mono_at_its_own_length(as_text):
     assert all((head.low, head.high) == (1.0, 10.0) for head in scores.heads)
     assert scores.usefulness.tolist() == [8.0, 3.0]
     assert scores.enjoyment.tolist() == [1.5, 1.5]
+    assert scores.complexity.tolist() == [3.0, 3.0]
+    assert scores.quality.tolist() == [4.0, 4.0]
 
 
 def test_gradients_are_refused_where_they_are_asked_for():
     model = Audiobox(Predictor(as_text=False))
+    assert isinstance(model, RewardModel)
     assert not model.differentiable
     songs = SONGS.clone().requires_grad_()
     with pytest.raises(UsageError, match="audiobox is not differentiable"):
