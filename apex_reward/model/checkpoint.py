@@ -296,7 +296,7 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     found = torch.float32 if dtype == "auto" else getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise CheckpointError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
     return found
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from apex_reward import ApexReward
 from apex_reward.errors import CheckpointError
 from apex_reward.model import load_predictor, save_predictor
+from apex_reward.model.checkpoint import as_device, as_dtype, load_parts
 from tests.support import published_predictor_state, tiny_model, write_best_model
 
 WAVE = torch.sin(torch.arange(30_000) / 20)[None] * 0.3
@@ -229,3 +230,27 @@ def test_hub_repository_is_composed_with_the_encoder_it_names(tmp_path, monkeypa
         model.predictor.get_parameter("shared.0.block.0.weight"),
         published_predictor_state("full", 2)["shared.0.block.0.weight"],
     )
+
+
+def test_an_ensemble_is_read_in_parts_only(tmp_path):
+    model = tiny_model(members=2, familiar=True)
+    model.familiar.mean.fill_(0.25)
+    model.save_pretrained(tmp_path / "model")
+    parts = load_parts(tmp_path / "model")
+    assert parts.familiar.mean.unique().tolist() == [0.25]
+    for name, value in model.predictor.state_dict().items():
+        assert torch.equal(parts.predictor.state_dict()[name], value)
+    assert not parts.predictor.training
+    with pytest.raises(CheckpointError, match="an ensemble of 2 members; read it with load_parts"):
+        load_predictor(tmp_path / "model")
+
+
+def test_places_and_number_types():
+    assert as_dtype("auto") == as_dtype("float32") == torch.float32
+    assert as_dtype("bfloat16") == as_dtype(torch.bfloat16) == torch.bfloat16
+    for name in ("int8", "nn", "Tensor", "float7"):
+        with pytest.raises(CheckpointError, match=f"dtype is '{name}'; expected float32"):
+            as_dtype(name)
+    assert as_device(None) == as_device("cpu") == "cpu"
+    assert as_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert as_device({"": "cuda:1"}) == as_device("cuda:1") == "cuda:1"
