@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from apex_reward import build_pairs
-from apex_reward.errors import DataError
+from apex_reward.errors import DataError, UsageError
+from apex_reward.pairs.reading import read_candidates
 from tests.pairs.rows import songs
 from tests.support import write_wav
 
@@ -137,3 +138,51 @@ def test_durations_and_loudness_are_measured_where_they_are_not_given(tmp_path):
     long, _ = build_pairs(rows, strategy="all", axis="musicality", match_duration=0.5)
     assert all("d.wav" not in pair["chosen"] + pair["rejected"] for pair in long)
     assert len(long) == 6
+
+
+def test_tangoflux_lists_become_candidates(tmp_path):
+    groups = [
+        [{"id": 7, "sample": n, "path": f"{n}.wav", "captions": "rock", "musicality": n}
+         for n in range(2)],
+        [{"id": 8, "sample": 0, "path": "x.wav", "captions": "jazz", "musicality": 5}],
+    ]  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(groups))
+    table = read_candidates(path)
+    assert table["prompt_id"].to_pylist() == [7, 7, 8]
+    assert table["prompt"].to_pylist() == ["rock", "rock", "jazz"]
+    assert table["audio"].to_pylist() == ["0.wav", "1.wav", "x.wav"]
+    assert table["sample"].to_pylist() == [0, 1, 0]
+    (pair,), _ = build_pairs(path, axis="musicality")
+    assert (pair["chosen"], pair["rejected"]) == ("1.wav", "0.wav")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", '[{"id": 1}]', "is not TangoFlux's results.json; expected a list of lists"),
+        ("x.json", '[[{"id": 1, "path": "a"}]]', "is not TangoFlux's results.json"),
+        ("x.json", "[[", "cannot be read as .json"),
+        ("x.jsonl", '{"a": 1}\n{"a": \n', "x.jsonl"),
+        ("gone.json", None, "gone.json does not exist"),
+        ("gone.jsonl", None, "gone.jsonl does not exist"),
+    ],
+)
+def test_files_that_hold_no_candidates(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_candidates(tmp_path / name)
+
+
+def test_something_else_is_no_source():
+    for source in (3, ["a.wav"], {"audio": ["a.wav"]}):
+        with pytest.raises(UsageError, match=f"candidates are {type(source).__name__}; expected"):
+            read_candidates(source)
+
+
+def test_ids_that_are_numbers_and_text_are_text_and_mixed_notes_stay():
+    rows = [{"audio": "a", "prompt_id": 1, "note": 1}, {"audio": "b", "prompt_id": "x", "note": []}]
+    table = read_candidates(rows)
+    assert table["prompt_id"].to_pylist() == ["1", "x"]
+    assert table["note"].to_pylist() == ["1", "[]"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from unittest.mock import ANY
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_reward.pairs.strategies import STRATEGIES, StrategySettings
+from apex_reward.errors import UsageError
+from apex_reward.pairs.strategies import STRATEGIES, StrategySettings, find_strategy
 from tests.pairs.reference import propose
 
 AXES = ["musicality", "clarity"]
@@ -100,3 +104,21 @@ def test_agrees_with_loops_on_any_prompt_alone_and_stacked(name, data, size, pro
         )
         assert {(int(i), int(j)) for i, j in np.argwhere(wins)} == expected
         assert (STRATEGIES[name](prompt, chosen) == wins).all()
+
+
+def test_strategies_by_name_by_place_and_of_ones_own():
+    def mine(values, chosen):
+        return values
+
+    assert find_strategy("pareto") == ("pareto", STRATEGIES["pareto"])
+    assert find_strategy(mine) == ("mine", mine)
+    assert find_strategy(partial(mine)) == ("custom", ANY)
+    place = "apex_reward.pairs.strategies:all_pairs"
+    assert find_strategy(place) == (place, STRATEGIES["all"])
+    for wrong, message in (
+        ("best", "'best' is not one of best-worst, all, .*, nor package.module:function"),
+        ("apex_reward.pairs.strategies:best", "expected package.module:function"),
+        ("not_there_at_all:best", "expected package.module:function"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_strategy(wrong)
