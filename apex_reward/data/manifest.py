@@ -66,7 +66,7 @@ def _problems(songs: list[ManifestSong], teacher: TeacherScores | None) -> list[
     if splits:
         problems.append(f"splits {listed(splits)}; expected {', '.join(SPLITS)}")
     if teacher is not None:
-        absent = [song.audio_id for song in songs if song.audio_id not in teacher]
+        absent = [name for name in dict.fromkeys(ids) if name not in teacher]
         if absent:
             problems.append(f"no teacher scores for {listed(absent, 4)}")
     return problems
