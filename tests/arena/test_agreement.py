@@ -9,7 +9,7 @@ from apex_reward.arena import battles_of, evaluate_battles
 from apex_reward.arena.agreement import disagreements, mcnemar
 from apex_reward.arena.findings import findings
 from apex_reward.arena.logistic import choose_l2, fit_logistic, group_folds
-from apex_reward.arena.reliability import reliability
+from apex_reward.arena.reliability import held_out_probability, reliability, root_mean_square
 from apex_reward.arena.results import McNemar, to_json
 from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError
@@ -219,6 +219,24 @@ def test_calibration_error_by_hand():
     )
     assert result.ece == pytest.approx((0.3 + 0.2) / 2)
     assert [point.observed for point in result.reliability] == [0.5, 1.0]
+
+
+def test_calibration_errors_that_are_not_defined():
+    result = reliability(np.array([0.1, np.nan]), np.array([True, False]), bins=2)
+    assert math.isnan(result.ece)
+    assert result.reliability == ()
+    few = reliability(np.array([0.75, 0.25]), np.array([True, False]))  # fewer battles than bins
+    assert (few.ece, [point.n for point in few.reliability]) == (0.25, [1, 1])
+
+
+def test_held_out_probabilities_need_two_groups():
+    features, won = np.array([[3.0, 0.0], [-4.0, 0.0]]), np.array([True, False])
+    assert root_mean_square(features).tolist() == [math.sqrt(12.5), 1.0]
+    one = held_out_probability(features, won, np.array([7, 7]), l2=1.0, seed=0)
+    assert np.isnan(one).all()
+    # Trained on the other battle alone: its side won with the same sign, so both are told.
+    two = held_out_probability(features, won, np.array([1, 2]), l2=1.0, seed=0)
+    assert two[0] > 0.5 > two[1]
 
 
 def test_same_seed_same_figures_another_seed_other_intervals():

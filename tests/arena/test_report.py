@@ -4,8 +4,14 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
+from apex_reward.arena.card import calibration_parts
 from apex_reward.arena.findings import findings
-from apex_reward.arena.report import calibration_report, evaluation_report, leaderboard_report
+from apex_reward.arena.report import (
+    CALIBRATED,
+    calibration_report,
+    evaluation_report,
+    leaderboard_report,
+)
 from apex_reward.arena.results import to_json
 from apex_reward.arena.simulate import simulate_battles
 
@@ -118,6 +124,18 @@ def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
     assert result.calibration.verdict in (tmp_path / "report.md").read_text()
     assert "systems alone, without the score" in page
     assert "How many anchor votes?" in page
+
+
+def test_the_card_of_a_calibration_counts_its_votes():
+    result, head, _ = calibrate(opposed(), ["s"], bootstrap=50)
+    data, measured = calibration_parts(result)
+    counts = f"{result.n_decided:,} decided votes of {result.n_battles:,} battles"
+    assert data.startswith(f"## Data\n\nIts mix `preference` was fitted to {counts}")
+    assert f"| s | {head.weights['s']:.3f} |" in data
+    assert f"in {result.calibration.folds} folds that keep each" in measured
+    assert result.calibration.verdict in measured
+    rows = [line.split(" | ")[0] for line in measured.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [f"| {CALIBRATED[name]}" for name in result.calibration.compared()]
 
 
 def test_leaderboard_report_holds_the_rank_correlation(tmp_path):
