@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_reward import ApexConfig, ApexReward, RewardMix
+from apex_reward.audio.loudness import integrated_loudness
 from apex_reward.errors import AudioError, UsageError
+from apex_reward.model.inputs import at_loudness
 from apex_reward.scores.apex import HEADS, POPULARITY_HEADS
 from tests.support import small_config, tiny_model
 
@@ -261,7 +263,12 @@ def test_preference_mix_needs_a_calibrated_head():
         ({"segment_tail": "cut"}, "segment_tail is 'cut'"),
         ({"layers": (2, 5, 8, 13)}, "indices from 0 to"),
         ({"layers": (3, 2)}, "rising"),
+        ({"layers": ()}, r"layers are \[\]; expected indices from 0 to 12"),
+        ({"layers": (2, 2)}, "rising, each once"),
         ({"batch_segments": 0}, "batch_segments is 0"),
+        ({"segment_seconds": 0.4 / 24_000}, "segment_seconds is .*; expected more than 0"),
+        ({"members": 0}, "members is 0; expected 1 or more"),
+        ({"task": "popularity", "spread_scale": (1.0,)}, "has 1 values; .* one for each of 2"),
         ({"task": "all"}, "'popularity' or 'full'"),
         ({"shared": 4}, "2 or 3 layers"),
     ],
@@ -269,6 +276,34 @@ def test_preference_mix_needs_a_calibrated_head():
 def test_wrong_configuration_is_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         ApexConfig(**changes)
+
+
+def test_the_least_that_is_a_configuration():
+    config = ApexConfig(
+        layers=(0, 12), batch_segments=1, members=1, segment_seconds=0.6 / 24_000,
+        task="popularity", spread_scale=(1.0, 2.0),
+    )  # fmt: skip
+    assert (config.segment_samples, config.spread_scale) == (1, [1.0, 2.0])
+
+
+def test_equal_encoders_have_equal_fingerprints():
+    first, same = (tiny_model().encoders[0].fingerprint() for _ in range(2))
+    others = [
+        tiny_model(seed=1), tiny_model(segment_tail="mask"), tiny_model(layers=(1, 2, 3)),
+        tiny_model(segment_seconds=0.5),
+    ]  # fmt: skip
+    assert first == same
+    assert len({first, *(other.encoders[0].fingerprint() for other in others)}) == 5
+
+
+def test_songs_at_one_loudness_are_mono_and_scaled():
+    """The mean of a channel and silence is 6.02 dB down; silence stays what it is."""
+    wave = songs()[:1]
+    stereo = torch.stack([wave, torch.zeros_like(wave)], dim=1)
+    measured = integrated_loudness(wave / 2, RATE).item()
+    found = at_loudness(stereo, RATE, measured + 20)
+    torch.testing.assert_close(found, wave * 5, rtol=1e-4, atol=1e-5)
+    assert torch.equal(at_loudness(torch.zeros(1, RATE), RATE, -14.0), torch.zeros(1, RATE))
 
 
 def test_reward_equals_the_mix_of_the_scores():
