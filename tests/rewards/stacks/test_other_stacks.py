@@ -91,6 +91,15 @@ def test_verl_awaits_one_sample_a_call_and_judges_them_together(
     assert max(sizes) > 1
 
 
+def test_the_song_of_a_sample_is_in_its_extra_information_or_its_text() -> None:
+    samples = np.zeros(4, np.float32)
+    assert single.audio_of({"audio": samples, "audio_path": "a.wav"}, "b.wav") is samples
+    assert single.audio_of({"audio": samples, "audio_sample_rate": 8e3}, "") == (samples, 8000)
+    assert single.audio_of({"audio": None, "audio_path": "a.wav"}, "b.wav") == "a.wav"
+    assert single.audio_of({"audio_path": ""}, " b.wav</s>") == "b.wav"
+    assert single.audio_of(None, " ") is None
+
+
 def test_openrlhf_gets_tensors(
     folder: Path, paths: list[str], expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
