@@ -267,6 +267,17 @@ def test_logistic_survives_votes_that_one_value_separates():
     assert 5 < fitted[0] < 100
 
 
+@pytest.mark.parametrize("l2", [1e-6, 1e-2, 1.0])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_at_the_minimum_the_gradient_is_zero(scale, l2):
+    """Also where one value separates the votes, and the first Newton steps go too far."""
+    features = scale * np.array([[1.0, 0.0], [2.0, 1.0], [-1.0, 3.0]])
+    label = np.array([1.0, 1.0, 0.0])
+    fitted = fit_logistic(features, label, l2)
+    gradient = features.T @ (1 / (1 + np.exp(-features @ fitted)) - label) + l2 * fitted
+    assert np.abs(gradient).max() < 1e-8
+
+
 def test_folds_keep_groups_together_and_are_about_equal():
     groups = np.random.default_rng(1).integers(0, 60, 500)
     fold = group_folds(groups, 10, seed=0)

@@ -7,6 +7,7 @@ from scipy import stats
 from apex_reward.arena import battles_of, evaluate_battles
 from apex_reward.arena.findings import findings
 from apex_reward.arena.intervals import (
+    DIRECTION_LEVEL,
     DIRECTION_MIN,
     accuracy_interval,
     auc_interval,
@@ -90,6 +91,17 @@ def test_rank_test_is_exact_for_few_and_has_no_faith_in_ties():
     assert rank_test(values, won) == expected
 
 
+def test_with_ties_orders_are_drawn_up_to_eight_of_a_side():
+    """Nine of a side have the normal curve; eight the share of drawn orders that go as far."""
+    for few, drawn in ((8, True), (9, False)):
+        values, won = np.arange(2 * few) % 7, np.arange(2 * few) % 2 == 0
+        expected = stats.mannwhitneyu(values[won], values[~won]).pvalue
+        assert (rank_test(values, won) != expected) == drawn
+    values, won = np.array([0.0] * 8 + [1.0] * 8), np.arange(16) >= 8
+    # Of 12,870 orders two are as far: of 1,999 that are drawn hardly any.
+    assert 1 / 2000 <= rank_test(values, won) <= 4 / 2000
+
+
 def test_a_direction_needs_battles_an_interval_and_the_test():
     assert direction(40, (0.51, 0.6), 0.01) == "agrees"
     assert direction(40, (0.4, 0.49), 0.01) == "opposes"
@@ -97,6 +109,9 @@ def test_a_direction_needs_battles_an_interval_and_the_test():
     assert direction(40, (0.51, 0.6), 0.03) == "undetermined"
     assert direction(40, (0.5, 0.6), 0.01) == "undetermined"
     assert direction(40, (math.nan, math.nan), 0.01) == "undetermined"
+    assert direction(40, (0.4, 0.5), 0.01) == "undetermined"
+    assert (DIRECTION_MIN, DIRECTION_LEVEL) == (10, 0.025)
+    assert direction(10, (0.51, 0.6), 0.025) == "agrees"
 
 
 def test_hull_and_the_error_within_pairs_by_hand():

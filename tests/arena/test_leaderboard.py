@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import optimize
 from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import arena_scores, battles_of, leaderboards
@@ -75,6 +76,20 @@ def test_a_perfect_record_stays_finite():
     scores = arena_scores(wins)
     assert np.isfinite(scores).all()
     assert scores[0] > scores[1] > scores[2]
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1.0])
+def test_a_perfect_record_by_hand_alone_and_among_others(l2):
+    """n wins to 0: s = -t solves n sigmoid(-2s) = l2 s."""
+    many = np.zeros((3, 2, 2))
+    many[:, 0, 1] = (1.0, 100.0, 10_000.0)
+    together = arena_scores(many, l2)
+    for wins, scores in zip(many, together, strict=True):
+        n = wins[0, 1]
+        s = optimize.brentq(lambda s, n=n: n / (1 + np.exp(2 * s)) - l2 * s, 0, 100, xtol=1e-13)
+        expected = 400 * s / np.log(10)
+        assert scores == pytest.approx([1000 + expected, 1000 - expected], abs=1e-6)
+        np.testing.assert_allclose(arena_scores(wins, l2), scores, atol=1e-6)
 
 
 def test_a_reward_s_board_and_its_rank_correlation():
