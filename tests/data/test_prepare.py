@@ -15,9 +15,9 @@ from apex_reward.audio import save_wav
 from apex_reward.audio.decoding import worker
 from apex_reward.cli import app
 from apex_reward.data.labels import scores_of_counts
-from apex_reward.data.metadata import choose_columns, count_of, read_metadata
+from apex_reward.data.metadata import read_metadata
 from apex_reward.data.prepare import PrepareSettings, prepare
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import DataError
 from apex_reward.files.tables import read_jsonl, read_table, write_table
 
 OLD, NEWEST = "2024-01-01T00:00:00Z", "2024-06-15T00:00:00Z"
@@ -174,28 +174,6 @@ def test_explicit_columns_go_before_presets(tmp_path: Path) -> None:
     columns = {"audio_id": "key", "streams": "heard", "likes": "hearts"}
     (song,) = read_metadata(tmp_path / "x.csv", columns=columns)
     assert (song.audio_id, song.streams, song.likes, song.platform) == ("k1", 1204.0, 3.0, "x")
-
-
-def test_missing_columns_are_named() -> None:
-    with pytest.raises(DataError, match=r"no column for likes.*--likes-column"):
-        choose_columns(Path("m.csv"), ["id", "plays"], "plain", {})
-    with pytest.raises(DataError, match="no column hearts"):
-        choose_columns(Path("m.csv"), ["id", "plays"], "plain", {"likes": "hearts"})
-    with pytest.raises(UsageError, match="preset is 'tidal'"):
-        choose_columns(Path("m.csv"), ["id"], "tidal", {})
-
-
-@pytest.mark.parametrize(
-    ("cell", "count"),
-    [
-        ("12", 12), (3, 3), (0, 0), ("1,234", 1234), ("1,234,567", 1234567), ("381K", 381_000),
-        ("381 k", 381_000), ("1.2M", 1_200_000), ("1,2M", 1_200_000), ("2B", 2e9), ("1.5e3", 1500),
-        (4.0, 4), (None, None), ("", None), ("x", None), (-2, None), ("-2", None),
-        (float("nan"), None), ("12,34", None), ("1.2Q", None), ("K", None),
-    ],
-)  # fmt: skip
-def test_counts_as_people_write_them(cell: object, count: float | None) -> None:
-    assert count_of(cell) == count
 
 
 @pytest.mark.parametrize(
