@@ -18,7 +18,7 @@ from apex_reward.arena.simulate import simulate_heads
 from apex_reward.arena.table3 import write_table3
 from apex_reward.errors import DataError
 from apex_reward.files.tables import read_table
-from apex_reward.scores.apex import HEADS
+from apex_reward.scores.apex import HEADS, head_range
 from tests.arena.paper_script import largest_gap, paper_battles, table3
 
 
@@ -109,6 +109,22 @@ def test_antisymmetric_features_change_sign_and_the_published_ones_do_not():
         )
     assert published_features(here).shape == (40, 31)
     assert (published_features(here) != -published_features(there)).any()
+
+
+def test_scores_that_always_name_the_winner_are_all_right():
+    """Every head of the winner is a tenth of its range above the loser's."""
+    rows = paper_battles(160, a_won=86, instrumental=99)
+    for n, row in enumerate(rows):
+        won = row["preference"].lower()
+        for head in HEADS:
+            low, high = head_range(head)
+            share = 0.2 + 0.05 * (n % 10)
+            row[f"{head}_a"] = row[f"{head}_b"] = low + share * (high - low)
+            row[f"{head}_{won}"] += 0.1 * (high - low)
+    done = run_protocol(battles_of(rows), classifiers=["LR"])
+    for section in ("with_aesthetics", "without_aesthetics"):
+        honest = done.honest[section]["LR"]
+        assert (honest["f1_overall"], honest["auc_overall"]) == (1.0, 1.0)
 
 
 def test_an_honest_prediction_cannot_learn_the_position():

@@ -308,3 +308,20 @@ def test_balance_is_applied_before_the_limits():
     )
     assert [pair["prompt_id"] for pair in pairs] == [2, 3]
     assert Counter(row["reason"] for row in dropped if row["kind"] == "pair") == {"axis balance": 2}
+
+
+def test_prompts_beside_lone_candidates_are_split_one_by_one():
+    """Four lone songs, then three prompts of two: the pairs of any two prompts can part."""
+    rows = [{"prompt_id": f"a{n}", "audio": f"{n}.wav", "musicality": 1.0} for n in range(4)]
+    rows += [
+        {"prompt_id": f"b{n}", "audio": f"{n}/{take}.wav", "musicality": take}
+        for n in range(3)
+        for take in (0.0, 1.0)
+    ]
+    sides = []
+    for seed in range(20):
+        pairs, _ = build_pairs(rows, axis="musicality", test_share=0.4, seed=seed)
+        assert [pair["prompt_id"] for pair in pairs] == ["b0", "b1", "b2"]
+        sides.append([pair["split"] for pair in pairs])
+        assert sorted(sides[-1]) == ["test", "train", "train"]
+    assert {side.index("test") for side in sides} == {0, 1, 2}
