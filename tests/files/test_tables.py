@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from apex_reward.errors import DataError, UsageError
@@ -111,3 +112,12 @@ def test_a_column_of_several_kinds_becomes_text(tmp_path, ending):
 def test_an_integer_beyond_64_bits_becomes_text(tmp_path):
     write_table(tmp_path / "x.parquet", [{"n": 2**70}, {"n": 1}])
     assert read_table(tmp_path / "x.parquet")["n"].to_pylist() == [str(2**70), "1"]
+
+
+def test_text_columns_of_whole_numbers_are_numbers_and_empty_ones_stay_text(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt_id,a,b,c\n1,7,007,\n20,,1,\n")
+    table = read_table(tmp_path / "x.csv", text=["a", "b", "c"])
+    assert table.to_pydict() == {
+        "prompt_id": [1, 20], "a": [7, None], "b": ["007", "1"], "c": [None, None]
+    }  # fmt: skip
+    assert table.schema.field("c").type == pa.string()

@@ -39,6 +39,14 @@ def test_settings_have_bounds(name: str, least: object, refused: object) -> None
         TrainSettings(**{name: refused})
 
 
+def test_the_defaults_are_the_paper_s() -> None:
+    assert TrainSettings().to_dict() == {
+        "epochs": 50, "batch_size": 512, "lr": 1e-4, "weight_decay": 1e-4, "patience": 20,
+        "precision": "no", "clip": 1.0, "train_pooling": False, "bootstrap": False,
+    }  # fmt: skip
+    assert Condition() == Condition("uncertainty", 2, "song", "full", 42)
+
+
 def test_all_wrong_settings_are_named_at_once() -> None:
     with pytest.raises(UsageError, match="^epochs is 0; .*; clip is 0; expected more than 0$"):
         TrainSettings(epochs=0, clip=0)
