@@ -97,3 +97,19 @@ def test_a_figure_is_as_large_as_asked(tmp_path: Path) -> None:
     (path,) = save_figure(figure, tmp_path / "size", dpi=100)
     header = path.read_bytes()[16:24]
     assert (int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")) == (400, 200)
+
+
+def test_one_value_stands_in_the_middle_of_its_histogram() -> None:
+    (axis,) = charts.histogram([3.0, 3.0], "margin", "pairs").axes
+    edges = [axis.patches[0].get_x(), axis.patches[-1].get_x() + axis.patches[-1].get_width()]
+    assert edges == pytest.approx([2.5, 3.5], abs=0.02)
+
+
+def test_names_of_a_forest_stand_left_and_notes_right() -> None:
+    """Values and intervals reach from 0.5 to 0.75: a margin of 4% on both sides."""
+    entries = [Entry("one", 0.6, (0.55, 0.75), "good", "n 3"), Entry("two", 0.7, None, "bad", "")]
+    (axis,) = charts.forest(entries, "accuracy", 0.5).axes
+    assert axis.get_xlim() == pytest.approx((0.49, 0.76))
+    places = {text.get_text(): text.get_position()[0] for text in axis.texts}
+    assert (places["one"], places["two"]) == pytest.approx((0.49, 0.49))
+    assert places["n 3"] == pytest.approx(0.76)
