@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 from clock import work_clock
+from floor import segment_work
 from result_file import write_result
 from torch import Tensor
 from torch.profiler import profile
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
 from apex_reward.model import ApexConfig
@@ -68,7 +68,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     text = (
         f"One segment of {options.seconds:g} s, published size, random weights; processor seconds."
-        f"\n\n{markdown_table(STAGES, rows)}\n\n{shares(samples, rows[0])}\n\n"
+        f"\n\n{markdown_table(STAGES, rows)}\n\n{shares(options.seconds, rows[0])}\n\n"
         f"{compiled(encoders.bfloat16, samples)}\n\n"
         f"Where the time of bfloat16 goes:\n\n{markdown_table(*spent(encoders.bfloat16, samples))}"
     )
@@ -156,26 +156,15 @@ def least(ways: Ways, repeats: int) -> dict[str, float]:
     return found
 
 
-def shares(samples: Tensor, whole_segment: tuple[str, ...]) -> str:
+def shares(seconds: float, whole_segment: tuple[str, ...]) -> str:
     """The work of a segment and at what share of the matrix rate it is done."""
-    total = work(samples)
+    total = segment_work(ApexConfig(segment_seconds=seconds), str(torch.get_default_device()))
     parts = []
-    for (dtype, taken), seconds in zip(
-        least(products(), 5).items(), whole_segment[2:4], strict=True
-    ):
+    for (dtype, taken), spent in zip(least(products(), 5).items(), whole_segment[2:4], strict=True):
         rate = 2 * SIZE**3 / taken
-        share = total / float(seconds) / rate
+        share = total / float(spent) / rate
         parts.append(f"{dtype} {rate / 1e9:.0f} GFLOP/s, of which the segment takes {share:.0%}")
     return f"Work: {total / 1e9:.0f} GFLOP. Matrix rate: {'; '.join(parts)}."
-
-
-def work(samples: Tensor) -> float:
-    """Floating-point operations of one pass; plain attention, whose products are counted."""
-    config = ApexConfig().encoder_config()
-    config._attn_implementation = "eager"
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        HubertModel(config).eval()(samples)
-    return counter.get_total_flops()
 
 
 def spent(encoder: MertEncoder, samples: Tensor) -> tuple[list[str], list[tuple[str, str, str]]]:

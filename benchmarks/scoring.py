@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from floor import segment_work
 from result_file import write_result
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
 from apex_reward.audio import load_audio
@@ -91,7 +91,9 @@ def measure(
     model: ApexReward, songs: Sequence[str], options: argparse.Namespace
 ) -> list[tuple[object, ...]]:
     """The baseline's row, then one per setting."""
-    work = segment_flops(model) * sum(-(-options.seconds // 30) for _ in songs)
+    work = segment_work(model.config, options.device) * sum(
+        -(-options.seconds // 30) for _ in songs
+    )
     audio = options.seconds * len(songs)
 
     ceilings = {name: matmul_ceiling(name, options.device) for name in options.dtypes.split(",")}
@@ -188,14 +190,6 @@ def write_songs(folder: Path, songs: int, seconds: float, seed: int) -> list[str
         paths.append(str(folder / f"{n}.mp3"))
         soundfile.write(paths[-1], samples, 44_100)
     return paths
-
-
-def segment_flops(model: ApexReward) -> int:
-    """Floating-point operations of one segment in the encoder, counted by torch."""
-    segment = torch.zeros(1, model.config.segment_samples, device=model.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.encoder(segment)
-    return counter.get_total_flops()
 
 
 def matmul_ceiling(dtype: str, device: str) -> float:
