@@ -70,7 +70,7 @@ def main() -> None:
         f"One segment of {options.seconds:g} s, published size, random weights; processor seconds."
         f"\n\n{markdown_table(STAGES, rows)}\n\n{shares(options.seconds, rows[0])}\n\n"
         f"{compiled(encoders.bfloat16, samples)}\n\n"
-        f"Where the time of bfloat16 goes:\n\n{markdown_table(*spent(encoders.bfloat16, samples))}"
+        f"Where the time goes:\n\n{markdown_table(*spent(encoders, samples))}"
     )
     write_result("The encoder, stage by stage", text, options.output)
 
@@ -167,22 +167,35 @@ def shares(seconds: float, whole_segment: tuple[str, ...]) -> str:
     return f"Work: {total / 1e9:.0f} GFLOP. Matrix rate: {'; '.join(parts)}."
 
 
-def spent(encoder: MertEncoder, samples: Tensor) -> tuple[list[str], list[tuple[str, str, str]]]:
+def spent(of: Encoders, samples: Tensor) -> tuple[list[str], list[list[str]]]:
     """The table of each kind of operation's time, and of the exponentials that attention needs."""
+    taken = {"float32": kinds_of(of.float32, samples), "bfloat16": kinds_of(of.bfloat16, samples)}
+    totals = {dtype: sum(kinds.values()) for dtype, kinds in taken.items()}
+    alone = exponentials(of.float32, samples)
+    lines = {kind: [taken[dtype][kind] for dtype in taken] for kind in [*OPERATIONS, "others"]}
+    lines["exponentials of the attention, alone"] = [alone, alone]
+    rows = [
+        [
+            kind,
+            *(f"{t:.2f} ({t / total:.0%})" for t, total in zip(ts, totals.values(), strict=True)),
+        ]
+        for kind, ts in lines.items()
+    ]
+    return ["operations", *(f"{dtype}, s" for dtype in taken)], rows
+
+
+def kinds_of(encoder: MertEncoder, samples: Tensor) -> Counter[str]:
+    """Seconds of each kind of operation in one pass."""
+    on_gpu = samples.device.type == "cuda"
     with torch.no_grad():
         encoder(samples)
         with profile() as profiled:
             encoder(samples)
     kinds: Counter[str] = Counter()
-    on_gpu = samples.device.type == "cuda"
     for event in profiled.key_averages():
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         kinds[kind_of(event.key)] += spent / 1e6
-    total = sum(kinds.values())
-    rows = [(kind, f"{taken:.2f}", f"{taken / total:.0%}") for kind, taken in kinds.most_common()]
-    alone = exponentials(encoder, samples)
-    rows.append(("exponentials of the attention, alone", f"{alone:.2f}", f"{alone / total:.0%}"))
-    return ["operations", "seconds", "share"], rows
+    return kinds
 
 
 def compiled(encoder: MertEncoder, samples: Tensor) -> str:
