@@ -39,7 +39,7 @@ class BatchLimits:
 
     Args:
         segments: a batch is closed once its songs have so many.
-        wait: seconds that a song waits for others at most.
+        wait: seconds that a song waits at most for others that are on their way.
         queue: songs that wait at most; one more is refused.
         seconds: length of a song at most.
         workers: decoding processes.
@@ -200,9 +200,13 @@ class Batcher:
         window = self.reward.decode_settings.segment_seconds
         while (first := self._ready.get()) is not None:
             batch, until = [first], first.since + self.limits.wait
-            while sum(max(1, math.ceil(job.seconds / window)) for job in batch) < (
-                self.limits.segments
-            ) and (job := self._ready.get(until)):
+            # Alone on its way, a song would wait for nobody.
+            while (
+                len(batch) < self.waiting
+                and sum(max(1, math.ceil(job.seconds / window)) for job in batch)
+                < self.limits.segments
+                and (job := self._ready.get(until))
+            ):
                 batch.append(job)
             self._answer(batch)
 

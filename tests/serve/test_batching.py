@@ -21,3 +21,16 @@ def test_a_song_that_nobody_waits_for_any_more_costs_the_others_nothing(tmp_path
     assert batcher.figures.songs == 2
     assert batcher.figures.dropped == 1
     assert batcher.waiting == 0
+
+
+def test_a_song_waits_for_those_on_their_way_and_for_nobody_else(tmp_path: Path) -> None:
+    paths = [str(write_wav(tmp_path / f"{n}.wav", 0.5)) for n in range(3)]
+    batcher = Batcher(Reward(tiny_model(), "aesthetics"), BatchLimits(wait=600.0, workers=1))
+    try:
+        (alone,) = batcher.submit([(paths[0], "alone")], [None])
+        assert alone.result(timeout=60)["error"] is None
+        both = batcher.submit([(path, path) for path in paths[1:]], [None, None])
+        assert [answer.result(timeout=60)["error"] for answer in both] == [None, None]
+    finally:
+        batcher.close()
+    assert (batcher.figures.batches, batcher.figures.largest) == (2, 2)
