@@ -41,4 +41,8 @@ def test_two_songs_are_compared_by_keys_alone(tmp_path: Path) -> None:
         assert browser.run(playing) == [False, False]
         browser.key(" ")
         browser.until("!players()[1].paused")
+        # Paused before the sound begins.
+        press = "new KeyboardEvent('keydown', {key: '1', bubbles: true})"
+        browser.run(f"document.body.dispatchEvent({press}), players()[0].pause()")
+        browser.run("new Promise(done => setTimeout(done, 200))")
         assert browser.said == []
