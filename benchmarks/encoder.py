@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from clock import work_clock
-from floor import segment_work
+from floor import matmul_rate, segment_work
 from result_file import write_result
 from torch import Tensor
 from torch.profiler import profile
@@ -137,12 +137,6 @@ def frames_like(encoder: MertEncoder, samples: Tensor) -> Tensor:
     return torch.randn(1, count, encoder.config.hidden_size)
 
 
-def products() -> Ways:
-    a = torch.randn(SIZE, SIZE)
-    b = a.bfloat16()
-    return {"float32": lambda: a @ a, "bfloat16": lambda: b @ b}
-
-
 def least(ways: Ways, repeats: int) -> dict[str, float]:
     """The least processor time of each, taken in turn after one run that warms up."""
     found, device = dict.fromkeys(ways, float("inf")), torch.get_default_device()
@@ -158,12 +152,15 @@ def least(ways: Ways, repeats: int) -> dict[str, float]:
 
 def shares(seconds: float, whole_segment: tuple[str, ...]) -> str:
     """The work of a segment and at what share of the matrix rate it is done."""
-    total = segment_work(ApexConfig(segment_seconds=seconds), str(torch.get_default_device()))
+    device = torch.get_default_device()
+    total = segment_work(ApexConfig(segment_seconds=seconds), str(device))
     parts = []
-    for (dtype, taken), spent in zip(least(products(), 5).items(), whole_segment[2:4], strict=True):
-        rate = 2 * SIZE**3 / taken
+    for dtype, spent in zip((torch.float32, torch.bfloat16), whole_segment[2:4], strict=True):
+        rate = matmul_rate(SIZE, dtype, device, work_clock)
         share = total / float(spent) / rate
-        parts.append(f"{dtype} {rate / 1e9:.0f} GFLOP/s, of which the segment takes {share:.0%}")
+        parts.append(
+            f"{str(dtype)[6:]} {rate / 1e9:.0f} GFLOP/s, of which the segment takes {share:.0%}"
+        )
     return f"Work: {total / 1e9:.0f} GFLOP. Matrix rate: {'; '.join(parts)}."
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from floor import segment_work
+from floor import matmul_rate, segment_work
 from result_file import write_result
 from transformers import HubertModel
 
@@ -96,7 +96,10 @@ def measure(
     )
     audio = options.seconds * len(songs)
 
-    ceilings = {name: matmul_ceiling(name, options.device) for name in options.dtypes.split(",")}
+    size = 8192 if options.device.startswith("cuda") else 1536
+    ceilings = {
+        name: matmul_rate(size, DTYPES[name], options.device) for name in options.dtypes.split(",")
+    }
 
     def row(
         way: str, setting: Setting, workers: int, seconds: float, cpu: float, base: float
@@ -190,15 +193,6 @@ def write_songs(folder: Path, songs: int, seconds: float, seed: int) -> list[str
         paths.append(str(folder / f"{n}.mp3"))
         soundfile.write(paths[-1], samples, 44_100)
     return paths
-
-
-def matmul_ceiling(dtype: str, device: str) -> float:
-    """Operations per second of a large square matrix product."""
-    size = 8192 if device.startswith("cuda") else 1536
-    a = torch.randn(size, size, device=device).to(DTYPES[dtype])
-    a @ a
-    seconds = min(timed(lambda: a @ a)[0] for _ in range(5))
-    return 2 * size**3 / seconds
 
 
 def best(function: Callable[[], np.ndarray], repeats: int) -> tuple[float, float, np.ndarray]:

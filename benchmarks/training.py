@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from clock import clock, work_clock
+from floor import matmul_rate
 from result_file import write_result
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -49,17 +50,6 @@ BATCH, MEMBERS = 512, 8
 # Training samples: 85% of the paper's songs and segments.
 PAPER = {"song": int(211_000 * 0.85), "segment": int(1_200_000 * 0.85)}
 COLUMNS = ("what", "ours, s", "baseline, s", "times faster", "floor, s", "ours / floor")
-
-
-def matmul_rate(device: torch.device) -> float:
-    """Operations per second of a float32 matrix product of a step's size, the best of several."""
-    a, b = torch.randn(2, 1024, 1024, device=device).unbind()
-    best = 0.0
-    for _ in range(15):
-        started = work_clock(device)
-        a @ b
-        best = max(best, 2 * 1024**3 / (work_clock(device) - started))
-    return best
 
 
 def step_operations(shape: Shape) -> float:
@@ -264,7 +254,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     accelerator = Accelerator()
     device = accelerator.device
-    rate = matmul_rate(device)
+    rate = matmul_rate(1024, torch.float32, device, work_clock)
     sizes = {"song": 4096, "segment": 8192} if arguments.quick else PAPER
     rows = []
     for mode, size in sizes.items():

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from apex_reward.audio import save_wav
 from apex_reward.model import ApexConfig, ApexReward, Predictor
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
 
 SEGMENT = 0.25
 GOLDEN = Path(__file__).parent / "golden"
@@ -170,3 +172,25 @@ def free_port() -> int:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
+
+
+class Loudness:
+    """A reward model in three lines: the mean square, and the rate it was given."""
+
+    name = "loudness"
+    heads = (Head("power", 0, 1), Head("rate", 0, 1e6))
+    sample_rate = 24_000
+    differentiable = True
+    reads_text = False
+
+    def __call__(self, waveforms: Tensor, sample_rate: int, **_: Any) -> Scores:
+        power = waveforms.square().mean(dim=-1)
+        return Scores({"power": power, "rate": torch.full_like(power, sample_rate)})
+
+
+def write_three(folder: Path) -> Path:
+    """Songs 0, 1 and 2 of 1.2, 1.5 and 1.8 s, and a file that is none."""
+    for number in range(3):
+        write_wav(folder / f"{number}.wav", seconds=1.2 + 0.3 * number, seed=number)
+    (folder / "text.mp3").write_text("no audio")
+    return folder

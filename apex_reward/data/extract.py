@@ -71,7 +71,7 @@ class ExtractSettings:
         audio_dir: folder that the manifest's paths are relative to.
         encoder: folder, hub id or `apex-tiny`.
         workers: decoding processes, of each process that works.
-        batch_segments: segments per encoder batch; None takes the encoder's configuration.
+        batch_segments: segments per encoder batch; None takes what is fast where it runs.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         teacher: what gives the aesthetic labels of songs whose rows lack them, as `load_teacher`
             takes it; None: nothing does.

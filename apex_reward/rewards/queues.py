@@ -23,8 +23,8 @@ def batch_size(encoder: SongEncoder, device: torch.device) -> int:
     """Pieces per batch where nobody says: the encoder's own, more or fewer where that is faster.
 
     A GPU takes more, by the memory it has: what is free of it may be another when a run goes on,
-    whose batches must be made up alike, and a batch that does not fit is halved. On a CPU half a
-    minute fills the cores, and more than that leaves the caches.
+    whose batches must be made up alike, and a batch that does not fit is halved. On a CPU more than
+    half a minute at once only leaves the caches.
     """
     own = encoder.batch_segments
     if device.type == "cuda":

@@ -56,8 +56,8 @@ class Reward:
             or None.
         caution: k of mean - k * spread over the members of an ensemble, in units of the reward;
             0 or more. Without an ensemble there is no spread, and any k gives the same.
-        batch_segments: pieces per encoder batch; None takes what is fast
-            where it runs (`rewards.queues.batch_size`).
+        batch_segments: pieces per encoder batch; None takes what is fast where
+            it runs.
 
     Raises:
         UsageError: no such model, two of one name, a head that no model has, a mix that lacks its

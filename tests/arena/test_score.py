@@ -8,35 +8,16 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_table
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import HEADS
-from apex_reward.scores.head import Head
-from apex_reward.scores.scores import Scores
-from tests.support import tiny_model, write_wav
+from tests.support import Loudness, tiny_model, write_three, write_wav
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for number in range(3):
-        write_wav(tmp_path / f"{number}.wav", seconds=1.2 + 0.3 * number, seed=number)
-    (tmp_path / "text.mp3").write_text("no audio")
-    return tmp_path
+    return write_three(tmp_path)
 
 
 def battle(uuid, a, b):
     return {"battle_uuid": uuid, "preference": "A", "audio_a": a, "audio_b": b}
-
-
-class Loudness:
-    """A reward model in three lines: the mean square."""
-
-    name = "loudness"
-    heads = (Head("power", 0, 1), Head("rate", 0, 1e6))
-    sample_rate = 24_000
-    differentiable = True
-    reads_text = False
-
-    def __call__(self, waveforms, sample_rate, lengths=None, prompts=None):
-        power = waveforms.square().mean(dim=-1)
-        return Scores({"power": power, "rate": torch.full_like(power, sample_rate)})
 
 
 def test_both_sides_get_the_model_s_scores_and_failures_their_reason(folder):

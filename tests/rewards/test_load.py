@@ -7,13 +7,11 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from transformers.utils import logging
 
-from apex_reward import Head, Scores
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.rewards.load import (
     default_workers,
@@ -21,21 +19,7 @@ from apex_reward.rewards.load import (
     usable_device,
     without_bars,
 )
-from tests.support import tiny_model
-
-
-class Loudness:
-    """A reward model in three lines: the mean square."""
-
-    name = "loudness"
-    heads = (Head("power", 0, 1), Head("rate", 0, 1e6))
-    sample_rate = 24_000
-    differentiable = True
-    reads_text = False
-
-    def __call__(self, waveforms: torch.Tensor, sample_rate: int, **_: Any) -> Scores:
-        power = waveforms.square().mean(dim=-1)
-        return Scores({"power": power, "rate": torch.full_like(power, sample_rate)})
+from tests.support import Loudness, tiny_model
 
 
 def test_reward_models_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def _recomputed(layer: nn.Module, hidden: Tensor) -> Tensor:
 def _kept_or_recomputed(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
     """Keep what is small beside its work: attention and products narrower than their input.
 
-    At the published size that is half of a layer's time for two tensors of its width.
+    At the published size that is more than half of a layer's time for two tensors of its width.
     """
     name = operator.overloadpacket.__name__
     narrows = name == "addmm" and inputs[1].shape[1] > inputs[2].shape[1]

@@ -9,15 +9,12 @@ import torch
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.rewards.stacks.cmi import CMIRewardModel
-from tests.support import tiny_model, write_wav
+from tests.support import tiny_model, write_three
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for number in range(3):
-        write_wav(tmp_path / f"{number}.wav", seconds=1.2 + 0.3 * number, seed=number)
-    (tmp_path / "text.mp3").write_text("no audio")
-    return tmp_path
+    return write_three(tmp_path)
 
 
 def test_cmi_reward_bench_s_contract(folder):
