@@ -1,13 +1,15 @@
 """Train apex-tiny, the demonstration model, from nothing but synthetic songs.
 
-    python recipes/train_tiny.py --output out/tiny --seed 0            # 15 to 25 minutes, one core
+    python recipes/train_tiny.py --output out/tiny --seed 0            # 25 to 35 minutes, one core
     python recipes/train_tiny.py --output out/tiny --seed 0 --short    # seconds: does it run?
     python recipes/train_tiny.py --output out/tiny --start FOLDER      # minutes: members alone
 
 The default settings and seed 0 made the embedded checkpoint. It runs on one thread, so that a seed
 gives the same bytes again on the same kind of processor. Every training batch holds one song per
 kind of damage in four versions (clean and three severities); the heads learn made-up labels that
-fall with severity, and a ranking loss asks each version to score below the one before it. The model
+fall with severity, and a ranking loss asks each version to score below the one before it. Along one
+direction of the embedding clean songs are asked to lie at 0 and plain noise at 1, so that noise is
+far from what songs are like (outlier exposure, Hendrycks et al. 2019, arXiv 1812.04606). The model
 is then made an ensemble: further predictors on the finished encoder and pooling, each with a start
 and a bootstrap draw of recordings of its own. No real song and no human label is used.
 """
@@ -21,15 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.demo import DAMAGES, damage, make_song, score_damage
-from apex_reward.demo.lessons import SEEDS, VERSIONS, make_batch, make_material
+from apex_reward.demo.lessons import SEEDS, VERSIONS, apart, losses, make_batch, make_material
 from apex_reward.files.tables import write_json, write_table
-from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, head_range
+from apex_reward.scores.apex import HEADS, head_range
 from apex_reward.train.familiar import fit_familiarity
 from apex_reward.train.report import fit_spread_scale
 
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     ranking: float = 1.0
+    apart: float = 3.0
     whole_songs: int = 48
     whole_batches: int = 16
     whole_passes: int = 24
@@ -57,8 +59,8 @@ class Settings(NamedTuple):
     member_batches: int = 40
     member_whole_batches: int = 4
     member_passes: int = 8
-    familiar_songs: int = 100
-    familiar_seconds: float = 12.0
+    familiar_songs: int = 480
+    familiar_seconds: tuple[float, ...] = (4.0, 8.0, 12.0, 30.0, 60.0)
     checked_songs: int = 6
     checked_seconds: float = 20.0
 
@@ -66,7 +68,8 @@ class Settings(NamedTuple):
 SHORT = Settings(
     steps=4, songs=4, textures=2, song_seconds=4.0, crop_seconds=1.0, segment_seconds=2.0,
     whole_songs=2, whole_batches=1, whole_passes=2, member_batches=1, member_whole_batches=2,
-    member_passes=1, familiar_seconds=0.6, checked_songs=1, checked_seconds=3.0,
+    member_passes=1, familiar_songs=100, familiar_seconds=(0.2, 0.4, 0.6), checked_songs=1,
+    checked_seconds=3.0,
 )  # fmt: skip
 
 
@@ -105,8 +108,9 @@ def train_crops(
     """First stage: the whole model, end to end, on short crops."""
     songs, textures = make_material(settings.songs, settings.textures, settings.song_seconds, seed)
     model.requires_grad_(True)
+    direction = torch.nn.Linear(model.config.width, 1)
     optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, betas=(0.9, 0.98),
+        [*model.parameters(), *direction.parameters()], settings.learning_rate, betas=(0.9, 0.98),
         weight_decay=settings.weight_decay,
     )  # fmt: skip
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -117,7 +121,10 @@ def train_crops(
         batch = make_batch(rng, songs, textures, settings.crop_seconds, settings.texture_share)
         with torch.autocast("cpu", torch.bfloat16):
             layers = model.encoder(batch.waves, batch.real)
-        row = learn(model, optimizer, layers, batch.targets, settings.ranking)
+        error = apart(model.pooling(layers)[::VERSIONS], batch.textured, direction)
+        penalty = settings.apart * error
+        row = learn(model, optimizer, layers, batch.targets, settings.ranking, penalty)
+        row["apart"] = error.item()
         schedule.step()
         history.append({"step": step, **row})
         if step % 25 == 0:
@@ -218,7 +225,7 @@ def assembled(
     config.spread_scale = fit_spread_scale(said.numpy(), low + (high - low) * targets.numpy())
     songs = []
     for number in range(settings.familiar_songs):
-        seconds = settings.familiar_seconds * (1 + number % 3) / 3
+        seconds = settings.familiar_seconds[number % len(settings.familiar_seconds)]
         song = make_song((seed + FAMILIAR) * SEEDS + number, seconds)
         songs.append(single.embed(torch.from_numpy(song)[None], RATE)[0].numpy())
     familiar = fit_familiarity(np.stack(songs))
@@ -235,15 +242,19 @@ def assembled(
 
 def learn(
     model: ApexReward, optimizer: torch.optim.Optimizer, layers: Tensor, targets: Tensor,
-    ranking: float,
+    ranking: float, penalty: Tensor | float = 0.0,
 ) -> dict[str, float]:  # fmt: skip
-    """One step from layer embeddings (N, 4, W), with batch statistics in the predictor."""
+    """One step from layer embeddings (N, 4, W), with batch statistics in the predictor.
+
+    Args:
+        penalty: what is added to the loss.
+    """
     model.predictor.train()
     logits = model.predictor.logits(model.pooling(layers))
     model.predictor.eval()
     loss, row = losses(logits, targets, ranking)
     optimizer.zero_grad()
-    loss.backward()
+    (loss + penalty).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return row
@@ -267,24 +278,6 @@ def build_model(segment_seconds: float) -> ApexReward:
             segment_seconds=segment_seconds, segment_tail="mask", demonstration=True,
         )
     )  # fmt: skip
-
-
-def losses(logits: Tensor, targets: Tensor, ranking: float) -> tuple[Tensor, dict[str, float]]:
-    """Label regression plus ranking of neighbouring versions, and the history row."""
-    regression = F.binary_cross_entropy_with_logits(logits, targets)
-    quality = logits[:, -len(AESTHETIC_HEADS) :].mean(dim=1).view(-1, VERSIONS)
-    against_clean = quality[:, :1] - quality[:, 1:]
-    steps_down = quality[:, 1:-1] - quality[:, 2:]
-    gaps = torch.cat([against_clean, steps_down], dim=1)
-    ranked = F.softplus(0.5 - 2 * gaps).mean()
-    shares = torch.sigmoid(logits[:, -len(AESTHETIC_HEADS) :]).mean(dim=1).view(-1, VERSIONS)
-    margin = 4 * (shares[:, :1] - shares[:, 1:]).mean()
-    return regression + ranking * ranked, {
-        "reward": margin.item(),
-        "regression": regression.item(),
-        "ranking": ranked.item(),
-        "pairs_won": (against_clean > 0).float().mean().item(),
-    }
 
 
 def save(model: ApexReward, folder: Path) -> None:

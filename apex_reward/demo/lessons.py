@@ -15,7 +15,7 @@ from apex_reward.demo.songs import make_song, make_texture
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 VERSIONS = 1 + len(SEVERITIES)  # clean, then severity 1, 2 and 3
 # How much a head suffers from a damage, between 0 and 1; what is not named suffers 0.7.
@@ -50,11 +50,15 @@ class Material(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Crops (8 * 4, T), their real samples (8 * 4,) and targets (8 * 4, 7) in [0, 1]."""
+    """Crops (8 * 4, T), their real samples (8 * 4,) and targets (8 * 4, 7) in [0, 1].
+
+    `textured` (8,) is 1 where a recording is a texture, 0 where it is a song.
+    """
 
     waves: Tensor
     real: Tensor
     targets: Tensor
+    textured: Tensor
 
 
 def make_material(
@@ -90,9 +94,10 @@ def make_batch(
     length = round(seconds * SAMPLE_RATE)
     lead = SAMPLE_RATE // 2  # heard by the damage, then cut off: reverberation is already there
     real = round(length * (1 - rng.choice([0.0, rng.uniform(0, 0.8)])))
-    crops, targets = [], []
+    crops, targets, textures_at = [], [], []
     for name in DAMAGES:
         textured = rng.random() < texture_share
+        textures_at.append(float(textured))
         pool = textures if textured else songs
         number = int(rng.integers(len(pool.waves)))
         crop = cut(rng, pool.waves[number], real + lead, quietest=-45 if textured else -28)
@@ -104,8 +109,12 @@ def make_batch(
             targets.append(labels(name, version, base, pool.taste[number]))
     import torch
 
-    lengths = torch.full((len(crops),), real)
-    return Batch(torch.from_numpy(np.stack(crops)), lengths, torch.tensor(targets))
+    return Batch(
+        torch.from_numpy(np.stack(crops)),
+        torch.full((len(crops),), real),
+        torch.tensor(targets),
+        torch.tensor(textures_at),
+    )
 
 
 def cut(rng: np.random.Generator, wave: NDArray[np.float16], length: int, quietest: float) -> Array:
@@ -129,3 +138,40 @@ def labels(name: str, version: int, base: float, taste: Array) -> list[float]:
         else:
             targets.append(0.75 - 0.6 * suffered + 0.12 * float(taste[HEADS.index(head)]))
     return targets
+
+
+def losses(logits: Tensor, targets: Tensor, ranking: float) -> tuple[Tensor, dict[str, float]]:
+    """Label regression plus ranking of neighbouring versions, and a history row.
+
+    Args:
+        logits, targets: (N * 4, 7).
+        ranking: weight of the ranking.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    regression = F.binary_cross_entropy_with_logits(logits, targets)
+    quality = logits[:, -len(AESTHETIC_HEADS) :].mean(dim=1).view(-1, VERSIONS)
+    against_clean = quality[:, :1] - quality[:, 1:]
+    steps_down = quality[:, 1:-1] - quality[:, 2:]
+    gaps = torch.cat([against_clean, steps_down], dim=1)
+    ranked = F.softplus(0.5 - 2 * gaps).mean()
+    shares = torch.sigmoid(logits[:, -len(AESTHETIC_HEADS) :]).mean(dim=1).view(-1, VERSIONS)
+    margin = 4 * (shares[:, :1] - shares[:, 1:]).mean()
+    return regression + ranking * ranked, {
+        "reward": margin.item(),
+        "regression": regression.item(),
+        "ranking": ranked.item(),
+        "pairs_won": (against_clean > 0).float().mean().item(),
+    }
+
+
+def apart(embeddings: Tensor, textured: Tensor, direction: nn.Linear) -> Tensor:
+    """Squared error of a linear probe that is asked for 0 of a song and 1 of a texture.
+
+    Args:
+        embeddings: (N, W) of clean recordings.
+        textured: (N,) 1 for a texture, 0 for a song.
+        direction: the probe, W -> 1.
+    """
+    return (direction(embeddings).squeeze(1) - textured).square().mean()
