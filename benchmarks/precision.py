@@ -1,10 +1,10 @@
 """Do reduced precisions score real songs as float32 does?
 
     python benchmarks/precision.py SONGS [--songs 8] [--seconds 60] [--model apex-tiny]
-                                   [--output benchmarks/results/precision.md]
+                                   [--device cuda] [--output benchmarks/results/precision.md]
 
 SONGS is a folder of real music; `--songs` of it, spread evenly over the sorted names, are scored in
-every precision on the CPU, and the rewards are compared with float32's.
+every precision, and the rewards are compared with float32's.
 """
 
 from __future__ import annotations
@@ -46,14 +46,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="heard of each")
     parser.add_argument("--model", default="apex-tiny")
     parser.add_argument("--mix", default="aesthetics")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the table as Markdown")
     args = parser.parse_args()
     songs = read_songs(args.folder, args.songs, args.seconds)
     values = {}
     for dtype in DTYPES:
-        reward = Reward(load_reward_model(args.model, dtype=dtype), mix=args.mix)
+        reward = Reward(
+            load_reward_model(args.model, dtype=dtype, device=args.device), mix=args.mix
+        )
         with torch.no_grad():
-            values[dtype] = torch.cat([reward(song[None], rate) for song, rate in songs]).double()
+            values[dtype] = torch.cat(
+                [reward(song[None].to(args.device), rate).cpu() for song, rate in songs]
+            ).double()
     base = values["float32"]
     rows = [
         [dtype, f"{(got - base).abs().max():.1e}", f"{(got - base).abs().mean():.1e}",
@@ -63,7 +68,7 @@ def main() -> None:
     columns = ["dtype", "largest difference", "mean difference", "rank correlation"]
     text = (
         f"{args.model}, mix `{args.mix}`, {len(songs)} real songs of {args.seconds:g} s; rewards "
-        f"from {base.min():.3f} to {base.max():.3f} in float32."
+        f"from {base.min():.3f} to {base.max():.3f} in float32; on {args.device}."
     )
     write_result("Precision", f"{text}\n\n{markdown_table(columns, rows)}", args.output)
 

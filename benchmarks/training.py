@@ -9,8 +9,6 @@
 - `input pipeline`: the look-up of a batch, as a share of a step.
 - `grid`: one epoch of all 24 conditions as 8 batched programs; the baseline is 24 programs of one
   model each, in the same process, without any start-up.
-- `ensemble`: an epoch of eight members, each on its own bootstrap draw, beside one member's, in
-  seconds of processor time. The baseline is eight times one.
 
 The floor of a figure is its matrix-product operations over the rate measured for one large product.
 """
@@ -18,7 +16,6 @@ The floor of a figure is its matrix-product operations over the rate measured fo
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -34,19 +31,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.model import ApexConfig, Predictor
-from apex_reward.model.files import EMBEDDED_FOLDER
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import HEADS, POPULARITY_HEADS, task_heads
 from apex_reward.train.dataset import Data
 from apex_reward.train.draws import epoch_batches
 from apex_reward.train.losses import uncertainty
 from apex_reward.train.program import Program
-from apex_reward.train.settings import Condition, TrainSettings, conditions, ensemble
+from apex_reward.train.settings import Condition, TrainSettings, conditions
 from apex_reward.train.split import Samples, Split
 from apex_reward.train.stack import Shape, shape_of
 from apex_reward.train.trainer import build_program
 
-BATCH, MEMBERS = 512, 8
+BATCH = 512
 # Training samples: 85% of the paper's songs and segments.
 PAPER = {"song": int(211_000 * 0.85), "segment": int(1_200_000 * 0.85)}
 COLUMNS = ("what", "ours, s", "baseline, s", "times faster", "floor, s", "ours / floor")
@@ -192,33 +188,6 @@ def grid_row(songs: int, rate: float, accelerator: Accelerator) -> list[str]:
     return line(f"grid, an epoch of 24 conditions ({songs:,} songs)", batched, separate, floor)
 
 
-def ensemble_row(
-    size: str, config: ApexConfig, songs: int, rate: float, accelerator: Accelerator
-) -> list[str]:
-    """One epoch of eight members as one program, beside eight times one; in one run, in turns."""
-    samples, val = random_samples(songs), random_samples(64)
-    for part in (samples, val):
-        part.features = np.ascontiguousarray(part.features[:, : config.width])
-    shape, device = shape_of(config), accelerator.device
-
-    def seconds(members: int) -> float:
-        settings = TrainSettings(batch_size=BATCH, bootstrap=members > 1)
-        table = ensemble(Condition(), members)
-        program = Program(table, shape, samples, val, settings, accelerator)
-        program.run_epoch()
-        started = work_clock(device)
-        program.run_epoch()
-        return work_clock(device) - started
-
-    pairs = [(seconds(MEMBERS), seconds(1)) for _ in range(3)]
-    eight, one = np.median(pairs, axis=0)
-    ratio = float(np.median([first / second for first, second in pairs]))
-    name = f"ensemble, {size} size, {MEMBERS} members ({songs:,} songs): {ratio:.2f} times one"
-    distinct = 1 - 1 / math.e  # of a bootstrap draw
-    floor = MEMBERS * distinct * songs / BATCH * step_operations(shape) / rate
-    return line(name, float(eight), MEMBERS * float(one), floor)
-
-
 def epoch_seconds(
     programs: list[list[Condition]],
     data: Data,
@@ -246,9 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="Markdown file")
     parser.add_argument("--quick", action="store_true", help="a small size, in seconds")
-    parser.add_argument(
-        "--part", choices=("song", "segment", "grid", "ensemble"), help="one part only"
-    )
+    parser.add_argument("--part", choices=("song", "segment", "grid"), help="one part only")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -263,11 +230,6 @@ def main() -> None:
             rows += epoch_rows(mode, size, steps, rate, accelerator)
     if arguments.part in (None, "grid"):
         rows.append(grid_row(512 if arguments.quick else 2048, rate, accelerator))
-    if arguments.part in (None, "ensemble"):
-        songs = 1024 if arguments.quick else 8192
-        tiny = ApexConfig.from_pretrained(EMBEDDED_FOLDER)
-        for size, config in (("the paper's", ApexConfig()), ("apex-tiny's", tiny)):
-            rows.append(ensemble_row(size, config, songs, rate, accelerator))
     text = f"{markdown_table(COLUMNS, rows)}\n\nfloat32; measured matrix-product rate "
     write_result("Training", f"{text}{rate / 1e9:.0f} GFLOP/s.", arguments.output)
 
