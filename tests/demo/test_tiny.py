@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import apex_reward.demo
-from apex_reward import ApexReward
+from apex_reward import ApexReward, Reward
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.demo import DAMAGES, make_song, score_damage
@@ -59,6 +59,39 @@ def test_gradients_reach_every_real_sample(model: ApexReward) -> None:
     wave = torch.from_numpy(make_song(1, seconds=1.0))[None].requires_grad_(True)
     model.reward(wave, RATE, mix="aesthetics").sum().backward()
     assert (wave.grad != 0).float().mean() > 0.99
+
+
+def strange(name: str, seconds: int) -> np.ndarray:
+    """White noise, a speech-like buzz (a tone of 120 Hz with 4 syllables a second), or silence."""
+    rng, time = np.random.default_rng(seconds), np.arange(seconds * RATE) / RATE
+    waves = {
+        "white noise": 0.1 * rng.standard_normal(time.size),
+        "loud white noise": rng.uniform(-0.5, 0.5, time.size),
+        "buzz": 0.3 * np.sign(np.sin(240 * np.pi * time)) * np.sin(4 * np.pi * time) ** 2,
+        "silence": np.zeros(time.size),
+    }
+    return np.asarray(waves[name], np.float32)
+
+
+@pytest.mark.parametrize("seconds", [4, 12, 40])
+@pytest.mark.parametrize("name", ["white noise", "loud white noise", "buzz", "silence"])
+def test_what_is_no_song_is_unfamiliar(model: ApexReward, name: str, seconds: int) -> None:
+    (row,) = Reward(model).judge([strange(name, seconds)], sample_rate=RATE)
+    assert "unfamiliar" in row["flags"]
+
+
+@pytest.mark.slow
+def test_unseen_songs_are_familiar(model: ApexReward) -> None:
+    """At most 2 of 100 are not."""
+    seconds = (4.0, 8.0, 12.0, 30.0, 60.0)
+    flagged = 0
+    for number in range(100):
+        song = torch.from_numpy(make_song(2**41 + number, seconds[number % 5]))[None]
+        distance = model.unfamiliarity(model.embed(song, RATE))
+        assert distance is not None
+        flagged += int(distance.item() > 1)
+    print(f"{flagged} of 100 unseen songs are unfamiliar")
+    assert flagged <= 2
 
 
 @pytest.mark.slow
