@@ -25,8 +25,8 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
     The covariance is shrunk as Ledoit and Wolf (2004) do, so that it can be inverted with fewer
     songs than dimensions. The threshold is from the distances of songs that were held out (each
     fifth of the songs from the statistics of the other four): the ceil(0.99 (N + 1))-th smallest,
-    which about 1% of further songs exceed, however few N are (Vovk et al. 2005, whose bound is
-    exact for one held-out set).
+    which about 1% of further songs exceed (Vovk et al. 2005, whose bound is exact for one held-out
+    set), but never the largest, which a single odd song would set: fewer than 2% exceed it still.
 
     Returns:
         None for fewer than 100 songs, or where all embeddings are alike.
@@ -43,7 +43,8 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
         held_out = fold == number
         distances[held_out] = np.linalg.norm((x[held_out] - mean) @ whitening, axis=1)
     mean, whitening = _statistics(x)
-    threshold = np.sort(distances)[math.ceil(HELD_OUT_SHARE * (len(x) + 1)) - 1]
+    rank = min(math.ceil(HELD_OUT_SHARE * (len(x) + 1)), len(x) - 1)
+    threshold = np.sort(distances)[rank - 1]
     familiar = Familiarity(x.shape[1])
     familiar.load_state_dict(
         {
