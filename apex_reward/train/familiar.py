@@ -26,7 +26,8 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
     songs than dimensions. The threshold is from the distances of songs that were held out (each
     fifth of the songs from the statistics of the other four): the ceil(0.99 (N + 1))-th smallest,
     which about 1% of further songs exceed (Vovk et al. 2005, whose bound is exact for one held-out
-    set), but never the largest, which a single odd song would set: fewer than 2% exceed it still.
+    set), but never the largest, which a single odd song would set: the second largest of N is
+    exceeded by 2 / (N + 1) of further songs on average, less than 2% from 100 songs on.
 
     Returns:
         None for fewer than 100 songs, or where all embeddings are alike.

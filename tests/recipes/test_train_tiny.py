@@ -100,3 +100,13 @@ def test_a_minute_of_training_separates_clean_from_damaged(recipe: ModuleType) -
     assert before < 0.65
     assert after > 0.72
     assert np.mean([row["ranking"] for row in crops[-10:]]) < crops[0]["ranking"] - 0.15
+
+
+def test_a_step_learns_from_the_penalty_too(recipe: ModuleType) -> None:
+    model, probe = recipe.build_model(1.0), torch.nn.Linear(96, 1)
+    layers, targets = torch.randn(8, 4, 96), torch.rand(8, 7)
+    penalty = probe(model.pooling(layers)).square().mean()
+    optimizer = torch.optim.SGD(model.pooling.parameters(), lr=0.1)
+    recipe.learn(model, optimizer, layers, targets, 1.0, penalty)
+    assert probe.weight.grad is not None
+    assert probe.weight.grad.abs().sum() > 0
