@@ -44,8 +44,8 @@ from transformers import PrinterCallback, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from apex_reward.demo.notes import SLOTS
+from apex_reward.files.atomic import atomic
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.run_state import atomic_folder
 from apex_reward.files.stamps import RunStamp
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.pairs import build_pairs, to_trl
@@ -161,7 +161,7 @@ class Rounds:
         seed = self.own.seed + ROUND * (number + 1)
         set_seed(seed)
         model = self.model(number)
-        with atomic_folder(self.round_folder(number)) as folder:
+        with atomic(self.round_folder(number)) as folder:
             songs = self.listener.songs(self.own.candidates, seed, model, self.prompts)
             row = {"round": number, "seed": seed, **self.figures(songs, model), "selected": 0}
             write_table(folder / "candidates.jsonl", songs)

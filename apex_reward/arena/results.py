@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from apex_reward.arena.intervals import NO_INTERVAL, Direction, Interval
-from apex_reward.files.tables import without_nan
+from apex_reward.files.tables import json_ready
 
 Cells = Mapping[str, float | None]
 
@@ -283,4 +283,4 @@ def to_json(value: Any) -> Any:
         return None if defined(value) is None else list(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [to_json(item) for item in value]
-    return without_nan(value)
+    return json_ready(value)

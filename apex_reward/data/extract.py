@@ -19,7 +19,7 @@ import numpy as np
 from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
 from apex_reward.errors import UsageError
-from apex_reward.files.locks import writing
+from apex_reward.files.atomic import writing
 from apex_reward.files.stamps import RunStamp, text_hash
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.scores.apex import AESTHETIC_HEADS

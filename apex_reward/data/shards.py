@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.files.tables import atomic_path
+from apex_reward.files.atomic import atomic
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) 
     import pyarrow.parquet as pq
 
     table = shard_table(songs).replace_schema_metadata(source.to_metadata())
-    with atomic_path(path) as temporary:
+    with atomic(path) as temporary:
         pq.write_table(table, temporary)
 
 

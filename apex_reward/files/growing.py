@@ -12,14 +12,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from apex_reward.errors import ApexError, UsageError
-from apex_reward.files.locks import writing
+from apex_reward.files.atomic import writing
 from apex_reward.files.tables import check_format, json_line, write_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class GrowingTable:
@@ -82,8 +81,6 @@ class GrowingTable:
 
     def finish(self) -> None:
         """Make F of the partial file."""
-        import pyarrow as pa
-
         if self._ending == ".jsonl":
             self.partial.replace(self.path)
             return

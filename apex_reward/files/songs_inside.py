@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError
-from apex_reward.files.tables import atomic_path
+from apex_reward.files.atomic import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,7 +193,7 @@ def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
     """
     file = songs_folder(folder) / _name(name, content)
     if not file.is_file():
-        with atomic_path(file) as temporary:
+        with atomic(file) as temporary:
             temporary.write_bytes(content)
     return str(file)
 

@@ -1,9 +1,11 @@
-"""Read and write the project's tables: `.jsonl`, `.csv` and `.parquet`, one layout in three forms.
+"""Read and write tables: `.jsonl`, `.csv` and `.parquet`, one layout in three forms.
 
-Files are written whole: to a temporary name beside the target, then renamed.
 In CSV a list is joined by `;` and null is empty. Names stay text in CSV, whatever they look like:
 `000002` and `0e0` are ids, not 2 and 0.0 (`TEXT_COLUMNS`); whole numbers without leading zeros
 lose nothing and are numbers.
+
+One odd cell never costs a file: text that is not UTF-8 is kept with backslashes (`printable`), and
+`with_numbers` reads a column of numbers around the cells that are none.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
 
 from apex_reward.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from apex_reward.files.atomic import atomic
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 TEXT_COLUMNS = frozenset(
@@ -55,6 +59,10 @@ TEXT_COLUMNS = frozenset(
 """Columns of a CSV file that hold names or words: text unless numbers say exactly the same."""
 
 
+NUMBER = r"^[+-]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][+-]?\d+)?$"
+NOTHING = pyarrow.csv.ConvertOptions().null_values
+
+
 def check_format(path: str | Path) -> str:
     """The file ending in lower case; raises UsageError unless it is one of `FORMATS`."""
     ending = Path(path).suffix.lower()
@@ -63,23 +71,18 @@ def check_format(path: str | Path) -> str:
     return ending
 
 
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def check_output(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raises UsageError where a result would replace one of the files that it is made from."""
+    target = os.path.realpath(output)
+    for given in inputs:
+        if given is not None and os.path.realpath(given) == target:
+            raise UsageError(f"{output} is an input of this command; name another output")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write UTF-8 text whole; what is not UTF-8 as `printable`."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -88,8 +91,8 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """One row as a JSON line, ending in a newline; NaN becomes null."""
-    return json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+    """One row as a JSON line, ending in a newline; cells as `json_ready`."""
+    return json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -98,8 +101,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file one by one, for files larger than memory; as `read_jsonl`."""
-    with open(path, encoding="utf-8-sig") as file:  # Windows programs begin with a mark
+    """Rows of a JSON-lines file one by one, for files larger than memory; as `read_jsonl`.
+
+    Bytes that are not UTF-8 are surrogates in the text, as in file names of Python.
+    """
+    # Windows programs begin with a mark.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -115,28 +122,22 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
 def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
     """A table of columns from a `.jsonl`, `.csv` or `.parquet` file.
 
-    `text` names columns of a CSV file that stay text beside `TEXT_COLUMNS`.
+    Decimals are floats, and texts of every Arrow kind are strings. A column of several kinds is
+    text; `with_numbers` reads its numbers.
 
-    Raises UsageError for another ending and DataError for a file that cannot be read as such.
+    Args:
+        text: columns of a CSV file that stay text beside `TEXT_COLUMNS`.
+
+    Raises:
+        UsageError: another ending.
+        DataError: no such file, or a damaged one; JSON lines with the number of the bad line.
     """
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
     ending = check_format(path)
     try:
         if ending == ".parquet":
-            return pyarrow.parquet.read_table(path)
+            return _plain_types(pyarrow.parquet.read_table(path))
         if ending == ".csv":
-            options = pyarrow.csv.ConvertOptions(
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                column_types=dict.fromkeys(TEXT_COLUMNS | set(text), pa.string()),
-            )
-            # A text cell may hold line breaks (prompts, lyrics); they are quoted then.
-            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, parse_options=parse, convert_options=options)
-            return _numbered(table, options.column_types)
+            return _read_csv(path, TEXT_COLUMNS | set(text))
         return table_of(read_jsonl(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
@@ -144,17 +145,98 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
         raise DataError(f"{path} cannot be read as {ending}: {error}") from error
 
 
-def _numbered(table: pa.Table, names: Iterable[str]) -> pa.Table:
-    """Text columns of whole numbers only, each written as numbers are, as numbers."""
-    import pyarrow as pa
+def with_numbers(
+    table: pa.Table, names: Iterable[str] | None = None
+) -> tuple[pa.Table, dict[str, list[int]]]:
+    """The table with its columns of numbers as numbers, and which cells of them are unreadable.
 
-    for name in set(names) & set(table.column_names):
-        text = table[name]
+    Numbers are numbers and text that is a plain number (`4.2`, `-1e-3`; not `007`). Null, NaN and
+    the texts that CSV files have for nothing (empty, `NA`, `null`, ...) are missing. Everything
+    else is unreadable: other text, true and false, lists, mappings, infinities.
+
+    Args:
+        names: columns to read as numbers. None: those where at least half of the cells that are
+            not missing are numbers; never `TEXT_COLUMNS`.
+
+    Returns:
+        The table, in whose columns of numbers missing and unreadable cells are null; and for each
+        column with unreadable cells their rows, from 0.
+    """
+    unreadable: dict[str, list[int]] = {}
+    wanted = [n for n in table.column_names if n not in TEXT_COLUMNS] if names is None else names
+    for name in wanted:
+        column = table[name]
+        if pa.types.is_integer(column.type):
+            continue
+        numbers, bad = _numbers(column)
+        count = pc.sum(bad).as_py() or 0
+        if names is None and (
+            len(numbers) == numbers.null_count or count > pc.count(numbers).as_py()
+        ):
+            continue
+        table = table.set_column(table.column_names.index(name), name, numbers)
+        if count:
+            unreadable[name] = pc.indices_nonzero(bad).to_pylist()
+    return table, unreadable
+
+
+def _numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The numbers of a column, null where there is none; and where a cell is unreadable."""
+    if pa.types.is_floating(column.type):
+        finite = pc.is_finite(column)
+        bad = pc.fill_null(pc.is_inf(column), False)
+        return pc.if_else(finite, column, None).cast(pa.float64()), bad
+    if not pa.types.is_string(column.type):
+        nothing = pa.chunked_array([pa.nulls(len(column), pa.float64())])
+        return nothing, pc.is_valid(column)
+    cells = pc.utf8_trim_whitespace(column)
+    plain = pc.fill_null(pc.match_substring_regex(cells, NUMBER), False)
+    numbers = pc.if_else(plain, cells, None).cast(pa.float64())
+    numbers = pc.if_else(pc.is_finite(numbers), numbers, None)  # 1e999
+    missing = pc.is_in(cells, value_set=pa.array([*NOTHING, None], pa.string()))
+    return numbers, pc.and_(pc.is_null(numbers), pc.invert(missing))
+
+
+def _plain_types(table: pa.Table) -> pa.Table:
+    """Strings and floats in place of Arrow's other kinds of text and number."""
+    types = pa.types
+    for place, field in enumerate(table.schema):
+        kind = field.type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if types.is_decimal(kind) or types.is_float16(kind):
+            kind = pa.float64()
+        elif types.is_string_view(kind) or types.is_large_string(kind):
+            kind = pa.string()
+        column = table.column(place).cast(kind)
         try:
-            numbers = text.cast(pa.int64())
+            column.validate(full=types.is_string(kind))
+        except pa.ArrowInvalid:
+            cells = column.cast(pa.binary()).to_pylist()
+            texts = [None if cell is None else _decoded(cell) for cell in cells]
+            column = pa.chunked_array([pa.array(texts, pa.string())])
+        table = table.set_column(place, field.name, column)
+    return table
+
+
+def _read_csv(path: str | Path, text: Iterable[str]) -> pa.Table:
+    content = Path(path).read_bytes()
+    options = pyarrow.csv.ConvertOptions(
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        column_types=dict.fromkeys(text, pa.string()),
+    )
+    # A text cell may hold line breaks (prompts, lyrics); they are quoted then.
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    source = pa.BufferReader(_decoded(content).encode())
+    table = pyarrow.csv.read_csv(source, parse_options=parse, convert_options=options)
+    for name in set(text) & set(table.column_names):
+        # Names that are whole numbers, each written as numbers are, are numbers.
+        try:
+            numbers = table[name].cast(pa.int64())
         except pa.ArrowInvalid:
             continue
-        if len(numbers) > numbers.null_count and numbers.cast(pa.string()).equals(text):
+        if pc.count(numbers).as_py() and numbers.cast(pa.string()).equals(table[name]):
             table = table.set_column(table.column_names.index(name), name, numbers)
     return table
 
@@ -164,8 +246,6 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     A column of several kinds (true in one row, "true" in another) becomes text.
     """
-    import pyarrow as pa
-
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
 
@@ -190,33 +270,29 @@ def _kind(value: Any) -> str:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    import pyarrow as pa
-
     if any(isinstance(value, float) for value in values):
         # JSON writes 3.0 and 3 alike: a column with any float is a float column.
         values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     try:
         return pa.array(values)
+    except UnicodeEncodeError:
+        return _column([json_ready(value) for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([None if value is None else _as_text(value) for value in values])
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, (bool, int, float, list, tuple, Mapping)):
-        return json.dumps(without_nan(value), ensure_ascii=False, default=str)
-    return str(value)
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, (bool, list, tuple, Mapping)):
+        return json.dumps(json_ready(value), ensure_ascii=False, default=str)
+    return None if value != value else printable(str(value))  # NaN is missing
 
 
 def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]]) -> None:
     """Write rows or an Arrow table in the form that the file's ending names, whole."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
     ending = check_format(path)
     if not isinstance(table, pa.Table):
         table = table_of(list(table))
-    with atomic_path(path) as temporary:
+    with atomic(path) as temporary:
         if ending == ".parquet":
             pyarrow.parquet.write_table(table, temporary)
         elif ending == ".csv":
@@ -227,25 +303,43 @@ def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]])
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """Lists joined by `;`, as CSV has no lists."""
-    import pyarrow as pa
-
+    """Lists joined by `;` and mappings as JSON text, as CSV has neither."""
     columns = []
     for column in table.columns:
-        if pa.types.is_list(column.type) or pa.types.is_null(column.type):
-            joined = [None if v is None else ";".join(map(str, v)) for v in column.to_pylist()]
-            columns.append(pa.array(joined, type=pa.string()))
+        if pa.types.is_list(column.type):
+            cells = [None if v is None else ";".join(map(str, v)) for v in column.to_pylist()]
+        elif pa.types.is_struct(column.type):
+            cells = [None if v is None else _as_text(v) for v in column.to_pylist()]
         else:
-            columns.append(column)
+            columns.append(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
+            continue
+        columns.append(pa.array(cells, type=pa.string()))
     return pa.table(columns, names=table.column_names)
 
 
-def without_nan(value: Any) -> Any:
-    """The value as JSON has it: NaN and infinities as None, at any depth; tuples as lists."""
+def json_ready(value: Any) -> Any:
+    """The value as JSON and UTF-8 have it, at any depth.
+
+    NaN and infinities are None, tuples are lists, texts are `printable`.
+    """
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
+        return {json_ready(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
+        return [json_ready(item) for item in value]
     return value
+
+
+def printable(text: str) -> str:
+    r"""Text that any file can hold.
+
+    Bytes of a name that are not UTF-8, and halves of an emoji, become `\udcNN` in letters.
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode("utf-8", "backslashreplace")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from apex_reward.files.run_state import whole_files
+from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_text
 from apex_reward.model.card import FILE as CARD_FILE
 from apex_reward.model.card import model_card
@@ -242,7 +242,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         if kwargs.get("push_to_hub"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        with whole_files(Path(save_directory), last="config.json") as temporary:
+        with atomic(save_directory, last="config.json") as temporary:
             super().save_pretrained(temporary, *args, **kwargs)
             if not (Path(save_directory) / CARD_FILE).exists():
                 write_text(temporary / CARD_FILE, model_card(self.config))

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apex_reward.files.tables import atomic_path, json_line, write_json, write_table, write_text
+from apex_reward.files.atomic import atomic
+from apex_reward.files.tables import json_line, write_json, write_table, write_text
 from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.card import pairs_card
@@ -184,6 +185,6 @@ def _five_numbers(values: Any) -> dict[str, float]:
 
 def _write_jsonl(path: Path, table: pa.Table) -> None:
     """A block of rows at a time: a million rows never are a million dicts at once."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
             file.writelines(json_line(row) for row in batch.to_pylist())

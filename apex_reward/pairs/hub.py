@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_reward.errors import DataError
-from apex_reward.files.run_state import atomic_folder
+from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import table_of, write_table, write_text
 from apex_reward.pairs.forms import SIDES, has_tokens, to_kto, to_trl
 
@@ -49,7 +49,7 @@ def write_dataset(
     rows = {split: part for split, part in rows.items() if len(part) or split == "train"}
     songs = {split: part if form == "trl" else _kto_songs(part) for split, part in rows.items()}
     text = has_tokens(pairs.to_pylist())
-    with atomic_folder(folder) as work:
+    with atomic(folder) as work:
         if text:
             for split, part in rows.items():
                 made = FORMS[form](part.to_pylist())

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apex_reward.errors import UsageError
-from apex_reward.files.tables import atomic_path
+from apex_reward.files.atomic import atomic
 from apex_reward.report.cells import visible
 
 FORMATS = ("png", "svg", "pdf")
@@ -139,7 +139,7 @@ def save_figure(
     files = []
     for kind in formats:
         file = Path(f"{path}.{kind}")
-        with atomic_path(file) as temporary, style():
+        with atomic(file) as temporary, style():
             figure.savefig(temporary, format=kind, dpi=dpi, metadata=_DATELESS[kind])
         files.append(file)
     return files

@@ -11,7 +11,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from apex_reward.files.tables import without_nan
+from apex_reward.files.tables import json_ready
 from apex_reward.report.cells import cell, is_numeric
 from apex_reward.report.figures import inline_svg
 from apex_reward.report.songs import Player
@@ -47,7 +47,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _script_json(value: object) -> Markup:
-    return htmlsafe_json_dumps(without_nan(value), ensure_ascii=False, allow_nan=False)
+    return htmlsafe_json_dumps(json_ready(value), ensure_ascii=False, allow_nan=False)
 
 
 def _numeric_columns(rows: Sequence[Sequence[object]], number: int) -> list[bool]:

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from apex_reward.audio.load import Waveform, save_wav
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.tables import read_jsonl, without_nan
+from apex_reward.files.tables import json_ready, read_jsonl
 from apex_reward.report.run import write_run
 from apex_reward.runs.completions import CompletionLog
 from apex_reward.runs.settings import plain
@@ -89,7 +89,7 @@ class RunLog:
         whole = {"seconds": time.monotonic() - self.started, **summary}
         if settings:
             whole["settings"] = plain(*settings)
-        whole = without_nan(whole)
+        whole = json_ready(whole)
         if self.writes:
             write_run(self.output, self.rows, whole, self.panels, self.formats, self.xlabel)
             self._history.partial.unlink(missing_ok=True)

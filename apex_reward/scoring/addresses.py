@@ -10,8 +10,8 @@ from typing import Any
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError
+from apex_reward.files.atomic import atomic
 from apex_reward.files.songs_inside import Unheard, songs_folder
-from apex_reward.files.tables import atomic_path
 from apex_reward.scoring.lists import LIST_ENDINGS
 from apex_reward.scoring.tar_shards import TAR_ENDINGS
 
@@ -65,6 +65,6 @@ def _fetched(system: Any, name: str, folder: Path) -> str:
     digest = hashlib.blake2b(system.unstrip_protocol(name).encode(), digest_size=8).hexdigest()
     file = folder / f"{digest}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name.rpartition('/')[2])[-80:]}"
     if not file.is_file():
-        with atomic_path(file) as temporary:
+        with atomic(file) as temporary:
             system.get_file(name, str(temporary))
     return str(file)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_reward.files.locks import writing
+from apex_reward.files.atomic import writing
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.dataset import Data
 from apex_reward.train.plots import plot_tables

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from apex_reward.errors import DataError
+from apex_reward.files.atomic import atomic
 from apex_reward.files.stamps import RunStamp
-from apex_reward.files.tables import atomic_path
 from apex_reward.train.loop import Loop
 
 
@@ -49,7 +49,7 @@ def save_state(loop: Loop, path: Path) -> None:
     """
     state = loop.state()
     state["history"] = json.dumps(state["history"])
-    with atomic_path(path) as temporary:
+    with atomic(path) as temporary:
         torch.save(state, temporary)
 
 

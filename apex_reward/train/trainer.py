@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apex_reward.errors import UsageError
+from apex_reward.files.atomic import atomic
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.run_state import atomic_folder
 from apex_reward.files.tables import write_json
 from apex_reward.model.checkpoint import save_predictor
 from apex_reward.model.familiar import Familiarity
@@ -276,7 +276,7 @@ def save_members(
         loss = losses.pop() if len(losses) == 1 else "mixed"
         training = {"mode": mode, "loss": loss, "members": list(notes)}
     whole = predictors[0] if len(predictors) == 1 else PredictorEnsemble(predictors)
-    with atomic_folder(folder) as temporary:
+    with atomic(folder) as temporary:
         save_predictor(temporary, config, whole, pooling, familiar)
         write_json(temporary / TRAINING_FILE, training)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from apex_reward.data.encoder import load_encoder
 from apex_reward.errors import UsageError
-from apex_reward.files.run_state import atomic_folder
+from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_json
 from apex_reward.model.apex import ApexReward
 from apex_reward.train.adapters import add_adapters, merge_adapters
@@ -119,7 +119,7 @@ def _save(tuner: Tuner, found: Data, condition: Condition, output: Path) -> dict
     about_it = {**about([condition]), "mode": "song"}
     report = metrics_report(about_it, members.numpy(), labels, tuner.stack.shape.heads)
     note = {"loss": condition.loss, "seed": condition.seed, "tuned": "lora"}
-    with atomic_folder(output / "best") as folder:
+    with atomic(output / "best") as folder:
         tuner.merged_model().save_pretrained(folder)
         epoch = tuner.best_epoch[0]
         write_json(folder / TRAINING_FILE, {"mode": "song", **note, "epoch": epoch})

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-import json
+from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.files.tables import atomic_path, mixed_columns, read_table, write_json, write_table
+from apex_reward.files.tables import (
+    check_output,
+    mixed_columns,
+    read_jsonl,
+    read_table,
+    with_numbers,
+    write_table,
+    write_text,
+)
 
 ROWS = [
     {"path": "a, b.wav", "score": 1.5, "flags": ["short", "silent"], "error": None, "n": 3},
@@ -64,23 +73,6 @@ def test_other_endings_and_missing_files(tmp_path):
         read_table(tmp_path / "x.csv")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    target = tmp_path / "x.json"
-    write_json(target, {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(target, {"a": float("nan")})
-
-    def fail_halfway():
-        with atomic_path(target) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_halfway()
-    assert json.loads(target.read_text()) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
 def test_names_in_csv_are_numbers_only_where_nothing_is_lost(tmp_path):
     (tmp_path / "x.csv").write_text("id,prompt_id,path\n1,10,+1\n20,,2\n-3,7,3\n")
     assert read_table(tmp_path / "x.csv").to_pydict() == {
@@ -121,3 +113,74 @@ def test_text_columns_of_whole_numbers_are_numbers_and_empty_ones_stay_text(tmp_
         "prompt_id": [1, 20], "a": [7, None], "b": ["007", "1"], "c": [None, None]
     }  # fmt: skip
     assert table.schema.field("c").type == pa.string()
+
+
+CELLS = [4.5, "4.2", "-1e-3", "", None, float("nan"), "N/A", "x", True, [1], {"a": 1}, "007"]
+NUMBERS = [4.5, 4.2, -0.001, None, None, None, None, None, None, None, None, None]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_one_bad_cell_is_one_counted_row(tmp_path, ending):
+    rows = [{"score": cell, "prompt": "7", "text": "words", "n": 1} for cell in CELLS]
+    write_table(tmp_path / f"x{ending}", [*rows, *[{**rows[0], "score": 1}] * 3])
+    table, unreadable = with_numbers(read_table(tmp_path / f"x{ending}"))
+    assert unreadable == {"score": [7, 8, 9, 10, 11]}
+    assert table["score"].to_pylist() == [*NUMBERS, 1.0, 1.0, 1.0]
+    assert set(table["n"].to_pylist()) == {1}
+    assert set(table["text"].to_pylist()) == {"words"}
+
+
+def test_a_column_is_numbers_where_half_of_it_is_or_where_it_is_named():
+    table = pa.table({"a": ["1", "x", "y"], "b": [True] * 3, "c": [[1]] * 3, "d": ["1", "x", None]})
+    assert with_numbers(table)[1] == {"d": [1]}
+    numbers, unreadable = with_numbers(table, ["a", "b", "c"])
+    assert numbers["a"].to_pylist() == [1.0, None, None]
+    assert unreadable == {"a": [1, 2], "b": [0, 1, 2], "c": [0, 1, 2]}
+    infinite, unreadable = with_numbers(pa.table({"a": [1.0, float("inf"), float("nan")]}))
+    assert infinite["a"].to_pylist() == [1.0, None, None]
+    assert unreadable == {"a": [1]}
+
+
+def test_every_kind_of_column_in_parquet_is_read(tmp_path):
+    columns = {
+        "decimal": pa.array([Decimal("4.20"), None], pa.decimal128(10, 2)),
+        "view": pa.array(["a", None], pa.string_view()),
+        "large": pa.array(["a", None], pa.large_string()),
+        "words": pa.array(["a", None]).dictionary_encode(),
+        "half": pa.array([0.5, None], pa.float16()),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
+    table = read_table(tmp_path / "x.parquet")
+    assert table.to_pydict() == {
+        "decimal": [4.2, None], "view": ["a", None], "large": ["a", None], "words": ["a", None],
+        "half": [0.5, None],
+    }  # fmt: skip
+    assert {str(kind) for kind in table.schema.types} == {"double", "string"}
+
+
+def test_text_that_is_not_utf8_costs_no_file(tmp_path):
+    half, name = "a \ud83d", "b\udce9"
+    (tmp_path / "x.jsonl").write_bytes(b'{"p": "a \\ud83d", "q": ["\\ud83d"]}\n{"p": "b\xe9"}\n')
+    assert [row["p"] for row in read_jsonl(tmp_path / "x.jsonl")] == [half, name]
+    clean = [{"p": "a \\ud83d", "q": ["\\ud83d"]}, {"p": "b\\udce9", "q": None}]
+    assert read_table(tmp_path / "x.jsonl").to_pylist() == clean
+    for ending in (".jsonl", ".parquet"):
+        write_table(tmp_path / f"y{ending}", [{"p": half, "q": ["\ud83d"]}, {"p": name}])
+        assert read_table(tmp_path / f"y{ending}").to_pylist() == clean
+    (tmp_path / "x.csv").write_bytes(b"prompt,other\n\xe9,1\nb,\xe9\n")
+    assert read_table(tmp_path / "x.csv").to_pydict() == {
+        "prompt": ["\\xe9", "b"], "other": ["1", "\\xe9"]
+    }  # fmt: skip
+    offsets = pa.array([0, 2], pa.int32()).buffers()[1]
+    cell = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xe9a")])
+    pyarrow.parquet.write_table(pa.table({"p": cell}), tmp_path / "x.parquet")
+    assert read_table(tmp_path / "x.parquet")["p"].to_pylist() == ["\\xe9a"]
+    write_text(tmp_path / "x.txt", half)
+    assert (tmp_path / "x.txt").read_text() == "a \\ud83d"
+
+
+def test_a_result_never_replaces_its_input(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "x.csv")
+    check_output(tmp_path / "x.csv", [tmp_path / "y.csv", None])
+    with pytest.raises(UsageError, match=r"link\.csv is an input of this command"):
+        check_output(tmp_path / "link.csv", [tmp_path / "a" / ".." / "x.csv"])
