@@ -30,6 +30,7 @@ from apex_reward.model.encoders.mert import MertEncoder
 from apex_reward.model.encoders.segments import MertSegments
 from apex_reward.model.familiar import Familiarity
 from apex_reward.model.inputs import at_loudness
+from apex_reward.model.licences import Licence, apex_licences
 from apex_reward.model.pooling import LayerPooling
 from apex_reward.model.precision import in_full_precision
 from apex_reward.model.predictor import Predictor, PredictorEnsemble
@@ -89,6 +90,11 @@ class ApexReward(PreTrainedModel, EncodedModel):
     def encoders(self) -> tuple[MertSegments, ...]:
         """MERT over 30-second segments; its song feature is the (B, L, W) layer embedding."""
         return (MertSegments(self.encoder, self.config),)
+
+    @property
+    def licences(self) -> list[Licence]:
+        """The licences of code, predictor and encoder, as far as they are known."""
+        return apex_licences(str(self.config.name_or_path), str(self.config.encoder_name))
 
     @property
     def mixes(self) -> dict[str, dict[str, float]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.files.tables import write_text
-from apex_reward.report.cards import DEMONSTRATION, card, weights_licence
+from apex_reward.model.licences import apex_licences, stated
+from apex_reward.report.cards import DEMONSTRATION, card
 from apex_reward.report.markdown import markdown_table
 
 if TYPE_CHECKING:
@@ -35,18 +36,18 @@ def model_card(config: ApexConfig, measured: Sequence[str] = ()) -> str:
         config: of the model.
         measured: parts in Markdown about its data and figures; none where nothing is on record.
     """
-    origin = "apex-tiny" if config.encoder_name == "apex-tiny" else str(config.name_or_path or "")
-    licence = weights_licence("apex", origin)
+    licences = apex_licences(str(config.name_or_path or ""), str(config.encoder_name))
+    free = all(one["licence"] == "Apache-2.0" for one in licences)
     head = {
         "library_name": "apex-reward",
-        "license": "apache-2.0" if licence == "Apache-2.0" else "other",
+        "license": "apache-2.0" if free else "other",
         "tags": ["music", "audio", "reward-model", *["demonstration"] * config.demonstration],
     }
     parts = [
         DEMONSTRATION if config.demonstration else "",
         _gives(config),
         _use(config),
-        _made_of(config, licence),
+        _made_of(config, stated(licences)),
         *(measured or [UNMEASURED]),
         LIMITS,
     ]
@@ -82,7 +83,7 @@ def _use(config: ApexConfig) -> str:
 def _made_of(config: ApexConfig, licence: str) -> str:
     rows: list[tuple[str, Any]] = [
         ("started from", config.name_or_path or None),
-        ("licence of what it started from", licence),
+        ("licences of what it started from", licence),
         ("encoder", config.encoder_name),
         ("width of an embedding", config.width),
         ("hidden states kept", ", ".join(map(str, config.layers))),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ EMBEDDED_MODEL = "apex-tiny"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "demo" / "apex_tiny"
 # In this order: where a folder holds several, the plain ones come first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model_state_dict.pt", "best_model.pt")
+INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
+SETTINGS = [
+    "config.json", INDEX, "preprocessor_config.json", "processor_config.json", "tokenizer*.json",
+    "vocab.*", "merges.txt", "normalizer.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json",
+]  # fmt: skip
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
@@ -42,11 +49,15 @@ def local_path(name: str | Path, **hub_options: Any) -> Path:
 
 
 def _download(hub_id: str, **options: Any) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
-    wanted = ["config.json", *WEIGHT_FILES, "model*.safetensors", "model.safetensors.index.json"]
-    wanted += ["preprocessor_config.json", "tokenizer*.json", "vocab.*", "merges.txt"]
-    wanted += ["special_tokens_map.json", "added_tokens.json", "generation_config.json"]
+    wanted = SETTINGS + list(WEIGHT_FILES)
+    try:
+        if not options.get("local_files_only"):
+            asked = {name: options[name] for name in ("revision", "token") if name in options}
+            wanted = wanted_files(list_repo_files(hub_id, **asked))
+    except Exception:  # without a network the cache may hold the files
+        options["local_files_only"] = True
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, **options))
     except Exception as error:  # the hub client raises a dozen unrelated types
@@ -55,6 +66,25 @@ def _download(hub_id: str, **options: Any) -> Path:
             f"({type(error).__name__}); check the name and the network, or name a local folder "
             "(--model FOLDER on the command line); `apex-reward demo` works offline"
         ) from error
+
+
+def wanted_files(names: Iterable[str]) -> list[str]:
+    """The files of a repository that loading needs: settings, and one form of the weights.
+
+    A folder `clap` inside it is a model of its own.
+
+    >>> wanted_files(["README.md", "config.json", "model.safetensors", "pytorch_model.bin"])
+    ['config.json', 'model.safetensors']
+    """
+    found: list[str] = []
+    for folder in ("", "clap/"):
+        inside = [n.removeprefix(folder) for n in names if n.startswith(folder)]
+        inside = [name for name in inside if "/" not in name]
+        weights = [name for name in inside if fnmatch(name, SHARDS)] if INDEX in inside else []
+        weights = weights or [name for name in WEIGHT_FILES if name in inside][:1]
+        settings = [n for n in inside if any(fnmatch(n, pattern) for pattern in SETTINGS)]
+        found += [folder + name for name in [*settings, *weights]]
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from apex_reward import __version__
+from apex_reward.model.licences import stated
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.options import PairOptions
-from apex_reward.report.cards import DEMONSTRATION, card, size_category, weights_licence
+from apex_reward.report.cards import DEMONSTRATION, card, size_category
 from apex_reward.report.markdown import markdown_table
 
 TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
@@ -113,10 +114,10 @@ def _reward(made_by: Mapping[str, Any] | None) -> str:
         text = "The values came with the candidates; what gave them is not known here."
         return f"## Reward\n\n{text}"
     models = [
-        (name, about["source"], about["hash"], weights_licence(name, about["source"]))
+        (name, about["source"], about["hash"], stated(about.get("licences", ())))
         for name, about in made_by["models"].items()
     ]
-    table = markdown_table(("model", "from", "hash of the weights", "licence of them"), models)
+    table = markdown_table(("model", "from", "hash of the weights", "licences"), models)
     settings = made_by["reward"]
     rows = [(name, str(value)) for name, value in settings.items() if value not in (None, [])]
     return f"## Reward\n\n{table}\n\n{markdown_table(('setting', 'value'), rows)}"

@@ -7,16 +7,6 @@ from typing import Any
 
 import yaml
 
-WEIGHTS = {
-    "apex": "see the cards of APEX and MERT",
-    "apex-tiny": "Apache-2.0",
-    "songeval": "CC BY-NC 4.0 (MuQ)",
-    "clap": "see the card of the checkpoint",
-    "tunejury": "CC BY-NC 4.0",
-    "audiobox": "see its card",
-    "muq-eval": "MIT",
-}
-"""Licences of published weights, as docs/guides/panel.md has them."""
 DEMONSTRATION = (
     "> **A demonstration.** It was made with a small model that was trained on synthetic songs "
     "with invented labels. Its scores say nothing about popularity or taste."
@@ -36,11 +26,6 @@ def card(head: Mapping[str, Any], title: str, parts: Sequence[str]) -> str:
     """
     text = yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{text}---\n" + "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
-
-
-def weights_licence(name: str, source: str = "") -> str:
-    """What is known of the licence of a model's weights, by where it is from, else by its name."""
-    return WEIGHTS.get(source) or WEIGHTS.get(name) or "not known"
 
 
 def size_category(rows: int) -> str:

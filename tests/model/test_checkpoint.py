@@ -223,6 +223,7 @@ def test_hub_repository_is_composed_with_the_encoder_it_names(tmp_path, monkeypa
         return str(hub[hub_id])
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda hub_id, **options: [])
     model = ApexReward.from_pretrained("amaai-lab/apex", revision="v1", segment_tail="drop")
     assert asked == [("amaai-lab/apex", "v1"), ("m-a-p/MERT-v1-95M", None)]
     assert model.config.segment_tail == "drop"

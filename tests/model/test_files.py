@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from apex_reward.errors import CheckpointError
-from apex_reward.model.files import check_tensors, hub_options, in_float32, weight_file
+from apex_reward.model.files import (
+    check_tensors,
+    hub_options,
+    in_float32,
+    local_path,
+    wanted_files,
+    weight_file,
+)
 
 
 def test_floats_become_float32_and_counts_stay() -> None:
@@ -51,3 +58,53 @@ def test_options_of_the_hub_are_taken_out() -> None:
     options = {"revision": "main", "task": "full", "token": None}
     assert hub_options(options) == {"revision": "main", "token": None}
     assert options == {"task": "full"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        (["pytorch_model.bin", "model.safetensors"], ["model.safetensors"]),
+        (["pytorch_model.bin", "flax_model.msgpack"], ["pytorch_model.bin"]),
+        (["best_model.pt", "model_state_dict.pt"], ["model_state_dict.pt"]),
+        (
+            ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json", "x.bin"],
+            ["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"],
+        ),
+    ],
+)
+def test_one_form_of_the_weights_is_fetched(weights: list[str], wanted: list[str]) -> None:
+    names = ["README.md", "config.json", *weights, "clap/config.json", "clap/vocab.json"]
+    names += ["clap/model.safetensors", "clap/pytorch_model.bin", "other/model.safetensors"]
+    assert sorted(wanted_files(names)) == sorted(
+        ["config.json", *wanted, "clap/config.json", "clap/vocab.json", "clap/model.safetensors"]
+    )
+
+
+def test_a_download_takes_the_hub_s_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def listing(hub_id: str, **options: object) -> list[str]:
+        asked.append((hub_id, options))
+        if hub_id == "no/network":
+            raise OSError("no network")
+        return ["config.json", "model.safetensors", "pytorch_model.bin"]
+
+    def snapshot(hub_id: str, **options: object) -> str:
+        asked.append((hub_id, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", listing)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    options = {"revision": "v1", "token": "t", "cache_dir": "c"}
+    assert local_path("a/model", **options) == tmp_path
+    files = ["config.json", "model.safetensors"]
+    assert asked == [
+        ("a/model", {"revision": "v1", "token": "t"}),
+        ("a/model", {**options, "allow_patterns": files}),
+    ]
+    local_path("no/network")
+    assert asked[-1][1]["local_files_only"] is True
+    local_path("a/model", local_files_only=True)  # the cache alone: nothing is listed
+    assert [name for name, _ in asked[2:]] == ["no/network", "no/network", "a/model"]

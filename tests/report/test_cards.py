@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apex_reward.report.cards import card, size_category, weights_licence
+from apex_reward.report.cards import card, size_category
 
 
 def test_a_card_has_a_head_a_title_and_parts() -> None:
@@ -22,10 +22,3 @@ def test_a_card_has_a_head_a_title_and_parts() -> None:
 )  # fmt: skip
 def test_sizes_in_the_hub_s_words(rows: int, size: str) -> None:
     assert size_category(rows) == size
-
-
-def test_a_licence_is_known_by_source_then_by_name() -> None:
-    assert weights_licence("apex-tiny") == "Apache-2.0"
-    assert weights_licence("apex", "muq-eval") == "MIT"
-    assert weights_licence("tunejury", "somewhere") == "CC BY-NC 4.0"
-    assert weights_licence("own") == "not known"

@@ -1,9 +1,9 @@
 """CLAP: transformers' ClapModel behind a log-mel spectrogram that gradients flow through.
 
 The mel is that of `ClapFeatureExtractor` without fusion (Slaney scale and norm, in decibels), the
-embeddings are those of `ClapModel` (Wu et al. 2023, arXiv 2211.06687). A song is heard in windows
+embeddings are those of `ClapModel` (Wu et al. 2023, arXiv 2211.06687). A song is cut into windows
 of 10 s without overlap; a shorter window is repeated as often as it fits and then zero-padded, as
-the feature extractor's `repeatpad` does.
+the feature extractor's `repeatpad` does. Windows weigh by their real audio in a song's mean.
 
 Shape key: B = songs, T = samples, N = windows, n = samples in a window (480,000 published),
 M = mel bands (64), F = frames (1001), D = embedding width (512).
@@ -50,7 +50,7 @@ class ClapEncoder(FrozenModule):
 
     name = "clap"
     batch_segments = 4
-    by_length = False
+    by_length = True
 
     def __init__(self, model: ClapModel, tokenizer: Any, extractor: ClapFeatureExtractor) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class ClapEncoder(FrozenModule):
         return int(self.model.config.projection_dim)
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) to windows of 10 s; all windows of a song count alike."""
+        """Songs (B, T) to windows of 10 s, weighted by their real audio."""
         size = int(self.extractor.nb_max_samples)
-        return cut_segments(songs, lengths, size, self.sample_rate, "pad")
+        return cut_segments(songs, lengths, size, self.sample_rate, "mask")
 
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Unit vectors (N, D) of windows (N, n), of which (N,) samples are real (None: all)."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encoded import Lengths, Prompts
 from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.model.licences import CODE, HUB, Licence, licence
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -26,7 +27,7 @@ class Audiobox:
 
     Args:
         predictor: what `audiobox_aesthetics.infer.initialize_predictor()` returns; None calls it,
-            which downloads its weights once.
+            which downloads the weights once, by the rules of that package.
 
     Raises:
         UsageError: the package is not installed.
@@ -37,6 +38,11 @@ class Audiobox:
     sample_rate = 16_000
     differentiable = False
     reads_text = False
+    licences: ClassVar[list[Licence]] = [
+        CODE,
+        licence("audiobox-aesthetics code and weights", "CC BY 4.0, parts MIT", True,
+                f"{HUB}facebook/audiobox-aesthetics"),
+    ]  # fmt: skip
 
     def __init__(self, predictor: Any = None) -> None:
         self._predictor = _predictor() if predictor is None else predictor
@@ -44,7 +50,7 @@ class Audiobox:
     def __call__(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
     ) -> Scores:
-        """The four axes of songs (B, T) or (B, C, T), each heard at its own length."""
+        """The four axes of songs (B, T) or (B, C, T), each scored at its own length."""
         check_gradient(self, waveforms)
         mono, ends = prepare_waveforms(waveforms, sample_rate, lengths, sample_rate)
         songs = [

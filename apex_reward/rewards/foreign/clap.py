@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.encoders.clap_files import PUBLISHED_CLAP, load_clap, save_clap
 from apex_reward.model.frozen import FrozenModule
+from apex_reward.model.licences import CLAP, CODE, Licence
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -25,8 +26,9 @@ ADHERENCE = Head("adherence", -1.0, 1.0)
 class Clap(EncodedModel, FrozenModule):
     """Prompt adherence: the mean over a song's 10-second windows of cosine(window, prompt).
 
-    Hears 48 kHz mono, the whole song, without the random crop of published pipelines. Always in
-    eval mode and in float32; weights are frozen, gradients reach the waveform.
+    Windows weigh by their real audio. The model encodes the whole song as 48 kHz mono, without the
+    random crop of published pipelines. Always in eval mode and in float32; weights are frozen,
+    gradients reach the waveform.
 
     Args:
         encoder: both towers; `Clap.from_pretrained` reads them.
@@ -34,6 +36,7 @@ class Clap(EncodedModel, FrozenModule):
 
     name = "clap"
     reads_text = True
+    licences: ClassVar[list[Licence]] = [CODE, CLAP]
 
     def __init__(self, encoder: ClapEncoder) -> None:
         super().__init__()

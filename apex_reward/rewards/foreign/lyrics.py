@@ -1,12 +1,14 @@
-"""How much of the lyrics a transcriber hears in a song: one minus the word error rate.
+"""Sung words against the lyrics: one minus the error rate of a transcript.
 
 Shape key: B = songs, T = samples.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoded import Lengths, Prompts
 from apex_reward.model.files import local_path
 from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.model.licences import CODE, HUB, Licence, licence
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
@@ -26,23 +29,23 @@ Unit = Literal["word", "character"]
 
 DEFAULT_TRANSCRIBER = "openai/whisper-small"
 WINDOW_SECONDS = 30
+# Tags of a song's structure, such as [chorus].
+TAGS = re.compile(r"\[[^\]]*\]")
+APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc\u2032`")
 
 
 class Lyrics:
     """Sung words against the lyrics (extra `lyrics`); not differentiable.
 
-    The head `error` is 1 - min(error rate, 1), so that higher is better: 1 means every word is
-    there, 0 that there are as many errors as words. Case, punctuation and tags such as `[chorus]`
-    do not count. Lyrics without a word (`[instrumental]`) ask for silence: 1 where nothing is
-    heard, else 0. A transcriber errs too, the more so over loud music: compare songs, do not read
-    the value as the share of wrong words.
-
-    Lyrics travel as prompts: a mapping `{"prompt": ..., "lyrics": ...}`, or the lyrics as a plain
-    text.
+    The head `lyric_match` is 1 - min(error rate, 1): 1 means that the transcript has every word, 0
+    means at least as many errors as words. Case, punctuation, accents' encoding, white space and
+    tags such as `[chorus]` do not count. Lyrics without a word (`[instrumental]`) ask for a song
+    without words: 1 where the transcript is empty, else 0. A transcriber makes errors too, more of
+    them on loud music: use the head to compare songs, not as the share of wrong words.
 
     Args:
-        transcriber: mono float32 samples (T,) in [-1, 1] and their rate in Hz to a text; also a
-            table of known transcripts. `Lyrics.from_pretrained` makes one of a speech recogniser.
+        transcriber: mono float32 samples (T,) in [-1, 1] and their rate in Hz to a text.
+            `Lyrics.from_pretrained` makes one from a speech recogniser.
         unit: `word`, or `character` for scripts without spaces.
 
     Raises:
@@ -50,11 +53,15 @@ class Lyrics:
     """
 
     name = "lyrics"
-    heads = (Head("error", 0.0, 1.0),)
+    heads = (Head("lyric_match", 0.0, 1.0),)
     sample_rate = 16_000
     differentiable = False
     reads_text = True
     reads_lyrics = True
+    licences: ClassVar[list[Licence]] = [
+        CODE,
+        licence("whisper-small weights", "Apache-2.0", True, HUB + DEFAULT_TRANSCRIBER),
+    ]
 
     def __init__(self, transcriber: Transcriber, unit: Unit = "word") -> None:
         if unit not in get_args(Unit):
@@ -65,7 +72,11 @@ class Lyrics:
     def __call__(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
     ) -> Scores:
-        """Scores of songs (B, T) or (B, C, T), each heard mono at 16 kHz and its own length.
+        """Scores of songs (B, T) or (B, C, T), each transcribed as 16 kHz mono at its own length.
+
+        Args:
+            waveforms, sample_rate, lengths: as in any `RewardModel`.
+            prompts: B prompts with lyrics; a plain `str` is taken as the lyrics themselves.
 
         Raises:
             UsageError: a gradient is asked for, or a song has no lyrics.
@@ -77,42 +88,32 @@ class Lyrics:
         if len(lyrics) != len(songs):
             raise UsageError(f"{len(lyrics)} prompts for {len(songs)} songs; expected one per song")
         values = [
-            1 - min(self.error_rate(words, self._heard(song, end)), 1.0)
+            1 - min(self.error_rate(words, self._transcript(song[:end])), 1.0)
             for words, song, end in zip(lyrics, songs, ends, strict=True)
         ]
-        return Scores({"error": songs.new_tensor(values)}, self.heads)
+        return Scores({self.heads[0].name: songs.new_tensor(values)}, self.heads)
 
-    def error_rate(self, lyrics: str, heard: str) -> float:
+    def error_rate(self, lyrics: str, transcript: str) -> float:
         """Substitutions, deletions and insertions per word (or character) of the lyrics.
 
-        Infinite where words were heard and the lyrics have none.
+        Both texts go through `normalized` first. Infinite where the lyrics have no word and the
+        transcript has some.
         """
-        jiwer = _jiwer()
-        plain = jiwer.Compose(
-            [
-                jiwer.RemoveKaldiNonWords(),  # [chorus], <laughs>
-                jiwer.ToLowerCase(),
-                jiwer.RemovePunctuation(),
-                jiwer.RemoveMultipleSpaces(),
-                jiwer.Strip(),
-            ]
-        )
-        wanted, found = (" ".join(plain(text).split()) for text in (lyrics, heard))
+        wanted, found = (normalized(text, self.unit) for text in (lyrics, transcript))
         if not wanted:
             return float("inf") if found else 0.0
-        rate = jiwer.wer if self.unit == "word" else jiwer.cer
+        rate = _jiwer().wer if self.unit == "word" else _jiwer().cer
         return float(rate(wanted, found))
 
-    def _heard(self, song: Tensor, end: int) -> str:
-        samples = song[:end].detach().cpu().numpy()
-        text = self.transcriber(samples, self.sample_rate)
+    def _transcript(self, song: Tensor) -> str:
+        text = self.transcriber(song.detach().cpu().numpy(), self.sample_rate)
         if not isinstance(text, str):
-            raise UsageError(f"the transcriber gave a {type(text).__name__}; expected a text")
+            raise UsageError(f"the transcriber returned {type(text).__name__}; expected a text")
         return text
 
     @classmethod
     def from_pretrained(cls, name: str = DEFAULT_TRANSCRIBER, **hub: Any) -> Lyrics:
-        """Word errors by a speech recogniser of transformers.
+        """The model with a speech recogniser of transformers.
 
         Args:
             name: hub id or folder of a model for automatic speech recognition.
@@ -122,6 +123,22 @@ class Lyrics:
             CheckpointError: it cannot be loaded.
         """
         return cls(PipelineTranscriber(str(name), **hub))
+
+
+def normalized(text: str, unit: Unit = "word") -> str:
+    """A text as it is compared: NFKC, lower case, without tags, punctuation and symbols.
+
+    An apostrophe joins its neighbours, other punctuation separates words. White space is folded to
+    single spaces; for characters it is removed.
+
+    >>> normalized("[verse] Wait\u2026wait, don\u2019t <stop>")
+    'wait wait dont stop'
+    >>> normalized("a b", "character")
+    'ab'
+    """
+    plain = unicodedata.normalize("NFKC", TAGS.sub(" ", text)).casefold().translate(APOSTROPHES)
+    words = "".join(" " if unicodedata.category(c)[0] in "PS" else c for c in plain).split()
+    return (" " if unit == "word" else "").join(words)
 
 
 class PipelineTranscriber:
@@ -146,8 +163,8 @@ class PipelineTranscriber:
 
     def __call__(self, samples: npt.NDArray[np.float32], sample_rate: int) -> str:
         """The text of samples (T,)."""
-        found: Any = self._pipeline({"raw": samples, "sampling_rate": sample_rate})
-        return str(found["text"])
+        result: Any = self._pipeline({"raw": samples, "sampling_rate": sample_rate})
+        return str(result["text"])
 
 
 def _jiwer() -> Any:

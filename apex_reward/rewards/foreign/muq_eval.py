@@ -1,10 +1,10 @@
-"""MuQ-Eval A1: mean opinions of a song's first ten seconds, over MuQ (arXiv 2603.22677, MIT).
+"""MuQ-Eval A1: mean opinions of a song's first ten seconds, over MuQ (arXiv 2603.22677).
 
 The published file was not seen when this was written: layout and arithmetic follow its authors'
 description. The reader is strict and lists every name and shape that differs, so a file that is
 laid out otherwise is refused and never scored wrongly.
 
-Shape key: B = songs, N = windows, F = frames (25 a second), W = MuQ's width (1024).
+Shape key: B = songs, n = samples, F = frames (25 a second), W = MuQ's width (1024).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from apex_reward.audio.segment import Segments, cut_segments
+from apex_reward.audio.segment import Segments
 from apex_reward.errors import CheckpointError
 from apex_reward.model.checkpoint import placed
 from apex_reward.model.encoded import EncodedModel, Prompts
@@ -41,12 +41,19 @@ from apex_reward.model.files import (
 )
 from apex_reward.model.folder import read_model, write_folder
 from apex_reward.model.frozen import FrozenModel
+from apex_reward.model.licences import CODE, HUB, MUQ, Licence, licence
 from apex_reward.model.precision import in_full_precision
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
 PUBLISHED = "zhudi2825/MuQ-Eval-A1"
-HEARD_SAMPLES = 10 * SAMPLE_RATE
+FIRST_SAMPLES = 10 * SAMPLE_RATE
+HOW = (
+    f"take the plain file model_state_dict.pt of {PUBLISHED}; best_model.pt is a pickle with the "
+    "training's configuration. If you trust the source of a pickle, make a plain file of it once, "
+    "outside this package: `torch.save(torch.load(FILE, weights_only=False)['model_state_dict'], "
+    "'model_state_dict.pt')`"
+)
 MODEL_TYPE = "apex_reward_muq_eval"
 # Published prefixes of tensors and ours.
 NAMES = {"encoder.pooling.": "pooling.", "heads.": "opinions."}
@@ -58,10 +65,10 @@ HEADS = {"MI": Head("musical_impression"), "TA": Head("text_alignment")}
 class MuQEval(EncodedModel, FrozenModel):
     """MuQ-Eval A1 as a reward model: musical impression and text alignment.
 
-    Both are mean opinions on a scale of 1 to 5, without a clamp, so without bounds. It hears the
-    first 10 s at 24 kHz mono, zero-padded where the song is shorter, and no text: its text
-    alignment is a guess from the audio alone. Always in eval mode; weights are frozen, gradients
-    reach the waveform.
+    Both are mean opinions on a scale of 1 to 5, without a clamp, so without bounds. The model
+    encodes the first 10 s of a song at 24 kHz mono; a shorter song is not padded, as in the script
+    of TuneJury's authors. It reads no text: its text alignment is a guess from the audio alone.
+    Always in eval mode; weights are frozen, gradients reach the waveform.
 
     Args:
         muq: MuQ's sizes; None takes the published ones.
@@ -70,6 +77,9 @@ class MuQEval(EncodedModel, FrozenModel):
     """
 
     name = "muq-eval"
+    licences: ClassVar[list[Licence]] = [
+        CODE, licence("MuQ-Eval A1 head", "MIT", True, HUB + PUBLISHED), MUQ
+    ]  # fmt: skip
 
     def __init__(
         self, muq: MuqConfig | None = None, attention: int = 128, inner: int = 512
@@ -153,7 +163,10 @@ class MuQEval(EncodedModel, FrozenModel):
         """
         hub = hub_options(options)
         file = weight_file(local_path(predictor, **hub))
-        content = read_weights(file)
+        try:
+            content = read_weights(file)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. What helps: {HOW}") from error
         own = _own_tensors(file, content)
         other = {name: value for name, value in content.items() if name not in own}
         holds_muq = any(str(name).endswith(ANCHOR) for name in other)
@@ -204,22 +217,18 @@ class Opinion(nn.Module):
 
 
 class _FirstTenSeconds(MuqSongs):
-    """One window per song, its first ten seconds, through MuQ and the attention pooling."""
-
-    batch_segments = 4
-    window: int | None = HEARD_SAMPLES
+    """The first ten seconds of a song, in one pass through MuQ and the attention pooling."""
 
     def __init__(self, muq: MuqEncoder, pooling: AttentionPooling) -> None:
         super().__init__(muq)
         self.pooling = pooling
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) to one zero-padded window each."""
-        heard = [min(length, HEARD_SAMPLES) for length in lengths]
-        return cut_segments(songs[:, :HEARD_SAMPLES], heard, HEARD_SAMPLES, self.sample_rate)
+        """One song (1, T) to its first ten seconds (1, n)."""
+        return super().cut(songs, [min(lengths[0], FIRST_SAMPLES)])
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
-        """Features (N, W) of windows; the zeros count, as published."""
+        """The feature (1, W) of one song (1, n)."""
         return in_full_precision(self.pooling, self.muq(samples))
 
     def weights(self) -> Sequence[nn.Module]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import json
 import math
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from itertools import cycle
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import soundfile
@@ -28,22 +31,22 @@ from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
-PASSING = (408, 429, 500, 502, 503, 504)
+TEMPORARY = (408, 429, 500, 502, 503, 504)
 TRIES = 5
 BATCH = 16
 
 
 class ServerError(ApexError):
-    """A server that cannot be reached, or that answers something else than agreed."""
+    """A server that cannot be reached, or whose answer does not follow the protocol."""
 
 
 class RemoteReward:
     """A served reward behind the interface of a reward model.
 
-    Its heads are the server's, at the server's loudness; the server's mix is what a `Reward` of it
-    takes where none is named. Songs travel as FLAC of 24 bits (as float WAV where they go beyond
-    full scale). Fails closed: another number of rows, a value that is not finite or an error of
-    the server each raise.
+    Its heads are the server's, at the server's loudness; a `Reward` without a mix takes the
+    server's. Songs travel as FLAC of 24 bits (as float WAV where they go beyond full scale). It
+    fails closed: another number of rows, a value that is not a finite number and an error of the
+    server each raise.
 
     Args:
         servers: `http://host:port`, or several that are asked in turn.
@@ -51,7 +54,7 @@ class RemoteReward:
         timeout: seconds for one request.
 
     Raises:
-        ServerError: no answer, or no reward server.
+        ServerError: no answer, or not a reward server.
     """
 
     differentiable = False
@@ -76,7 +79,8 @@ class RemoteReward:
             )
             self.sample_rate, self.reads_text = int(info["sample_rate"]), bool(info["reads_text"])
             self.saved_mix: Mapping[str, Any] = info["mix"]
-        except (KeyError, TypeError) as error:
+            self.licences = tuple(info.get("licences") or ())
+        except (KeyError, TypeError, ValueError) as error:
             raise ServerError(f"{urls[0]} is no reward server: /info lacks {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,8 +97,9 @@ class RemoteReward:
 
         Raises:
             UsageError: a gradient asked for, or a request that the server refuses.
-            AudioError: songs that the server could not hear.
-            ServerError: no answer after some tries.
+            AudioError: songs that the server cannot score.
+            ServerError: no whole answer after some tries, or one that is not a row of finite
+                numbers per song.
         """
         check_gradient(self, waveforms)
         mono = mono_mix(waveforms)
@@ -107,23 +112,26 @@ class RemoteReward:
         for start in range(0, len(songs), BATCH):
             part = songs[start : start + BATCH]
             answer = self._ask("/score", {"songs": part}).get("rows")
-            if not isinstance(answer, list) or len(answer) != len(part):
+            if (
+                not isinstance(answer, list)
+                or len(answer) != len(part)
+                or not all(isinstance(row, dict) for row in answer)
+            ):
                 raise ServerError(f"{self._urls[0]} answered no row for each of {len(part)} songs")
             rows += answer
         return self._scores(rows)
 
     def _scores(self, rows: list[dict[str, Any]]) -> Scores:
-        failed = [f"song {n} {row['error']}" for n, row in enumerate(rows) if row.get("error")]
-        if failed:
+        if failed := [f"song {n} {row['error']}" for n, row in enumerate(rows) if row.get("error")]:
             raise AudioError("; ".join(failed))
         values = [[row.get(head.name) for head in self.heads] for row in rows]
-        numbers = [v for row in values for v in row]
-        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
+        numbers: list[Any] = [value for row in values for value in row]
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
             raise ServerError(f"{self._urls[0]} answered scores that are not finite numbers")
         return Scores.from_stack(torch.tensor(values), self.heads)
 
     def _ask(self, route: str, body: Any) -> dict[str, Any]:
-        """A request with bounded retries on what can pass, to the servers in turn."""
+        """A request to the servers in turn, repeated a few times on errors that may pass."""
         reason = ""
         for attempt in range(TRIES):
             url = self._urls[next(self._turn)] + route
@@ -131,10 +139,12 @@ class RemoteReward:
                 return self._once(url, body)
             except urllib.error.HTTPError as error:
                 reason = _reason(error)
-                if error.code not in PASSING:
+                if error.code not in TEMPORARY:
                     raise UsageError(f"{url} refused: {reason}") from error
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
                 reason = str(getattr(error, "reason", error))
+            except HTTPException as error:  # an answer that ends in the middle, say
+                reason = f"the answer is not whole ({type(error).__name__}: {error})"
             except ValueError as error:
                 raise ServerError(f"{url} answered no JSON: {error}") from error
             if attempt + 1 < TRIES:
@@ -147,11 +157,14 @@ class RemoteReward:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers)
-        with urllib.request.urlopen(request, timeout=self._timeout) as answer:
-            found = json.loads(answer.read())
-        if not isinstance(found, dict):
+        # A proxy does not reach the loopback address of this machine.
+        direct = [urllib.request.ProxyHandler({})] if _is_loopback(url) else []
+        opener = urllib.request.build_opener(*direct)
+        with opener.open(request, timeout=self._timeout) as answer:
+            content = json.loads(answer.read())
+        if not isinstance(content, dict):
             raise ValueError("expected an object")
-        return found
+        return content
 
 
 def encoded(song: Tensor, sample_rate: int) -> str:
@@ -172,8 +185,16 @@ def _prompt(prompts: Prompts, number: int) -> dict[str, str]:
     return {"prompt": prompt} if isinstance(prompt, str) else dict(prompt)
 
 
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return f"{error.code} {json.loads(error.read())['error']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, HTTPException):
         return f"{error.code} {error.reason}"

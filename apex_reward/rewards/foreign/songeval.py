@@ -1,7 +1,7 @@
 """SongEval: five aesthetic scores of a whole song, natively and differentiably.
 
 The teacher of APEX's aesthetic heads (Yao et al. 2025, arXiv 2505.10793). Layout and arithmetic are
-those of the published model; its code is Apache-2.0, MuQ's weights are CC BY-NC 4.0.
+those of the published model.
 
 Shape key: B = songs, T = samples, F = frames (25 a second), W = MuQ's width (1024).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from apex_reward.model.files import (
 )
 from apex_reward.model.folder import read_model, write_folder
 from apex_reward.model.frozen import FrozenModel
+from apex_reward.model.licences import CODE, MUQ, Licence, licence
 from apex_reward.model.precision import in_full_precision
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
@@ -52,18 +53,18 @@ HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
 MODEL_TYPE = "apex_reward_songeval"
 PUBLISHED_HEAD = Path("ckpt") / "model.safetensors"
 FIRST = "ffd.0.weight"
+REPOSITORY = "https://github.com/ASLP-lab/SongEval"
 HOW = (
-    "SongEval's files are not on the hub in one piece: `git clone "
-    "https://github.com/ASLP-lab/SongEval`, then `apex-reward import --kind songeval --predictor "
-    f"SongEval/ckpt/model.safetensors --encoder {PUBLISHED_MUQ} --output songeval`, and name that "
-    "folder (songeval:FOLDER)"
+    f"SongEval's files are not on the hub in one piece: `git clone {REPOSITORY}`, `apex-reward "
+    "import --kind songeval --predictor SongEval/ckpt/model.safetensors --encoder "
+    f"{PUBLISHED_MUQ} --output songeval`, and name that folder (songeval:FOLDER)"
 )
 
 
 class SongEval(EncodedModel, FrozenModel):
     """SongEval as a reward model: coherence, musicality, memorability, clarity, naturalness.
 
-    Hears the whole song in one pass, mono at 24 kHz (resampled by our own windowed sinc; the
+    It encodes the whole song in one pass, mono at 24 kHz (resampled by our own windowed sinc; the
     published pipeline resamples with librosa). Every head lies in [1, 5]. Always in eval mode;
     weights are frozen, and gradients reach the waveform. The head computes in float32 at least.
 
@@ -78,6 +79,12 @@ class SongEval(EncodedModel, FrozenModel):
     name = "songeval"
     mixes = {"aesthetics": APEX_MIXES["aesthetics"]}  # noqa: RUF012
     default_mix = "aesthetics"
+    licences: ClassVar[list[Licence]] = [
+        CODE,
+        licence("SongEval code", "Apache-2.0", True, f"{REPOSITORY}/issues/8"),
+        licence("SongEval head", "CC BY-NC-SA 4.0", False, f"{REPOSITORY} (README)"),
+        MUQ,
+    ]
 
     def __init__(self, muq: MuqConfig | None = None, feed_forward: int | None = None) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """TuneJury: a preference reward over CLAP and MERT-v1-330M, natively and differentiably.
 
-Layout and arithmetic are those of the published model (github.com/yonghyunk1m/TuneJury, CC BY-NC
-4.0).
+Layout and arithmetic are those of the published model (github.com/yonghyunk1m/TuneJury).
 
 Shape key: B = songs, C = CLAP's width (512), W = MERT's width (1024).
 """
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from apex_reward.model.encoders.mert_songs import MertSongs, whole_song_mert
 from apex_reward.model.files import check_tensors, local_path, read_weights
 from apex_reward.model.folder import read_folder, write_folder
 from apex_reward.model.frozen import FrozenModule
+from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
 from apex_reward.model.precision import in_full_precision
 from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.rewards.foreign.texts import texts_of
@@ -40,6 +40,7 @@ from apex_reward.scores.scores import Scores
 
 PREFERENCE = Head("preference")
 MODEL_TYPE = "apex_reward_tunejury"
+REPOSITORY = "https://github.com/yonghyunk1m/TuneJury"
 PUBLISHED_MERT = "m-a-p/MERT-v1-330M"
 PARTS = ("mert.", "head.")
 PUBLISHED_WIDTHS = (1024, 512, 256, 128)
@@ -48,12 +49,12 @@ PUBLISHED_WIDTHS = (1024, 512, 256, 128)
 class TuneJury(EncodedModel, FrozenModule):
     """How much listeners would prefer a song, as log-odds: one head `preference`, unbounded.
 
-    The difference of two songs' scores is the log-odds that the first is preferred. It hears the
-    song twice: through CLAP (48 kHz, all windows of 10 s; their mean is scaled to length 1, as
-    every embedding was that the head was trained on, where the published code takes one random
-    window), and through MERT (24 kHz, in one pass). It reads the prompt; an empty one is allowed
-    and stands for zeros, as published. Always in eval mode; weights are frozen, gradients reach
-    the waveform. The head and CLAP compute in float32.
+    The difference of two songs' scores is the log-odds that the first is preferred. Two encoders
+    encode the song. CLAP (48 kHz) takes all windows of 10 s, weighted by their real audio; their
+    mean is scaled to length 1, as the head's training embeddings were. The published code takes one
+    random window. MERT (24 kHz) takes the song in one pass. The model reads the prompt; an empty
+    one is allowed and stands for zeros, as published. Always in eval mode; weights are frozen,
+    gradients reach the waveform. The head and CLAP compute in float32.
 
     Args:
         clap: both towers of the CLAP that `clap` uses.
@@ -63,6 +64,10 @@ class TuneJury(EncodedModel, FrozenModule):
 
     name = "tunejury"
     reads_text = True
+    licences: ClassVar[list[Licence]] = [
+        CODE, licence("TuneJury head", "CC BY-NC 4.0", False, REPOSITORY), CLAP,
+        mert("m-a-p/MERT-v1-330M"),
+    ]  # fmt: skip
 
     def __init__(
         self, clap: ClapEncoder, mert: MertEncoder, widths: Sequence[int] = PUBLISHED_WIDTHS
@@ -91,8 +96,8 @@ class TuneJury(EncodedModel, FrozenModule):
         """
         texts = texts_of(self.name, prompts, "prompt", empty=True)
         dtype = next(self.head.parameters()).dtype
-        heard = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
-        values = in_full_precision(self.head, torch.cat([*heard, self._read(texts)], dim=1))
+        audio = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
+        values = in_full_precision(self.head, torch.cat([*audio, self._read(texts)], dim=1))
         return Scores({PREFERENCE.name: values}, self.heads)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
@@ -123,8 +128,8 @@ class TuneJury(EncodedModel, FrozenModule):
         if str(name) == cls.name:
             raise CheckpointError(
                 "tunejury has no folder on the hub that can be read as it is: fetch its .pt from "
-                "github.com/yonghyunk1m/TuneJury, run `apex-reward import --kind tunejury`, and "
-                "name the folder (tunejury:FOLDER)"
+                f"{REPOSITORY}, run `apex-reward import --kind tunejury`, and name the folder "
+                "(tunejury:FOLDER)"
             )
         folder = local_path(name, **hub)
         config, file, content = read_folder(folder, MODEL_TYPE)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from apex_reward import Reward
 from apex_reward.errors import UsageError
 from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.scores.head import Head
@@ -42,9 +43,22 @@ def test_adherence_is_the_mean_cosine_of_the_windows(model):
                 inputs = clap.extractor(window.numpy(), sampling_rate=48_000, return_tensors="pt")
                 audio = clap.model.get_audio_features(**inputs).pooler_output[0]
                 cosines.append(torch.cosine_similarity(audio, text, dim=0))
-            assert found == pytest.approx(float(sum(cosines)) / 2, abs=1e-4)
+            # 10 s and 3 s of real audio
+            mean = (10 * float(cosines[0]) + 3 * float(cosines[1])) / 13
+            assert found == pytest.approx(mean, abs=1e-4)
     assert scores.adherence.abs().max() <= 1
     assert scores.adherence[0] != pytest.approx(float(scores.adherence[1]), abs=1e-3)
+
+
+def test_a_tail_of_a_millisecond_weighs_a_millisecond(model):
+    waveforms = songs(10.001)
+    whole = Reward(model, mix="adherence=1").judge(
+        [*waveforms, *waveforms[:, :480_000]], PROMPTS * 2, sample_rate=48_000
+    )
+    with_tail, without = [row["adherence"] for row in whole[:2]], whole[2:]
+    assert with_tail == pytest.approx([row["adherence"] for row in without], abs=2e-4)
+    found = model(waveforms, 48_000, prompts=PROMPTS).adherence
+    assert with_tail == pytest.approx(found.tolist(), abs=1e-5)
 
 
 def tokens_of(tokens):

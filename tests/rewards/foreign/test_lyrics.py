@@ -32,7 +32,7 @@ class Fixed:
 def score(heard: object, *lyrics: object, unit: str = "word") -> list[float]:
     model = Lyrics(Fixed(heard), unit)
     waveforms = SONGS[:1].expand(len(lyrics), -1)
-    return model(waveforms, 16_000, prompts=list(lyrics))["error"].tolist()
+    return model(waveforms, 16_000, prompts=list(lyrics))["lyric_match"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,15 @@ def score(heard: object, *lyrics: object, unit: str = "word") -> list[float]:
         ("a b c d e f g h i", "x", 0.0),  # nine errors for one word are cut at one
         ("", "[instrumental]", 1.0),
         ("la", "[instrumental]", 0.0),
+        ("wait wait", "wait...wait", 1.0),
+        ("love hate", "love\u2014hate", 1.0),
+        ("ooh la la", "ooh-la-la", 1.0),
+        ("caf\u00e9 noir", "cafe\u0301 noir", 1.0),  # one letter and its combining form
+        ("<oh> yes", "oh yes", 1.0),  # angle brackets hold sung words
+        ("I don't know", "i don\u2019t know", 1.0),
+        ("dont", "don't", 1.0),
+        ("we\n\n are  we", "we are we", 1.0),
+        ("STRASSE", "stra\u00dfe", 1.0),
     ],
 )
 def test_word_errors_by_hand(heard, lyrics, value):
@@ -55,6 +64,9 @@ def test_word_errors_by_hand(heard, lyrics, value):
 def test_character_errors_by_hand():
     assert score("abcx", "abcd", unit="character") == [pytest.approx(0.75)]
     assert score("abcx", "abcd") == [0.0]
+    # No white space at all: a line break and a space are no errors.
+    assert score("ab cd", "a b\n\nc d", unit="character") == [1.0]
+    assert score("\u4f60\u597d", "\u4f60, \u597d\u3002", unit="character") == [1.0]
 
 
 def test_lyrics_come_as_texts_or_beside_the_prompt():
@@ -64,7 +76,7 @@ def test_lyrics_come_as_texts_or_beside_the_prompt():
 def test_what_it_says_of_itself_and_what_it_hears():
     transcriber = Fixed("la")
     model = Lyrics(transcriber)
-    assert model.heads == (Head("error", 0.0, 1.0),)
+    assert model.heads == (Head("lyric_match", 0.0, 1.0),)
     assert (model.name, model.differentiable) == ("lyrics", False)
     assert (model.reads_text, model.reads_lyrics) == (True, True)
     stereo = SONGS[:, None].repeat(1, 2, 1)
@@ -72,7 +84,7 @@ def test_what_it_says_of_itself_and_what_it_hears():
     float32 = np.dtype("float32")
     assert transcriber.calls == [((16_000,), float32, 16_000), ((10_000,), float32, 16_000)]
     copied = pickle.loads(pickle.dumps(model))
-    assert copied(SONGS, 16_000, prompts=["la", "so"])["error"].tolist() == [1.0, 0.0]
+    assert copied(SONGS, 16_000, prompts=["la", "so"])["lyric_match"].tolist() == [1.0, 0.0]
 
 
 def test_what_it_refuses(monkeypatch):
@@ -85,7 +97,7 @@ def test_what_it_refuses(monkeypatch):
         model(SONGS, 16_000, prompts=["la", {"prompt": "calm"}])
     with pytest.raises(UsageError, match="1 prompts for 2 songs"):
         model(SONGS, 16_000, prompts=["la"])
-    with pytest.raises(UsageError, match="gave a NoneType; expected a text"):
+    with pytest.raises(UsageError, match="returned NoneType; expected a text"):
         score(None, "la")
     with pytest.raises(UsageError, match="unit is 'phoneme'"):
         Lyrics(Fixed("la"), "phoneme")
@@ -118,7 +130,7 @@ def test_a_recogniser_of_transformers(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     model = Lyrics.from_pretrained(str(tmp_path), local_files_only=True)
     scores = model(SONGS, 24_000, prompts=["C!", "c d"])
-    assert scores["error"].tolist() == [1.0, 0.5]
+    assert scores["lyric_match"].tolist() == [1.0, 0.5]
     with pytest.raises(CheckpointError, match="nothing does not exist"):
         PipelineTranscriber(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")

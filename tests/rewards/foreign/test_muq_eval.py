@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apex_reward import Reward, RewardMix
 from apex_reward.errors import CheckpointError
 from apex_reward.rewards.foreign.muq_eval import MuQEval
 from tests.muq_support import TINY, on_meta, published_muq, shapes_of, write_muq
@@ -50,11 +52,10 @@ def model(tmp_path: Path) -> MuQEval:
 
 
 def by_hand(model: MuQEval, state: dict[str, Tensor], samples: Tensor) -> list[float]:
-    window = torch.zeros(1, 240_000)
-    heard = samples[:, :240_000]
-    window[:, : heard.shape[1]] = heard
+    # Ten seconds at most, without padding; 1,200 samples are the least that MuQ takes.
+    first = F.pad(samples[:, :240_000], (0, max(0, 1_200 - samples.shape[1])))
     with torch.no_grad():
-        hidden = model.encoder(window)[0]
+        hidden = model.encoder(first)[0]
     name = "encoder.pooling.attention."
     inner = torch.tanh(hidden @ state[name + "0.weight"].T + state[name + "0.bias"])
     logits = inner @ state[name + "2.weight"].T + state[name + "2.bias"]
@@ -98,7 +99,23 @@ def test_a_batch_gives_what_its_songs_give(model: MuQEval) -> None:
         assert torch.allclose(scores[0], found[index], atol=1e-4)
         assert torch.allclose(batch.grad[index, :length], alone.grad[0], atol=1e-6)
         assert alone.grad.abs().sum() > 0
-    assert batch.grad[1, 240_000:].abs().sum() == 0  # the first ten seconds alone are heard
+    assert batch.grad[1, 240_000:].abs().sum() == 0  # the first ten seconds alone count
+
+
+def test_a_song_of_several_blocks_is_its_first_ten_seconds(model: MuQEval, tmp_path: Path) -> None:
+    """A file of 320 s is decoded in two blocks; only the first ten seconds count."""
+    samples = torch.from_numpy(golden_song(1, 8_000, 1, 320.0))[0]
+    soundfile.write(tmp_path / "long.wav", samples.numpy(), 8_000, "FLOAT")
+    reward = Reward(model, RewardMix({"musical_impression": 1.0}, "none"))
+    rows = reward.judge([str(tmp_path / "long.wav"), samples[:81_000]], sample_rate=8_000)
+    assert rows[0]["musical_impression"] == pytest.approx(rows[1]["musical_impression"], abs=1e-4)
+    assert rows[0]["segments"] == 1
+
+
+def test_a_pickle_with_code_says_what_helps(tmp_path: Path) -> None:
+    torch.save({"config": Path("x"), "model_state_dict": {}}, tmp_path / "best_model.pt")
+    with pytest.raises(CheckpointError, match=r"was not run.*take the plain file model_state_dict"):
+        MuQEval.from_published(tmp_path / "best_model.pt")
 
 
 def test_saves_loads_and_pickles(model: MuQEval, tmp_path: Path) -> None:

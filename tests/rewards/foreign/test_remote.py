@@ -37,6 +37,7 @@ class Server:
         self.failing: list[int] = []
         self.seen: list[tuple[str, str | None, Any]] = []
         self.answer: Any = None
+        self.cut = 0  # answers that end in the middle
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,9 +62,12 @@ class Server:
             handler.wfile.write(json.dumps({"error": "not now"}).encode())
             return
         answer = self.info if body is None else self.answer or self.rows(body)
+        content = json.dumps(answer).encode()
         handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.wfile.write(json.dumps(answer).encode())
+        handler.wfile.write(content[:-5] if self.cut else content)
+        self.cut = max(0, self.cut - 1)
 
     @staticmethod
     def rows(body: Any) -> dict[str, Any]:
@@ -121,6 +125,29 @@ def test_only_what_can_pass_is_asked_again(server: Server) -> None:
     assert len(server.seen) == 11
 
 
+def test_an_answer_that_ends_in_the_middle_is_asked_for_again(server: Server) -> None:
+    server.cut = 2
+    model = RemoteReward(server.url)
+    assert len(server.seen) == 3
+    server.cut = 5
+    with pytest.raises(ServerError, match=r"after 5 tries: the answer is not whole \(Incomplete"):
+        model(torch.zeros(1, 300), 16_000)
+    assert len(server.seen) == 8
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert RemoteReward(server.url).heads[0].name == "a"
+    assert RemoteReward(server.url.replace("127.0.0.1", "localhost")).sample_rate == 16_000
+    monkeypatch.setattr(remote, "TRIES", 1)
+    with pytest.raises(ServerError, match="refused"):  # another host: by the proxy
+        RemoteReward("http://reward.example:8765")
+
+
 def test_several_servers_are_asked_in_turn(server: Server) -> None:
     model = RemoteReward([server.url, server.url + "/second", server.url + "/third/"])
     again = pickle.loads(pickle.dumps(model))
@@ -141,6 +168,9 @@ def test_several_servers_are_asked_in_turn(server: Server) -> None:
         ([1], ServerError, "answered no JSON: expected an object"),
         ({"rows": [{"a": 1, "b": 1}, {"a": 1}]}, ServerError, "scores that are not finite"),
         ({"rows": [{"a": 1, "b": 1}, {"a": 1, "b": math.inf}]}, ServerError, "not finite"),
+        ({"rows": [{"a": 1, "b": 1}, {"a": 1, "b": math.nan}]}, ServerError, "not finite"),
+        ({"rows": [{"a": 1, "b": 1}, {"a": True, "b": 1}]}, ServerError, "not finite"),
+        ({"rows": [{"a": 1, "b": 1}, [1, 1]]}, ServerError, "answered no row for each"),
         ({"rows": [{"a": 1, "b": 1}, {"error": "is silent"}]}, AudioError, "^song 1 is silent$"),
     ],
 )

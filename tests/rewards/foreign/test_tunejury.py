@@ -101,7 +101,8 @@ def published(model: TuneJury, mert: HubertModel, at_48: torch.Tensor, at_24: to
             window = at_48[0, start : start + size].numpy()
             inputs = clap.extractor(window, sampling_rate=48_000, return_tensors="pt")
             windows.append(clap.model.get_audio_features(**inputs).pooler_output[0])
-        audio = torch.stack(windows).mean(dim=0)
+        real = [min(size, at_48.shape[1] - start) for start in range(0, at_48.shape[1], size)]
+        audio = (torch.stack(windows) * torch.tensor(real)[:, None]).sum(dim=0)
         read = torch.zeros(WIDTH)
         if text:
             tokens = clap.tokenizer([text], return_tensors="pt")
