@@ -22,7 +22,7 @@ import torch
 from result_file import write_result
 
 from apex_reward import ApexConfig, ApexReward
-from apex_reward.model.graph import gradient_settings
+from apex_reward.model.packing import gradient_settings
 from apex_reward.report.markdown import markdown_table
 
 RATE = 24_000

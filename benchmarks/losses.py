@@ -29,7 +29,7 @@ from result_file import write_result
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.metrics import spearman
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.report.figures import new_panels, save_figure
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS

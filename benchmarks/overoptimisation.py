@@ -37,7 +37,7 @@ from torch import Tensor
 
 from apex_reward import ApexReward, Guards
 from apex_reward.demo.lessons import make_material
-from apex_reward.model.familiar import Familiarity
+from apex_reward.model.predictor import Familiarity
 from apex_reward.runs.policy import PolicySettings, load_policy
 from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix

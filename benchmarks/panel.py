@@ -21,7 +21,7 @@ from clock import clock
 from result_file import write_result
 
 from apex_reward import ApexReward, Panel
-from apex_reward.model.encoded import song_features
+from apex_reward.model.encode import song_features
 from apex_reward.model.encoders.muq import MuqConfig
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.foreign.songeval import SongEval

@@ -32,7 +32,7 @@ from apex_reward import Head, Reward, Scores
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import Segments, cut_segments
-from apex_reward.model.encoded import EncodedModel
+from apex_reward.model.encode import EncodedModel
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scoring import score_songs
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from apex_reward.model.apex import ApexReward
     from apex_reward.model.config import ApexConfig
-    from apex_reward.model.pooling import LayerPooling
+    from apex_reward.model.predictor import LayerPooling
 
 SPLITS = ("train", "val", "test")
 METADATA_KEY = b"apex_reward"
@@ -70,7 +70,7 @@ class EmbeddingSource:
     def published(cls) -> EmbeddingSource:
         """MERT-v1-95M with the published layer pooling."""
         from apex_reward.model.config import ApexConfig
-        from apex_reward.model.pooling import LayerPooling
+        from apex_reward.model.predictor import LayerPooling
 
         return cls.of(ApexConfig(), LayerPooling())
 
@@ -84,7 +84,7 @@ class EmbeddingSource:
         """The layer pooling as a module."""
         import torch
 
-        from apex_reward.model.pooling import LayerPooling
+        from apex_reward.model.predictor import LayerPooling
 
         pooling = LayerPooling(len(self.pooling_weight))
         weight = torch.tensor(self.pooling_weight).view(1, -1, 1)

@@ -18,23 +18,22 @@ from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_text
 from apex_reward.model.card import FILE as CARD_FILE
 from apex_reward.model.card import model_card
+from apex_reward.model.checkpoint import compose, load_model
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.encoded import (
+from apex_reward.model.encode import (
     EncodedModel,
     Lengths,
     Prompts,
     encode_pieces,
     song_features,
 )
-from apex_reward.model.encoders.mert import MertEncoder
-from apex_reward.model.encoders.segments import MertSegments
-from apex_reward.model.familiar import Familiarity
+from apex_reward.model.encoders.mert import MertEncoder, MertSegments
+from apex_reward.model.files import hub_options, local_path
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.licences import Licence, apex_licences
-from apex_reward.model.pooling import LayerPooling
-from apex_reward.model.precision import in_full_precision
-from apex_reward.model.predictor import Predictor, PredictorEnsemble
-from apex_reward.model.probe import checked_dtype
+from apex_reward.model.precision import cast_encoder, in_full_precision
+from apex_reward.model.predictor import Familiarity, LayerPooling
+from apex_reward.model.published import read_predictor
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
@@ -70,7 +69,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         super().__init__(config)
         self.encoder = MertEncoder(config.encoder_config(), config.layers)
         self.pooling = LayerPooling(len(config.layers))
-        self.predictor = predictor_of(config)
+        self.predictor = config.predictor()
         self.familiar = Familiarity(config.width) if config.familiar else None
         self.encoder.requires_grad_(False)
         self.post_init()
@@ -104,7 +103,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
 
     @property
     def default_mix(self) -> str:
-        """The mix where nobody names one and none is saved."""
+        """The mix of a call that names none, for a model that saved none."""
         return "aesthetics" if self.config.task == "full" else "popularity"
 
     @property
@@ -220,7 +219,8 @@ class ApexReward(PreTrainedModel, EncodedModel):
     def score_embeddings(self, embeddings: Tensor) -> Scores:
         """Scores of song embeddings (B, W), in full precision whatever the encoder's dtype.
 
-        An ensemble's are the means over its members; `members` and `std` hold what each says.
+        An ensemble's scores are the means over its members; `members` and `std` hold each member's
+        and their spread.
         """
         heads, several = self.config.heads, self.config.members > 1
         if len(embeddings) == 0:
@@ -260,9 +260,14 @@ class ApexReward(PreTrainedModel, EncodedModel):
             write_text(file, model_card(self.config))
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Run the encoder in another dtype; pooling and predictor keep float32."""
-        torch.nn.Module.to(self.encoder, checked_dtype(self.encoder, self.device, dtype))
+    def set_encoder_dtype(self, dtype: torch.dtype | str) -> None:
+        """Compute the encoder's products in `dtype`; pooling and predictor keep float32.
+
+        Args:
+            dtype: `auto`, `float32`, `bfloat16`, `float16`, or a torch type. A type that the device
+                computes wrongly becomes float32, with a warning.
+        """
+        cast_encoder(self.encoder, dtype)
 
     def train(self, mode: bool = True) -> ApexReward:
         """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.
@@ -290,8 +295,6 @@ class ApexReward(PreTrainedModel, EncodedModel):
             CheckpointError: nothing there, not such a checkpoint, or any missing, extra or
                 misshapen tensor, named with its file.
         """
-        from apex_reward.model.checkpoint import load_model
-
         return load_model(cls, name, encoder, **kwargs)
 
     @classmethod
@@ -308,25 +311,9 @@ class ApexReward(PreTrainedModel, EncodedModel):
         Raises:
             CheckpointError: as in `from_pretrained`.
         """
-        from apex_reward.model.checkpoint import compose_published
-
-        return compose_published(cls, predictor, encoder, **kwargs)
+        hub = hub_options(kwargs)
+        parts = read_predictor(local_path(predictor, **hub))
+        return compose(cls, parts, encoder, hub, **kwargs)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: constructors initialise, and loading is strict about every tensor."""
-
-
-def predictor_of(config: ApexConfig) -> Predictor | PredictorEnsemble:
-    """An untrained predictor, or ensemble of them, of the configured shape."""
-    members = [
-        Predictor(
-            width=config.width,
-            task=config.task,
-            shared=config.shared,
-            trunk_widths=config.trunk_widths,
-            head_widths=config.head_widths,
-            dropout=(config.trunk_dropout, config.head_dropout),
-        )
-        for _ in range(config.members)
-    ]
-    return members[0] if len(members) == 1 else PredictorEnsemble(members)

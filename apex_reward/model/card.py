@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apex_reward.files.tables import write_text
+from apex_reward.model.config import ApexConfig
 from apex_reward.model.licences import apex_licences, stated
 from apex_reward.report.cards import DEMONSTRATION, card
 from apex_reward.report.markdown import markdown_table
-
-if TYPE_CHECKING:
-    from apex_reward.model.config import ApexConfig
 
 FILE = "README.md"
 UNMEASURED = (
@@ -56,8 +54,6 @@ def model_card(config: ApexConfig, measured: Sequence[str] = ()) -> str:
 
 def write_card(folder: Path, measured: Sequence[str] = (), started_from: str = "") -> None:
     """Write the card into a saved model's folder, in place of one that is there."""
-    from apex_reward.model.config import ApexConfig
-
     config = ApexConfig.from_pretrained(folder)
     config.name_or_path = started_from
     write_text(folder / FILE, model_card(config, measured))

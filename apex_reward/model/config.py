@@ -9,7 +9,12 @@ from transformers import HubertConfig, PreTrainedConfig
 
 from apex_reward.audio.segment import SEGMENT_TAILS
 from apex_reward.errors import UsageError
-from apex_reward.model.predictor import PUBLISHED_HEAD_WIDTHS, published_trunk_widths
+from apex_reward.model.predictor import (
+    PUBLISHED_HEAD_WIDTHS,
+    Predictor,
+    PredictorEnsemble,
+    published_trunk_widths,
+)
 from apex_reward.scores.apex import known_heads, task_heads
 from apex_reward.scores.head import Head
 
@@ -29,7 +34,7 @@ class ApexConfig(PreTrainedConfig):
 
     Args:
         encoder: settings of the HuBERT encoder that differ from MERT-v1-95M's.
-        encoder_name: hub id or folder that holds the encoder where a checkpoint does not.
+        encoder_name: hub id or folder of the encoder, for a checkpoint without one.
         layers: indices of the hidden states that are averaged over time; 0 is the transformer's
             input. The published weights were trained with 2, 5, 8 and 12.
         task: `popularity` (two heads) or `full` (seven).
@@ -40,11 +45,11 @@ class ApexConfig(PreTrainedConfig):
         spread_scale: per head, in order, what an ensemble's spread times 2 must be multiplied by
             to hold 95% of the validation songs; None where it was not fitted.
         familiar: whether the checkpoint holds statistics of the songs it was trained on.
-        sample_rate: Hz the encoder hears.
+        sample_rate: the encoder's rate, Hz.
         segment_seconds: length of a segment; times `sample_rate` a whole number of samples.
         segment_tail: `pad`, `mask` or `drop`: how a song's last segment counts.
-        batch_segments: segments per encoder batch where a call does not say.
-        mix: a saved `RewardMix` (its dict) used where a call names none.
+        batch_segments: segments per encoder batch, unless a call sets it.
+        mix: a saved `RewardMix` (its dict), used unless a call names one.
         preference: a saved `PreferenceHead` (its dict), offered as the mix `preference`.
         demonstration: True for a model that only demonstrates (apex-tiny); outputs say so.
     """
@@ -99,6 +104,21 @@ class ApexConfig(PreTrainedConfig):
     def encoder_config(self) -> HubertConfig:
         """The encoder's full HuBERT configuration."""
         return HubertConfig(**{**MERT_95M, **self.encoder})
+
+    def predictor(self) -> Predictor | PredictorEnsemble:
+        """An untrained predictor, or ensemble of them, of the configured shape."""
+        members = [
+            Predictor(
+                width=self.width,
+                task=self.task,
+                shared=self.shared,
+                trunk_widths=self.trunk_widths,
+                head_widths=self.head_widths,
+                dropout=(self.trunk_dropout, self.head_dropout),
+            )
+            for _ in range(self.members)
+        ]
+        return members[0] if len(members) == 1 else PredictorEnsemble(members)
 
     @property
     def width(self) -> int:

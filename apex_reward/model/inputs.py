@@ -29,17 +29,34 @@ def prepare_waveforms(
 
     Args and errors are those of `ApexReward.forward`.
     """
+    mono, ends = checked_songs(waveforms, lengths)
+    return at_rate(mono, ends, sample_rate, target_rate)
+
+
+def checked_songs(
+    waveforms: Tensor, lengths: Tensor | Sequence[int] | None
+) -> tuple[Tensor, list[int]]:
+    """Mono songs (B, T), zero beyond their ends, and those.
+
+    Raises:
+        UsageError: a wrong shape, dtype or length.
+        AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+    """
     mono = mono_mix(waveforms)
     ends = _song_lengths(lengths, *mono.shape)
-    if any(end < mono.shape[1] for end in ends):
-        mono = mono.masked_fill(_beyond(mono, ends), 0.0)
+    mono = _cut(mono, ends)
     _check_samples(mono)
+    return mono, ends
+
+
+def at_rate(
+    mono: Tensor, ends: Sequence[int], sample_rate: int, target_rate: int
+) -> tuple[Tensor, list[int]]:
+    """Songs (B, T) resampled, zero beyond their ends, and those at the new rate."""
     resampled = resample(mono, sample_rate, target_rate)
     new_ends = [resampled_length(end, sample_rate, target_rate) for end in ends]
     # The filter rings beyond a padded song's end; alone, the song is cut there.
-    if sample_rate != target_rate and any(end < resampled.shape[1] for end in new_ends):
-        resampled = resampled.masked_fill(_beyond(resampled, new_ends), 0.0)
-    return resampled, new_ends
+    return (resampled if sample_rate == target_rate else _cut(resampled, new_ends)), new_ends
 
 
 def at_loudness(
@@ -50,7 +67,7 @@ def at_loudness(
 ) -> Tensor:
     """The mono mix (B, T) of each song, brought to one loudness in LUFS; differentiable.
 
-    Models hear the mono mix, so its loudness is what counts. Silence stays as it is.
+    Models encode the mono mix, so its loudness is the one that is set. Silence stays as it is.
     """
     mono = mono_mix(waveforms)
     ends = torch.tensor(_song_lengths(lengths, *mono.shape), device=mono.device)
@@ -113,9 +130,13 @@ def _song_lengths(lengths: Tensor | Sequence[int] | None, songs: int, samples: i
     return ends
 
 
-def _beyond(waveforms: Tensor, ends: list[int]) -> Tensor:
-    positions = torch.arange(waveforms.shape[1], device=waveforms.device)
-    return positions >= torch.tensor(ends, device=waveforms.device)[:, None]
+def _cut(songs: Tensor, ends: list[int]) -> Tensor:
+    """Songs (B, T) with zeros beyond their ends."""
+    if all(end == songs.shape[1] for end in ends):
+        return songs
+    positions = torch.arange(songs.shape[1], device=songs.device)
+    beyond = positions >= torch.tensor(ends, device=songs.device)[:, None]
+    return songs.masked_fill(beyond, 0.0)
 
 
 def _check_samples(mono: Tensor) -> None:

@@ -1,9 +1,10 @@
-"""From a song embedding to scores: a shared trunk and one branch per head.
+"""From layer embeddings to scores: layer pooling, a shared trunk and one branch per head.
 
 Module names give the published checkpoint's tensor names (`shared.0.block.0.weight`,
 `branch_score_streams.branch.2.bias`, ...), so that its state dict loads as it is.
 
-Shape key: N = embeddings, W = embedding width, H = heads (2 or 7), M = members of an ensemble.
+Shape key: N = embeddings, L = layers (4), W = embedding width, H = heads (2 or 7), M = members of
+an ensemble.
 """
 
 from __future__ import annotations
@@ -18,6 +19,39 @@ from apex_reward.scores.apex import head_range, task_heads
 
 PUBLISHED_TRUNK_WIDTHS = {2: (512, 256), 3: (512, 384, 256)}
 PUBLISHED_HEAD_WIDTHS = (128, 64)
+# The published pooling was never trained: it is torch.manual_seed(42)'s Conv1d(4, 1, 1), built
+# anew at extraction and at inference, and in no checkpoint.
+POOLING_WEIGHT = (
+    0.3822692632675171,
+    0.4150039553642273,
+    -0.11713624000549316,
+    0.45930564403533936,
+)
+POOLING_BIAS = -0.10955178737640381
+
+
+class LayerPooling(nn.Conv1d):
+    """Weighted sum of four layers plus a bias: (N, L, W) -> (N, W).
+
+    Starts at the published constants; `weight` is (1, 4, 1), `bias` (1,). Trainable.
+    """
+
+    def __init__(self, layers: int = len(POOLING_WEIGHT)) -> None:
+        super().__init__(layers, 1, kernel_size=1, dtype=torch.float32)
+
+    def reset_parameters(self) -> None:
+        """Set the published constants (an equal mean where there are not four layers)."""
+        with torch.no_grad():
+            if self.in_channels == len(POOLING_WEIGHT):
+                self.weight.copy_(torch.tensor(POOLING_WEIGHT, dtype=torch.float64)[None, :, None])
+                self.bias.fill_(POOLING_BIAS)  # type: ignore[union-attr]
+            else:
+                self.weight.fill_(1 / self.in_channels)
+                self.bias.zero_()  # type: ignore[union-attr]
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """(N, L, W) -> (N, W)."""
+        return super().forward(layers).squeeze(1)
 
 
 class DenseBlock(nn.Module):
@@ -139,3 +173,33 @@ def published_trunk_widths(shared: int) -> tuple[int, ...]:
     if shared not in PUBLISHED_TRUNK_WIDTHS:
         raise UsageError(f"shared is {shared}; the published trunks have 2 or 3 layers")
     return PUBLISHED_TRUNK_WIDTHS[shared]
+
+
+class Familiarity(nn.Module):
+    """Mahalanobis distance of song embeddings from the training songs, in units of a threshold.
+
+    The distance is the length of (embedding - mean) @ whitening, where whitening @ whitening.T is
+    the inverse of the training songs' covariance (Mahalanobis 1936). The matrix is stored whole: at
+    W = 768 it takes 2.4 MB beside 3.2 MB of one predictor. A low-rank form would drop the
+    directions in which training songs hardly vary; a strange song differs most in those.
+
+    Buffers:
+        mean: (W,) of the training songs' embeddings.
+        whitening: (W, W).
+        threshold: () distance that 1% of held-out training songs exceed.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    threshold: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("whitening", torch.eye(width))
+        self.register_buffer("threshold", torch.ones(()))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, W) -> (B,) distance / threshold: above 1 is unfamiliar; on the autograd graph."""
+        offsets = (embeddings - self.mean) @ self.whitening
+        return torch.linalg.vector_norm(offsets, dim=1) / self.threshold

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import AudioError
-from apex_reward.model.encoded import Prompts
+from apex_reward.model.encode import Prompts
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
 from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.parts import Parts

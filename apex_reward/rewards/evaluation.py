@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import Prompts
+from apex_reward.model.encode import Prompts
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import Row
 

@@ -1,7 +1,7 @@
 """Training through the reward: value and waveform gradient, and samplers cut to their last steps.
 
 A `Reward` is on the graph, with bounded memory, so a loss may simply use it; `gradient_settings`
-(`apex_reward.model.graph`) trades memory for time or draws some segments of long songs. Here is
+(`apex_reward.model.packing`) trades memory for time or draws some segments of long songs. Here is
 what reward back-propagation needs besides (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977; DITTO,
 arXiv 2401.12179).
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import Prompts
+from apex_reward.model.encode import Prompts
 from apex_reward.rewards.guards import guard_price
 from apex_reward.rewards.protocol import RewardModel
 from apex_reward.rewards.reward import Reward, as_reward

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.rewards.reward import Models, Reward, as_reward
 
 

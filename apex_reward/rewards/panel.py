@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.rewards.parts import Parts
 from apex_reward.rewards.protocol import RewardModel, check_model
 from apex_reward.scores.head import Head

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apex_reward.model.encoded import (
+from apex_reward.model.encode import (
     EncodedModel,
     Lengths,
     Prompt,

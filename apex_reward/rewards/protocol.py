@@ -15,7 +15,7 @@ from apex_reward.scores.scores import Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from apex_reward.model.encoded import Prompts
+    from apex_reward.model.encode import Prompts
 
 ATTRIBUTES = ("name", "heads", "sample_rate", "differentiable", "reads_text")
 

@@ -70,7 +70,7 @@ def model_hash(model: Any) -> str:
     """A hash of weights and settings: the same name may hold another model tomorrow."""
     from torch import nn
 
-    from apex_reward.model.encoders.segments import weights_hash
+    from apex_reward.model.encode import weights_hash
 
     weights = weights_hash(model) if isinstance(model, nn.Module) else ""
     config: Any = getattr(model, "config", None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.resample import BlockResampler
-from apex_reward.model.encoded import SongEncoder, encode_pieces
+from apex_reward.model.encode import SongEncoder, encode_pieces
 
 # Memory of a GPU for which the encoders' own batches are meant.
 ROOM_BYTES = 16 * 2**30

@@ -16,7 +16,7 @@ from torch import Tensor
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import Unheard
-from apex_reward.model.encoded import Lengths, Prompt, Prompts
+from apex_reward.model.encode import Lengths, Prompt, Prompts
 from apex_reward.model.inputs import at_loudness
 from apex_reward.report.notebook import Rows, with_bar
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs

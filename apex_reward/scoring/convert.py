@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.errors import UsageError
-from apex_reward.model.folder import check_unused
+from apex_reward.model.files import check_unused
 from apex_reward.rewards.load import without_bars
 
 

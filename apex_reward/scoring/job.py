@@ -25,7 +25,7 @@ from apex_reward.scoring.stream import ScoreSettings, score_songs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from apex_reward.model.encoded import Prompts
+    from apex_reward.model.encode import Prompts
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]

@@ -11,7 +11,7 @@ from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import Row, song_row
 
 if TYPE_CHECKING:
-    from apex_reward.model.encoded import Prompts
+    from apex_reward.model.encode import Prompts
 
 
 @dataclass(frozen=True)

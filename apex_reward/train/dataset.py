@@ -14,7 +14,7 @@ from pathlib import Path
 from apex_reward.data.shards import SPLITS, EmbeddingSource
 from apex_reward.data.teacher import TeacherScores
 from apex_reward.errors import DataError, listed
-from apex_reward.model.familiar import Familiarity
+from apex_reward.model.predictor import Familiarity
 from apex_reward.train.familiar import fit_familiarity
 from apex_reward.train.split import Split
 from apex_reward.train.split_reader import SplitReader

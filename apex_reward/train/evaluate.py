@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from apex_reward.model.config import ApexConfig
-    from apex_reward.model.pooling import LayerPooling
-    from apex_reward.model.predictor import Predictor, PredictorEnsemble
+    from apex_reward.model.predictor import LayerPooling, Predictor, PredictorEnsemble
 
 TRAINING_FILE = "training.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.model.familiar import Familiarity
+from apex_reward.model.predictor import Familiarity
 
 FOLDS = 5
 # Fewer held-out songs have no hundredth part; more do not move the figures.

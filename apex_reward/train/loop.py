@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from apex_reward.data.shards import FloatArray
 from apex_reward.errors import DataError
-from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.train.draws import DropoutDraws
 from apex_reward.train.losses import combine
 from apex_reward.train.settings import Condition, TrainSettings

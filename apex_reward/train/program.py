@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import DataError
-from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.train.draws import bootstrap_samples, epoch_batches
 from apex_reward.train.loop import Loop
 from apex_reward.train.settings import Condition, TrainSettings

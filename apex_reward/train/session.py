@@ -80,7 +80,7 @@ def load_training_data(
 def encoder_source(name: str) -> EmbeddingSource:
     """The source that shards of this encoder have, without loading its weights."""
     from apex_reward.data.encoder import encoder_config
-    from apex_reward.model.pooling import LayerPooling
+    from apex_reward.model.predictor import LayerPooling
 
     config = encoder_config(name)
     return EmbeddingSource.of(config, LayerPooling(len(config.layers)))

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apex_reward.model.pooling import LayerPooling
-from apex_reward.model.predictor import Predictor
+from apex_reward.model.predictor import LayerPooling, Predictor
 from apex_reward.scores.apex import head_range, task_heads
 
 if TYPE_CHECKING:

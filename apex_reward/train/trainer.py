@@ -20,9 +20,7 @@ from apex_reward.files.atomic import atomic
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.tables import write_json
 from apex_reward.model.checkpoint import save_predictor
-from apex_reward.model.familiar import Familiarity
-from apex_reward.model.pooling import LayerPooling
-from apex_reward.model.predictor import Predictor, PredictorEnsemble
+from apex_reward.model.predictor import Familiarity, LayerPooling, Predictor, PredictorEnsemble
 from apex_reward.train.card import write_trained_card
 from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import TRAINING_FILE

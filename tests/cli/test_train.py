@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
 from apex_reward.files.tables import read_jsonl, write_table
-from apex_reward.model.checkpoint import load_predictor
+from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 from apex_reward.train import session
 from tests.support import tiny_model
@@ -224,5 +224,5 @@ def test_two_processes(tmp_path: Path) -> None:
     assert abs(json.loads(alone[0])["val_loss"] - losses[0]) > 1e-3
     for name in ("metrics.json", "predictions.csv", "examples.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    _, predictor, _ = load_predictor(tmp_path / "run" / "best")
+    predictor = load_parts(tmp_path / "run" / "best").predictor
     assert all(torch.isfinite(value).all() for value in predictor.state_dict().values())

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from apex_reward.data.shards import EmbeddingSource, list_column
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.pooling import PUBLISHED_BIAS, PUBLISHED_WEIGHT
+from apex_reward.model.predictor import PUBLISHED_BIAS, PUBLISHED_WEIGHT
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 
 WIDTH = 32

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from apex_reward import metrics
 from apex_reward.errors import UsageError
-from apex_reward.model.checkpoint import load_predictor
+from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import HEADS
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.evaluate import evaluate_checkpoint
@@ -38,7 +38,7 @@ def test_segment_predictions_are_averaged_per_song(
     drawn = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".pdf"}
     assert drawn == {"popularity", "aesthetics"}
     assert (report["mode"], report["loss"], report["n_songs"]) == ("segment", "standardized", 70)
-    _, predictor, _ = load_predictor(tmp_path / "run" / "best")
+    predictor = load_parts(tmp_path / "run" / "best").predictor
     split = data["test"]
     with torch.no_grad():
         scores = predictor(torch.as_tensor(split.embeddings)).double().numpy()
@@ -91,7 +91,7 @@ def test_published_checkpoint(tmp_path: Path, task: str, shared: int) -> None:
     file = write_best_model(tmp_path / "best_model.pt", task, shared, mode="segment", loss="equal")
     report = evaluate_checkpoint(file, tmp_path / "data" / "test", tmp_path / "out", bootstrap=5)
     assert (report["mode"], report["loss"], report["shared"]) == ("segment", "equal", shared)
-    _, predictor, _ = load_predictor(file)
+    predictor = load_parts(file).predictor
     split = load_data({"test": tmp_path / "data" / "test"}, task)["test"]
     with torch.no_grad():
         scores = predictor(torch.as_tensor(split.embeddings)).double().numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apex_reward.model.familiar import Familiarity
+from apex_reward.model.predictor import Familiarity
 from apex_reward.train.familiar import fit_familiarity
 from tests.support import tiny_model
 

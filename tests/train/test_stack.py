@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apex_reward.model import Predictor
-from apex_reward.model.pooling import LayerPooling
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.train.draws import DropoutDraws
 from apex_reward.train.losses import combine
 from apex_reward.train.stack import PredictorStack, Shape

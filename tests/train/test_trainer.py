@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.model.checkpoint import load_predictor
+from apex_reward.model.checkpoint import load_parts
 from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.session import make_accelerator
 from apex_reward.train.settings import Condition, TrainSettings
@@ -190,7 +190,7 @@ def test_best_predicts_what_metrics_say(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     report = train(data, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
-    config, predictor, pooling = load_predictor(tmp_path / "best")
+    config, predictor, pooling, _ = load_parts(tmp_path / "best")
     assert (config.task, config.shared, config.width) == ("full", 2, 16)
     assert torch.equal(pooling.weight, small_source(16).layer_pooling().weight)
     samples = data["test"].samples("song", "full")
@@ -213,7 +213,7 @@ def test_trained_pooling_moves_and_frozen_does_not(
     first = data.source.layer_pooling().weight
     settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
     train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
-    _, _, pooling = load_predictor(tmp_path / "best")
+    pooling = load_parts(tmp_path / "best").pooling
     assert (pooling.weight - first).abs().max() > 1e-3
 
 

@@ -2,8 +2,8 @@
 
 The mel is that of `ClapFeatureExtractor` without fusion (Slaney scale and norm, in decibels), the
 embeddings are those of `ClapModel` (Wu et al. 2023, arXiv 2211.06687). A song is cut into windows
-of 10 s without overlap; a shorter window is repeated as often as it fits and then zero-padded, as
-the feature extractor's `repeatpad` does. Windows weigh by their real audio in a song's mean.
+of 10 s without overlap, which weigh by their real audio; a shorter window is repeated as often as
+it fits and then zero-padded, as the feature extractor's `repeatpad` does.
 
 Shape key: B = songs, T = samples, N = windows, n = samples in a window (480,000 published),
 M = mel bands (64), F = frames (1001), D = embedding width (512).
@@ -15,17 +15,30 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ClapFeatureExtractor, ClapModel
+from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
 from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.errors import CheckpointError
-from apex_reward.model.encoders.segments import weights_hash
-from apex_reward.model.frozen import FrozenModule
+from apex_reward.files.atomic import atomic
+from apex_reward.model.encode import weights_hash
+from apex_reward.model.files import (
+    check_unused,
+    encoder_path,
+    load_checked,
+    read_config,
+    read_weights,
+    weight_file,
+)
+from apex_reward.model.precision import FrozenModule
 
+PUBLISHED_CLAP = "laion/larger_clap_music"
+# Index tables that follow from the configuration; files of some versions hold them.
+DERIVED = ("position_ids", "token_type_ids", "relative_position_index")
 # Prompts whose embeddings are kept; a prompt of 512 numbers takes 2 kB.
 CACHED_PROMPTS = 4096
 TEXTS_PER_BATCH = 32
@@ -35,9 +48,10 @@ POWER_FLOOR = 1e-10
 class ClapEncoder(FrozenModule):
     """Both towers of a CLAP, frozen and in eval mode; the audio tower is a `SongEncoder`.
 
-    Song features are means over windows of unit vectors (B, D): their dot product with a text's
-    unit vector is the mean of the windows' cosines. Computed in float32 (or float64), also inside
-    autocast: decibels of -100 to 50 have no room in half precision.
+    Song features are means over windows of unit vectors (B, D), weighted by the windows' real
+    audio: their dot product with a text's unit vector is the weighted mean of the windows' cosines.
+    Computed in float32 (or float64), also inside autocast: half precision has no room for decibels
+    of -100 to 50.
 
     Args:
         model: both towers with their projections.
@@ -45,7 +59,7 @@ class ClapEncoder(FrozenModule):
         extractor: gives the mel's settings; its `truncation` and `padding` are not used.
 
     Raises:
-        CheckpointError: a CLAP with fusion, which hears four mels of a song at once.
+        CheckpointError: a CLAP with fusion, which takes four mels of a song at once.
     """
 
     name = "clap"
@@ -73,7 +87,7 @@ class ClapEncoder(FrozenModule):
         return int(self.model.config.projection_dim)
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) to windows of 10 s, weighted by their real audio."""
+        """Songs (B, T) to windows of 10 s, which weigh by their real length."""
         size = int(self.extractor.nb_max_samples)
         return cut_segments(songs, lengths, size, self.sample_rate, "mask")
 
@@ -173,15 +187,10 @@ def repeat_to_window(samples: Tensor, real: Tensor) -> Tensor:
     >>> repeat_to_window(torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.0]]), torch.tensor([2]))
     tensor([[1., 2., 1., 2., 0.]])
     """
-    size = samples.shape[1]
-    short = (real < size).nonzero()[:, 0]
-    if len(short) == 0:
-        return samples
-    position = torch.arange(size, device=samples.device)
-    length = real[short, None]
-    repeated = samples[short].gather(1, position % length)
-    repeated = repeated.masked_fill(position >= size // length * length, 0.0)
-    return samples.index_copy(0, short, repeated)
+    position = torch.arange(samples.shape[1], device=samples.device)
+    length = real.to(samples.device)[:, None]
+    repeats = position < samples.shape[1] // length * length
+    return samples.gather(1, position % length).masked_fill(~repeats, 0.0)
 
 
 class _TextCache:
@@ -206,3 +215,61 @@ class _TextCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _TextCache, (self._limit,)
+
+
+def load_clap(name: str | Path = PUBLISHED_CLAP, **hub: Any) -> ClapEncoder:
+    """Both towers, the tokenizer and the mel's settings from a folder or hub id.
+
+    Args:
+        name: transformers' layout: `config.json` of model_type clap, `preprocessor_config.json`,
+            the tokenizer's files and the weights.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+    Raises:
+        CheckpointError: nothing there, another kind of model, a CLAP with fusion, or any file or
+            tensor that is missing, extra or misshapen.
+    """
+    folder = encoder_path(name, **hub)
+    kind = read_config(folder).get("model_type") if folder.is_dir() else "file"
+    if kind != "clap":
+        raise CheckpointError(
+            f"{folder} describes a {kind!r}; expected a folder of model_type 'clap' in "
+            f"transformers' layout, such as {PUBLISHED_CLAP}"
+        )
+    tokenizer, extractor = _text_and_mel(folder)
+    model = ClapModel(ClapConfig.from_pretrained(folder)).float()
+    file = weight_file(folder)
+    derived = {n: value for n, value in model.state_dict().items() if n.endswith(DERIVED)}
+    stored = {n: value for n, value in read_weights(file).items() if not n.endswith(DERIVED)}
+    load_checked(model, file, {**stored, **derived})
+    return ClapEncoder(model, tokenizer, extractor)
+
+
+def save_clap(encoder: ClapEncoder, folder: str | Path) -> None:
+    """Write the same layout, whole or not at all."""
+    with atomic(check_unused(folder)) as temporary:
+        write_clap(encoder, temporary)
+
+
+def write_clap(encoder: ClapEncoder, folder: Path) -> None:
+    """Write the same layout into a folder."""
+    encoder.model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    encoder.extractor.save_pretrained(folder)
+
+
+def _text_and_mel(folder: Path) -> tuple[Any, ClapFeatureExtractor]:
+    if not (folder / "preprocessor_config.json").is_file():
+        raise CheckpointError(
+            f"{folder / 'preprocessor_config.json'} does not exist; it holds the mel's settings "
+            "(copy it from the hub's repository)"
+        )
+    try:
+        extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} holds no tokenizer or mel settings that can be read: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return tokenizer, extractor

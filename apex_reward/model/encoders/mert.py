@@ -1,11 +1,15 @@
 """MERT: transformers' HuBERT, run up to the last needed layer, keeping only time-means.
 
-Shape key: N = segments, n = samples in a segment, F = frames, L = kept layers, W = width.
+`MertSegments` is APEX's encoder (segments of 30 s), `MertSongs` TuneJury's (whole songs).
+
+Shape key: B = songs, T = samples, N = segments, n = samples in a segment, F = frames, L = kept
+layers, W = width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,15 +22,20 @@ from torch.utils.checkpoint import (
 )
 from transformers import HubertConfig, HubertModel
 
-from apex_reward.model.encoders import attention
+from apex_reward.audio.segment import Segments, cut_segments, whole_song
+from apex_reward.model.config import ApexConfig
+from apex_reward.model.encode import weights_hash
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
-from apex_reward.model.graph import graph_settings
-from apex_reward.model.probe import checked_dtype, in_float32
+from apex_reward.model.packing import graph_settings
+from apex_reward.model.precision import CheckedEncoder, FrozenModule, working_dtype
+
+# The convolutions take 400 samples at once; a shorter song is padded with zeros.
+SHORTEST = 400
 
 
-class MertEncoder(HubertModel):
-    """Segments (N, n) to layer embeddings (N, L, W). Always in eval mode.
+class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
+    """Segments (N, n) to layer embeddings (N, L, W), at least float32. Always in eval mode.
 
     Tensor names are those of the published MERT checkpoint (with today's names of the
     weight-normalised positional convolution). No attention mask: the published pipeline's
@@ -35,36 +44,22 @@ class MertEncoder(HubertModel):
 
     def __init__(self, config: HubertConfig, layers: Sequence[int]) -> None:
         super().__init__(config)
-        if self.config._attn_implementation == "sdpa":
-            self.config._attn_implementation = attention.NAME
         positions: Any = self.encoder.pos_conv_embed
         if positions.batch_norm is None:
             positions.conv = WeightNormConv1d(positions.conv)
         self.kept_layers = tuple(layers)
         self.eval()
 
-    def train(self, mode: bool = True) -> MertEncoder:
-        """Stay in eval mode: no dropout, SpecAugment or layer drop, whatever a trainer asks."""
-        return super().train(False)
-
-    def forward(self, segments: Tensor, real: Tensor | None = None) -> Tensor:
-        """Time-means of the kept hidden states, (N, L, W), at least float32.
-
-        A reduced precision that is wrong here gives way to float32 (`model.probe`).
+    def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
+        """Time-means of the kept hidden states, (N, L, W).
 
         Args:
-            segments: (N, n) mono samples at the encoder's rate, of any float dtype.
-            real: (N,) real samples; where given, only frames that lie in real audio are averaged.
+            samples: (N, n) mono segments at the encoder's rate, of any float dtype.
+            real: (N,) real samples; the mean is over frames inside them. None: over all frames.
         """
-        dtype = self._working_dtype(segments.device.type)
-        if checked_dtype(self, segments.device, dtype, autocast=dtype != self.dtype) != dtype:
-            return in_float32(self, segments, real)
-        return self._layer_means(segments, real)
-
-    def _layer_means(self, segments: Tensor, real: Tensor | None) -> Tensor:
-        dtype = self._working_dtype(segments.device.type)
+        dtype = working_dtype(self, samples.device.type)
         frugal = graph_settings().frugal and torch.is_grad_enabled()
-        features = frame_features(self.feature_extractor, segments, dtype, recompute=frugal)
+        features = frame_features(self.feature_extractor, samples, dtype, recompute=frugal)
         hidden = self.feature_projection(features)
         hidden = hidden + self.encoder.pos_conv_embed(hidden)
         # The larger model normalises at the end of the stack, not at its start.
@@ -81,11 +76,6 @@ class MertEncoder(HubertModel):
                 means.append(_time_mean(hidden, frames))
         return torch.stack(means, dim=1)
 
-    def _working_dtype(self, device_type: str) -> torch.dtype:
-        if torch.is_autocast_enabled(device_type):
-            return torch.get_autocast_dtype(device_type)
-        return self.dtype
-
     def frame_counts(self, samples: Tensor) -> Tensor:
         """How many frames lie wholly in the first `samples` samples, at least 1."""
         counts = samples
@@ -101,10 +91,10 @@ class MertEncoder(HubertModel):
 
 def _recomputed(layer: nn.Module, hidden: Tensor) -> Tensor:
     contexts = partial(create_selective_checkpoint_contexts, _kept_or_recomputed)
-    found: Tensor = checkpoint(
+    output: Tensor = checkpoint(
         layer, hidden, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
     )
-    return found
+    return output
 
 
 def _kept_or_recomputed(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
@@ -126,3 +116,81 @@ def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
         return hidden.mean(dim=1)
     # Not a matrix product: autocast would run that in half precision.
     return (hidden * frames.to(hidden.dtype)[:, :, None]).sum(dim=1)
+
+
+class MertSegments:
+    """A `SongEncoder` over a MERT encoder and the segments of a configuration.
+
+    Args:
+        encoder: segments (N, n) to layer embeddings (N, L, W).
+        config: rate, segment length and tail.
+    """
+
+    name = "mert"
+
+    def __init__(self, encoder: MertEncoder, config: ApexConfig) -> None:
+        self.encoder, self.config = encoder, config
+        self.sample_rate, self.batch_segments = config.sample_rate, config.batch_segments
+        self.window: int | None = config.segment_samples
+        self.by_length = config.segment_tail == "mask"
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """Songs (B, T) to segments, by the configuration's `segment_tail`."""
+        config = self.config
+        return cut_segments(
+            songs, lengths, config.segment_samples, config.sample_rate, config.segment_tail
+        )
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        """Layer embeddings (N, L, W); `real` counts with the tail `mask` only."""
+        return self.encoder(samples, real if self.by_length else None)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The encoder's weights."""
+        return self.encoder.parameters()
+
+    def fingerprint(self) -> Hashable:
+        """A hash of weights and settings."""
+        config = self.config
+        settings = [config.layers, config.segment_samples, config.sample_rate, config.segment_tail]
+        return json.dumps([self.name, *settings]), weights_hash(self.encoder)
+
+
+class MertSongs:
+    """A `SongEncoder` of whole songs, (1, W) each; memory grows with the square of their length.
+
+    Args:
+        encoder: a `MertEncoder` that keeps its last hidden state only (`whole_song_mert`).
+    """
+
+    name = "mert"
+    sample_rate = 24_000
+    batch_segments = 1
+    window: int | None = None
+    by_length = False
+
+    def __init__(self, encoder: MertEncoder) -> None:
+        self.encoder = encoder
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """One song (1, T) as one piece of its own length."""
+        (length,) = lengths
+        return whole_song(songs, length, SHORTEST)
+
+    def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
+        """Time-means (1, W) of the last hidden state."""
+        return self.encoder(samples)[:, 0]
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The encoder's weights."""
+        return self.encoder.parameters()
+
+    def fingerprint(self) -> Hashable:
+        """A hash of weights and settings."""
+        config = self.encoder.config.to_json_string()
+        return self.name, "whole", self.encoder.kept_layers, config, weights_hash(self.encoder)
+
+
+def whole_song_mert(config: HubertConfig) -> MertEncoder:
+    """A `MertEncoder` of that configuration that keeps its last hidden state."""
+    return MertEncoder(config, layers=(config.num_hidden_layers,))

@@ -1,9 +1,9 @@
 """MuQ natively: log-mel, convolutional subsampling, conformer layers up to the one that is used.
 
 Built of torch and of transformers' conformer layers, differentiable from the waveform on. Nothing
-is computed beyond the wanted hidden state: no quantiser, no positional convolution (MuQ's positions
-are rotary), no layer above. Source of the facts: the MuQ paper (arXiv 2501.01108) and its
-published files.
+is computed that the wanted hidden state does not need: no quantiser, no positional convolution
+(MuQ's positions are rotary), no layer above. `MuqSongs` encodes whole songs.
+Source of the facts: the MuQ paper (arXiv 2501.01108) and its published files.
 
 Memory. Attention runs through scaled-dot-product kernels that never hold the (F, F) matrix, and
 where gradients are asked for a song longer than `RECOMPUTE_FRAMES`, the log-mel, pieces of
@@ -16,7 +16,7 @@ second), W = width (1024 published).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -32,8 +32,10 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerEncoderLayer,
 )
 
+from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
-from apex_reward.model.frozen import FrozenModule
+from apex_reward.model.encode import weights_hash
+from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
 SAMPLE_RATE = 24_000
 N_FFT, HOP, MELS = 2048, 240, 128
@@ -44,8 +46,6 @@ MEL_PER_FRAME = 4
 HALO_FRAMES = 3
 PIECE_FRAMES = 250
 RECOMPUTE_FRAMES = 750
-HALF = (torch.bfloat16, torch.float16)
-NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class MuqConfig:
         return Wav2Vec2ConformerConfig(**settings)
 
 
-class MuqEncoder(FrozenModule):
+class MuqEncoder(CheckedEncoder, FrozenModule):
     """Songs (N, n) at 24 kHz to one hidden state (N, F, W). Always in eval mode.
 
     Tensor names are those of the published file without its prefix `model.`. The log-mel, the
@@ -120,6 +120,8 @@ class MuqEncoder(FrozenModule):
         UsageError: a layer that the model does not have.
     """
 
+    FULL = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+
     def __init__(self, config: MuqConfig | None = None, layer: int = 6) -> None:
         super().__init__()
         self.config = config or MuqConfig()
@@ -132,22 +134,22 @@ class MuqEncoder(FrozenModule):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MuqEncoder:
         """Cast or move all tensors, but leave norms in float32 where `fn` asks for half."""
-        norms = (module for module in self.modules() if isinstance(module, NORMS))
+        norms = (module for module in self.modules() if isinstance(module, self.FULL))
         kept = {id(t) for norm in norms for t in (*norm.parameters(), *norm.buffers())}
 
         def apply(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            half = found.dtype in HALF and id(tensor) in kept
-            return tensor.to(found.device) if half else found
+            cast = fn(tensor)
+            return tensor.to(cast.device) if cast.dtype in REDUCED and id(tensor) in kept else cast
 
         return super()._apply(apply, recurse)
 
-    def forward(self, samples: Tensor) -> Tensor:
+    def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Hidden state `layer` (N, F, W), F = ceil(n // 240 / 4), of songs (N, n).
 
         Args:
-            samples: mono at 24 kHz, at least `MIN_SAMPLES` of them; all real (a padded song has
-                other scores than the song alone).
+            samples: mono at 24 kHz, at least `MIN_SAMPLES` of them; all real (padding changes the
+                hidden states of the whole song).
+            real: not used.
 
         Raises:
             UsageError: fewer samples, or float16 weights that overflow on these songs.
@@ -157,7 +159,7 @@ class MuqEncoder(FrozenModule):
                 f"songs have {samples.shape[-1]} samples; MuQ needs {MIN_SAMPLES} at 24 kHz, "
                 "zero-pad them"
             )
-        weights = self.conv.linear.weight.dtype
+        weights = weights_dtype(self)
         wide = torch.promote_types(weights, torch.float32)
         frames = -(-(samples.shape[-1] // HOP) // MEL_PER_FRAME)
         mel = _run(log_mel, frames, samples.to(wide), self.config.mean, self.config.std)
@@ -282,6 +284,44 @@ def _run(step: Callable[..., Tensor], frames: int, *args: Any) -> Tensor:
 
 def _computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager[Any]:
     """With half-precision weights: products in half, norms and sums in float32."""
-    if dtype in HALF:
+    if dtype in REDUCED:
         return torch.autocast(device_type, dtype=dtype)
     return nullcontext()
+
+
+class MuqSongs:
+    """A `SongEncoder` whose feature is the time-mean (1, W) of a MuQ's hidden state.
+
+    A song is one piece of its own length, in a pass of its own, since attention spans it whole;
+    one shorter than 50 ms is zero-padded to that.
+    """
+
+    name = "muq"
+    sample_rate = SAMPLE_RATE
+    batch_segments = 1
+    window: int | None = None
+    by_length = False
+
+    def __init__(self, muq: MuqEncoder) -> None:
+        self.muq = muq
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """One song (1, T) to one piece (1, n)."""
+        return whole_song(songs, lengths[0], at_least=MIN_SAMPLES)
+
+    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
+        """The feature of one song (1, n)."""
+        return self.muq(samples).mean(dim=1)
+
+    def weights(self) -> Sequence[nn.Module]:
+        """The modules that the feature depends on."""
+        return (self.muq,)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Their weights."""
+        return [weight for module in self.weights() for weight in module.parameters()]
+
+    def fingerprint(self) -> Hashable:
+        """A hash of weights and settings."""
+        hashes = tuple(weights_hash(module) for module in self.weights())
+        return type(self).__name__, self.muq.layer, self.muq.config, hashes

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, Licence, licence
 from apex_reward.rewards.protocol import check_gradient

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
-from apex_reward.model.encoders.clap import ClapEncoder
-from apex_reward.model.encoders.clap_files import PUBLISHED_CLAP, load_clap, save_clap
-from apex_reward.model.frozen import FrozenModule
+from apex_reward.model.encode import EncodedModel, Prompts, SongEncoder
+from apex_reward.model.encoders.clap import PUBLISHED_CLAP, ClapEncoder, load_clap, save_clap
 from apex_reward.model.licences import CLAP, CODE, Licence
+from apex_reward.model.precision import FrozenModule
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores

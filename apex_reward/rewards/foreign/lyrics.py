@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.files import local_path
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, Licence, licence

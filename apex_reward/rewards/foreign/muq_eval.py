@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from apex_reward.audio.segment import Segments
 from apex_reward.errors import CheckpointError
-from apex_reward.model.checkpoint import placed
-from apex_reward.model.encoded import EncodedModel, Prompts
-from apex_reward.model.encoders.muq import SAMPLE_RATE, MuqConfig, MuqEncoder
+from apex_reward.model.encode import EncodedModel, Prompts
+from apex_reward.model.encoders.muq import SAMPLE_RATE, MuqConfig, MuqEncoder, MuqSongs
 from apex_reward.model.encoders.muq_files import (
     ANCHOR,
     PUBLISHED_MUQ,
@@ -29,20 +28,19 @@ from apex_reward.model.encoders.muq_files import (
     read_muq_config,
     split_muq,
 )
-from apex_reward.model.encoders.muq_songs import MuqSongs
 from apex_reward.model.files import (
     check_tensors,
     hub_options,
     in_float32,
     local_path,
     read_config,
+    read_model,
     read_weights,
     weight_file,
+    write_folder,
 )
-from apex_reward.model.folder import read_model, write_folder
-from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.licences import CODE, HUB, MUQ, Licence, licence
-from apex_reward.model.precision import in_full_precision
+from apex_reward.model.precision import FrozenModel, in_full_precision, placed
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 

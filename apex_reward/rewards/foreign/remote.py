@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import ApexError, AudioError, UsageError
-from apex_reward.model.encoded import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import mono_mix
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apex_reward.errors import CheckpointError
-from apex_reward.model.checkpoint import placed
-from apex_reward.model.encoded import EncodedModel, Lengths, Prompts, song_features
-from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder
+from apex_reward.model.encode import EncodedModel, Lengths, Prompts, song_features
+from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs
 from apex_reward.model.encoders.muq_files import (
     PUBLISHED_MUQ,
     load_muq,
@@ -28,19 +27,18 @@ from apex_reward.model.encoders.muq_files import (
     report_extra,
     split_muq,
 )
-from apex_reward.model.encoders.muq_songs import MuqSongs
 from apex_reward.model.files import (
     check_tensors,
     hub_options,
     in_float32,
     local_path,
+    read_model,
     read_weights,
     weight_file,
+    write_folder,
 )
-from apex_reward.model.folder import read_model, write_folder
-from apex_reward.model.frozen import FrozenModel
 from apex_reward.model.licences import CODE, MUQ, Licence, licence
-from apex_reward.model.precision import in_full_precision
+from apex_reward.model.precision import FrozenModel, in_full_precision, placed
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex_reward.errors import UsageError, listed
-from apex_reward.model.encoded import Prompts
+from apex_reward.model.encode import Prompts
 
 
 def texts_of(name: str, prompts: Prompts, key: str, *, empty: bool = False) -> list[str]:

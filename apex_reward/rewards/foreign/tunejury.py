@@ -17,22 +17,26 @@ from torch import Tensor, nn
 from transformers import HubertConfig
 
 from apex_reward.errors import CheckpointError
+from apex_reward.files.atomic import atomic
 from apex_reward.model.config import MERT_95M
-from apex_reward.model.encoded import EncodedModel, Prompts, SongEncoder
-from apex_reward.model.encoders.clap import ClapEncoder
-from apex_reward.model.encoders.clap_files import (
+from apex_reward.model.encode import EncodedModel, Prompts, SongEncoder
+from apex_reward.model.encoders.clap import (
     PUBLISHED_CLAP,
+    ClapEncoder,
     load_clap,
-    whole_folder,
     write_clap,
 )
-from apex_reward.model.encoders.mert import MertEncoder
-from apex_reward.model.encoders.mert_songs import MertSongs, whole_song_mert
-from apex_reward.model.files import check_tensors, local_path, read_weights
-from apex_reward.model.folder import read_folder, write_folder
-from apex_reward.model.frozen import FrozenModule
+from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_mert
+from apex_reward.model.files import (
+    check_tensors,
+    check_unused,
+    local_path,
+    read_folder,
+    read_weights,
+    write_folder,
+)
 from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
-from apex_reward.model.precision import in_full_precision
+from apex_reward.model.precision import FrozenModule, in_full_precision
 from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
@@ -108,7 +112,7 @@ class TuneJury(EncodedModel, FrozenModule):
         """Write `config.json`, `model.safetensors` and CLAP in `clap/`, whole or not at all."""
         tensors = {n: value for n, value in self.state_dict().items() if n.startswith(PARTS)}
         settings = self.mert.config.to_diff_dict()
-        with whole_folder(folder) as temporary:
+        with atomic(check_unused(folder)) as temporary:
             write_folder(temporary, {"model_type": MODEL_TYPE, "mert": settings}, tensors)
             (temporary / "clap").mkdir()
             write_clap(self.clap, temporary / "clap")

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.model.encoded import SongEncoder, song_features
+from apex_reward.model.encode import SongEncoder, song_features
 from apex_reward.model.encoders import clap as clap_module
-from apex_reward.model.encoders.clap import ClapEncoder, repeat_to_window
-from apex_reward.model.encoders.clap_files import load_clap, save_clap
+from apex_reward.model.encoders.clap import ClapEncoder, load_clap, repeat_to_window, save_clap
 from tests.clap_support import (
     PROMPTS,
     WIDTH,
@@ -69,13 +68,15 @@ def test_songs_and_windows_differ(encoder):
     assert (found[0] - found[1]).norm() > 0.05
 
 
-def test_a_longer_song_is_the_mean_of_its_windows(encoder):
-    waveform = song(23.0)
-    (found,) = song_features([encoder], waveform, RATE)
-    size = 10 * RATE
-    parts = [published_audio(encoder, waveform[:, i : i + size]) for i in (0, size, 2 * size)]
-    weights = torch.tensor([[10.0], [10.0], [3.0]]) / 23  # by seconds of real audio
-    assert (found - (torch.cat(parts) * weights).sum(dim=0)).abs().max() < 1e-4
+@pytest.mark.parametrize("seconds", [20.001, 23.0])
+def test_windows_weigh_by_their_real_audio(encoder, seconds):
+    """A tail of 1 ms counts 1 ms, not 10 s."""
+    waveform = song(seconds)
+    (features,) = song_features([encoder], waveform, RATE)
+    parts = waveform.split(10 * RATE, dim=1)
+    weights = torch.tensor([part.shape[1] / waveform.shape[1] for part in parts])
+    windows = torch.cat([published_audio(encoder, part) for part in parts])
+    assert (features - weights @ windows).abs().max() < 1e-4
 
 
 def test_a_batch_gives_what_its_songs_give_alone(encoder):

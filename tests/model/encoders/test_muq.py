@@ -17,9 +17,8 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoders import muq
-from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, Subsampling, log_mel
+from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs, Subsampling, log_mel
 from apex_reward.model.encoders.muq_files import UNUSED, read_muq, read_muq_config
-from apex_reward.model.encoders.muq_songs import MuqSongs
 from tests.muq_support import (
     TINY,
     on_meta,

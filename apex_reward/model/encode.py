@@ -1,29 +1,30 @@
-"""Reward models made of encoders: how songs become features, once per encoder, and features scores.
+"""Reward models made of encoders: songs become features, once per encoder, and features scores.
 
-A `SongEncoder` is an encoder with the way it hears songs: its rate, its windows, their weights. An
-`EncodedModel` names its encoders and says what their features mean. So several models can share an
-encoder, and windows of many songs share its batches.
+A `SongEncoder` is an encoder with its rate, its windows and their weights. An `EncodedModel` names
+its encoders and maps their features to scores. So several models can share an encoder, and windows
+of many songs share its batches.
 
 Shape key: B = songs, C = channels, T = samples, N = pieces, n = samples in a piece, W = width.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apex_reward.audio.segment import Segments
 from apex_reward.errors import UsageError
-from apex_reward.model.graph import (
+from apex_reward.model.inputs import at_rate, checked_songs
+from apex_reward.model.packing import (
     drawn_pieces,
+    encode_packed,
     graph_settings,
     scaled_gradient,
 )
-from apex_reward.model.inputs import prepare_waveforms
-from apex_reward.model.packing import encode_packed
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
@@ -34,13 +35,13 @@ Prompts = Sequence[Prompt] | None
 
 @runtime_checkable
 class SongEncoder(Protocol):
-    """An encoder and how it hears songs.
+    """An encoder with its rate and its windows.
 
     Attributes:
         name: short, for messages.
-        sample_rate: Hz of the mono song it hears.
-        batch_segments: pieces per encoder batch where nobody says.
-        window: samples of a piece; None where a song is heard whole, in one pass of its own.
+        sample_rate: Hz of the mono songs it encodes.
+        batch_segments: pieces per encoder batch, unless a call sets it.
+        window: samples of a piece; None where a song is encoded whole, in a pass of its own.
         by_length: whether pieces weigh by their real length in a song's mean, or all alike.
     """
 
@@ -53,7 +54,7 @@ class SongEncoder(Protocol):
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
         """Songs (B, T) at `sample_rate`, zero beyond their lengths, to pieces.
 
-        Where `window` is None one song is given at a time, of its own length.
+        Where `window` is None it gets one song at a time, of its own length.
         """
         ...
 
@@ -69,7 +70,7 @@ class SongEncoder(Protocol):
 class EncodedModel:
     """Base of reward models that are made of song encoders.
 
-    A subclass has `name`, `heads`, `encoders` and `score_features`; the rest follows.
+    A subclass defines `name`, `heads`, `encoders` and `score_features`.
     """
 
     name: str
@@ -92,7 +93,7 @@ class EncodedModel:
 
     @property
     def sample_rate(self) -> int:
-        """Hz that songs are best given at: that of the first encoder."""
+        """Hz of the first encoder; songs at this rate are not resampled for it."""
         return self.encoders[0].sample_rate
 
     def __call__(
@@ -133,22 +134,34 @@ def song_features(
     """
     if len(waveforms) == 0:
         raise UsageError("the batch holds no songs; give at least one")
-    at_rate: dict[int, tuple[Tensor, list[int]]] = {}
+    mono, ends = checked_songs(waveforms, lengths)
+    return encoded_songs(encoders, mono, sample_rate, ends, batch_segments)
+
+
+def encoded_songs(
+    encoders: Iterable[SongEncoder],
+    mono: Tensor,
+    sample_rate: int,
+    ends: Sequence[int],
+    batch_segments: int | None = None,
+) -> list[Tensor]:
+    """`song_features` of checked songs (B, T), zero beyond their `ends`; it reads no tensor."""
+    by_rate: dict[int, tuple[Tensor, list[int]]] = {}
     features = []
     for encoder in encoders:
         rate = encoder.sample_rate
-        if rate not in at_rate:
-            at_rate[rate] = prepare_waveforms(waveforms, sample_rate, lengths, rate)
-        songs, ends = at_rate[rate]
-        features.append(_encoded(encoder, songs, ends, batch_segments))
+        if rate not in by_rate:
+            by_rate[rate] = at_rate(mono, ends, sample_rate, rate)
+        songs, lengths = by_rate[rate]
+        features.append(_encoded(encoder, songs, lengths, batch_segments))
     return features
 
 
 def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> Prompts:
-    """The prompts that a model is to be given: none where it reads none.
+    """The prompts that a model reads: none if it reads no text.
 
     Raises:
-        UsageError: it reads text and was given none, or another number than songs.
+        UsageError: it reads text and there are none, or another number than songs.
     """
     if not reads_text:
         return None
@@ -177,21 +190,31 @@ def encode_pieces(
     return encode_packed(packed, samples, real, size, graph_segments)
 
 
+def weights_hash(module: nn.Module) -> str:
+    """A hash of a module's tensors by name: equal weights, equal hash."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype}".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _encoded(
     encoder: SongEncoder, songs: Tensor, ends: list[int], batch_segments: int | None
 ) -> Tensor:
     if encoder.window is not None:
         pieces = encoder.cut(songs, ends)
-        found = _features(encoder, pieces, batch_segments)
-        return pieces.song_means(found, songs=len(ends))
-    # Songs heard whole are batches of their own; the last ones keep their graph.
+        features = _features(encoder, pieces, batch_segments)
+        return pieces.song_means(features, songs=len(ends))
+    # Songs encoded whole are batches of their own; the last ones keep their graph.
     kept = graph_settings().graph_segments
     whole = []
     for number, (song, end) in enumerate(zip(songs, ends, strict=True)):
         pieces = encoder.cut(song[None, :end], [end])
         keep = number >= len(ends) - (1 if kept is None else kept)
-        found = encode_pieces(encoder, pieces.samples, pieces.real, 1, int(keep))
-        whole.append(pieces.song_means(found, songs=1))
+        features = encode_pieces(encoder, pieces.samples, pieces.real, 1, int(keep))
+        whole.append(pieces.song_means(features, songs=1))
     return torch.cat(whole)
 
 
@@ -206,9 +229,9 @@ def _features(encoder: SongEncoder, pieces: Segments, batch_segments: int | None
         return encode_pieces(encoder, pieces.samples, real, batch_segments)
     with torch.no_grad():
         plain = encode_pieces(encoder, pieces.samples[~chosen], real[~chosen], batch_segments)
-    found = encode_pieces(encoder, pieces.samples[chosen], real[chosen], batch_segments)
+    drawn_ones = encode_pieces(encoder, pieces.samples[chosen], real[chosen], batch_segments)
     order = torch.cat([(~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]]).argsort()
-    return torch.cat([plain, scaled_gradient(found, scale[chosen])])[order]
+    return torch.cat([plain, scaled_gradient(drawn_ones, scale[chosen])])[order]
 
 
 class _Callable:

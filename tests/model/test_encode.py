@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import check_prompts
+from apex_reward.model.encode import check_prompts
 
 
 def test_a_model_that_reads_text_gets_one_per_song() -> None:

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from apex_reward import ApexReward
 from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
-from apex_reward.model.encoded import song_features
-from apex_reward.model.graph import drawn_pieces, gradient_settings, scaled_gradient
+from apex_reward.model.encode import song_features
+from apex_reward.model.packing import drawn_pieces, gradient_settings, scaled_gradient
 from tests.support import tiny_model
 
 RATE = 24_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import HubertConfig
 
-from apex_reward.model.encoders.mert_songs import SAMPLE_RATE, MertSongs, whole_song_mert
+from apex_reward.model.encoders.mert import MertSongs, whole_song_mert
 from tests.support import TINY_ENCODER
 
 
@@ -17,7 +17,7 @@ def songs_encoder(seed: int, **changes: object) -> MertSongs:
 
 def test_a_song_is_one_piece_of_its_own_length() -> None:
     encoder = songs_encoder(0)
-    assert (encoder.sample_rate, encoder.window, encoder.by_length) == (SAMPLE_RATE, None, False)
+    assert (encoder.sample_rate, encoder.window, encoder.by_length) == (24_000, None, False)
     for length, heard in ((1000, 1000), (400, 400), (399, 400), (1, 400)):
         song = torch.arange(1, 1001.0)[None, :length] / 1000
         pieces = encoder.cut(song, [length])
