@@ -37,11 +37,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexRewardFunction
 from apex_reward.demo.notes import SLOTS
-from apex_reward.report.run import before_and_after
 from apex_reward.rewards.stacks.holdout import HoldoutCallback, StopRule
 from apex_reward.runs.completions import CompletionLog, flagged_share, undecodable_share
 from apex_reward.runs.listener import Listener, holdout_judge, policy_judge, split_prompts
-from apex_reward.runs.log import HistoryCallback, RunLog
+from apex_reward.runs.log import HistoryCallback, RunLog, before_and_after
 from apex_reward.runs.policy import Policy, PolicySettings, load_policy
 from apex_reward.runs.settings import RewardSettings, output_field, parse_settings
 from apex_reward.runs.trainer import QuietDefaults, train

@@ -35,7 +35,7 @@ from apex_reward.data.prepare import PrepareSettings, prepare
 from apex_reward.data.teacher import read_teacher
 from apex_reward.demo import make_song
 from apex_reward.files.tables import write_table
-from apex_reward.report.run import write_run
+from apex_reward.runs.log import write_run
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import score_songs
 from apex_reward.train.dataset import Data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -12,7 +12,6 @@ import typer
 
 from apex_reward.cli.groups import with_groups
 from apex_reward.errors import ApexError, UsageError
-from apex_reward.report.terminal import print_table as print_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -73,6 +72,13 @@ def add_command(
         panel: of the application's help.
     """
     app.command(name, rich_help_panel=panel)(reports_errors(with_groups(command)))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout, as `apex_reward.report.document.print_table`."""
+    from apex_reward.report.document import print_table as table  # it loads matplotlib
+
+    table(title, columns, rows)
 
 
 def show_failures(lines: Sequence[str], where: str = "") -> int:

@@ -17,7 +17,7 @@ from apex_reward.listen.pages import Tabs, page, shown_name, song_answer, upload
 from apex_reward.listen.session import Session
 from apex_reward.listen.sound import Wav, equally_loud
 from apex_reward.listen.sources import Comparison
-from apex_reward.report.page import render
+from apex_reward.report.document import render
 from apex_reward.rewards.reward import Reward
 
 KEPT = 8  # comparisons whose sound is held for the page

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from apex_reward.errors import ApexError
 from apex_reward.listen.sound import Wav
-from apex_reward.report.page import render
+from apex_reward.report.document import render
 
 Tabs = Sequence[tuple[str, str]]
 MOST_BYTES = 300_000_000

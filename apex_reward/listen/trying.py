@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from apex_reward.listen.look import gradient_strength, look, segment_curves
 from apex_reward.listen.pages import Tabs, page, shown_name, uploaded
-from apex_reward.report.page import render
+from apex_reward.report.document import render
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.mix import RewardMix
 

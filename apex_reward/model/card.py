@@ -9,8 +9,7 @@ from typing import Any
 from apex_reward.files.tables import write_text
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.licences import apex_licences, stated
-from apex_reward.report.cards import DEMONSTRATION, card
-from apex_reward.report.markdown import markdown_table
+from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table
 
 FILE = "README.md"
 UNMEASURED = (

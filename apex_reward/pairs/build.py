@@ -32,7 +32,7 @@ from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptio
 from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.split import split_pairs
 from apex_reward.pairs.strategies import Strategy, StrategySettings, find_strategy
-from apex_reward.report.notebook import Rows
+from apex_reward.report.songs import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,7 @@ from apex_reward import __version__
 from apex_reward.model.licences import stated
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.options import PairOptions
-from apex_reward.report.cards import DEMONSTRATION, card, size_category
-from apex_reward.report.markdown import markdown_table
+from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
 
 TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
 COLUMNS = (

@@ -18,9 +18,8 @@ from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.build import PairSet
 from apex_reward.report import charts
 from apex_reward.report.cells import visible
-from apex_reward.report.document import Picture
+from apex_reward.report.document import Picture, render
 from apex_reward.report.figures import save_figure
-from apex_reward.report.page import render
 from apex_reward.report.songs import place_songs
 
 MOST_PAIRS = 5_000
@@ -133,7 +132,7 @@ def _balance(result: PairSet) -> list[Picture]:
         rejected = Counter(str(groups[i]) for i in low.tolist())
         names = chosen.keys() | rejected.keys()
         counts = {name: (float(chosen[name]), float(rejected[name])) for name in names}
-        figure = charts.paired_bars(counts, "times in a pair", ("chosen", "rejected"))
+        figure = charts.bars(counts, "times in a pair", ("chosen", "rejected"))
         note = f"times chosen / rejected, the largest of {len(names)}"
         pictures.append(Picture("Group", figure, "group", note))
     return pictures

@@ -1,1 +1,1 @@
-"""What pages, pictures and tables for people share: cells, Markdown, terminal, figures, pages."""
+"""Tables, figures and pages: one list of blocks as HTML, as Markdown and on a terminal."""

@@ -1,4 +1,4 @@
-"""One formatter of cells, for HTML, Markdown and the terminal alike."""
+"""The text of table cells, the same in HTML, in Markdown and on a terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 
 NOTHING = "-"
-# Digits with what stands between them: `0.1 / 0.2`, `[0.512, 0.561]`, `714.98 ± 1.41`, `3:05`.
-_NUMBERS = re.compile(r"[-+\[(]?[.\d][-+.,:;%±/()\[\]\d\s]*")
+# Digits with the signs between them: `0.1 / 0.2`, `[0.512, 0.561]`, `714.98 ± 1.41`, `3:05`.
+_NUMBERS = re.compile(r"[-+\[(]?[.\d][-+.,:;%±/()\[\]\d\s]*|[-+]?(?:\d[.\d]*e[-+]?\d+|inf)")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Joiners that scripts and emoji need; they move nothing and hide nothing.
+# Scripts and emoji need these joiners. They do not move or hide text.
 _JOINERS = "\u200c\u200d"
 
 
 def cell(value: object, decimals: int = 3) -> str:
     """The text of one cell.
 
-    None and NaN are a dash; a float has `decimals` decimals, or one digit and an exponent where
-    that would round it to zero; lists are joined by commas; in text, control characters are shown.
+    None and NaN become a dash. A float has `decimals` decimals, or one digit and an exponent where
+    the decimals would show zero. Lists are joined by commas. Control characters are escaped.
 
     >>> [cell(value) for value in (None, 1.23456, 0.00002, 7, True, ["dc", "silent"])]
     ['-', '1.235', '2e-05', '7', 'yes', 'dc, silent']
@@ -49,26 +49,23 @@ def _decimal(value: float, decimals: int) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Text with its control and direction characters as escapes, so that a name is what it looks.
+    r"""Text with control characters, direction marks and lone surrogates as escapes.
 
     >>> print(visible("a\x1b[31mred\u202e"))
     a\x1b[31mred\u202e
     """
     if text.isprintable():
         return text
-    return "".join(_escaped(c) if _is_unseen(c) else c for c in text)
-
-
-def _is_unseen(character: str) -> bool:
-    return unicodedata.category(character) in _UNSEEN and character not in _JOINERS
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        c.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(c) in _UNSEEN and c not in _JOINERS
+        else c
+        for c in text
+    )
 
 
 def middle_cut(text: str, length: int) -> str:
-    """Text of at most `length` characters: what is too long loses its middle, not its ends.
+    """Text of at most `length` characters: a longer text loses its middle and keeps its ends.
 
     >>> middle_cut("a long name of a song.wav", 15)
     'a long …ong.wav'
@@ -81,17 +78,10 @@ def middle_cut(text: str, length: int) -> str:
 
 
 def is_numeric(values: Iterable[object]) -> bool:
-    """Whether a column holds numbers (or nothing) only, and at least one: it is right-aligned."""
+    """Whether a column holds only numbers and dashes, and at least one number."""
     texts = [cell(value) for value in values if not isinstance(value, bool)]
     known = [text for text in texts if text != NOTHING]
-    return bool(known) and all(_is_number(text) for text in known)
-
-
-def _is_number(text: str) -> bool:
-    if _NUMBERS.fullmatch(text):
-        return any(character.isdigit() for character in text)
-    try:
-        float(text)  # exponents and infinities
-    except ValueError:
-        return False
-    return True
+    return bool(known) and all(
+        _NUMBERS.fullmatch(text) and (text.endswith("inf") or any(map(str.isdigit, text)))
+        for text in known
+    )

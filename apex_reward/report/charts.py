@@ -1,4 +1,4 @@
-"""The kinds of pictures that reports share. Each says in its label what it shows, for pages.
+"""The kinds of pictures that reports share. The label of each figure describes it for pages.
 
 Shape key: N = values.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +29,13 @@ from apex_reward.report.figures import (
     TONES,
     label,
     new_figure,
+    new_panels,
+    save_figure,
     style,
 )  # fmt: skip
 
-FEWEST_BINS, MOST_BINS = 9, 24
-MOST_BARS = 8
-LONGEST_NAME = 46
+FEWEST_BINS, MOST_BINS, MOST_BARS, LONGEST_NAME = 9, 24, 8, 46
+DASHED: Any = {"color": SOFT, "linestyle": (0, (3, 3)), "linewidth": 1}
 Interval = tuple[float, float] | Sequence[float] | None
 
 
@@ -41,10 +44,10 @@ class Entry:
     """A row of a forest plot.
 
     Attributes:
-        name: what the value is of.
-        value: where the dot is.
+        name: the text above the row.
+        value: the position of the dot.
         interval: (lower, upper) or None.
-        tone: `good`, `bad`, `neutral` or `plain`: the colour.
+        tone: the colour: `good`, `bad`, `neutral` or `plain`.
         note: text at the end of the row, such as the number of cases.
     """
 
@@ -57,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot: equally many x and y, and with `low` and `high` an interval at each."""
+    """A line of a plot: as many x as y, and with `low` and `high` an interval at each x."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -66,7 +69,7 @@ class Line:
 
 
 def histogram(values: npt.ArrayLike, xlabel: str, ylabel: str) -> Figure:
-    """How the finite ones of (N,) values are spread, zero marked where they lie on both sides."""
+    """Counts of the finite values of (N,); a dashed line marks zero between them."""
     known = np.asarray(values, np.float64).ravel()
     known = known[np.isfinite(known)]
     if not len(known):
@@ -78,7 +81,7 @@ def histogram(values: npt.ArrayLike, xlabel: str, ylabel: str) -> Figure:
     bins = int(np.clip(len(known), FEWEST_BINS, MOST_BINS))
     axis.hist(known, bins=bins, range=(low, high), color=BAR, rwidth=0.92)
     if low < 0 < high:
-        axis.axvline(0, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+        axis.axvline(0, **DASHED)
     axis.grid(visible=False, axis="x")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=label(xlabel), ylabel=ylabel)
@@ -89,48 +92,35 @@ def histogram(values: npt.ArrayLike, xlabel: str, ylabel: str) -> Figure:
     return figure
 
 
-def bars(counts: Mapping[str, float], xlabel: str) -> Figure:
-    """A horizontal bar per name, longest first; what is beyond `MOST_BARS` is added up."""
-    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+def bars(
+    counts: Mapping[str, float | Sequence[float]], xlabel: str, sides: Sequence[str] = ("",)
+) -> Figure:
+    """Horizontal bars, the longest first; the names beyond `MOST_BARS` are added up.
+
+    Args:
+        counts: a number per name, or one per name and side.
+        xlabel: the axis' name with its unit.
+        sides: names of the bars of each row.
+    """
+    rows = [(name, np.atleast_1d(np.asarray(n, np.float64))) for name, n in counts.items()]
+    rows.sort(key=lambda row: (-row[1].sum(), row[0]))
     if len(rows) > MOST_BARS:
         rest = rows[MOST_BARS - 1 :]
-        rows = [*rows[: MOST_BARS - 1], (f"{len(rest)} others", sum(value for _, value in rest))]
-    return _named_bars([(name, (value,)) for name, value in rows], xlabel, ("",), (BAR,))
-
-
-def paired_bars(
-    counts: Mapping[str, tuple[float, float]], xlabel: str, sides: tuple[str, str]
-) -> Figure:
-    """Two bars per name, for the `MOST_BARS` names with the largest sums; `sides` names them."""
-    rows = sorted(counts.items(), key=lambda item: (-sum(item[1]), item[0]))[:MOST_BARS]
-    return _named_bars(rows, xlabel, sides, (GOOD, BAD))
-
-
-def _named_bars(
-    rows: Sequence[tuple[str, Sequence[float]]],
-    xlabel: str,
-    sides: Sequence[str],
-    colours: Sequence[str],
-) -> Figure:
-    """Names stand above their bars, so that long ones are whole on a phone."""
+        rows[MOST_BARS - 1 :] = [(f"{len(rest)} others", sum(n for _, n in rest))]  # type: ignore[list-item]
     if not rows:
         return nothing(f"{xlabel}: none")
+    # Names are above their bars: on a phone long names are not cut.
     figure, axis = new_figure(4.0, 0.62 + 0.42 * len(rows) + (0.2 if len(sides) > 1 else 0))
-    height = 0.36 / len(sides)
-    places = np.arange(len(rows))
-    most = max(max(values) for _, values in rows) or 1
+    height, places = 0.36 / len(sides), np.arange(len(rows))
+    colours = (BAR,) if len(sides) == 1 else (GOOD, BAD)
+    most = max(float(values.max()) for _, values in rows) or 1
     for side, (name, colour) in enumerate(zip(sides, colours, strict=True)):
-        axis.barh(
-            places + 0.2 + (side + 0.5) * height,
-            [values[side] for _, values in rows],
-            height=height * 0.9,
-            color=colour,
-            label=name,
-        )
-    for place, (name, values) in zip(places, rows, strict=True):
-        axis.text(0, place + 0.12, label(middle_cut(name, LONGEST_NAME)), fontsize=8.5, color=INK)
-        shown = " / ".join(f"{value:g}" for value in values)
-        axis.text(most, place + 0.12, shown, fontsize=8.5, color=SOFT, ha="right")
+        lengths = [values[side] for _, values in rows]
+        at = places + 0.2 + (side + 0.5) * height
+        axis.barh(at, lengths, height=height * 0.9, color=colour, label=name)
+    numbers = [" / ".join(f"{value:g}" for value in values) for _, values in rows]
+    for place, (name, _) in enumerate(rows):
+        _row_text(axis, place, name, numbers[place], (0, most))
     _bare_rows(axis, len(rows), (0, most))
     if all(float(value).is_integer() for _, values in rows for value in values):
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -138,9 +128,15 @@ def _named_bars(
     if len(sides) > 1:
         with style():
             figure.legend(loc="outside upper left", ncols=2)
-    listed = "; ".join(f"{name} {' / '.join(f'{v:g}' for v in values)}" for name, values in rows)
+    listed = "; ".join(f"{name} {text}" for (name, _), text in zip(rows, numbers, strict=True))
     figure.set_label(f"Bars of {xlabel}: {listed}")
     return figure
+
+
+def _row_text(axis: Axes, row: int, name: str, note: str, ends: tuple[float, float]) -> None:
+    short = label(middle_cut(name, LONGEST_NAME))
+    axis.text(ends[0], row + 0.12, short, fontsize=8.5, color=INK)
+    axis.text(ends[1], row + 0.12, label(note), fontsize=8, color=SOFT, ha="right")
 
 
 def _bare_rows(axis: Axes, rows: int, limits: tuple[float, float]) -> None:
@@ -151,12 +147,12 @@ def _bare_rows(axis: Axes, rows: int, limits: tuple[float, float]) -> None:
 
 
 def forest(entries: Sequence[Entry], xlabel: str, reference: float | None = None) -> Figure:
-    """A dot and its interval per row on one axis, names above them.
+    """A dot and its interval per row on one axis, the names above them.
 
     Args:
         entries: the rows, from top to bottom.
         xlabel: the axis' name with its unit.
-        reference: where a dashed line stands, such as chance.
+        reference: position of a dashed line, such as chance.
     """
     if not entries:
         return nothing(f"{xlabel}: none")
@@ -164,50 +160,46 @@ def forest(entries: Sequence[Entry], xlabel: str, reference: float | None = None
     bounds = [bound for entry in entries for bound in (entry.value, *(entry.interval or ()))]
     if reference is not None:
         bounds.append(reference)
-        axis.axvline(reference, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+        axis.axvline(reference, **DASHED)
     margin = 0.04 * (max(bounds) - min(bounds)) or 0.05
     limits = min(bounds) - margin, max(bounds) + margin
+    words = []
     for row, entry in enumerate(entries):
         colour, at = TONES[entry.tone], row + 0.42
+        words.append(f"{entry.name} {entry.value:.3g}")
         if entry.interval is not None:
-            axis.plot(list(entry.interval), [at, at], color=colour, linewidth=2)
+            low, high = entry.interval
+            axis.plot([low, high], [at, at], color=colour, linewidth=2)
+            words[-1] += f" ({low:.3g} to {high:.3g})"
         axis.plot([entry.value], [at], "o", color=colour)
-        name = label(middle_cut(entry.name, LONGEST_NAME))
-        axis.text(limits[0], row + 0.12, name, fontsize=8.5, color=INK)
-        axis.text(limits[1], row + 0.12, label(entry.note), fontsize=8, color=SOFT, ha="right")
+        _row_text(axis, row, entry.name, entry.note, limits)
     _bare_rows(axis, len(entries), limits)
     axis.set_xlabel(label(xlabel))
-    figure.set_label(f"{xlabel}: " + "; ".join(map(_entry_words, entries)))
+    figure.set_label(f"{xlabel}: " + "; ".join(words))
     return figure
-
-
-def _entry_words(entry: Entry) -> str:
-    words = f"{entry.name} {entry.value:.3g}"
-    if entry.interval is None:
-        return words
-    return f"{words} ({entry.interval[0]:.3g} to {entry.interval[1]:.3g})"
 
 
 def curves(
     lines: Mapping[str, Line], xlabel: str, ylabel: str, *, diagonal: bool = False
 ) -> Figure:
-    """Lines with their points, and a band where they have intervals.
+    """Lines with their points, and a band for their intervals.
 
     Args:
-        lines: by name, in the order of the palette.
+        lines: lines by name, in the order of the palette.
         xlabel, ylabel: names of the axes with their units.
-        diagonal: whether x = y is drawn, dashed, as in a reliability curve.
+        diagonal: draw x = y as a dashed line, as in a reliability curve.
     """
     known = {name: line for name, line in lines.items() if len(line.x)}
     if not known:
         return nothing(f"{ylabel}: nothing to draw")
     figure, axis = new_figure(4.0, 2.9)
-    for (name, line), colour in zip(known.items(), _colours(len(known)), strict=True):
+    for number, (name, line) in enumerate(known.items()):
+        colour = SERIES[number % len(SERIES)]
         axis.plot(line.x, line.y, marker="o", markersize=3.5, color=colour, label=label(name))
         if line.low is not None and line.high is not None:
             axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if diagonal:
-        axis.axline((0.5, 0.5), slope=1, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+        axis.axline((0.5, 0.5), slope=1, **DASHED)
     axis.set(xlabel=label(xlabel), ylabel=label(ylabel))
     if len(known) > 1:
         with style():
@@ -215,10 +207,6 @@ def curves(
     ends = "; ".join(f"{name} ends at {line.y[-1]:.3g}" for name, line in known.items())
     figure.set_label(f"{ylabel} over {xlabel}: {ends}")
     return figure
-
-
-def _colours(number: int) -> list[str]:
-    return [SERIES[i % len(SERIES)] for i in range(number)]
 
 
 def heat_map(
@@ -229,20 +217,21 @@ def heat_map(
     Args:
         names: rows and columns.
         cells: (name, name) in either order -> value in [0, 1], cases.
+        middle: the value without a colour.
     """
     size = 1.2 + 0.55 * len(names)
     figure, axis = new_figure(max(4.0, size + 0.8), max(2.0, 0.75 * size + 0.6))
     for i, row in enumerate(names):
         for j, column in enumerate(names):
-            found = cells.get((row, column)) or cells.get((column, row))
-            if found is None or math.isnan(found[0]):
+            value, n = cells.get((row, column)) or cells.get((column, row)) or (math.nan, 0)
+            if math.isnan(value):
                 continue
-            strength = 0.06 + 0.6 * min(1.0, abs(found[0] - middle) * 2)
-            box = (j - 0.48, i - 0.48), 0.96, 0.96
-            colour = GOOD if found[0] >= middle else BAD
-            _rectangle(axis, box, colour, strength)
-            axis.text(j, i - 0.02, f"{found[0]:.2f}", ha="center", fontsize=8.5, color=INK)
-            axis.text(j, i + 0.32, f"n {found[1]}", ha="center", fontsize=7, color=SOFT)
+            strength = 0.06 + 0.6 * min(1.0, abs(value - middle) * 2)
+            colour = GOOD if value >= middle else BAD
+            box = Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=colour, alpha=strength)
+            axis.add_patch(box)
+            axis.text(j, i - 0.02, f"{value:.2f}", ha="center", fontsize=8.5, color=INK)
+            axis.text(j, i + 0.32, f"n {n}", ha="center", fontsize=7, color=SOFT)
     short = [label(middle_cut(name, 24)) for name in names]
     axis.set_xticks(range(len(names)), short, rotation=40, ha="right")
     axis.set_yticks(range(len(names)), short)
@@ -253,16 +242,49 @@ def heat_map(
     return figure
 
 
-def _rectangle(
-    axis: Axes, box: tuple[tuple[float, float], float, float], colour: str, strength: float
-) -> None:
-    axis.add_patch(Rectangle(*box, facecolor=colour, alpha=strength, linewidth=0))
-
-
 def nothing(words: str) -> Figure:
-    """A low figure that says why there is none."""
+    """A low figure with a sentence instead of a plot."""
     figure, axis = new_figure(4.0, 0.5)
     axis.set_axis_off()
     axis.text(0, 0.5, label(words), va="center", color=SOFT, transform=axis.transAxes)
     figure.set_label(words)
     return figure
+
+
+def draw_curves(
+    history: Sequence[Mapping[str, Any]],
+    panels: Mapping[str, Sequence[str]],
+    path: Path,
+    note: str = "",
+    formats: Sequence[str] = ("png",),
+    xlabel: str = "step",
+) -> None:
+    """Draw columns of a history over its `step` into files, a panel per entry of `panels`.
+
+    Args:
+        history: a row per logged step.
+        panels: title of each panel, and the columns of `history` in it.
+        path: the file without its ending.
+        note: small print above the panels.
+        formats: as `save_figure` reads them.
+        xlabel: the meaning of a step.
+    """
+    figure, axes = new_panels(1, len(panels), 4.6 * len(panels), 3.4)
+    for axis, (title, columns) in zip(axes, panels.items(), strict=True):
+        for colour, column in zip(SERIES, columns, strict=False):
+            points = [(row["step"], row[column]) for row in history if row.get(column) is not None]
+            if not points:
+                continue
+            steps, values = zip(*points, strict=True)
+            width = len(values) // 20  # many values: faint, below their moving mean
+            if width:
+                axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+            around = [values[max(0, i - width) : i + width + 1] for i in range(len(values))]
+            means = [math.fsum(part) / len(part) for part in around]
+            axis.plot(steps, means, color=colour, label=label(column.rpartition("/")[2]))
+        axis.set(title=label(title), xlabel=label(xlabel))
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
+    if note:
+        figure.suptitle(label(note), fontsize=9, color=SOFT, x=0.01, ha="left")
+    save_figure(figure, path, formats)

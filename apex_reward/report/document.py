@@ -1,25 +1,39 @@
-"""A report as blocks, written once: as Markdown and as one self-contained page."""
+"""A report is one list of blocks, shown as an HTML page, as Markdown and on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from apex_reward.files.tables import write_text
-from apex_reward.report.cells import cell
-from apex_reward.report.figures import save_figure
+from apex_reward.files.tables import json_ready, write_text
+from apex_reward.report.cells import cell, is_numeric, middle_cut, visible
+from apex_reward.report.figures import inline_svg, save_figure
 from apex_reward.report.markdown import markdown_table, markdown_text
-from apex_reward.report.page import render
+from apex_reward.report.songs import Player
+
+LONGEST_TEXT, NARROWEST_TEXT, GAP = 72, 12, 2
+_INTERVAL = re.compile(r"95|interval", re.IGNORECASE)
+_COLOURS = {"good": "green", "warning": "yellow", "soft": "dim"}
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A section's title and a sentence under it."""
+    """A section's title, and a sentence below it."""
 
     text: str
     note: str = ""
@@ -27,7 +41,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph; `tone` is `plain`, `good` or `warning`."""
+    """A paragraph. `tone` is `plain`, or `good` or `warning` for a paragraph in a box."""
 
     text: str
     tone: str = "plain"
@@ -35,14 +49,23 @@ class Words:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Large numbers with what they count."""
+    """Large numbers, each with the name of what it counts."""
 
     numbers: Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; cells are what `cell` takes, or a `Player`. `name` is what screen readers say."""
+    """A table. A page sorts it by a click on a heading.
+
+    On a phone each row is a card: the texts before the first number, then the columns whose name
+    has `95` or `interval`, then the others.
+
+    Attributes:
+        columns: names of the columns.
+        rows: cells as `apex_reward.report.cells.cell` reads them, or a `Player`.
+        name: the table's name for screen readers.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -51,11 +74,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with a caption; Markdown names it and leaves it to the page.
+    """A figure with a caption. Only the page draws it; Markdown names it.
 
     Attributes:
-        name: of the file, without its ending, when pictures are written on their own; unique.
-        wide: takes a row of the page of its own.
+        caption: the title.
+        figure: drawn as wide as the page where the picture has a row of its own.
+        name: the file name without its ending; unique in the document.
+        note: small print below the caption.
+        wide: whether the picture has a row of its own. A picture without neighbours always has.
     """
 
     caption: str
@@ -80,44 +106,140 @@ def write_document(
 
 
 def as_markdown(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
-    """The report as Markdown, its pictures named only."""
+    """The report as Markdown; a picture is one line that names it."""
     parts = [f"# {_words(title)}", _words(subtitle)]
     for block in blocks:
-        parts += _markdown(block)
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _markdown(block: Block) -> list[str]:
-    if isinstance(block, Heading):
-        return [f"## {_words(block.text)}", _words(block.note)]
-    if isinstance(block, Words):
-        text = _words(block.text)
-        return [f"**{text}**" if block.tone == "warning" else text]
-    if isinstance(block, Tiles):
-        return [", ".join(f"{cell(value)} {_words(name)}" for name, value in block.numbers.items())]
-    if isinstance(block, Grid):
-        return [markdown_table(block.columns, block.rows)]
-    return [f"*{_words(block.caption)}: drawn in `report.html`.*"]
+        if isinstance(block, Heading):
+            parts += [f"## {_words(block.text)}", _words(block.note)]
+        elif isinstance(block, Words):
+            text = _words(block.text)
+            parts.append(f"**{text}**" if block.tone == "warning" else text)
+        elif isinstance(block, Tiles):
+            parts.append(_words(_tiles_line(block)))
+        elif isinstance(block, Grid):
+            parts.append(markdown_table(block.columns, block.rows))
+        else:
+            parts.append(f"*{_words(block.caption)}: drawn in `report.html`.*")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _words(text: str) -> str:
     return markdown_text(cell(text))
 
 
+def _tiles_line(block: Tiles) -> str:
+    return ", ".join(f"{cell(value)} {name}" for name, value in block.numbers.items())
+
+
 def as_page(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
-    """The report as one HTML page that loads nothing but songs that lie beside it."""
-    return render(
-        "report/templates/document.html",
-        title=title,
-        subtitle=subtitle,
-        blocks=list(_grouped(blocks)),
-    )
-
-
-def _grouped(blocks: Sequence[Block]) -> Iterator[tuple[str, Any]]:
-    """Each block with its kind's name; neighbouring pictures as one list, to share rows."""
+    """The report as one HTML page that loads nothing except songs beside it."""
+    grouped: list[tuple[str, Any]] = []
     for pictures, members in groupby(blocks, key=lambda block: isinstance(block, Picture)):
         if pictures:
-            yield "Pictures", list(members)
+            grouped.append(("Pictures", list(members)))
         else:
-            yield from ((type(block).__name__, block) for block in members)
+            grouped += [(type(block).__name__, block) for block in members]
+    template = "report/templates/document.html"
+    return render(template, title=title, subtitle=subtitle, blocks=grouped)
+
+
+def render(template: str, **values: Any) -> str:
+    """A filled template of the package.
+
+    Args:
+        template: its path in the package, such as `report/templates/document.html`. Templates have
+            the filters `cell`, `drawing` (a figure as an SVG element, with an optional width in
+            inches), `numeric_columns` (of rows) and `script_json` (a value for a script element,
+            NaN as null), and the tests `player` and `interval` (a column's name).
+        values: the template's variables. A missing one is an error.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("apex_reward", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "cell": cell,
+        "drawing": lambda *given: Markup(inline_svg(*given)),
+        "numeric_columns": lambda rows, number: [
+            is_numeric(row[position] for row in rows) for position in range(number)
+        ],
+        "script_json": lambda value: htmlsafe_json_dumps(json_ready(value), allow_nan=False),
+    }
+    made.tests["player"] = lambda value: isinstance(value, Player)
+    made.tests["interval"] = lambda name: bool(_INTERVAL.search(name))
+    return made
+
+
+def print_blocks(blocks: Sequence[Block]) -> None:
+    """Print a report on stdout, without its pictures."""
+    console = Console(highlight=False)
+    title = ""
+    for block in blocks:
+        if isinstance(block, Grid):
+            print_table(title, block.columns, block.rows)
+        elif title:
+            console.print(Text(title, style="italic"))
+        title = ""
+        if isinstance(block, Heading):
+            title = visible(block.text)
+        elif isinstance(block, Words):
+            console.print(Text(visible(block.text), style=_COLOURS.get(block.tone, "")))
+        elif isinstance(block, Tiles):
+            console.print(Text(visible(_tiles_line(block))))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout.
+
+    Numbers are right-aligned and stay whole. Text is wrapped. A table that is wider than the
+    terminal continues below, with its first column again. Control characters are escaped.
+
+    Args:
+        title: a line above the table; none where it is empty.
+        columns: names of the columns; long ones are wrapped.
+        rows: cells of each row, as `apex_reward.report.cells.cell` reads them.
+    """
+    console = Console()
+    shown = [[middle_cut(cell(value), LONGEST_TEXT) for value in row] for row in rows]
+    heads = [
+        re.sub(r"(?<=[._])(?=.)", "\n", name) if len(name) > NARROWEST_TEXT else name
+        for name in map(visible, columns)
+    ]
+    numeric = [is_numeric(row[at] for row in shown) for at in range(len(columns))]
+    least = []
+    for at, head in enumerate(heads):
+        widest = max((cell_len(row[at]) for row in shown), default=1)
+        words = min(max(map(cell_len, head.split()), default=1), NARROWEST_TEXT)
+        least.append(max(words, widest if numeric[at] else min(widest, NARROWEST_TEXT)))
+    if title:
+        console.print(Text(visible(title), style="italic"))
+    for part in _parts(least, console.width):
+        table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0), pad_edge=False)
+        for at in part:
+            table.add_column(
+                Text(heads[at]), justify="right" if numeric[at] else "left", overflow="fold",
+                width=least[at] if numeric[at] else None, min_width=least[at],
+            )  # fmt: skip
+        for row in shown:
+            table.add_row(*(Text(row[at]) for at in part))
+        console.print(table)
+
+
+def _parts(least: Sequence[int], width: int) -> list[list[int]]:
+    """Positions of the columns of each part of a table, none wider than the terminal."""
+    parts: list[list[int]] = [[]]
+    for at, need in enumerate(least):
+        used = sum(least[other] + GAP for other in parts[-1])
+        if used + need > width and parts[-1] not in ([], [0]):
+            parts.append([0])
+        parts[-1].append(at)
+    return parts

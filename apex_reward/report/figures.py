@@ -1,7 +1,6 @@
-"""How every picture looks and is saved: one palette, one style, PNG and, when asked, SVG and PDF.
+"""The look and the files of every picture: one palette, one style, PNG, SVG and PDF.
 
-Figures are matplotlib's without pyplot, so nothing is global and nothing needs a display. The
-kinds that several reports share are in `apex_reward.report.charts`.
+The figures are matplotlib's without pyplot, so they need no display and no global state.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ FORMATS = ("png", "svg", "pdf")
 INK, SOFT, LINE = "#1c2330", "#5b6472", "#d9dee6"
 BAR, GOOD, BAD = "#3f6ea8", "#1f7a4d", "#b4442f"
 SERIES = (BAR, "#c2721a", GOOD, "#8a4fa3", BAD, "#12818f", "#7a6a1e", "#b0437f")
-"""Colours of lines, in order; every one has a contrast of at least 3 on white."""
+"""Colours of lines, in order. Each has a contrast of at least 3 on white."""
 TONES = {"good": GOOD, "bad": BAD, "neutral": SOFT, "plain": BAR}
-# The names that a page's style sheet gives to these colours, in light and in dark.
+# The style sheet's names of these colours; their values differ in light and in dark.
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES)
 }
@@ -70,9 +69,9 @@ _DATELESS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"Creation
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The package's look for figures made within the block."""
+    """The package's style for figures that are made or saved within the block."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # A name in a script that the font lacks; pages keep it as text, which the browser draws.
+        # The font lacks some scripts. In a page the text stays text, and the browser draws it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
@@ -84,14 +83,9 @@ def new_figure(width: float = 4.0, height: float = 2.4) -> tuple[Figure, Axes]:
 
 
 def new_panels(
-    rows: int,
-    columns: int,
-    width: float,
-    height: float,
-    *,
-    sharex: bool = False,
+    rows: int, columns: int, width: float, height: float, *, sharex: bool = False,
     sharey: bool = False,
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A figure of `width` x `height` inches with a grid of plots, in reading order."""
     with style():
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -100,7 +94,7 @@ def new_panels(
 
 
 def label(text: str) -> str:
-    r"""A name as matplotlib shall draw it: no mathematics, control characters shown.
+    r"""A name for matplotlib: a dollar sign starts no formula, control characters are escaped.
 
     >>> print(label("$100"))
     \$100
@@ -109,15 +103,15 @@ def label(text: str) -> str:
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """The formats of `--figures pdf,svg`: PNG first, as it is always written.
+    """The formats of `--figures pdf,svg`, with PNG first.
 
     Raises:
-        UsageError: a format that is none of `FORMATS`.
+        UsageError: a format that is not one of `FORMATS`.
     """
     asked = [part.strip().lower() for part in text.split(",") if part.strip()]
     if unknown := [name for name in asked if name not in FORMATS]:
         raise UsageError(
-            f"figures can't be written as {', '.join(unknown)}; choose from {', '.join(FORMATS)}"
+            f"unknown figure format {', '.join(unknown)}; choose from {', '.join(FORMATS)}"
         )
     return tuple(dict.fromkeys(("png", *asked)))
 
@@ -125,10 +119,10 @@ def parse_formats(text: str) -> tuple[str, ...]:
 def save_figure(
     figure: Figure, path: str | Path, formats: Sequence[str] = ("png",), dpi: int = 130
 ) -> list[Path]:
-    """Write a figure whole in each format; the same figure gives the same bytes.
+    """Write a figure in each format; the same figure gives the same bytes.
 
     Args:
-        figure: what is drawn.
+        figure: the figure.
         path: the file without its ending.
         formats: some of `FORMATS`.
         dpi: dots per inch of the PNG.
@@ -145,16 +139,20 @@ def save_figure(
     return files
 
 
-def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for a page: it scales, and its colours are the page's.
+def inline_svg(figure: Figure, name: str, width: float | None = None) -> str:
+    """A figure as an SVG element of a page: it scales, and it has the page's colours and font.
 
     Args:
-        figure: its label (`figure.set_label`) says what it shows to those who can't see it.
-        name: distinguishes the ids of this figure from those of others on the page.
+        figure: its label (`figure.set_label`) is the text for screen readers.
+        name: a prefix of the ids, unique in the page.
+        width: in inches; None keeps the figure's own.
     """
     text = io.StringIO()
+    size = figure.get_size_inches()
+    figure.set_size_inches(size[0] if width is None else width, size[1])
     with style():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    figure.set_size_inches(*size)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
@@ -162,8 +160,7 @@ def inline_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    # The page's font; matplotlib 3.8 writes size and family as one.
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)  # matplotlib 3.8
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     head = re.search(r'viewBox="[^"]*"', svg)
     words = escape(visible(str(figure.get_label())))

@@ -1,21 +1,33 @@
-"""Tables as Markdown and as LaTeX."""
+"""Tables as Markdown and as LaTeX, and cards: a YAML head for the hub, then Markdown."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from apex_reward.report.cells import cell, is_numeric
 
 _MARKDOWN = re.compile(r"[\\`*|<]|\](?=\()")
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-}  # fmt: skip
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+    }
+    | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+)
+DEMONSTRATION = (
+    "> **A demonstration.** It was made with a small model that was trained on synthetic songs "
+    "with invented labels. Its scores say nothing about popularity or taste."
+)
 
 
 def markdown_text(text: str) -> str:
-    r"""Text in which nothing is read as a table's border, a tag, a link or emphasis.
+    r"""Text with escapes, so that Markdown reads no table border, tag, link or emphasis in it.
 
     >>> print(markdown_text("a|b <script> [x](y)"))
     a\|b \<script> [x\](y)
@@ -32,13 +44,12 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     | tj | 0.552 |
     | other | - |
     """
-    right = [is_numeric(row[i] for row in rows) for i in range(len(columns))]
-    rule = "|" + "|".join("--:" if number else ":--" for number in right) + "|"
-    return "\n".join([_line(columns), rule, *map(_line, rows)])
-
-
-def _line(values: Sequence[object]) -> str:
-    return "| " + " | ".join(markdown_text(cell(value)) for value in values) + " |"
+    rule = "|" + "|".join("--:" if number else ":--" for number in _numeric(columns, rows)) + "|"
+    lines = [
+        "| " + " | ".join(markdown_text(cell(value)) for value in values) + " |"
+        for values in (columns, *rows)
+    ]
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def latex_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -53,20 +64,42 @@ def latex_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     \bottomrule
     \end{tabular}
     """
-    right = "".join("r" if is_numeric(row[i] for row in rows) else "l" for i in range(len(columns)))
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{right}}}",
-            r"\toprule",
-            _latex_line(columns),
-            r"\midrule",
-            *map(_latex_line, rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
+    sides = "".join("r" if number else "l" for number in _numeric(columns, rows))
+    head, *body = (
+        " & ".join(cell(value).translate(_LATEX) for value in values) + r" \\"
+        for values in (columns, *rows)
     )
+    top = rf"\begin{{tabular}}{{{sides}}}"
+    return "\n".join([top, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def _latex_line(values: Sequence[object]) -> str:
-    texts = ("".join(_LATEX.get(c, c) for c in cell(value)) for value in values)
-    return " & ".join(texts) + r" \\"
+def _numeric(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[bool]:
+    return [is_numeric(row[position] for row in rows) for position in range(len(columns))]
+
+
+def card(head: Mapping[str, Any], title: str, parts: Sequence[str]) -> str:
+    """The text of a README.md: a YAML head, a title, and the parts that are not empty.
+
+    >>> print(card({"license": "mit"}, "Songs", ["Two.", ""]), end="")
+    ---
+    license: mit
+    ---
+    # Songs
+    <BLANKLINE>
+    Two.
+    """
+    text = yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True, width=100)
+    return f"---\n{text}---\n" + "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
+
+
+def size_category(rows: int) -> str:
+    """The hub's size category for a number of rows.
+
+    >>> size_category(3), size_category(20_000)
+    ('n<1K', '10K<n<100K')
+    """
+    names = ("1K", "10K", "100K", "1M", "10M")
+    for power, name in enumerate(names, start=3):
+        if rows < 10**power:
+            return f"n<{name}" if power == 3 else f"{names[power - 4]}<n<{name}"
+    return "n>10M"

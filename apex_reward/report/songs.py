@@ -1,4 +1,4 @@
-"""Songs that a page plays: inside it while they are small, copied beside it when they are not."""
+"""Songs in pages and notebooks: inside the page while they are small, else copied beside it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import mimetypes
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, SupportsIndex, TypeVar, overload
 from urllib.parse import quote
 
 EMBED_BYTES = 16_000_000
-"""Songs are embedded when all of a page fit in this together."""
+"""A page embeds its songs when all of them together are at most this large."""
 COPY_BYTES = 2_000_000_000
-"""Songs are copied beside the page, the first ones first, up to this; the rest stay in place."""
+"""Otherwise songs are copied beside the page, the first ones first, up to this size."""
 BESIDE = "report_files"
+SONGS = ("path", "audio", "chosen", "rejected", "audio_a", "audio_b")
+MOST_ROWS = 20
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Player:
-    """A song in a table: a page plays it, other tables show its label.
+    """A song in a table: a page plays it, Markdown and a terminal show its label.
 
     Attributes:
-        label: what is shown, usually the path as it was given.
-        source: the address for the page; None where there is no file.
-        about: what those who can't see the page hear, such as `chosen, prompt 3`.
+        label: the text in the cell, usually the path as the user wrote it.
+        source: the address for the page; None where the file does not exist.
+        about: the player's name for screen readers, such as `chosen, prompt 3`.
     """
 
     label: str
@@ -47,12 +52,12 @@ def place_songs(files: Sequence[Path | None], folder: Path) -> tuple[list[str | 
     """Addresses of songs for a page in `folder`.
 
     Args:
-        files: the songs in order of their importance; None for one that is not there.
-        folder: where the page is. `report_files/` in it is this function's: earlier contents go.
+        files: the songs, the most important first; None for a missing one.
+        folder: the folder of the page. Its subfolder `report_files/` is replaced.
 
     Returns:
-        An address per song (None for None), and a sentence about songs that stayed where they are:
-        empty when the folder can be moved anywhere.
+        An address per song (None for None), and a sentence about songs that were not copied. It is
+        empty when the folder works anywhere.
     """
     beside = folder / BESIDE
     shutil.rmtree(beside, ignore_errors=True)
@@ -79,12 +84,72 @@ def place_songs(files: Sequence[Path | None], folder: Path) -> tuple[list[str | 
         work.rename(beside)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    words = f"{left} songs were too many to copy: the page plays them from where they are."
-    return sources, words if left else ""
+    note = f"{left} songs were too large to copy. The page plays them from their own folder."
+    return sources, note if left else ""
 
 
 def _copy_name(number: int, file: Path) -> str:
-    """A name that every file system and address takes as it is."""
+    """A file name that every file system and address accepts without quoting."""
     stem = re.sub(r"[^A-Za-z0-9-]+", "_", file.stem)[:60].strip("_")
     ending = re.sub(r"[^A-Za-z0-9.]+", "", file.suffix)
     return f"{number:05d}-{stem}{ending}" if stem else f"{number:05d}{ending}"
+
+
+class Rows(list[dict[str, Any]]):
+    """Rows of songs, pairs or drops: a list that a notebook shows as a table with players."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | Rows:
+        found = super().__getitem__(index)
+        return Rows(found) if isinstance(found, list) else found
+
+    def _repr_html_(self) -> str:
+        return rows_html(self)
+
+
+def rows_html(rows: Sequence[Mapping[str, Any]], limit: int = MOST_ROWS) -> str:
+    """A table of rows as one HTML element, all names escaped.
+
+    Args:
+        rows: rows as `score`, `pairs` or a table of battles have them. A path of a file in one of
+            the columns `SONGS` becomes a player, while all files together fit in `EMBED_BYTES`.
+        limit: the largest number of rows in the table.
+    """
+    from apex_reward.report.document import render  # it loads matplotlib
+
+    shown = [dict(row) for row in rows[:limit]]
+    columns = list(dict.fromkeys(name for row in shown for name in row))
+    room = EMBED_BYTES
+    for row in shown:
+        for name in SONGS:
+            file = row.get(name)
+            if not isinstance(file, (str, Path)) or not Path(file).is_file():
+                continue
+            if (size := Path(file).stat().st_size) <= room:
+                room -= size
+                row[name] = Player(str(file), embedded(Path(file)), f"{name}: {file}")
+    table = [[row.get(name) for name in columns] for row in shown]
+    left = len(rows) - len(shown)
+    return render("report/templates/rows.html", columns=columns, rows=table, left=left)
+
+
+def with_bar(items: Iterable[Item], total: int, name: str) -> Iterable[Item]:
+    """The items with a progress bar in a notebook; without one elsewhere."""
+    if not in_notebook():
+        return items
+    from tqdm.auto import tqdm
+
+    bar: Iterable[Item] = tqdm(items, total=total, desc=name, leave=False)
+    return bar
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    interactive = sys.modules.get("IPython")
+    shell = None if interactive is None else interactive.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

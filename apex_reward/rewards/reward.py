@@ -18,7 +18,7 @@ from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import Unheard
 from apex_reward.model.encode import Lengths, Prompt, Prompts
 from apex_reward.model.inputs import at_loudness
-from apex_reward.report.notebook import Rows, with_bar
+from apex_reward.report.songs import Rows, with_bar
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
 from apex_reward.rewards.load import load_reward_model

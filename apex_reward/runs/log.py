@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,64 @@ import numpy as np
 from transformers import TrainerCallback
 
 from apex_reward.audio.load import Waveform, save_wav
+from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.tables import json_ready, read_jsonl
-from apex_reward.report.run import write_run
+from apex_reward.files.tables import json_ready, read_jsonl, write_json, write_table
+from apex_reward.report.charts import draw_curves
 from apex_reward.runs.completions import CompletionLog
 from apex_reward.runs.settings import plain
+
+
+def before_and_after(steps: Sequence[Sequence[float | None]]) -> dict[str, float]:
+    """Rewards of the first tenth of a run's steps against those of the last tenth.
+
+    Args:
+        steps: rewards of the songs of each step, in order; None for a song without a score.
+
+    Returns:
+        `reward_before` and `reward_after`, the means over the songs of the first and the last tenth
+        of the steps (at least one step), and `reward_std_before`, the standard deviation over the
+        songs of the first tenth.
+
+    Raises:
+        UsageError: the first or the last tenth has no scored song.
+    """
+    tenth = max(1, round(len(steps) / 10))
+    first, last = (
+        [reward for step in part for reward in step if reward is not None]
+        for part in (steps[:tenth], steps[-tenth:])
+    )
+    if not first or not last:
+        raise UsageError("the first or the last tenth of the run has no scored song")
+    return {
+        "reward_before": statistics.fmean(first),
+        "reward_after": statistics.fmean(last),
+        "reward_std_before": statistics.pstdev(first),
+    }
+
+
+def write_run(
+    output: Path,
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    panels: Mapping[str, Sequence[str]],
+    formats: Sequence[str] = ("png",),
+    xlabel: str = "step",
+) -> None:
+    """Write `history.jsonl`, `summary.json` and `curves.png` into a folder.
+
+    Args:
+        output: the folder; it is made if needed.
+        history: a row per logged step, each with `step`.
+        summary: JSON-ready values. A true `demonstration` puts a note on the picture.
+        panels: title of each panel of the picture, and the columns of `history` in it.
+        formats: of the picture, as `save_figure` reads them.
+        xlabel: the meaning of a step, such as `N (candidates per prompt)`.
+    """
+    write_table(output / "history.jsonl", history)
+    write_json(output / "summary.json", summary)
+    note = "reward of a demonstration model" if summary.get("demonstration") else ""
+    draw_curves(history, panels, output / "curves", note, formats, xlabel)
 
 
 class RunLog:

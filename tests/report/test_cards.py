@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apex_reward.report.cards import card, size_category
+from apex_reward.report.markdown import card, size_category
 
 
 def test_a_card_has_a_head_a_title_and_parts() -> None:

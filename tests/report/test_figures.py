@@ -25,7 +25,7 @@ def figures() -> dict[str, Figure]:
         "no value": charts.histogram([np.nan], "margin", "pairs"),
         "bars": charts.bars({HOSTILE: 4, "few": 1}, "candidates"),
         "no bars": charts.bars({}, "candidates"),
-        "paired": charts.paired_bars({HOSTILE: (3, 1)}, "times", ("chosen", "rejected")),
+        "paired": charts.bars({HOSTILE: (3, 1)}, "times", ("chosen", "rejected")),
         "forest": charts.forest([Entry(HOSTILE, 0.6, (0.5, 0.7), "good", "n 3")], "accuracy", 0.5),
         "no forest": charts.forest([], "accuracy"),
         "curves": charts.curves({HOSTILE: Line([0, 1], [0.2, 0.9], [0, 0.5], [0.4, 1])}, "x", "y"),

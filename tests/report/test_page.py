@@ -13,7 +13,7 @@ import torch
 
 from apex_reward import Head, Scores
 from apex_reward.audio import save_wav
-from apex_reward.report import charts, notebook, songs
+from apex_reward.report import charts, songs
 from apex_reward.report.document import (
     Grid,
     Heading,
@@ -22,11 +22,11 @@ from apex_reward.report.document import (
     Words,
     as_markdown,
     as_page,
+    print_blocks,
+    render,
     write_document,
 )
-from apex_reward.report.notebook import Rows, rows_html, with_bar
-from apex_reward.report.page import render
-from apex_reward.report.songs import Player, place_songs
+from apex_reward.report.songs import Player, Rows, place_songs, rows_html, with_bar
 
 HOSTILE = "</script><script>alert('1')</script> \"quoted\" \u202e\x1b | x"
 
@@ -55,10 +55,10 @@ def test_a_page_escapes_every_name() -> None:
     assert "\u202e" not in page
     assert "\x1b" not in page
     assert r"\u202e\x1b" in page
-    assert '<td class="number" data-column="auc">0.552</td>' in page
-    assert '<td class="number" data-column="auc">-</td>' in page
+    assert '<td class="number" data-column="auc"><bdi>0.552</bdi></td>' in page
+    assert '<td class="number" data-column="auc"><bdi>-</bdi></td>' in page
     assert "<b>12,345</b><span>pairs</span>" in page
-    assert page.count("<svg role=") == 2
+    assert page.count("<svg role=") == 3  # the wide one is drawn twice
     assert page.count('<div class="plots">') == 1
     assert not re.search(r'(?:src|href)="?http', page)
     ids = re.findall(r' id="([^"]*)"', page)
@@ -77,6 +77,36 @@ def test_the_same_blocks_as_markdown() -> None:
         "*Second: drawn in `report.html`.*",
         f"| name | auc | song |\n|:--|--:|:--|\n| {shown} | 0.552 | {shown} |\n| b | - | - |\n",
     ]
+
+
+def test_the_same_blocks_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_blocks(blocks())  # type: ignore[arg-type]
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "Findings"
+    assert "12345 pairs, 0.500 share" in lines
+    assert "\x1b" not in "".join(lines)
+    assert max(map(len, lines)) <= 80
+    assert any("0.552" in line for line in lines)
+
+
+def test_one_picture_in_a_row_fills_a_wide_window() -> None:
+    """11 inches are 792 points; on a phone the same figure has its own 4 inches, 288 points."""
+    page = as_page("T", "", [Picture("One", charts.histogram([1, 2], "x", "songs"), "one")])
+    boxes = re.findall(r'viewBox="0 0 ([\d.]+)', page)
+    assert [float(box) for box in boxes] == [288.0, 792.0]
+    two = [Picture(n, charts.histogram([1, 2], "x", "songs"), n) for n in ("one", "two")]
+    assert re.findall(r'viewBox="0 0 ([\d.]+)', as_page("T", "", two)) == ["288", "288"]
+
+
+def test_a_table_marks_what_a_phone_shows_first() -> None:
+    grid = Grid(
+        ["score", "n", "accuracy", "95%", "AUC interval"], [["tj", 9, 0.5, "[0.4, 0.6]", None]]
+    )
+    classes = re.findall(r'<td class="([^"]*)"', as_page("T", "", [grid]))
+    assert classes == ["text first", "number", "number", "number interval", "text interval"]
 
 
 def test_a_document_leaves_its_pictures_when_asked(tmp_path: Path) -> None:
@@ -105,7 +135,7 @@ def test_rows_of_a_notebook_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "<script>alert" not in html
     assert "&lt;b&gt;.wav" in html
     assert "2 of 4 rows." in html
-    monkeypatch.setattr("apex_reward.report.notebook.EMBED_BYTES", 10)
+    monkeypatch.setattr("apex_reward.report.songs.EMBED_BYTES", 10)
     assert rows_html(rows).count("<audio") == 0
     assert "of 2 rows" not in rows_html(rows)
 
@@ -128,7 +158,7 @@ def test_songs_are_embedded_copied_or_left(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(songs, "COPY_BYTES", 3)
     sources, note = place_songs(files, page)
     assert sources[2] == "../in/%E6%97%A5%E6%9C%AC.mp3"
-    assert note == "1 songs were too many to copy: the page plays them from where they are."
+    assert note == "1 songs were too large to copy. The page plays them from their own folder."
     assert sorted(path.name for path in (page / "report_files").iterdir()) == [
         "00000-1.wav", "00001-b.flac",
     ]  # fmt: skip
@@ -153,6 +183,6 @@ def test_a_bar_is_shown_in_a_notebook_only(
 ) -> None:
     assert list(with_bar([1, 2], 2, "songs")) == [1, 2]
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(notebook, "in_notebook", lambda: True)
+    monkeypatch.setattr(songs, "in_notebook", lambda: True)
     assert list(with_bar([1, 2], 2, "songs")) == [1, 2]
     assert "songs" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import write_table
-from apex_reward.report.run import draw_curves
+from apex_reward.report.charts import draw_curves
 
 RISES = 0.05
 Measure = Callable[[Any], float | Sequence[float]]

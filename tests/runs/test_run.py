@@ -9,7 +9,7 @@ import pytest
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
-from apex_reward.report.run import before_and_after, write_run
+from apex_reward.runs.log import before_and_after, write_run
 
 
 def test_before_and_after_by_hand() -> None:
