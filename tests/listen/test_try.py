@@ -176,7 +176,7 @@ def test_pairs_without_votes_show_the_scores_of_their_table(tmp_path):
     assert page.get("/compare/pairs").json() == ["a prompt: a.wav / b.wav"]
     shown = page.get("/compare/pairs/0").text
     assert "a prompt" in shown
-    assert [float(n) for n in re.findall(r'<td class="number">(-?[\d.]+)<', shown)] == [
+    assert [float(n) for n in re.findall(r'<td class="number"[^>]*><bdi>(-?[\d.]+)<', shown)] == [
         2.0,
         0.5,
         1.5,
