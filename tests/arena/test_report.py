@@ -69,9 +69,7 @@ def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
     assert f"{accuracy:.3f}" in markdown
     assert "three &lt;b&gt;" in page
     assert "three <b>" not in page
-    assert (
-        page.count("<figure") == 1 + 2 + 2
-    )  # forest, a reliability curve and a heat map per score
+    assert page.count("<figure") == 1 + 2 + 2  # a forest; per score reliability and systems
     assert f"| TIE | {metrics['dropped']['TIE']} |" in markdown
 
 
