@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apex_reward.model import ApexConfig as ApexConfig
     from apex_reward.model import ApexReward as ApexReward
     from apex_reward.pairs import build_pairs as build_pairs
+    from apex_reward.prompt import Prompt as Prompt
     from apex_reward.rewards.guards import Guard as Guard
     from apex_reward.rewards.guards import Guards as Guards
     from apex_reward.rewards.load import load_reward_model as load_reward_model
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Head": "apex_reward.scores.head",
     "Panel": "apex_reward.rewards.panel",
     "PreferenceHead": "apex_reward.scores.preference",
+    "Prompt": "apex_reward.prompt",
     "Reward": "apex_reward.rewards.reward",
     "RewardMix": "apex_reward.scores.mix",
     "RewardModel": "apex_reward.rewards.protocol",

@@ -196,8 +196,6 @@ def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
         caution=options.caution or 0.0,
         batch_segments=running.batch_segments,
     )
-    for model, name in zip(models, named, strict=True):
-        reward.sources[model.name] = name
     return warned(reward)
 
 

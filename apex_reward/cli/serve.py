@@ -143,8 +143,7 @@ def _on_ray(
         "segment_tail": asked.segment_tail,
         "encoder": asked.encoder,
     }
-    folder = Path() if asked.reward is None else asked.reward.parent
-    values = replica_values(judge, loading, settings, replicas, folder)
+    values = replica_values(judge, loading, settings, replicas)
     host, port = address
     if only_config:
         typer.echo(serve_config(values, host, port), nl=False)

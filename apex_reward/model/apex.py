@@ -6,6 +6,7 @@ L = kept layers (4), W = embedding width, H = heads (2 or 7).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from apex_reward.model.licences import Licence, apex_licences
 from apex_reward.model.precision import cast_encoder, in_full_precision
 from apex_reward.model.predictor import Familiarity, LayerPooling
 from apex_reward.model.published import read_predictor
+from apex_reward.model.source import Source, with_source
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
@@ -295,7 +297,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
             CheckpointError: nothing there, not such a checkpoint, or any missing, extra or
                 misshapen tensor, named with its file.
         """
-        return load_model(cls, name, encoder, **kwargs)
+        return with_source(load_model(cls, name, encoder, **kwargs), _source(name, encoder, kwargs))
 
     @classmethod
     def from_published(
@@ -313,7 +315,18 @@ class ApexReward(PreTrainedModel, EncodedModel):
         """
         hub = hub_options(kwargs)
         parts = read_predictor(local_path(predictor, **hub))
-        return compose(cls, parts, encoder, hub, **kwargs)
+        source = _source(predictor, encoder, {**hub, **kwargs})
+        return with_source(compose(cls, parts, encoder, hub, **kwargs), source)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: constructors initialise, and loading is strict about every tensor."""
+
+
+def _source(name: str | Path, encoder: str | Path | None, options: Mapping[str, Any]) -> Source:
+    """What loads the model again; settings that only code can change are listed in it."""
+    fields = inspect.signature(ApexConfig.__init__).parameters
+    tail, revision = options.get("segment_tail"), options.get("revision")
+    changed = sorted(key for key in options if key in fields and key != "segment_tail")
+    return Source(
+        str(name), None if encoder is None else str(encoder), tail, revision, tuple(changed)
+    )

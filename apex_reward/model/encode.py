@@ -10,7 +10,7 @@ Shape key: B = songs, C = channels, T = samples, N = pieces, n = samples in a pi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,12 +25,13 @@ from apex_reward.model.packing import (
     graph_settings,
     scaled_gradient,
 )
+from apex_reward.prompt import Prompt, prompts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
 Lengths = Tensor | Sequence[int] | None
-Prompt = str | Mapping[str, str]
-Prompts = Sequence[Prompt] | None
+# Texts, or what `prompt_of` reads; models get `Prompt`s.
+Prompts = Sequence[Any] | None
 
 
 @runtime_checkable
@@ -157,8 +158,8 @@ def encoded_songs(
     return features
 
 
-def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> Prompts:
-    """The prompts that a model reads: none if it reads no text.
+def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> list[Prompt] | None:
+    """The prompts as `Prompt`s for a model that reads text; None for another one.
 
     Raises:
         UsageError: it reads text and there are none, or another number than songs.
@@ -173,7 +174,7 @@ def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> 
     if isinstance(prompts, str) or len(prompts) != songs:
         given = "one text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
         raise UsageError(f"{given} for {songs} songs; expected a list with one per song")
-    return prompts
+    return prompts_of(prompts)
 
 
 def encode_pieces(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
 from apex_reward.errors import AudioError, UsageError
-from apex_reward.model.encode import Prompt
+from apex_reward.prompt import Prompt
 from apex_reward.rewards.guards import Guards
 from apex_reward.rewards.parts import Parts, called
 from apex_reward.rewards.queues import EncoderQueue, Feed

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
+from apex_reward.model.files import EMBEDDED_MODEL
+from apex_reward.model.source import Source, with_source
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,9 @@ FOREIGN = {
     "muq-eval": "apex_reward.rewards.foreign.muq_eval:MuQEval",
     "lyrics": "apex_reward.rewards.foreign.lyrics:Lyrics",
 }
+# Those that compose a published head with an encoder of another name.
+COMPOSED = ("songeval", "muq-eval")
+KNOWN = (EMBEDDED_MODEL, *FOREIGN)
 # What a saved folder's config.json says it is.
 MODEL_TYPES = {
     **{f"apex_reward_{name.replace('-', '_')}": name for name in FOREIGN},
@@ -36,7 +41,7 @@ MODEL_TYPES = {
 
 
 def load_reward_model(
-    name: str | Path,
+    name: str | Path | Source,
     *,
     encoder: str | None = None,
     device: str | None = None,
@@ -50,8 +55,9 @@ def load_reward_model(
         name: `apex-tiny` (embedded), a hub id or folder of an APEX model, a folder that
             `apex-reward import` wrote, `songeval`, `clap`, `tunejury`, `audiobox`, `muq-eval` or
             `lyrics` (also `songeval:FOLDER`), the address of a server (`http://...`), or
-            `package.module:Class`.
-        encoder: hub id or folder of the encoder, in place of the one that an APEX model names.
+            `package.module:Class`; or the `Source` of a model, whose fields are the defaults of
+            the options here.
+        encoder: hub id or folder of the encoder, in place of the one that the model names.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, ...; None takes a GPU where there is one.
         dtype: of the encoder: `float32`, `bfloat16` or `float16`; heads keep float32, and a dtype
             that the device computes wrongly falls back to float32 with a warning.
@@ -63,7 +69,11 @@ def load_reward_model(
         UsageError: no such model, device, dtype or segment tail; options that it does not take.
         CheckpointError: files that are missing, damaged or of another layout.
     """
-    text, place = str(name), usable_device(device)
+    source = Source(str(name)) if isinstance(name, (str, Path)) else name
+    text, place = source.name, usable_device(device)
+    encoder, segment_tail = encoder or source.encoder, segment_tail or source.segment_tail
+    if source.revision is not None:
+        hub.setdefault("revision", source.revision)
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if text.startswith(("http://", "https://")):
@@ -75,14 +85,19 @@ def load_reward_model(
     if kind not in FOREIGN:
         folder, kind = text, _kind_of(text)
     if kind in FOREIGN:
-        _no_options(text, encoder=encoder, segment_tail=segment_tail)
+        _no_options(text, segment_tail=segment_tail)
+        if encoder is not None and kind in COMPOSED:
+            hub["encoder"] = encoder
+        else:
+            _no_options(text, encoder=encoder)
         made = _foreign(kind, folder, hub)
     elif ":" in text and not Path(text).exists():
         _no_options(text, encoder=encoder, segment_tail=segment_tail)
         made = _own_class(text)
     else:
         made = _apex(text, encoder, segment_tail, hub)
-    return _placed(made, place, dtype)
+    source = Source(text, encoder, segment_tail, hub.get("revision"))
+    return with_source(_placed(made, place, dtype), source)
 
 
 def usable_device(device: str | None) -> torch.device:

@@ -18,7 +18,6 @@ from torch import Tensor
 from apex_reward.model.encode import (
     EncodedModel,
     Lengths,
-    Prompt,
     Prompts,
     SongEncoder,
     check_prompts,
@@ -151,11 +150,8 @@ class Parts:
         return getattr(self.parts[0].model, name, None) if len(self.parts) == 1 else None
 
     def texts(self, part: Part, prompts: Prompts, songs: int) -> Prompts:
-        """The prompts as a member takes them: none, texts, or texts with lyrics."""
-        texts = check_prompts(part.model.name, part.model.reads_text, prompts, songs)
-        if texts is None or getattr(part.model, "reads_lyrics", False):
-            return texts
-        return [prompt_text(prompt) for prompt in texts]
+        """The prompts as a member takes them: `Prompt`s, or None where it reads none."""
+        return check_prompts(part.model.name, part.model.reads_text, prompts, songs)
 
     def _scored(self, part: Part, features: Sequence[Tensor], prompts: Prompts) -> Scores:
         model: Any = part.model
@@ -178,8 +174,3 @@ def called(
     scores = model(mono, sample_rate, lengths=lengths, prompts=prompts)
     return Scores({head.name: scores[head.name] for head in model.heads}, list(model.heads),
                   getattr(scores, "members", None))  # fmt: skip
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """The text of a prompt that may come with lyrics: `{"prompt": ..., "lyrics": ...}`."""
-    return prompt if isinstance(prompt, str) else str(prompt.get("prompt") or "")

@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.saved import reward_values, source_of
+from apex_reward.model.source import source_of
+from apex_reward.rewards.saved import reward_values
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -23,7 +24,7 @@ def provenance(reward: Reward) -> dict[str, Any]:
     parts = reward.parts.parts
     return {
         "version": package_version(),
-        "models": {part.name or part.model.name: _about(reward, part.model) for part in parts},
+        "models": {part.name or part.model.name: _about(part.model) for part in parts},
         "reward": _values(reward),
         "batch_segments": reward.batch_segments,
         "demonstration": reward.demonstration,
@@ -51,9 +52,9 @@ def _values(reward: Reward) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "models"}
 
 
-def _about(reward: Reward, model: Any) -> dict[str, Any]:
+def _about(model: Any) -> dict[str, Any]:
     try:
-        source = reward.sources.get(model.name) or source_of(model)
+        source = str(source_of(model))
     except UsageError:
         source = f"{type(model).__module__}.{type(model).__qualname__}"
     config = getattr(model, "config", None)

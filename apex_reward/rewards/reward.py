@@ -16,8 +16,10 @@ from torch import Tensor
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import Unheard
-from apex_reward.model.encode import Lengths, Prompt, Prompts
+from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import at_loudness
+from apex_reward.model.source import Source
+from apex_reward.prompt import prompts_of
 from apex_reward.report.songs import Rows, with_bar
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
@@ -26,6 +28,12 @@ from apex_reward.rewards.panel import Panel, parts_of
 from apex_reward.rewards.parts import Parts
 from apex_reward.rewards.protocol import RewardModel, check_model
 from apex_reward.rewards.rows import Row, segment_rows, song_row
+from apex_reward.rewards.saved import (
+    load_reward,
+    reward_of_values,
+    reward_values,
+    save_reward,
+)
 from apex_reward.rewards.songs import TensorSong, gather
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
@@ -34,7 +42,7 @@ from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
 WHOLE_SECONDS = 10.0
-Model = RewardModel | str | Path
+Model = RewardModel | str | Path | Source
 Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
@@ -74,7 +82,7 @@ class Reward:
         caution: float = 0.0,
         batch_segments: int | None = None,
     ) -> None:
-        self.sources, self.model = _models(model)
+        self.model = _model(model)
         self.parts = parts_of(self.model)
         self.mix: RewardMix | PreferenceHead = resolve_mix(mix, self.model)
         self.loudness = loudness
@@ -89,6 +97,15 @@ class Reward:
     def heads(self) -> tuple[Head, ...]:
         """The heads that rows have a column for, in order."""
         return tuple(self.model.heads)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What each model was loaded from, by its name; its class where it was made in code."""
+        models = {part.name or part.model.name: part.model for part in self.parts.parts}
+        return {
+            name: str(getattr(model, "source", None) or type(model).__qualname__)
+            for name, model in models.items()
+        }
 
     @property
     def sample_rate(self) -> int:
@@ -210,6 +227,7 @@ class Reward:
     ) -> Iterator[SongResult]:
         """What the models made of each song: paths are decoded ahead, others are in memory."""
         self.parts.check_prompts(prompts, len(songs))
+        prompts = None if prompts is None else prompts_of(prompts)
         songs = [TensorSong.failed(s.reason, s) if isinstance(s, Unheard) else s for s in songs]
         paths = [song for song in songs if isinstance(song, str)]
         decoded = decode_songs(paths, self.decode_settings, workers)
@@ -239,8 +257,6 @@ class Reward:
         Raises:
             UsageError: a model or a guard that was made in code and has no name to load it by.
         """
-        from apex_reward.rewards.saved import save_reward
-
         save_reward(self, path)
 
     @classmethod
@@ -253,9 +269,16 @@ class Reward:
         Raises:
             DataError: no such file, or not a saved reward; all problems are listed together.
         """
-        from apex_reward.rewards.saved import load_reward
+        return load_reward(cls, path, **options)
 
-        return load_reward(path, **options)
+    def to_values(self) -> dict[str, Any]:
+        """The reward as plain values for `of_values`; local models by absolute paths."""
+        return reward_values(self)
+
+    @classmethod
+    def of_values(cls, values: Any, **options: Any) -> Reward:
+        """Inverse of `to_values`; options and errors as in `load`."""
+        return reward_of_values(cls, values, **options)
 
     def _heard(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts
@@ -296,27 +319,19 @@ def as_reward(model: Models | Reward, mix: Mix | None = None, **options: Any) ->
     return model
 
 
-def _models(model: Models) -> tuple[dict[str, str | None], RewardModel]:
-    """What each model was named as, by its name, and the model or the panel of them."""
+def _model(model: Models) -> RewardModel:
+    """The model, or the panel of several."""
     if isinstance(model, Mapping):
-        named = {str(name): _loaded(item) for name, item in model.items()}
-        return {n: source for n, (source, _) in named.items()}, Panel(
-            {n: found for n, (_, found) in named.items()}
-        )
+        return Panel({str(name): _loaded(one) for name, one in model.items()})
     if isinstance(model, Sequence) and not isinstance(model, str):
-        loaded = [_loaded(item) for item in model]
-        panel = Panel([found for _, found in loaded])
-        return {found.name: source for source, found in loaded}, panel
-    if isinstance(model, Panel):
-        return dict.fromkeys(model.models), model
-    source, found = _loaded(model)
-    return {found.name: source}, found
+        return Panel([_loaded(one) for one in model])
+    return _loaded(model)
 
 
-def _loaded(model: Model) -> tuple[str | None, RewardModel]:
-    if isinstance(model, (str, Path)):
-        return str(model), load_reward_model(str(model))
-    return None, check_model(model)
+def _loaded(model: Model) -> RewardModel:
+    if isinstance(model, (str, Path, Source)):
+        return load_reward_model(model)
+    return check_model(model)
 
 
-__all__ = ["Models", "Prompt", "Reward", "as_reward"]
+__all__ = ["Models", "Reward", "as_reward"]

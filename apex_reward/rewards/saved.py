@@ -1,108 +1,89 @@
-"""A `Reward` as a YAML file: models by name, mix, loudness, guards, caution."""
+"""A `Reward` as a YAML file: models by their sources, mix, loudness, guards, caution."""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from apex_reward.errors import ApexError, DataError, UsageError
+import yaml
+
+from apex_reward.errors import ApexError, DataError
 from apex_reward.files.tables import write_text
-from apex_reward.rewards.guards import Guards
-from apex_reward.rewards.load import load_reward_model
+from apex_reward.model.source import Source, source_of
+from apex_reward.rewards.guards import Action, Guards
+from apex_reward.rewards.load import KNOWN, load_reward_model
+from apex_reward.rewards.panel import Panel
 from apex_reward.scores.mix import RewardMix
 
 if TYPE_CHECKING:
-    from apex_reward.rewards.protocol import RewardModel
     from apex_reward.rewards.reward import Reward
 
 KEYS = ("models", "mix", "loudness", "guards", "caution")
 
 
-def reward_values(reward: Reward) -> dict[str, Any]:
+def reward_values(reward: Reward, folder: Path | None = None) -> dict[str, Any]:
     """The reward as plain values, JSON- and YAML-ready.
+
+    Args:
+        folder: of the file that gets the values; models inside it are named relative to it. Other
+            local models, and all of them without a folder, are named by absolute paths.
 
     Raises:
         UsageError: a model or a guard that was made in code and has no name to load it by.
     """
-    from apex_reward.rewards.panel import Panel
-
     model = reward.model
-    members = model.models if isinstance(model, Panel) else {model.name: model}
-    sources = {name: reward.sources.get(name) or source_of(m) for name, m in members.items()}
-    models: Any = sources if isinstance(model, Panel) else next(iter(sources.values()))
-    mix = reward.mix
+    models: Any
+    if isinstance(model, Panel):
+        models = {name: _plain(source_of(one), folder) for name, one in model.models.items()}
+    else:
+        models = _plain(source_of(model), folder)
     return {
         "models": models,
-        "mix": mix.to_dict(),
+        "mix": reward.mix.to_dict(),
         "loudness": reward.loudness,
-        "guards": reward.guards.to_dict() if reward.guards.guards else None,
+        "guards": _plain_guards(reward.guards),
         "caution": reward.caution,
     }
 
 
-def source_of(model: RewardModel) -> str:
-    """The name that loads a model: what it was loaded from, else its class.
-
-    Raises:
-        UsageError: neither finds it again.
-    """
-    config = getattr(model, "config", None)
-    named = getattr(config, "name_or_path", None) or getattr(model, "name_or_path", None)
-    if named:
-        return str(named)
-    kind = type(model)
-    found: Any = sys.modules.get(kind.__module__)
-    for part in kind.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is not kind or kind.__module__ == "__main__":
-        raise UsageError(
-            f"the model {model.name} was made in code and has no name to load it by; save it "
-            "(save_pretrained) and name the folder, or put its class into an importable module"
-        )
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
 def save_reward(reward: Reward, path: str | Path) -> None:
     """Write `reward_values` as YAML, whole."""
-    import yaml
-
-    text = yaml.safe_dump(reward_values(reward), sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+    values = reward_values(reward, Path(path).resolve().parent)
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def load_reward(path: str | Path, **options: Any) -> Reward:
+def load_reward(kind: type[Reward], path: str | Path, **options: Any) -> Reward:
     """Read what `save_reward` wrote, or a person in its form; see `Reward.load`."""
-    import yaml
-
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a reward file (YAML)") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as YAML: {error}") from error
-    return reward_of_values(values, path, **options)
+    return reward_of_values(kind, values, path, **options)
 
 
-def reward_of_values(values: Any, path: str | Path = "reward.yaml", **options: Any) -> Reward:
+def reward_of_values(
+    kind: type[Reward], values: Any, path: str | Path = "reward.yaml", **options: Any
+) -> Reward:
     """The reward of `reward_values`.
 
     Args:
+        kind: `Reward`.
         path: the file that they stood in, for messages and for folders named beside it.
         options: of `load_reward_model`.
 
     Raises:
         DataError: not such values; all problems are listed together.
     """
-    from apex_reward.rewards.reward import Reward
-
     if problems := _problems(values):
         raise DataError.listing(f"{path} is no reward", problems)
-    sources, models = _models(values["models"], Path(path).parent, options)
     try:
-        reward = Reward(
-            models,
+        return kind(
+            _models(values["models"], Path(path).parent, options),
             _mix(values.get("mix")),
             loudness=values.get("loudness"),
             guards=_guards(values.get("guards")),
@@ -110,8 +91,6 @@ def reward_of_values(values: Any, path: str | Path = "reward.yaml", **options: A
         )
     except ApexError as error:
         raise type(error)(f"{path}: {error}") from error
-    reward.sources.update(sources)
-    return reward
 
 
 def _problems(values: Any) -> list[str]:
@@ -129,32 +108,47 @@ def _problems(values: Any) -> list[str]:
     return problems
 
 
-def _models(given: Any, folder: Path, options: dict[str, Any]) -> tuple[dict[str, str], Any]:
-    """What each model is loaded from, and the models as `Reward` takes them."""
-    if isinstance(given, str):
-        model = load_reward_model(_beside(given, folder), **options)
-        return {model.name: given}, model
-    if isinstance(given, Mapping):
-        loaded = {
-            str(n): load_reward_model(_beside(str(source), folder), **options)
-            for n, source in given.items()
-        }
-        return {str(n): str(source) for n, source in given.items()}, loaded
-    models = [load_reward_model(_beside(str(source), folder), **options) for source in given]
-    return {m.name: str(s) for m, s in zip(models, given, strict=True)}, models
+def _models(given: Any, folder: Path, options: dict[str, Any]) -> Any:
+    """The models as `Reward` takes them: one, a list, or a mapping of names."""
+    if isinstance(given, list):
+        return [_loaded(one, folder, options) for one in given]
+    if isinstance(given, Mapping) and "name" not in given:
+        return {str(name): _loaded(one, folder, options) for name, one in given.items()}
+    return _loaded(given, folder, options)
 
 
-def _beside(source: str, folder: Path) -> str:
-    """A folder named relative to the reward's file, where it is not one from here."""
-    there = folder / source
-    return str(there) if not Path(source).exists() and there.is_dir() else source
+def _loaded(given: Any, folder: Path, options: dict[str, Any]) -> Any:
+    return load_reward_model(Source.of_plain(given).located(folder, KNOWN), **options)
 
 
-def lasting(source: str, folder: Path) -> str:
-    """A model's source that means the same from any folder; hub ids and classes as they are."""
-    kind, colon, rest = source.rpartition(":")
-    found = Path(_beside(rest, folder))
-    return f"{kind}{colon}{found.resolve()}" if found.is_dir() else source
+def _plain(source: Source, folder: Path | None) -> str | dict[str, str]:
+    source = source.located(Path(), KNOWN)
+    if folder is not None:
+        encoder = None if source.encoder is None else _relative(source.encoder, folder)
+        kind, _, rest = source.name.partition(":")
+        name = (
+            f"{kind}:{_relative(rest, folder)}"
+            if kind in KNOWN and rest
+            else (_relative(source.name, folder))
+        )
+        source = replace(source, name=name, encoder=encoder)
+    return source.plain()
+
+
+def _relative(name: str, folder: Path) -> str:
+    """A path inside the folder as seen from there; anything else as it is."""
+    if not os.path.isabs(name) or not Path(name).is_relative_to(folder):
+        return name
+    inside = Path(name).relative_to(folder).as_posix()
+    return f"./{inside}" if inside in KNOWN else inside
+
+
+def _plain_guards(guards: Guards) -> Any:
+    """None, an action where the guards are the default ones, or all of them in full."""
+    if not guards.guards:
+        return None
+    known = [action for action in get_args(Action) if guards == Guards.default(action)]
+    return known[0] if known else guards.to_dict()
 
 
 def _mix(value: Any) -> Any:

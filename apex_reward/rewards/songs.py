@@ -5,16 +5,21 @@ Shape key: C = channels, T = samples, n = samples of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from apex_reward.audio.decoding import DecodedSong, DecodeSettings, decode_song, song_of_bytes
+from apex_reward.audio.decoding import song_of as song_of_array
+from apex_reward.audio.decoding.decode import PLAIN
 from apex_reward.audio.load import Waveform
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.errors import ApexError, AudioError, UsageError
+from apex_reward.files.songs_inside import Unheard
 from apex_reward.model.inputs import INTEGER_LIKE_PEAK, mono_mix
 
 
@@ -100,6 +105,84 @@ class TensorSong:
         return None
 
 
+def song_of(
+    cell: Any,
+    sample_rate: int | None = None,
+    name: str = "",
+    settings: DecodeSettings = PLAIN,
+) -> DecodedSong:
+    """The song of one cell, whatever its form; a cell without one is a song with an `error`.
+
+    Args:
+        cell: a path; bytes of an audio file; a mapping with `array` and `sampling_rate`, `bytes`
+            or `path` (an Audio column of `datasets`); a decoder of such a column; a float tensor or
+            array (T,) or (C, T) in [-1, 1]; a pair (samples, rate); a `Waveform`; or None.
+        sample_rate: Hz of samples that come without a rate.
+        name: what rows call a song that has no path.
+        settings: what its flags are measured against.
+
+    Raises:
+        UsageError: samples without a rate. Everything else is the song's own `error`.
+    """
+    try:
+        return _song_of(cell, sample_rate, name, settings)
+    except NoRateError:
+        raise
+    except Exception as error:
+        reason = f"cannot be read: {type(error).__name__}: {error}"
+        return DecodedSong.failed(name, str(error) if isinstance(error, ApexError) else reason)
+
+
+class NoRateError(UsageError):
+    """Samples came without a rate, and no rate is given for them."""
+
+
+def _song_of(
+    cell: Any, sample_rate: int | None, name: str, settings: DecodeSettings
+) -> DecodedSong:
+    if isinstance(cell, Unheard):
+        return DecodedSong.failed(str(cell), cell.reason)
+    if isinstance(cell, (str, PathLike)) and str(cell):
+        return decode_song(fspath(cell), settings)
+    if isinstance(cell, bytes):
+        return song_of_bytes(cell, name, settings)
+    if isinstance(cell, Mapping):
+        name = str(cell.get("path") or name)
+        if cell.get("array") is not None:
+            cell = (cell["array"], cell.get("sampling_rate"))
+        else:
+            inner = cell.get("bytes") or cell.get("path")
+            return _song_of(inner, sample_rate, name, settings)
+    samples, rate = _samples(cell)
+    if samples is None:
+        return DecodedSong.failed(name, "is empty: no audio is given")
+    array = np.asarray(samples)
+    rate = sample_rate if rate is None else rate
+    if rate is None:
+        raise NoRateError(
+            f"{name or 'a song'} is samples without a rate; pass sample_rate= in Hz, or give "
+            "(samples, rate), a Waveform or a path"
+        )
+    return song_of_array(array, int(rate), name, settings)
+
+
+def _samples(cell: Any) -> tuple[Any, Any]:
+    """The samples of a cell, and their rate where it holds one; None where it holds no samples."""
+    rate = None
+    if isinstance(cell, Waveform):
+        return cell.samples, cell.sample_rate
+    if hasattr(cell, "get_all_samples"):
+        decoded = cell.get_all_samples()
+        cell, rate = decoded.data, decoded.sample_rate
+    elif isinstance(cell, (tuple, list)) and [np.ndim(one) > 0 for one in cell] == [True, False]:
+        cell, rate = cell
+    if isinstance(cell, Tensor):
+        kept = cell.detach().cpu()
+        return (kept.float() if kept.is_floating_point() else kept), rate
+    empty = cell is None or isinstance(cell, str) or (isinstance(cell, float) and cell != cell)
+    return (None if empty else cell), rate
+
+
 def as_song(item: Any, sample_rate: int | None, number: int) -> TensorSong:
     """A song of a `Waveform`, a tensor or an array; `number` names it where it has no name.
 
@@ -148,8 +231,6 @@ def to_device(samples: Tensor, device: torch.device) -> Tensor:
 
 def gather(songs: Sequence[Any], sample_rate: int | None) -> list[Any]:
     """Paths as text, everything else as a song in memory."""
-    from os import PathLike, fspath
-
     return [
         fspath(song) if isinstance(song, (str, PathLike)) else as_song(song, sample_rate, number)
         for number, song in enumerate(songs)

@@ -122,15 +122,13 @@ def build_reward(
     )
     if shortest is not None and made.guards:
         made = made.limit("duration", low=shortest)
-    reward = Reward(
+    return Reward(
         model,
         settings.mix or DEFAULT_MIX,
         loudness=loudness if settings.loudness is None else settings.loudness,
         guards=made,
         caution=settings.caution or 0.0,
     )
-    reward.sources[model.name] = name
-    return reward
 
 
 def build_judge(

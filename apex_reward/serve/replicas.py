@@ -9,11 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.saved import lasting, reward_of_values, reward_values
 from apex_reward.scoring.engine_ray import start_ray
 from apex_reward.serve.app import make_app
 from apex_reward.serve.batching import OnBatch
@@ -32,7 +30,6 @@ def replica_values(
     loading: Mapping[str, Any],
     settings: ServeSettings,
     replicas: int,
-    folder: Path = Path(),
 ) -> dict[str, Any]:
     """All that replicas are made of, as JSON- and YAML-ready values; `application` takes them.
 
@@ -41,20 +38,13 @@ def replica_values(
         loading: options of `load_reward_model` on the replicas.
         settings: paths in them are the same on every machine.
         replicas: how many.
-        folder: that models may be named beside.
 
     Raises:
         UsageError: a model or a guard that has no name to load it by; a mix that needs groups.
     """
     reward.check_single()
-    values = reward_values(reward)
-    models = values["models"]
-    if isinstance(models, str):
-        values["models"] = lasting(models, folder)
-    else:
-        values["models"] = {name: lasting(source, folder) for name, source in models.items()}
     return {
-        "reward": values,
+        "reward": reward.to_values(),
         "loading": {name: value for name, value in loading.items() if value is not None},
         "batch_segments": reward.batch_segments,
         "settings": settings.plain(),
@@ -112,7 +102,7 @@ def application(args: dict[str, Any]) -> Any:
 
 def replica_app(args: Mapping[str, Any]) -> FastAPI:
     """The application inside one replica; its counts go to Ray's metrics too."""
-    reward = reward_of_values(args["reward"], **args["loading"])
+    reward = Reward.of_values(args["reward"], **args["loading"])
     reward.batch_segments = args["batch_segments"]
     return make_app(reward, ServeSettings.of_plain(args["settings"]), _counted())
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from torch import Tensor
 
+from apex_reward import ApexReward, Guards, load_reward_model
 from apex_reward.errors import ApexError, DataError
-from apex_reward.rewards.saved import lasting, load_reward, source_of
+from apex_reward.model import save_predictor
+from apex_reward.rewards.reward import Reward
+from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
-from tests.support import tiny_model
+from apex_reward.scores.scores import Scores
+from tests.muq_support import tiny_songeval
+from tests.support import tiny_model, write_best_model, write_mert_folder
 
 
 @pytest.fixture
@@ -27,10 +35,10 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize(("models", "head"), [("model", "clarity"), ("[model]", "apex.clarity")])
 def test_a_model_beside_the_file_and_a_mix_in_words(folder: Path, models: str, head: str) -> None:
-    reward = load_reward(written(folder, f"models: {models}\nmix: {head}=2\n"), device="cpu")
+    reward = Reward.load(written(folder, f"models: {models}\nmix: {head}=2\n"), device="cpu")
     assert reward.mix.weights == {head: 2.0}
     assert (reward.loudness, reward.caution) == (None, 0.0)
-    assert list(reward.sources.values()) == ["model"]
+    assert list(reward.sources.values()) == [str(folder / "model")]
 
 
 def test_models_by_name_and_a_mix_with_its_normalisation(folder: Path) -> None:
@@ -39,10 +47,10 @@ def test_models_by_name_and_a_mix_with_its_normalisation(folder: Path) -> None:
         "models: {one: model, two: model}\nloudness: -20\n"
         "mix: {weights: {one.clarity: 1, two.clarity: 2}, normalization: none}\n",
     )
-    reward = load_reward(path, device="cpu")
+    reward = Reward.load(path, device="cpu")
     assert reward.mix == RewardMix({"one.clarity": 1.0, "two.clarity": 2.0}, "none")
     assert reward.loudness == -20
-    assert reward.sources == {"one": "model", "two": "model"}
+    assert reward.sources == dict.fromkeys(("one", "two"), str(folder / "model"))
 
 
 @pytest.mark.parametrize(
@@ -58,33 +66,97 @@ def test_models_by_name_and_a_mix_with_its_normalisation(folder: Path) -> None:
 )
 def test_files_that_are_no_reward(folder: Path, text: str, message: str) -> None:
     with pytest.raises(ApexError, match=message):
-        load_reward(written(folder, text), device="cpu")
+        Reward.load(written(folder, text), device="cpu")
     with pytest.raises(DataError, match="gone.yaml does not exist"):
-        load_reward(folder / "gone.yaml")
+        Reward.load(folder / "gone.yaml")
 
 
-def test_sources_mean_the_same_from_any_folder(folder: Path) -> None:
-    assert lasting("model", folder) == str(folder / "model")
-    assert lasting("songeval:model", folder) == f"songeval:{folder / 'model'}"
-    assert lasting("amaai-lab/apex", folder) == "amaai-lab/apex"
-    assert lasting("mine.rewards:Model", folder) == "mine.rewards:Model"
-    relative = os.path.relpath(folder / "model")
-    assert lasting(relative, folder / "elsewhere") == str(folder / "model")
+SONG = torch.randn(1, 40 * 24_000, generator=torch.Generator().manual_seed(1)) * 0.1
 
 
-class Found:
-    """A class that its module gives."""
+class Own:
+    """A reward model of one's own."""
+
+    name, heads, sample_rate, differentiable, reads_text = (
+        "own",
+        (Head("x", -1.0, 1.0),),
+        24_000,
+        True,
+        False,
+    )
+
+    def __call__(self, waveforms: Tensor, sample_rate: int, **_: object) -> Scores:
+        return Scores({"x": waveforms.mean(dim=1)}, self.heads)
 
 
-def test_a_model_is_found_again_by_what_it_was_loaded_from_or_by_its_class() -> None:
-    class Hidden:
-        """A class that no module gives."""
+def value(reward: Reward) -> float:
+    with torch.no_grad():
+        return reward(SONG, 24_000).item()
 
-        name = "hidden"
 
-    model = Found()
-    assert source_of(model) == f"{__name__}:Found"
-    model.name_or_path = "somewhere"
-    assert source_of(model) == "somewhere"
-    with pytest.raises(ApexError, match="the model hidden was made in code and has no name"):
-        source_of(Hidden())
+def saved_and_loaded(reward: Reward, path: Path) -> Reward:
+    """Loaded from another working folder."""
+    reward.save(path)
+    with contextlib.chdir("/"):
+        return Reward.load(path, device="cpu")
+
+
+def test_every_way_to_make_a_model_is_saved_with_its_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last ten seconds of 40 s weigh more as a padded segment than masked."""
+    monkeypatch.chdir(folder)
+    model = ApexReward.from_pretrained("model", segment_tail="mask")
+    save_predictor(folder / "best", model.config, model.predictor, model.pooling)
+    ways = {
+        "object": model,
+        "composed": ApexReward.from_pretrained("best", encoder="model"),
+        "named": load_reward_model("model", device="cpu", segment_tail="drop"),
+        "changed": ApexReward.from_pretrained("model"),
+    }
+    ways["changed"].config.segment_tail = "drop"
+    values = {}
+    for name, made in ways.items():
+        reward = Reward(made, mix="clarity=1")
+        values[name] = value(reward)
+        assert value(saved_and_loaded(reward, folder / f"{name}.yaml")) == values[name]
+    assert values["object"] != values["changed"] == values["named"]
+    panel = Reward([model, load_reward_model(f"{__name__}:Own", device="cpu")], "apex.clarity=1")
+    assert value(saved_and_loaded(panel, folder / "panel.yaml")) == values["object"]
+
+
+def test_published_files_are_composed_again(tmp_path: Path) -> None:
+    small = {"conv_dim": [8] * 7, "intermediate_size": 16, "num_hidden_layers": 12}
+    head = write_best_model(tmp_path / "best_model.pt", "full", 2)
+    encoder = write_mert_folder(tmp_path / "encoder", small)
+    model = ApexReward.from_published(head, encoder)
+    reward = Reward(model, mix="clarity=1")
+    assert value(saved_and_loaded(reward, tmp_path / "reward.yaml")) == value(reward)
+
+
+def test_a_file_names_models_beside_it_and_the_default_guards_in_short(folder: Path) -> None:
+    model = load_reward_model(str(folder / "model"), device="cpu", segment_tail="mask")
+    path = folder / "reward.yaml"
+    Reward(model, "clarity=1", guards="penalty").save(path)
+    values = yaml.safe_load(path.read_text())
+    assert values["models"] == {"name": "model", "segment_tail": "mask"}
+    assert values["guards"] == "penalty"
+    assert Reward.load(path, device="cpu").guards == Guards.default("penalty")
+    Reward("apex-tiny", guards=Guards.default("flag").limit("dc", high=0.1)).save(path)
+    values = yaml.safe_load(path.read_text())
+    assert (values["models"], len(values["guards"]["guards"])) == ("apex-tiny", 9)
+
+
+def test_weights_of_a_foreign_model_lie_beside_the_file(folder: Path) -> None:
+    tiny_songeval().save_pretrained(folder / "weights")
+    text = "models: songeval:weights\nmix: coherence=1\n"
+    reward = Reward.load(written(folder, text), device="cpu")
+    assert reward.sources == {"songeval": f"songeval:{folder / 'weights'}"}
+    reward.save(folder / "again.yaml")
+    assert yaml.safe_load((folder / "again.yaml").read_text())["models"] == "songeval:weights"
+
+
+def test_a_model_made_in_code_is_refused(folder: Path) -> None:
+    for model in (tiny_model(), Own()):
+        with pytest.raises(ApexError, match=f"the model {model.name} was made in code"):
+            Reward(model, f"{model.heads[0].name}=1", guards=None).save(folder / "reward.yaml")

@@ -15,6 +15,7 @@ from apex_reward.errors import UsageError
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, Licence, licence
+from apex_reward.model.source import Source
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -46,6 +47,8 @@ class Audiobox:
 
     def __init__(self, predictor: Any = None) -> None:
         self._predictor = _predictor() if predictor is None else predictor
+        if predictor is None:
+            self.source = Source(self.name)
 
     def __call__(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None

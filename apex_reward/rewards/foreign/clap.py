@@ -15,6 +15,7 @@ from apex_reward.model.encode import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import PUBLISHED_CLAP, ClapEncoder, load_clap, save_clap
 from apex_reward.model.licences import CLAP, CODE, Licence
 from apex_reward.model.precision import FrozenModule
+from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -76,4 +77,5 @@ class Clap(EncodedModel, FrozenModule):
         Raises:
             CheckpointError: as `apex_reward.model.encoders.clap_files.load_clap`.
         """
-        return cls(load_clap(PUBLISHED_CLAP if str(name) == "clap" else name, **hub))
+        model = cls(load_clap(PUBLISHED_CLAP if str(name) == "clap" else name, **hub))
+        return with_source(model, Source.of_kind(cls.name, name, **hub))

@@ -19,6 +19,7 @@ from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.files import local_path
 from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, Licence, licence
+from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
@@ -43,6 +44,8 @@ class Lyrics:
     without words: 1 where the transcript is empty, else 0. A transcriber makes errors too, more of
     them on loud music: use the head to compare songs, not as the share of wrong words.
 
+    It reads the lyrics of `Prompt`s; called directly, it takes lyrics as plain texts too.
+
     Args:
         transcriber: mono float32 samples (T,) in [-1, 1] and their rate in Hz to a text.
             `Lyrics.from_pretrained` makes one from a speech recogniser.
@@ -57,7 +60,6 @@ class Lyrics:
     sample_rate = 16_000
     differentiable = False
     reads_text = True
-    reads_lyrics = True
     licences: ClassVar[list[Licence]] = [
         CODE,
         licence("whisper-small weights", "Apache-2.0", True, HUB + DEFAULT_TRANSCRIBER),
@@ -122,7 +124,8 @@ class Lyrics:
         Raises:
             CheckpointError: it cannot be loaded.
         """
-        return cls(PipelineTranscriber(str(name), **hub))
+        model = cls(PipelineTranscriber(str(name), **hub))
+        return with_source(model, Source.of_kind(cls.name, name, **hub))
 
 
 def normalized(text: str, unit: Unit = "word") -> str:

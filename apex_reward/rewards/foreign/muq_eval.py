@@ -41,6 +41,7 @@ from apex_reward.model.files import (
 )
 from apex_reward.model.licences import CODE, HUB, MUQ, Licence, licence
 from apex_reward.model.precision import FrozenModel, in_full_precision, placed
+from apex_reward.model.source import Source, with_source
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
@@ -134,12 +135,13 @@ class MuQEval(EncodedModel, FrozenModel):
             "model_type"
         ) == MODEL_TYPE
         if not ours:
-            return cls.from_published(path, encoder, **options, **hub)
+            model = cls.from_published(path, encoder, **options, **hub)
+            return with_source(model, Source.of_kind(cls.name, name, encoder=encoder, **hub))
         model = read_model(
             path, MODEL_TYPE,
             lambda c: _empty(MuqConfig(**c["muq"]), c["attention"], c["inner"]),
         )  # fmt: skip
-        return placed(model, **options)
+        return with_source(placed(model, **options), Source.of_kind(cls.name, name, **hub))
 
     @classmethod
     def from_published(
@@ -185,7 +187,8 @@ class MuQEval(EncodedModel, FrozenModel):
         check_tensors(file, {**own, **unknown}, expected)
         load_muq(source, model.encoder, muq)
         model.load_state_dict(in_float32(_ours(own)), assign=True, strict=False)
-        return placed(model, **options)
+        named = Source.of_kind(cls.name, predictor, encoder=encoder, **hub)
+        return with_source(placed(model, **options), named)
 
 
 class AttentionPooling(nn.Module):

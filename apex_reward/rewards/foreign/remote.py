@@ -27,6 +27,8 @@ from torch import Tensor
 from apex_reward.errors import ApexError, AudioError, UsageError
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import mono_mix
+from apex_reward.model.source import Source
+from apex_reward.prompt import prompt_of
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -63,7 +65,8 @@ class RemoteReward:
         self, servers: str | Sequence[str], token: str | None = None, timeout: float = 120.0
     ) -> None:
         urls = [servers] if isinstance(servers, str) else list(servers)
-        self.name_or_path = urls[0]
+        if len(urls) == 1:
+            self.source = Source(urls[0])
         self.name = "remote"
         self._urls, self._turn = [url.rstrip("/") for url in urls], cycle(range(len(urls)))
         self._token, self._timeout = token, timeout
@@ -181,8 +184,9 @@ def encoded(song: Tensor, sample_rate: int) -> str:
 def _prompt(prompts: Prompts, number: int) -> dict[str, str]:
     if prompts is None:
         return {}
-    prompt = prompts[number]
-    return {"prompt": prompt} if isinstance(prompt, str) else dict(prompt)
+    prompt = prompt_of(prompts[number])
+    words = {} if prompt.lyrics is None else {"lyrics": prompt.lyrics}
+    return {"prompt": str(prompt), **words}
 
 
 def _is_loopback(url: str) -> bool:

@@ -39,6 +39,7 @@ from apex_reward.model.files import (
 )
 from apex_reward.model.licences import CODE, MUQ, Licence, licence
 from apex_reward.model.precision import FrozenModel, in_full_precision, placed
+from apex_reward.model.source import Source, with_source
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -140,11 +141,12 @@ class SongEval(EncodedModel, FrozenModel):
             raise CheckpointError(HOW)
         path = local_path(name, **hub)
         if path.is_file() or not (path / "config.json").is_file():
-            return cls.from_published(path, encoder, **options, **hub)
+            model = cls.from_published(path, encoder, **options, **hub)
+            return with_source(model, Source.of_kind(cls.name, name, encoder=encoder, **hub))
         model = read_model(
             path, MODEL_TYPE, lambda c: _empty(MuqConfig(**c["muq"]), c["feed_forward"])
         )
-        return placed(model, **options)
+        return with_source(placed(model, **options), Source.of_kind(cls.name, name, **hub))
 
     @classmethod
     def from_published(
@@ -179,7 +181,8 @@ class SongEval(EncodedModel, FrozenModel):
         weights = weight_file(folder)
         state, _ = split_muq(weights, read_weights(weights))
         load_muq(weights, model.encoder, state)
-        return placed(model, **options)
+        source = Source.of_kind(cls.name, predictor, encoder=encoder, **hub)
+        return with_source(placed(model, **options), source)
 
 
 class SongEvalHead(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apex_reward.errors import UsageError, listed
 from apex_reward.model.encode import Prompts
+from apex_reward.prompt import Prompt
 
 
 def texts_of(name: str, prompts: Prompts, key: str, *, empty: bool = False) -> list[str]:
@@ -22,7 +23,9 @@ def texts_of(name: str, prompts: Prompts, key: str, *, empty: bool = False) -> l
         raise UsageError(f"{name} needs the {key} of every song; pass prompts=, one per song")
     texts, without = [], []
     for song, item in enumerate(prompts):
-        text = item if isinstance(item, str) or item is None else _of_mapping(name, item, key)
+        text = item.lyrics if key == "lyrics" and isinstance(item, Prompt) else item
+        if not isinstance(text, str | None):
+            text = _of_mapping(name, item, key)
         texts.append((text or "").strip())
         if not texts[-1]:
             without.append(song)

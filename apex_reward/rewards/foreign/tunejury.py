@@ -38,6 +38,7 @@ from apex_reward.model.files import (
 from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
 from apex_reward.model.precision import FrozenModule, in_full_precision
 from apex_reward.model.published import read_encoder_config, read_encoder_state
+from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -141,7 +142,8 @@ class TuneJury(EncodedModel, FrozenModule):
         found = _under("mert.", content)
         check_tensors(file, found, mert.state_dict())
         mert.load_state_dict(found)
-        return cls._composed(file, _under("head.", content), mert, load_clap(folder / "clap"))
+        model = cls._composed(file, _under("head.", content), mert, load_clap(folder / "clap"))
+        return with_source(model, Source.of_kind(cls.name, name, **hub))
 
     @classmethod
     def from_published(

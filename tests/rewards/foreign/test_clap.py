@@ -88,7 +88,6 @@ def test_the_prompt_of_a_mapping_is_the_prompt(model):
         ("one text", "one text for 2 songs"),
         ([PROMPTS[0], " "], "empty for songs 1 of the batch"),
         ([PROMPTS[0], {"lyrics": "la"}], "empty for songs 1 of the batch"),
-        ([PROMPTS[0], 3], "given int 3 as a prompt"),
     ],
 )
 def test_songs_without_a_prompt_are_refused(model, prompts, message):
