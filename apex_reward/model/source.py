@@ -73,7 +73,8 @@ class Source:
                 f"a model is {value!r}; expected a name, or a mapping with the keys "
                 f"{', '.join(KEYS)}"
             )
-        return cls(**{key: None if text is None else str(text) for key, text in value.items()})
+        options = {key: None if text is None else str(text) for key, text in value.items()}
+        return cls(str(options.pop("name")), **options)  # type: ignore[arg-type]
 
     def located(self, beside: Path, known: Collection[str]) -> Source:
         """The source with names of files and folders as absolute paths.

@@ -71,7 +71,7 @@ def test_files_that_are_no_reward(folder: Path, text: str, message: str) -> None
         Reward.load(folder / "gone.yaml")
 
 
-SONG = torch.randn(1, 40 * 24_000, generator=torch.Generator().manual_seed(1)) * 0.1
+SONG = torch.randn(1, 33 * 24_000, generator=torch.Generator().manual_seed(1)) * 0.1
 
 
 class Own:
@@ -104,7 +104,7 @@ def saved_and_loaded(reward: Reward, path: Path) -> Reward:
 def test_every_way_to_make_a_model_is_saved_with_its_numbers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last ten seconds of 40 s weigh more as a padded segment than masked."""
+    """The last three seconds of 33 s weigh less masked than padded, and are dropped."""
     monkeypatch.chdir(folder)
     model = ApexReward.from_pretrained("model", segment_tail="mask")
     save_predictor(folder / "best", model.config, model.predictor, model.pooling)
