@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from apex_reward.cli.groups import with_groups
+from apex_reward.cli.generate import generated
 from apex_reward.errors import ApexError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def add_command(
         name: of the command; None: the function's.
         panel: of the application's help.
     """
-    app.command(name, rich_help_panel=panel)(reports_errors(with_groups(command)))
+    app.command(name, rich_help_panel=panel)(reports_errors(generated(command)))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from apex_reward.cli import app
-from apex_reward.cli.common import add_command, print_table, reports_errors
+from apex_reward.cli.common import print_table, reports_errors
 from apex_reward.errors import AudioError, UsageError
 
 HEAVY = ("torch", "numpy", "transformers", "pyarrow", "matplotlib", "sklearn")
@@ -48,31 +46,6 @@ def test_a_table_for_a_person(capsys):
     assert "Title" in out
     assert "1.235" in out
     assert "-" in out
-
-
-@dataclass(frozen=True)
-class Loud:
-    level: Annotated[float, typer.Option(min=0, help="How loud.", rich_help_panel="Sound")]
-    tail: Annotated[Literal["pad", "drop"], typer.Option("--end")] = "pad"
-
-
-def test_a_group_of_options_reaches_the_command_as_one_dataclass():
-    seen = []
-
-    def play(song: str, loud: Loud, twice: bool = False) -> int:
-        """Play a song."""
-        seen.append((song, loud, twice))
-        return 1
-
-    one = typer.Typer()
-    add_command(one, play)
-    result = CliRunner().invoke(one, ["a.wav", "--level", "2", "--end", "drop", "--twice"])
-    assert result.exit_code == 1
-    assert seen == [("a.wav", Loud(2.0, "drop"), True)]
-    assert CliRunner().invoke(one, ["a.wav", "--level", "1"]).exit_code == 1
-    assert seen[1] == ("a.wav", Loud(1.0), False)
-    assert CliRunner().invoke(one, ["a.wav"]).exit_code == 2
-    assert CliRunner().invoke(one, ["a.wav", "--level", "1", "--end", "no"]).exit_code == 2
 
 
 def commands() -> list[list[str]]:
