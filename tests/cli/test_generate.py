@@ -114,7 +114,7 @@ def test_help_is_the_docstrings_entry() -> None:
     assert "This sentence is not a heading" not in output
     assert any("Loudness of the song, in LUFS. [default: (unchanged)]" in line for line in lines)
     assert any(line.startswith("--low TEXT A bound of the range.") for line in lines)
-    assert any(line.startswith("--balance --no-balance <bool> Balance the sides.") for line in lines)
+    assert any(line.startswith("--balance --no-balance <bool> Balance the") for line in lines)
     assert any("--output -o FILE Result file. [default: (the terminal)]" in line for line in lines)
     assert "Args:" not in output
     assert "A song to play." in output
