@@ -46,7 +46,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from apex_reward.demo.notes import SLOTS
 from apex_reward.files.atomic import atomic
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.stamps import RunStamp
+from apex_reward.files.stamps import Stamp
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.pairs import build_pairs, to_trl
 from apex_reward.rewards.stacks.holdout import StopRule
@@ -137,20 +137,19 @@ class Rounds:
 
     def take_up(self, values: dict[str, Any]) -> None:
         """Begin, or go on behind the rounds of a former run with the same settings."""
-        stamp = RunStamp(
-            self.folder / "ledger.run.json", {k: v for k, v in values.items() if k not in FREE}
-        )
+        stamp = Stamp({k: v for k, v in values.items() if k not in FREE})
+        beside = self.folder / "ledger.run.json"
         if self.own.resume:
             if self.ledger.path.exists():
                 sys.exit(f"{self.ledger.path} is whole: the run is finished")
             former = self.ledger.written()
             if former:
-                stamp.check(self.ledger.partial)
+                stamp.check(beside, self.ledger.partial)
             for row in former:
                 self.keep(row)
         self.ledger.start(len(self.rows))
         self.ledger.path.unlink(missing_ok=True)
-        stamp.write()
+        stamp.write(beside)
 
     def advance(self) -> None:
         """A round: songs of the policy as it is, what is selected of them, a trained adapter.

@@ -23,11 +23,12 @@ from apex_reward.cli.progress import kept_rows, resumable
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
+    from apex_reward.model.encode import Prompts
     from apex_reward.rewards.reward import Reward
     from apex_reward.scoring.engines import Engine
-    from apex_reward.scoring.inputs import Source
+    from apex_reward.scoring.inputs import Input
     from apex_reward.scoring.job import OnRow
-    from apex_reward.scoring.tally import Tally
+    from apex_reward.scoring.rows import Tally
 
 SHORT_NAMES = {
     "score_streams": "streams",
@@ -61,7 +62,7 @@ def score(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt'.",
+            help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt' or 'lyrics'.",
         ),
     ] = None,
     output: Annotated[
@@ -76,7 +77,7 @@ def score(
         bool, typer.Option("--segments", help="Write a second file with a row per segment.")
     ] = False,
     members: Annotated[
-        bool, typer.Option("--members", help="Add what each member of an ensemble says.")
+        bool, typer.Option("--members", help="Add the scores of each member of an ensemble.")
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
@@ -87,21 +88,24 @@ def score(
     Example: apex-reward score songs/ --model apex-tiny --mix aesthetics --output scores.jsonl
     """
     from apex_reward.files.songs_inside import songs_beside
-    from apex_reward.files.tables import check_format
+    from apex_reward.files.tables import check_format, check_output
     from apex_reward.scoring import ScoreSettings, find_songs
-    from apex_reward.scoring.inputs import prompts_of
+    from apex_reward.scoring.inputs import prompts_for
+    from apex_reward.scoring.job import segments_path
 
     if output is None and (segments or resume):
         raise UsageError("--segments and --resume need --output FILE")
     if output is not None:
         check_format(output)
-    sources = find_songs(audio, songs_beside(output))
+        for path in (output, segments_path(output)):
+            check_output(path, [*audio, prompts])
+    sources = find_songs(audio, output and songs_beside(output))
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
     judge = given.build_reward(asked, running)
     settings = ScoreSettings(asked.rewarded, segments, members)
-    texts = prompts_of(sources, prompts, needed=judge.model.reads_text)
+    texts = prompts_for(sources, prompts) if judge.model.reads_text else None
     run = _Run(judge, sources, texts, settings, workers, engine)
     if output is None:
         return run.to_terminal()
@@ -149,37 +153,35 @@ class _Run:
     def __init__(
         self,
         reward: Reward,
-        sources: list[Source],
-        prompts: list[str] | None,
+        sources: list[Input],
+        prompts: Prompts,
         settings: Any,
         workers: int,
         engine: Engine,
     ) -> None:
         self.reward, self.sources, self.prompts = reward, sources, prompts
         self.settings, self.workers, self.engine = settings, workers, engine
-        self.paths = [source.path for source in sources]
 
     def to_file(self, output: Path, resume: bool) -> int:
         """Write every row; name what failed."""
         from apex_reward.scoring import score_to_file
 
         first = self.engine.share.first
-        if resume and output.exists() and first:
-            typer.echo(f"{output} is there already; nothing to do", err=True)
-        columns = [dict(source.columns) for source in self.sources]
-        with _tallying(len(self.paths)) as (tally, on_row), resumable(kept_rows(output)):
+        finished = resume and output.exists() and not kept_rows(output)()
+        with _tallying(len(self.sources)) as (tally, on_row), resumable(kept_rows(output)):
             score_to_file(
                 self.reward,
-                self.paths,
+                self.sources,
                 output,
                 self.settings,
                 prompts=self.prompts,
-                columns=columns if any(columns) else None,
                 workers=self.workers,
                 engine=self.engine,
                 resume=resume,
                 on_row=on_row,
             )
+        if finished and first:
+            typer.echo(f"{output} is finished; nothing to do", err=True)
         if first:
             typer.echo(f"{tally} -> {output}")
         return self.engine.ended(show_failures(tally.reasons, "; see the column 'error'"))
@@ -191,9 +193,9 @@ class _Run:
 
         rows = []
         results = score_songs(
-            self.reward, self.paths, self.prompts, self.settings, workers=self.workers
+            self.reward, self.sources, self.prompts, self.settings, workers=self.workers
         )
-        with _tallying(len(self.paths)) as (tally, on_row):
+        with _tallying(len(self.sources)) as (tally, on_row):
             for row in results:
                 on_row(row, True)
                 if sys.stdout.isatty():
@@ -241,7 +243,7 @@ def _number(name: str, value: float | None) -> str:
 @contextmanager
 def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
     """Counts, and a progress bar that shows them."""
-    from apex_reward.scoring.tally import Tally
+    from apex_reward.scoring.rows import Tally
 
     tally = Tally()
     with progress_bar(

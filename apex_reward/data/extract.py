@@ -20,7 +20,7 @@ from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
 from apex_reward.errors import UsageError
 from apex_reward.files.atomic import writing
-from apex_reward.files.stamps import RunStamp, text_hash
+from apex_reward.files.stamps import Stamp, text_hash
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring.engines import Engine, Worker
@@ -109,17 +109,17 @@ def start(shards: Sequence[Shard], output: Path, resume: bool, teacher: str | No
     """
     work = output / WORK
     manifest = text_hash((s.name, [song.audio_id for song in s.songs]) for s in shards)
-    stamp = RunStamp(work / "plan.json", {"manifest": manifest, "teacher": teacher})
+    stamp, plan = Stamp({"manifest": manifest, "teacher": teacher}), work / "plan.json"
     if not resume:
         for split in dict.fromkeys(shard.split for shard in shards):
             shutil.rmtree(output / split, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
         (output / "failed.jsonl").unlink(missing_ok=True)
-    elif stamp.path.is_file():
-        stamp.check(output)
+    elif plan.is_file():
+        stamp.check(plan, output)
     for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
         leftover.unlink()
-    stamp.write()
+    stamp.write(plan)
     return len(shards)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class GrowingTable:
         self.partial = path.with_name(path.name + ".partial")
         self._ending = check_format(path)
         self._schema = schema
+        self._ends = [0]  # bytes behind the rows that were read last
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -56,21 +58,36 @@ class GrowingTable:
                 ) from error
 
     def written(self) -> list[dict[str, Any]]:
-        """The whole rows that a former run left; none where it left no file."""
-        return [row for row, _ in self._lines()]
+        """The whole rows that a former run left, up to the first line that is not one."""
+        rows: list[dict[str, Any]] = []
+        lengths = []
+        if self.partial.exists():
+            with open(self.partial, "rb") as file:
+                for line in file:
+                    try:
+                        row = json.loads(line.decode())
+                    except ValueError:
+                        break
+                    if not line.endswith(b"\n") or not isinstance(row, dict):
+                        break
+                    rows.append(row)
+                    lengths.append(len(line))
+        self._ends = list(accumulate(lengths, initial=0))
+        return rows
 
     def start(self, keep: int = 0) -> None:
         """Begin behind the first `keep` rows of a former run.
 
         Raises UsageError where the file cannot be written.
         """
-        size = sum(length for _, length in self._lines()[:keep]) if keep else 0
+        if keep >= len(self._ends):
+            self.written()
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.partial.touch()
-            os.truncate(self.partial, size)
+            os.truncate(self.partial, self._ends[keep])
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -80,25 +97,11 @@ class GrowingTable:
             file.write(b"".join(json_line(row).encode() for row in rows))
 
     def finish(self) -> None:
-        """Make F of the partial file."""
+        """Make F of the partial file; nothing where a former call did."""
+        if not self.partial.exists():
+            return
         if self._ending == ".jsonl":
             self.partial.replace(self.path)
             return
         write_table(self.path, pa.Table.from_pylist(self.written(), schema=self._schema))
         self.partial.unlink()
-
-    def _lines(self) -> list[tuple[dict[str, Any], int]]:
-        """Whole rows with their length in bytes, up to the first line that is not one."""
-        rows: list[tuple[dict[str, Any], int]] = []
-        if not self.partial.exists():
-            return rows
-        with open(self.partial, "rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    break
-                if not line.endswith(b"\n") or not isinstance(row, dict):
-                    break
-                rows.append((row, len(line)))
-        return rows

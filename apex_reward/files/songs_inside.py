@@ -50,15 +50,13 @@ def is_saved_dataset(folder: str | Path) -> bool:
     return saved or any(map(_holds_songs, _shards(folder)[:1]))
 
 
-def songs_beside(output: Path | None) -> Path:
-    """Where the songs inside the inputs of a result file go: a folder beside it.
-
-    None, where there is no such file, is a folder that goes when the process ends.
+def songs_beside(output: Path) -> Path:
+    """The folder beside a result file that the songs inside its inputs are written into.
 
     >>> songs_beside(Path("out/scores.jsonl")).name
     'scores.songs'
     """
-    return _temporary() if output is None else output.with_suffix(".songs")
+    return output.with_suffix(".songs")
 
 
 def song_column(schema: pa.Schema) -> str | None:

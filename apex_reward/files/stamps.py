@@ -1,32 +1,37 @@
-"""What a run was started with, so that a resume never mixes two runs; and what made a file."""
+"""What made a result, in a file beside it, so that a resume never mixes two runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import write_json
 
+PIECE = 1 << 16  # bytes of a file that are read at its beginning, middle and end
+
+
+def package_version() -> str:
+    """The installed version of apex-reward, or 0.0.0 in a source tree."""
+    try:
+        return version("apex-reward")
+    except PackageNotFoundError:
+        return "0.0.0"
+
 
 def text_hash(values: Iterable[object]) -> str:
     """A hash of a sequence of JSON-ready values."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON gives them back: tuples as lists, keys as text."""
-    return dict(json.loads(json.dumps(values)))
+    return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()
 
 
 def provenance_path(output: Path) -> Path:
-    """The file beside a result that says what made it.
+    """The file beside a result that holds what made it.
 
     >>> provenance_path(Path("out/scores.csv")).name
     'scores.csv.meta.json'
@@ -35,29 +40,37 @@ def provenance_path(output: Path) -> Path:
 
 
 def read_provenance(output: Path) -> dict[str, Any] | None:
-    """What stands beside a result about what made it; None where nothing readable does."""
+    """What made a result, from the file beside it; None where there is no readable one."""
     try:
         return dict(json.loads(provenance_path(output).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
 
-class RunStamp:
-    """What the rows of a growing file depend on, in a file beside it while it grows.
+class Stamp:
+    """Everything that a result depends on: code version, settings, and inputs with their content.
 
     Args:
-        path: of the stamp.
-        values: JSON-ready; a resumed run must have the same.
+        values: JSON-ready settings.
+        files: paths of the inputs. Their content counts by size and by 64 KiB at the beginning,
+            the middle and the end. It is read again only where sizes or times of change differ.
     """
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        self.path = path
-        self.values = plain(values)
+    def __init__(
+        self, values: Mapping[str, Any], files: Sequence[str | Path] | None = None
+    ) -> None:
+        stamped = {"version": package_version(), **values}
+        self.values: dict[str, Any] = json.loads(json.dumps(stamped))
+        self.files = files
 
-    def check(self, partial: Path) -> None:
-        """Raises UsageError where the rows in `partial` were made with other values."""
+    def check(self, path: Path, result: Path) -> None:
+        """Compare with the stamp that a former run left at `path`.
+
+        Raises:
+            UsageError: `result` was made from something else; every difference is named.
+        """
         try:
-            former = json.loads(self.path.read_text(encoding="utf-8"))
+            former = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             former = {}
         other = [
@@ -65,23 +78,55 @@ class RunStamp:
             for name, value in self.values.items()
             if former.get(name) != value
         ]
+        if self.files is not None:
+            if former.get("times") == self._times:
+                self._content = former.get("content", "")
+            if former.get("content") != self._content:
+                other.append("content of the inputs")
         if other:
             raise UsageError(
-                f"{partial} was made with other {' and '.join(other)}; resume with the same, or "
+                f"{result} was made with other {' and '.join(other)}; resume with the same, or "
                 "leave out --resume to start anew"
             )
 
-    def write(self) -> None:
-        """Put it there, once rows of another run are gone."""
-        write_json(self.path, self.values)
+    def write(self, path: Path) -> None:
+        """Write the stamp; call it when no rows of another run are left beside it."""
+        files = {"content": self._content, "times": self._times} if self.files is not None else {}
+        write_json(path, self.values | files)
 
-    def clear(self) -> None:
-        """Take it away: the file is whole."""
-        self.path.unlink(missing_ok=True)
+    @cached_property
+    def _times(self) -> str:
+        return text_hash(_size_and_time(file) for file in self.files or ())
+
+    @cached_property
+    def _content(self) -> str:
+        return text_hash(_pieces(file) for file in self.files or ())
+
+
+def _size_and_time(file: str | Path) -> list[int]:
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _pieces(file: str | Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(file, "rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            digest.update(str(size).encode())
+            for start in (0, size // 2, max(0, size - PIECE)):
+                opened.seek(start)
+                digest.update(opened.read(PIECE))
+    except (OSError, ValueError):
+        return ""
+    return digest.hexdigest()
 
 
 def _difference(name: str, then: Any, now: Any) -> str:
-    """What differs: with both values, where they are numbers or short words."""
+    """The name of what differs, with both values where they are numbers or short words."""
     values = str(then), str(now)
     short = then is not None and max(map(len, values)) <= 16
     return f"{name} ({values[0]}, now {values[1]})" if short else name

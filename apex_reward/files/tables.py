@@ -73,9 +73,12 @@ def check_format(path: str | Path) -> str:
 
 def check_output(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
     """Raises UsageError where a result would replace one of the files that it is made from."""
-    target = os.path.realpath(output)
-    for given in inputs:
-        if given is not None and os.path.realpath(given) == target:
+    for given in inputs if os.path.exists(output) else ():
+        try:
+            same = given is not None and os.path.samefile(given, output)
+        except (OSError, ValueError):
+            same = False
+        if same:
             raise UsageError(f"{output} is an input of this command; name another output")
 
 
@@ -143,6 +146,17 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
         raise DataError(f"{path} does not exist") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise DataError(f"{path} cannot be read as {ending}: {error}") from error
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a `.jsonl`, `.csv` or `.parquet` file; errors as in `read_table`.
+
+    Cells of JSON lines stay as they are: a column may hold several kinds.
+    """
+    if check_format(path) == ".jsonl" and os.path.exists(path):
+        return read_jsonl(path)
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    return rows
 
 
 def with_numbers(
@@ -278,10 +292,11 @@ def _column(values: list[Any]) -> pa.Array:
     except UnicodeEncodeError:
         return _column([json_ready(value) for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else _as_text(value) for value in values])
+        return pa.array([None if value is None else as_text(value) for value in values])
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """A cell as text: lists, mappings, true and false as JSON; NaN as None."""
     if isinstance(value, (bool, list, tuple, Mapping)):
         return json.dumps(json_ready(value), ensure_ascii=False, default=str)
     return None if value != value else printable(str(value))  # NaN is missing
@@ -309,7 +324,7 @@ def _flat(table: pa.Table) -> pa.Table:
         if pa.types.is_list(column.type):
             cells = [None if v is None else ";".join(map(str, v)) for v in column.to_pylist()]
         elif pa.types.is_struct(column.type):
-            cells = [None if v is None else _as_text(v) for v in column.to_pylist()]
+            cells = [None if v is None else as_text(v) for v in column.to_pylist()]
         else:
             columns.append(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
             continue

@@ -1,21 +1,29 @@
 """Who does work that falls into blocks: this process, each of several ranks, or Ray actors.
 
-A block is the work of one call, whoever makes it. It leaves a file that appears whole once it is
-done, so that a killed process costs the blocks it had begun, which are done again. Ranks share
-the work without talking to each other: each takes every n-th block.
+A block is the work of one call. It leaves a file that appears whole once it is done, so that a
+killed process costs the blocks it had begun, which are done again. Ranks share the work without
+talking to each other: each takes every n-th block. With Ray every machine must see the files under
+the same paths (a shared file system); Ray restarts an actor that is killed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from apex_reward.errors import UsageError
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from apex_reward.errors import ApexError, UsageError
 
 ENGINES = ("local", "ray")
 PATIENCE = timedelta(days=7)  # ranks wait for the slowest; a launcher ends them where one dies
+TASKS_PER_ACTOR = 64
 
 # Does blocks in order, and gives the number of songs that every step has finished.
 Worker = Callable[[Sequence[int]], Iterator[int]]
@@ -48,23 +56,19 @@ class Share:
         """
         if self.processes == 1:
             return begin()
-        from accelerate.utils import broadcast_object_list
-
-        said: list[int | None] = [None]
+        begun: list[int | None] = [None]
         try:
             if self.first:
-                said[0] = begin()
+                begun[0] = begin()
         finally:
-            broadcast_object_list(said)
-        if said[0] is None:
+            broadcast_object_list(begun)
+        if begun[0] is None:
             raise UsageError("the first process could not begin; its message says why")
-        return said[0]
+        return begun[0]
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.processes > 1:
-            from accelerate import PartialState
-
             PartialState().wait_for_everyone()
 
 
@@ -75,9 +79,6 @@ def share_of_launch(device: str | None = None) -> Share:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share()
-    import torch
-    from accelerate import PartialState
-
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     return Share(state.process_index, state.num_processes)
@@ -126,9 +127,84 @@ class Engine:
         It ends when all blocks of all processes are done. The same list must be given to each.
         """
         if self.name == "ray":
-            from apex_reward.scoring.engine_ray import run_on_ray
-
-            yield from run_on_ray(blocks, load, self.actors, self.device)
+            yield from _on_ray(blocks, load, self.actors, self.device)
         elif mine := blocks[self.share.rank :: self.share.processes]:
             yield from load(None)(mine)
         self.share.wait()
+
+
+class BlockActor:
+    """Holds a worker in a Ray process; a call does one block.
+
+    Args:
+        folder: to work in, as the starting process does, so that relative paths mean the same.
+        threads: of the CPU; as many as the starting process has, because sums over another number
+            of threads differ in their last bits.
+    """
+
+    def __init__(self, load: Load, folder: str, threads: int, device: str | None) -> None:
+        self.load, self.folder, self.threads, self.device = load, folder, threads, device
+        self.worker: Worker | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The songs of the block, or why it failed: Ray hides an error behind its own."""
+        try:
+            self.worker = self.worker or self._begun()
+            return {"songs": sum(self.worker([int(row["item"])])), "error": ""}
+        except Exception as error:
+            return {"songs": 0, "error": f"{type(error).__name__}: {error}"}
+
+    def _begun(self) -> Worker:
+        if not os.path.isdir(self.folder):
+            raise UsageError(
+                f"{self.folder} is not there on {os.uname().nodename}; Ray's machines must see the "
+                "files under the same paths"
+            )
+        os.chdir(self.folder)
+        torch.set_num_threads(self.threads)
+        return self.load(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def start_ray() -> Any:
+    """The module `ray`, connected: to the cluster of `RAY_ADDRESS`, else to one on this machine.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("Ray is not installed: pip install 'apex-reward[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    return ray
+
+
+def _on_ray(blocks: Sequence[int], load: Load, actors: int, device: str | None) -> Iterator[int]:
+    """Have blocks done by actors; the number of songs with every block that is finished."""
+    if not blocks:
+        return
+    ray = start_ray()
+    from ray.data import ActorPoolStrategy, DataContext, from_items
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    DataContext.get_current().enable_progress_bars = False
+    actors = min(max(1, actors), len(blocks))
+    gpus = 0.0 if device == "cpu" else float(ray.cluster_resources().get("GPU", 0))
+    actor: Any = BlockActor
+    done = from_items(
+        list(blocks), override_num_blocks=min(len(blocks), TASKS_PER_ACTOR * actors)
+    ).map(
+        actor,
+        fn_constructor_args=(load, os.getcwd(), torch.get_num_threads(), device),
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=min(1.0, gpus / actors),
+    )
+    for row in done.iter_rows():
+        if row["error"]:
+            raise ApexError(
+                f"a Ray actor failed: {row['error']}; the finished blocks are kept, go on with "
+                "--resume"
+            )
+        yield int(row["songs"])

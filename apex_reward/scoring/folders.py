@@ -1,15 +1,27 @@
-"""Songs of folders and globs, each once, in a fixed order."""
+"""Songs of folders, globs and addresses, each once, in a fixed order."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import re
 from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
 
 from apex_reward.audio import AUDIO_ENDINGS
+from apex_reward.errors import DataError
+from apex_reward.files.atomic import atomic
+from apex_reward.files.songs_inside import Unheard, songs_folder
 
 SIDE_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
 """Folders that archives and file servers leave, with files named like the songs beside them."""
+ENDINGS = frozenset(AUDIO_ENDINGS)
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def songs_in(folder: str) -> list[str]:
@@ -17,15 +29,52 @@ def songs_in(folder: str) -> list[str]:
 
     Folders are searched recursively, links to folders too, but every folder once, so that links
     that point at each other list no song twice. Left out are files and folders beginning with
-    `._` and the folders in `SIDE_FOLDERS`. A folder that cannot be listed is listed itself.
+    `._` and the folders in `SIDE_FOLDERS`. A folder that cannot be listed is listed itself; so is
+    an empty folder that is named like a song.
     """
-    walk = _Walk()
-    walk.folder(folder)
-    while walk.links:  # after the folders themselves: a song keeps its shortest way
-        links, walk.links = sorted(walk.links), []
-        for link in links:
-            walk.folder(link)
-    return sorted(walk.found)
+    found: list[str] = []
+    named: list[str] = []  # folders with the ending of a song
+    seen: set[tuple[int, int]] = set()
+    starts = [folder]
+    while starts:
+        links: list[str] = []
+        for start in starts:
+            todo = [start]
+            while todo:
+                todo += _listed(todo.pop(), found, named, links, seen)
+        starts = sorted(links)  # after the folders themselves: a song keeps its shortest path
+    found.sort()
+    empty = [folder for folder in named if not _holds_one(folder, found)]
+    return sorted(found + empty) if empty else found
+
+
+def _listed(
+    folder: str, found: list[str], named: list[str], links: list[str], seen: set[tuple[int, int]]
+) -> list[str]:
+    """Sort the entries of a folder into songs and links; the folders in it."""
+    folders: list[str] = []
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return []
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                name = entry.name
+                is_song = name[name.rfind(".") :].lower() in ENDINGS and name[:2] != "._"
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if not is_folder:
+                    if is_song:
+                        found.append(entry.path)
+                elif name[:2] != "._" and name not in SIDE_FOLDERS:
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                    named += [entry.path] if is_song else []
+    except OSError:
+        found.append(folder)
+    return folders
 
 
 def songs_matching(pattern: str) -> list[str]:
@@ -40,11 +89,11 @@ def songs_matching(pattern: str) -> list[str]:
     return found
 
 
-def _holds_one(folder: str, matches: list[str]) -> bool:
+def _holds_one(folder: str, paths: list[str]) -> bool:
     inside = folder.rstrip(os.sep) + os.sep
-    after = bisect_left(matches, inside)
-    after += after < len(matches) and matches[after] == inside  # `a/**` matches `a/` itself
-    return after < len(matches) and matches[after].startswith(inside)
+    after = bisect_left(paths, inside)
+    after += after < len(paths) and paths[after] == inside  # `a/**` matches `a/` itself
+    return after < len(paths) and paths[after].startswith(inside)
 
 
 def _is_side(path: str) -> bool:
@@ -52,43 +101,44 @@ def _is_side(path: str) -> bool:
     return parts[-1].startswith("._") or not SIDE_FOLDERS.isdisjoint(parts)
 
 
-class _Walk:
-    """Songs found, links to folders still to follow, and folders seen, by device and inode."""
+def is_address(given: str) -> bool:
+    """Whether an input is an address and no path."""
+    return ADDRESS.match(given) is not None
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
-        self.links: list[str] = []
-        self._seen: set[tuple[int, int]] = set()
 
-    def folder(self, folder: str) -> bool:
-        """Add what is under a folder; whether that was anything."""
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in self._seen:
-                return True
-            self._seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError:
-            self.found.append(folder)
-            return True
-        before = len(self.found), len(self.links)
-        for entry in entries:
-            if not entry.name.startswith("._") and entry.name not in SIDE_FOLDERS:
-                self._entry(entry)
-        return (len(self.found), len(self.links)) != before
+def fetched(address: str, songs: Path | None = None) -> Iterator[tuple[str, str]]:
+    """What an address names, as files here: (its address, the file) in order of the addresses.
 
-    def _entry(self, entry: os.DirEntry[str]) -> None:
-        named_like_audio = entry.name.lower().endswith(AUDIO_ENDINGS)
-        try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link to itself
-            is_folder = False
-        if is_folder and entry.is_symlink():
-            self.links.append(entry.path)
-        elif is_folder:
-            # An empty folder called song.wav is a mistake that the user should see.
-            if not self.folder(entry.path) and named_like_audio:
-                self.found.append(entry.path)
-        elif named_like_audio:
-            self.found.append(entry.path)
+    A folder and a glob stand for their songs and tar shards, a file for itself. A file that is here
+    already, from a run before, is not fetched again. A song that does not exist is `Unheard`.
+
+    Args:
+        address: `hf://datasets/USER/NAME/folder`, or another that fsspec has a file system for.
+        songs: folder of the files; None: a temporary one.
+
+    Raises:
+        DataError: nothing there, or it cannot be reached.
+    """
+    endings = (*AUDIO_ENDINGS, *TAR_ENDINGS)
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        names = [path]
+        if glob.has_magic(path):
+            names = sorted(system.glob(path))
+        elif system.isdir(path):
+            names = [name for name in sorted(system.find(path)) if name.lower().endswith(endings)]
+        for name in names:
+            source = system.unstrip_protocol(name)
+            digest = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rpartition("/")[2])[-80:]
+            file = songs_folder(songs) / f"{digest}-{plain}"
+            if not file.is_file():
+                with atomic(file) as temporary:
+                    system.get_file(name, str(temporary))
+            yield source, str(file)
+    except FileNotFoundError:
+        if not address.lower().endswith(AUDIO_ENDINGS):
+            raise DataError(f"{address} does not exist") from None
+        yield address, Unheard(address, "does not exist")
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{address} cannot be read: {error or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""What to score: files, folders, globs and lists, as one flat list of paths in a fixed order."""
+"""What to score: files, folders, globs, lists, shards and addresses, as one list of inputs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.songs_inside import Unheard, is_saved_dataset
 from apex_reward.files.tables import read_table
-from apex_reward.scoring.addresses import fetched, is_address
-from apex_reward.scoring.folders import songs_in, songs_matching
+from apex_reward.prompt import Prompt, prompt_of
+from apex_reward.scoring.folders import TAR_ENDINGS, fetched, is_address, songs_in, songs_matching
 from apex_reward.scoring.lists import (
     LIST_ENDINGS,
-    Source,
+    PATH_COLUMNS,
+    Input,
     is_list,
     read_list,
     read_list_beside_songs,
     read_saved,
+    read_tar,
 )
-from apex_reward.scoring.tar_shards import is_tar, read_tar
 
-__all__ = ["Source", "find_audio", "find_songs", "prompts_of"]
+__all__ = ["Input", "find_audio", "find_songs", "prompts_for"]
 
 
-def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = None) -> list[Source]:
+def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = None) -> list[Input]:
     """The songs to score, in the order of `inputs`; inside a folder or a glob, sorted.
 
     Args:
@@ -41,22 +42,31 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
             `.txt` without a path that exists, and a table without a column of paths, are lyrics or
             notes beside songs, as a shell's `*` gives them: they are left out with a warning.
         songs: where songs that lie inside tables and data sets (an Audio column) are written as
-            files; None: a folder that goes when the process ends.
+            files; None: a folder that is removed when the process ends.
 
     Returns:
-        Paths as text, joined to the input as it was given, with the further columns of lists. A
-        path that cannot be read (missing, a broken link, a folder named like a song) is kept, so
-        that it gets its row and reason.
+        Inputs with their paths, joined to the input as it was given, and the further columns of
+        lists. A path that cannot be read (missing, a broken link, a folder named like a song) is
+        kept, so that it gets its row and reason.
 
     Raises:
-        UsageError: nothing at all was found.
+        UsageError: no song in any input.
         DataError: a list that is not readable as one.
     """
+    return [Input(song) if isinstance(song, str) else song for song in _found(inputs, songs)]
+
+
+def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The paths of `find_songs`."""
+    return [song if isinstance(song, str) else song.path for song in _found(inputs, None)]
+
+
+def _found(inputs: Sequence[str | os.PathLike[str]], songs: Path | None) -> list[str | Input]:
+    """Songs that have columns or a name of their own as inputs, others as paths."""
     given = [os.fspath(item) for item in inputs]
-    lists = [path for path in given if is_list(path)]
-    beside = len(lists) < len(given)
+    beside = not all(map(is_list, given))
     aside: list[str] = []
-    found: list[Source] = []
+    found: list[str | Input] = []
     for path in given:
         sources = _expand(path, beside, songs)
         if sources is None:
@@ -64,8 +74,11 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
         else:
             found += sources
     if aside:
-        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=2)
-    if all(_is_unmatched_glob(source.path) for source in found):
+        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=3)
+    if all(
+        isinstance(song, str) and glob.has_magic(song) and not os.path.lexists(song)
+        for song in found
+    ):
         raise UsageError(
             f"no audio found in {listed(given) or 'no inputs'}; give files, folders, globs, or a "
             f"list ({', '.join(LIST_ENDINGS)}). Folders are searched for {', '.join(AUDIO_ENDINGS)}"
@@ -73,80 +86,66 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
     return found
 
 
-def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The paths of `find_songs`."""
-    return [source.path for source in find_songs(inputs)]
-
-
-def _expand(given: str, beside: bool, songs: Path | None) -> list[Source] | None:
+def _expand(given: str, beside: bool, songs: Path | None) -> Sequence[str | Input] | None:
     """The songs of one input; None for a file beside songs that is none itself."""
+    found: Sequence[str | Input] | None = [given]
     if isinstance(given, Unheard):
-        return [Source(given)]
-    if is_address(given):
-        return _expand_address(given, songs)
-    if is_tar(given):
-        return read_tar(given, songs)
-    if is_saved_dataset(given):
-        return read_saved(given, songs)
-    if os.path.isdir(given):
-        return [Source(path) for path in songs_in(given)]
-    if is_list(given):
-        return read_list_beside_songs(given, songs) if beside else read_list(given, songs)
-    if glob.has_magic(given) and not os.path.lexists(given):
-        return [Source(path) for path in songs_matching(given) or [given]]
-    return [Source(given)]
+        pass
+    elif is_address(given):
+        found = [
+            _at_address(source, address, songs is not None)
+            for address, file in fetched(given, songs)
+            for source in _expand(file, False, songs) or ()
+        ]
+    elif given.lower().endswith(TAR_ENDINGS):
+        found = read_tar(given, songs)
+    elif is_saved_dataset(given):
+        found = read_saved(given, songs)
+    elif os.path.isdir(given):
+        found = songs_in(given)
+    elif is_list(given):
+        found = read_list_beside_songs(given, songs) if beside else read_list(given, songs)
+    elif glob.has_magic(given) and not os.path.lexists(given):
+        found = songs_matching(given) or [given]
+    return found
 
 
-def _expand_address(given: str, songs: Path | None) -> list[Source]:
-    """Songs of what an address names; each says where it came from."""
-    return [
-        Source(source.path, {"source": address, **source.columns})
-        for address, file in fetched(given, songs)
-        for source in _expand(file, False, songs) or ()
-    ]
+def _at_address(song: str | Input, address: str, kept: bool) -> Input:
+    """The song of an address; where its file is not kept, rows name the address."""
+    path, columns, name = Input(song) if isinstance(song, str) else song
+    return Input(path, {"source": address, **columns}, name or (None if kept else address))
 
 
-def _is_unmatched_glob(path: str) -> bool:
-    return glob.has_magic(path) and not os.path.lexists(path)
+def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Prompt]:
+    """A prompt with its lyrics per song: from a table by path or file name, else from its list.
 
-
-def prompts_of(sources: Sequence[Source], table: Path | None, needed: bool) -> list[str] | None:
-    """A prompt per source: from a table by path or file name, else from the source's list.
+    A song that only others have a prompt for gets an empty one; the model decides what it earns.
 
     Args:
-        table: rows with `audio` or `path`, and `prompt`.
-        needed: whether a model reads prompts; a song without one is then an error.
+        table: rows with `audio` or `path`, and `prompt` or `lyrics`.
 
     Raises:
-        DataError: a table without these columns, or songs without a prompt, listed together.
+        DataError: a table without these columns, or no song with a prompt or lyrics.
     """
-    if not needed:
-        return None
-    by_name = _prompt_table(table) if table is not None else {}
-    found = [
-        by_name.get(source.path)
-        or by_name.get(os.path.basename(source.path))
-        or source.columns.get("prompt")
-        for source in sources
-    ]
-    lacking = [source.path for source, text in zip(sources, found, strict=True) if text is None]
-    if lacking:
+    texts: dict[str, Prompt] = {}
+    if table is not None:
+        rows = read_table(table)
+        key = next((name for name in PATH_COLUMNS if name in rows.column_names), None)
+        names = {"prompt", "lyrics"} & set(rows.column_names)
+        if key is None or not names:
+            raise DataError(f"{table} needs the columns 'audio' (or 'path') and 'prompt'")
+        for row in rows.select([key, *names]).to_pylist():
+            prompt = prompt_of(row.get("prompt"), row.get("lyrics"))
+            if prompt or prompt.lyrics:
+                texts[str(row[key])] = prompt
+                texts.setdefault(os.path.basename(str(row[key])), prompt)
+    found = []
+    for path, columns, _ in sources:
+        own = prompt_of(columns.get("prompt"), columns.get("lyrics"))
+        found.append(texts.get(path, texts.get(os.path.basename(path), own)))
+    if not any(prompt.strip() or prompt.lyrics for prompt in found):
         raise DataError(
-            f"{len(lacking)} songs have no prompt, which the model judges them by: "
-            f"{listed(lacking, 4)}; give --prompts FILE or lists with a column 'prompt'"
+            "no song has a prompt, and the model judges songs by their prompts; give --prompts "
+            "FILE, or lists with a column 'prompt' or 'lyrics'"
         )
-    return [str(text) for text in found]
-
-
-def _prompt_table(path: Path) -> dict[str, str]:
-    """Prompts by path and by file name."""
-    table = read_table(path)
-    key = next((name for name in ("audio", "path") if name in table.column_names), None)
-    if key is None or "prompt" not in table.column_names:
-        raise DataError(f"{path} needs the columns 'audio' (or 'path') and 'prompt'")
-    found: dict[str, str] = {}
-    for row in table.select([key, "prompt"]).to_pylist():
-        name = str(row[key])
-        found[name] = row["prompt"] or ""
-        found.setdefault(os.path.basename(name), row["prompt"] or "")
     return found

@@ -8,24 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apex_reward.errors import UsageError
+import pyarrow as pa
+
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.stamps import RunStamp, plain, provenance_path, text_hash
-from apex_reward.files.tables import check_format, read_table, table_of, write_json
+from apex_reward.files.stamps import Stamp, provenance_path, text_hash
+from apex_reward.files.tables import check_format, check_output, read_rows
+from apex_reward.model.encode import Prompts
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, row_columns
-from apex_reward.scoring.blocks import BlockFiles, BlockScorer, rows_of_blocks
 from apex_reward.scoring.engines import Engine
-from apex_reward.scoring.stream import ScoreSettings, score_songs
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from apex_reward.model.encode import Prompts
+from apex_reward.scoring.lists import Input
+from apex_reward.scoring.rows import (
+    Blocks,
+    Further,
+    ScoreSettings,
+    paths_of,
+    result_columns,
+)
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]
@@ -33,12 +36,11 @@ OnRow = Callable[[Row, bool], None]
 
 def score_to_file(
     reward: Reward,
-    sources: Sequence[str],
+    sources: Sequence[str | Input],
     output: str | Path,
     settings: ScoreSettings | None = None,
     *,
     prompts: Prompts = None,
-    columns: Sequence[dict[str, Any]] | None = None,
     workers: int = 0,
     engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
@@ -46,34 +48,34 @@ def score_to_file(
 ) -> None:
     """Score files into `output`, row by row; the same bytes for any workers and after any resume.
 
-    Rows grow in `output.partial` (JSON lines), beside `output.partial.json`, which says what they
-    were made with. A resumed run goes on at the last whole block of songs, with any engine. Where
-    several processes work, each leaves its blocks in `output.partial.blocks`, and the first puts
-    them together. What made the rows stays beside them in `output.meta.json`.
+    Rows grow in `output.partial` (JSON lines), beside `output.partial.json`, the stamp of
+    everything that they depend on. A resumed run goes on at the last whole block of songs, with any
+    engine. Where several processes work, each leaves its blocks in `output.partial.blocks`, and the
+    first puts them together. The stamp stays beside the result, as `output.meta.json`.
 
     Args:
+        sources: paths, or what `find_songs` gives with the further columns of lists.
         output: `.jsonl`, `.csv` or `.parquet`. With `settings.segments` a second file beside it
             has `.segments` before its ending.
         prompts: one per source, for models that read them.
-        columns: further columns of each source's row (`prompt_id`, ...), passed through.
         workers: decoding processes, of each process that works.
         engine: who works: this process, those that were launched with it, or Ray actors.
-        resume: go on where a killed run stopped; nothing is done where `output` exists.
+        resume: go on where a killed run stopped; nothing is done where `output` is finished.
         on_row: called with every row, and False for those that a former run left; on the first
             process only.
 
     Raises:
-        UsageError: a wrong ending or mix, a partial file of other inputs, model or settings, or
-            another run that is writing the same file.
+        UsageError: a wrong ending or mix, an output that is an input, a result of other inputs,
+            model or settings, or another run that is writing the same file.
     """
     settings = settings or ScoreSettings()
     check_format(output)
     if settings.rewarded:
         reward.check_single()
-    run = _Run(reward, sources, Path(output), settings, prompts, columns)
+    run = _Run(reward, sources, Path(output), settings, prompts, workers)
     first = engine.share.first
-    if resume and run.songs.path.exists():
-        run.check_finished()
+    if resume and run.songs.path.exists() and not run.songs.partial.exists():
+        run.stamp.check(run.stamp_path, run.songs.path)
         for row in run.finished() if first else ():
             on_row(row, False)
         return
@@ -86,7 +88,7 @@ def score_to_file(
         begun = engine.share.begun(begin)
         for row in run.kept:
             on_row(row, False)
-        for row in run.fresh(begun, workers, engine):
+        for row in run.fresh(begun, engine):
             on_row(row, True)
         if first:
             run.finish()
@@ -98,59 +100,54 @@ class _Run:
     def __init__(
         self,
         reward: Reward,
-        sources: Sequence[str],
+        sources: Sequence[str | Input],
         output: Path,
         settings: ScoreSettings,
         prompts: Prompts,
-        columns: Sequence[dict[str, Any]] | None,
+        workers: int,
     ) -> None:
-        self.reward, self.sources, self.settings = reward, sources, settings
-        self.prompts, self.about = prompts, provenance(reward)
-        extra = further_columns(columns or ())
-        self.columns: list[dict[str, Any]] | None = None if columns is None else extra.to_pylist()
-        names = row_columns(reward, settings.rewarded, settings.members)
-        self.songs = GrowingTable(output, song_schema(names, list(extra.schema), self.about))
-        self.parts = GrowingTable(segments_path(output), segment_schema(reward, self.about))
-        self.stamp = RunStamp(
-            output.with_name(output.name + ".partial.json"),
-            {
-                "inputs": text_hash(sources),
-                "prompts": text_hash(prompts or ()),
-                "reward": self.about,
-                "settings": vars(settings),
-            },
-        )
+        self.settings = settings
+        paths = paths_of(sources)
+        check_output(output, paths)
+        about = provenance(reward)
+        names = result_columns(reward, settings)
+        self.further = Further(sources, names)
+        self.songs = GrowingTable(output, song_schema(names, self.further.schema, about))
+        self.parts = GrowingTable(segments_path(output), segment_schema(reward, about))
+        texts = [[prompt, getattr(prompt, "lyrics", None)] for prompt in prompts or ()]
+        names_of_songs = [source.name for source in sources if isinstance(source, Input)]
+        values = {
+            "inputs": text_hash([paths, names_of_songs, self.further.rows]),
+            "prompts": text_hash(texts),
+            "settings": vars(settings),
+        }
+        self.stamp = Stamp({**about, **values}, paths)
+        self.stamp_path = provenance_path(output)
+        self.growing = output.with_name(output.name + ".partial.json")
         batches = [encoder.batch_segments for encoder in reward.parts.encoders]
         # Models without batches give a song the same bits wherever a run begins.
         self.block = block_songs(reward.batch_segments or max(batches)) if batches else 1
         self.kept: list[Row] = []
-        folder = output.with_name(output.name + ".partial.blocks")
-        self.blocks = BlockFiles(folder, len(sources), self.block if batches else BLOCK_SONGS)
-
-    def check_finished(self) -> None:
-        """Raises UsageError where the finished file was made with another reward."""
-        about = provenance_path(self.songs.path)
-        if about.is_file() and json.loads(about.read_text(encoding="utf-8")) != plain(self.about):
-            raise UsageError(
-                f"{self.songs.path} was made with another reward (see {about.name}); leave out "
-                "--resume to start anew"
-            )
+        self.blocks = Blocks(
+            reward, sources, prompts, settings, output.with_name(output.name + ".partial.blocks"),
+            self.block if batches else BLOCK_SONGS, self.block, workers,
+        )  # fmt: skip
 
     def finished(self) -> list[Row]:
-        """The rows of the finished file; takes away what a kill in the very last step left."""
-        self.songs.partial.unlink(missing_ok=True)
-        self.stamp.clear()
-        self.blocks.clear()
-        rows: list[Row] = read_table(self.songs.path).to_pylist()
-        return rows
+        """The rows of the finished file; finishes what a kill in the very last steps left."""
+        if self.settings.segments:
+            self.parts.finish()
+        self._clear()
+        return read_rows(self.songs.path)
 
     def start(self, resume: bool, several: bool) -> int:
         """Begin behind the rows that a former run left in order; their number."""
+        songs = len(self.blocks.sources)
         if resume and ((rows := self.songs.written()) or self.blocks.begun):
-            self.stamp.check(self.songs.partial)
+            self.stamp.check(self.growing, self.songs.partial)
             step = self.blocks.size if several or self.blocks.begun else self.block
             self.kept = self._whole(rows)
-            if len(self.kept) < len(self.sources):
+            if len(self.kept) < songs:
                 self.kept = self.kept[: len(self.kept) // step * step]
         else:
             self.blocks.clear()
@@ -158,42 +155,35 @@ class _Run:
         if self.settings.segments:
             self.parts.start(keep=sum(row["segments"] for row in self.kept))
         # Only now: a stamp must never stand beside rows of another run.
-        self.stamp.write()
+        self.stamp.write(self.growing)
         return len(self.kept)
 
-    def fresh(self, start: int, workers: int, engine: Engine) -> Iterator[Row]:
+    def fresh(self, start: int, engine: Engine) -> Iterator[Row]:
         """The rows that are not there yet, each written as it comes."""
-        if engine.several or self.blocks.begun:
-            scorer = BlockScorer(
-                self.reward, self.sources, self.prompts, self.settings, self.blocks, self.block,
-                workers,
-            )  # fmt: skip
-            rows = rows_of_blocks(engine, scorer, self.blocks.after(start))
-        else:
-            rows = score_songs(
-                self.reward,
-                self.sources[start:],
-                None if self.prompts is None else self.prompts[start:],
-                self.settings,
-                workers=workers,
-                block=self.block,
-            )
+        in_files = engine.several or self.blocks.begun
+        rows = self.blocks.rows(engine, start) if in_files else self.blocks.stream(start)
         for number, row in enumerate(rows, start):
             # Segments first: a song's row says that its segments are there.
             if self.settings.segments:
                 self.parts.append(row.pop("segment_rows"))
-            if self.columns is not None:
-                row = {**self.columns[number], **row}
+            row = self.further.joined(number, row)
             self.songs.append([row])
             yield row
 
     def finish(self) -> None:
-        """Give the files their names."""
+        """Give the files their names, the songs first.
+
+        While the partial file of the songs is there, a resume finishes again; behind it only the
+        segments are left to rename.
+        """
+        self.stamp.write(self.stamp_path)
+        self.songs.finish()
         if self.settings.segments:
             self.parts.finish()
-        write_json(provenance_path(self.songs.path), self.about)
-        self.songs.finish()
-        self.stamp.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.growing.unlink(missing_ok=True)
         self.blocks.clear()
 
     def _whole(self, rows: list[Row]) -> list[Row]:
@@ -218,49 +208,22 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def further_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """What lists say of their songs, a column of one kind each: lists and mappings as JSON text."""
-    plain = (str, int, float, bool, type(None))
-    return table_of(
-        [{k: v if isinstance(v, plain) else json.dumps(v, default=str) for k, v in row.items()}
-         for row in rows]
-    )  # fmt: skip
-
-
-def song_schema(
-    names: Sequence[str], extra: Sequence[pa.Field], about: dict[str, Any]
-) -> pa.Schema:
-    """Columns and types of a result file; `names` are its numbers, the metadata what made it."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            *extra,
-            ("path", pa.string()),
-            ("duration", pa.float64()),
-            ("sample_rate", pa.int64()),
-            ("segments", pa.int64()),
-            *((name, pa.float64()) for name in names),
-            ("flags", pa.list_(pa.string())),
-            ("error", pa.string()),
-        ],
-        metadata=_metadata(about),
-    )
+def song_schema(names: Sequence[str], further: pa.Schema, about: dict[str, Any]) -> pa.Schema:
+    """Columns and types of a result file; the metadata holds what made it."""
+    kinds = {
+        "path": pa.string(), "sample_rate": pa.int64(), "segments": pa.int64(),
+        "flags": pa.list_(pa.string()), "error": pa.string(),
+    }  # fmt: skip
+    columns = [(name, kinds.get(name, pa.float64())) for name in names]
+    return pa.schema([*further, *columns], metadata=_metadata(about))
 
 
 def segment_schema(reward: Reward, about: dict[str, Any]) -> pa.Schema:
     """Columns and types of the file with a row per segment."""
-    import pyarrow as pa
-
+    numbers = ["start", "end", *row_columns(reward, rewarded=False)]
+    columns = [("path", pa.string()), ("segment", pa.int64())]
     return pa.schema(
-        [
-            ("path", pa.string()),
-            ("segment", pa.int64()),
-            ("start", pa.float64()),
-            ("end", pa.float64()),
-            *((name, pa.float64()) for name in row_columns(reward, rewarded=False)),
-        ],
-        metadata=_metadata(about),
+        [*columns, *((name, pa.float64()) for name in numbers)], metadata=_metadata(about)
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.rewards.reward import Reward
-from apex_reward.scoring.engine_ray import start_ray
+from apex_reward.scoring.engines import start_ray
 from apex_reward.serve.app import make_app
 from apex_reward.serve.batching import OnBatch
 from apex_reward.serve.settings import ServeSettings

@@ -10,7 +10,7 @@ import torch
 
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
-from apex_reward.files.stamps import RunStamp
+from apex_reward.files.stamps import Stamp
 from apex_reward.train.loop import Loop
 
 
@@ -25,14 +25,14 @@ def run_epochs(loop: Loop, path: Path, resume: bool) -> Iterator[None]:
     Raises:
         UsageError: the state was left by a run with other settings, conditions or data.
     """
-    stamp = RunStamp(path.with_name(path.name + ".json"), loop.about())
+    stamp, beside = Stamp(loop.about()), path.with_name(path.name + ".json")
     if resume and path.is_file():
-        stamp.check(path)
+        stamp.check(beside, path)
         load_state(loop, path)
         yield
     elif loop.rank == 0:
         path.unlink(missing_ok=True)
-        stamp.write()
+        stamp.write(beside)
     while not loop.finished:
         if loop.world > 1:
             loop.accelerator.wait_for_everyone()

@@ -113,7 +113,6 @@ def test_where_songs_go() -> None:
     assert songs_folder(Path("x")) == Path("x")
     temporary = songs_folder(None)
     assert temporary.is_dir()
-    assert songs_beside(None) == songs_folder(None) == temporary
 
 
 def test_a_reason_is_kept_by_copies() -> None:

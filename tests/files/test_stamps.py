@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from apex_reward.errors import UsageError
-from apex_reward.files.stamps import RunStamp, provenance_path, read_provenance, text_hash
+from apex_reward.files.stamps import Stamp, provenance_path, read_provenance, text_hash
 
 VALUES = {"epochs": 3, "sizes": (1, 2), "songs": "0123456789abcdefg"}
 
 
 def test_a_resume_names_what_differs(tmp_path: Path) -> None:
-    stamp = RunStamp(tmp_path / "s.json", VALUES)
-    stamp.write()
-    stamp.check(tmp_path / "rows")
-    RunStamp(tmp_path / "s.json", {"epochs": 3}).check(tmp_path / "rows")
-    other = RunStamp(tmp_path / "s.json", {**VALUES, "epochs": 4, "songs": "another", "new": 1})
+    stamp, path, rows = Stamp(VALUES), tmp_path / "s.json", tmp_path / "rows"
+    stamp.write(path)
+    stamp.check(path, rows)
+    Stamp({"epochs": 3}).check(path, rows)
+    other = Stamp({**VALUES, "epochs": 4, "songs": "another", "new": 1})
     with pytest.raises(UsageError) as error:
-        other.check(tmp_path / "rows")
+        other.check(path, rows)
     assert str(error.value).startswith(
-        f"{tmp_path / 'rows'} was made with other epochs (3, now 4) and songs and new; resume"
+        f"{rows} was made with other epochs (3, now 4) and songs and new; resume"
     )
-    stamp.clear()
-    stamp.clear()
-    with pytest.raises(UsageError, match="made with other epochs and sizes and songs; resume"):
-        stamp.check(tmp_path / "rows")
+    path.unlink()
+    with pytest.raises(UsageError, match="with other version and epochs and sizes and songs; "):
+        stamp.check(path, rows)
 
 
 def test_words_of_sixteen_letters_are_shown_and_longer_ones_not(tmp_path: Path) -> None:
-    RunStamp(tmp_path / "s.json", {"a": "x" * 16, "b": "x" * 17}).write()
+    Stamp({"a": "x" * 16, "b": "x" * 17}).write(tmp_path / "s.json")
     with pytest.raises(UsageError, match=r"other a \(x{16}, now y\) and b; resume"):
-        RunStamp(tmp_path / "s.json", {"a": "y", "b": "y"}).check(tmp_path / "rows")
+        Stamp({"a": "y", "b": "y"}).check(tmp_path / "s.json", tmp_path / "rows")
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+@pytest.mark.parametrize("place", [0, 0.5, 0.99])
+def test_the_content_of_the_inputs_counts_and_not_their_times(
+    tmp_path: Path, size: int, place: float
+) -> None:
+    files = [tmp_path / "a", tmp_path / "gone"]
+    content = bytearray(size)
+    files[0].write_bytes(content)
+    Stamp({}, files).write(tmp_path / "s.json")
+    os.utime(files[0], (1, 1))
+    Stamp({}, files).check(tmp_path / "s.json", tmp_path / "rows")
+    content[int(place * size)] = 1
+    files[0].write_bytes(content)
+    with pytest.raises(UsageError, match="made with other content of the inputs; resume"):
+        Stamp({}, files).check(tmp_path / "s.json", tmp_path / "rows")
 
 
 def test_hashes_tell_sequences_apart() -> None:

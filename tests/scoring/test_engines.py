@@ -21,9 +21,8 @@ from apex_reward.model import ApexReward
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
-from apex_reward.scoring import Engine, ScoreSettings, blocks, job, score_to_file
-from apex_reward.scoring.engine_ray import BlockActor
-from apex_reward.scoring.engines import Share, share_of_launch
+from apex_reward.scoring import Engine, Input, ScoreSettings, job, rows, score_to_file
+from apex_reward.scoring.engines import BlockActor, Share, share_of_launch
 from tests.ranks import launched
 from tests.support import tiny_model, write_wav
 
@@ -53,17 +52,17 @@ def alone(
 ) -> dict[str, bytes]:
     """The files of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    score_to_file(reward, songs, folder / "f.csv", SEGMENTS, columns=columns(songs))
+    score_to_file(reward, listed(songs), folder / "f.csv", SEGMENTS)
     return everything(folder)
 
 
-def columns(songs: list[str]) -> list[dict[str, Any]]:
-    return [{"prompt_id": str(number)} for number in range(len(songs))]
+def listed(songs: list[str]) -> list[Input]:
+    return [Input(song, {"prompt_id": str(number)}) for number, song in enumerate(songs)]
 
 
 def score(reward: Reward, songs: list[str], output: Path, share: Share, **options: Any) -> None:
     engine = Engine(share=share)
-    score_to_file(reward, songs, output, SEGMENTS, columns=columns(songs), engine=engine, **options)
+    score_to_file(reward, listed(songs), output, SEGMENTS, engine=engine, **options)
 
 
 def test_failed_songs_are_no_crash_to_a_launcher() -> None:
@@ -75,24 +74,24 @@ def test_failed_songs_are_no_crash_to_a_launcher() -> None:
 def test_ranks_write_the_bytes_of_one_process(
     alone: dict[str, bytes], reward: Reward, songs: list[str], tmp_path: Path, processes: int
 ) -> None:
-    rows = tmp_path / "rows"
-    rows.mkdir()
+    seen_by = tmp_path / "seen"
+    seen_by.mkdir()
 
     def work(share: Share) -> None:
         seen: list[str] = []
         score(reward, songs, tmp_path / "out" / "f.csv", share, workers=share.rank,
               on_row=lambda row, fresh: seen.append(row["path"]))  # fmt: skip
-        (rows / str(share.rank)).write_text("\n".join(seen))
+        (seen_by / str(share.rank)).write_text("\n".join(seen))
 
     assert launched(processes, work) == [0] * processes
     assert everything(tmp_path / "out") == alone
-    assert (rows / "0").read_text().split("\n") == songs
-    assert (rows / "1").read_text() == ""
+    assert (seen_by / "0").read_text().split("\n") == songs
+    assert (seen_by / "1").read_text() == ""
 
 
 def killed(reward: Reward, songs: list[str], output: Path, dies: int) -> list[int]:
     """Wait statuses of two ranks, of which one is killed behind its first block."""
-    write = blocks.write_text
+    write = rows.write_text
 
     def work(share: Share) -> None:
         def write_and_die(path: Path, text: str) -> None:
@@ -100,7 +99,7 @@ def killed(reward: Reward, songs: list[str], output: Path, dies: int) -> list[in
             os.kill(os.getpid(), signal.SIGKILL)
 
         if share.rank == dies:
-            blocks.write_text = write_and_die
+            rows.write_text = write_and_die
         score(reward, songs, output, share)
 
     return launched(2, work)
@@ -143,14 +142,14 @@ def test_blocks_of_another_run_are_refused_on_every_rank(
 
 
 def test_ranks_share_the_songs_of_battles(reward: Reward, songs: list[str], tmp_path: Path) -> None:
-    rows = [{"battle_uuid": str(n), "preference": "A"} for n in range(4)]
+    battles = [{"battle_uuid": str(n), "preference": "A"} for n in range(4)]
     pairs = [(songs[n], songs[n + 1]) for n in range(4)]
 
     def work(share: Share) -> None:
-        score_battles(rows, pairs, tmp_path / "two.csv", reward, engine=Engine(share=share))
+        score_battles(battles, pairs, tmp_path / "two.csv", reward, engine=Engine(share=share))
 
     assert launched(2, work) == [0, 0]
-    score_battles(rows, pairs, tmp_path / "one.csv", reward)
+    score_battles(battles, pairs, tmp_path / "one.csv", reward)
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 

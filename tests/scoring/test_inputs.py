@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.songs_inside import Unheard
 from apex_reward.files.tables import write_table
 from apex_reward.scoring import find_audio
-from apex_reward.scoring.inputs import Source, find_songs
+from apex_reward.scoring.inputs import Input, find_songs, prompts_for
 
 
 @pytest.fixture
@@ -68,15 +71,60 @@ def test_jsonl_list_and_what_is_wrong_with_it(songs: Path) -> None:
     listing = songs / "list.jsonl"
     listing.write_text('{"audio": "b.wav", "prompt": "x"}\n\n{"audio": "b.wav"}\n')
     assert find_audio([listing]) == [str(songs / "b.wav")] * 2
-    listing.write_text('{"audio": "b.wav"}\n{"path": "b.wav"}\n{"audio": 3}\n')
-    with pytest.raises(DataError, match=r"entry 2 has no text.*\n.*entry 3 has no text"):
-        find_audio([listing])
-    listing.write_text("b.wav\n")
-    with pytest.raises(DataError, match="line 1 is not JSON"):
-        find_audio([listing])
-    listing.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
-        find_audio([listing])
+    for content in (b"b.wav\n", b"\xff\xfe\x00"):
+        listing.write_bytes(content)
+        with pytest.raises(DataError, match="line 1 is not JSON"):
+            find_audio([listing])
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_cell_without_a_path_is_one_failed_song(songs: Path, ending: str) -> None:
+    cells: list[Any] = ["b.wav", None, "", "  ", 7, "a.MP3"]
+    if ending == ".jsonl":
+        cells += [True, ["b.wav"], {"a": 1}]
+    write_table(songs / f"list{ending}", [{"n": n, "audio": c} for n, c in enumerate(cells)])
+    if ending == ".jsonl":
+        lines = [{"n": n, "audio": cell} for n, cell in enumerate(cells)] + [{"n": 9}]
+        (songs / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = find_songs([songs / f"list{ending}"])
+    assert [source.columns["n"] for source in found] == list(range(len(found)))
+    paths = [str(source.path) for source in found]
+    assert (paths[0], paths[4], paths[5]) == (str(songs / "b.wav"), "7", str(songs / "a.MP3"))
+    reasons = {n: source.path.reason for n, source in enumerate(found)
+               if isinstance(source.path, Unheard)}  # fmt: skip
+    assert list(reasons) == [1, 2, 3, *range(6, len(found))]
+    assert reasons[1] == "'audio' holds nothing; expected the path of a song"
+    assert paths[1] == f"{songs}/list{ending}: row 2"
+    if ending == ".jsonl":
+        assert reasons[7] == """'audio' holds ["b.wav"]; expected the path of a song"""
+
+
+def test_a_file_name_that_is_not_utf8_is_found_through_a_list(songs: Path) -> None:
+    name = os.fsencode(songs) + b"/caf\xe9.wav"
+    Path(os.fsdecode(name)).touch()
+    (songs / "list.txt").write_bytes(b"caf\xe9.wav\n")
+    (songs / "list.jsonl").write_bytes(b'{"audio": "caf\xe9.wav"}\n')
+    for ending in ("txt", "jsonl"):
+        assert find_audio([songs / f"list.{ending}"]) == [os.fsdecode(name)]
+
+
+def test_prompts_and_lyrics_of_lists_and_of_a_table(songs: Path) -> None:
+    (songs / "list.jsonl").write_text(
+        '{"audio": "b.wav", "prompt": "slow", "lyrics": "woke up"}\n'
+        '{"audio": "a.MP3", "prompt": [{"role": "user", "content": "fast"}]}\n'
+        '{"audio": "gone.wav", "prompt": null}\n'
+    )
+    sources = find_songs([songs / "list.jsonl"])
+    found = prompts_for(sources)
+    assert [(str(p), p.lyrics) for p in found] == [("slow", "woke up"), ("fast", None), ("", None)]
+    (songs / "prompts.csv").write_text("path,prompt,lyrics\nx/b.wav,new,\ngone.wav,,words\n")
+    found = prompts_for(sources, songs / "prompts.csv")
+    assert [(str(p), p.lyrics) for p in found] == [("new", None), ("fast", None), ("", "words")]
+    with pytest.raises(DataError, match="no song has a prompt"):
+        prompts_for(sources[2:])
+    (songs / "prompts.csv").write_text("path,text\nb.wav,new\n")
+    with pytest.raises(DataError, match="needs the columns 'audio' .* and 'prompt'"):
+        prompts_for(sources, songs / "prompts.csv")
 
 
 def test_nothing_found_is_wrong_usage(tmp_path: Path) -> None:
@@ -195,4 +243,4 @@ def test_tables_keep_their_columns(songs: Path) -> None:
 def test_audio_goes_before_path_and_a_byte_order_mark_is_read(songs: Path) -> None:
     listing = songs / "list.jsonl"
     listing.write_text('\ufeff{"audio": "b.wav", "path": "y"}\n', encoding="utf-8")
-    assert find_songs([listing]) == [Source(str(songs / "b.wav"), {"path": "y"})]
+    assert find_songs([listing]) == [Input(str(songs / "b.wav"), {"path": "y"})]

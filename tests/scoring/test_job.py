@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import pyarrow.parquet
 import pytest
 
 from apex_reward.errors import UsageError
+from apex_reward.files.growing import GrowingTable
+from apex_reward.files.stamps import Stamp
 from apex_reward.files.tables import read_table
 from apex_reward.model import ApexReward
 from apex_reward.rewards import reward as reward_module
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import HEADS
-from apex_reward.scoring import ScoreSettings, job, score_songs, score_to_file
+from apex_reward.scoring import Input, ScoreSettings, find_songs, job, score_songs, score_to_file
 from apex_reward.scoring.job import block_songs
-from tests.support import SEGMENT, tiny_model
+from tests.support import SEGMENT, tiny_model, write_wav
 
 SEGMENTS = ScoreSettings(rewarded=True, segments=True)
 
@@ -144,8 +147,7 @@ def test_resume_of_a_finished_run_does_nothing(
     monkeypatch.setattr(reward_module, "decode_songs", lambda *_: pytest.fail("it decoded"))
     for name, content in unbroken.items():
         (tmp_path / name).write_bytes(content)
-    for left in ("f.jsonl.partial", "f.jsonl.partial.json"):  # killed in the very last step
-        (tmp_path / left).touch()
+    (tmp_path / "f.jsonl.partial.json").touch()  # killed in the very last step
     assert run(model, songs, tmp_path / "f.jsonl", resume=True) == [False] * 8
     assert everything(tmp_path) == unbroken
 
@@ -154,12 +156,12 @@ def test_resume_of_a_finished_run_does_nothing(
     ("changed", "named"),
     [
         ({"songs": slice(0, 7)}, "inputs"),
-        ({"seed": 1}, "reward"),
-        ({"layers": (0, 1, 2, 3)}, "reward"),
+        ({"seed": 1}, "models"),
+        ({"layers": (0, 1, 2, 3)}, "models"),
         ({"mix": "aesthetics"}, "reward"),
         ({"settings": ScoreSettings(rewarded=True)}, "settings"),
-        ({"reward": {"batch_segments": 2}}, "reward"),
-        ({"segment_tail": "mask"}, "reward"),
+        ({"reward": {"batch_segments": 2}}, "batch_segments"),
+        ({"segment_tail": "mask"}, "models"),
     ],
 )
 def test_a_partial_file_of_another_run_is_refused_and_kept(
@@ -177,11 +179,11 @@ def test_a_partial_file_of_another_run_is_refused_and_kept(
     other = songs[changed.pop("songs", slice(None))]
     options = {name: changed.pop(name) for name in ("mix", "reward") if name in changed}
     second = tiny_model(segment_seconds=SEGMENT, **changed) if changed else model
-    with pytest.raises(UsageError, match=rf"made with other {named}; .* leave out --resume"):
+    with pytest.raises(UsageError, match=rf"made with other {named}.* leave out --resume"):
         run(second, other, output, settings=settings, resume=True, **options)
     assert everything(tmp_path) == before
     (tmp_path / "f.jsonl.partial.json").unlink()
-    with pytest.raises(UsageError, match="other inputs and prompts and reward and settings"):
+    with pytest.raises(UsageError, match="other version and models and .* and inputs and prompts"):
         run(model, songs, output, resume=True)
 
 
@@ -227,20 +229,142 @@ def test_csv_and_parquet_equal_the_json_lines(
                 assert cell[name] == (value or "")
 
 
+def test_a_finished_file_of_other_inputs_is_refused_and_kept(
+    model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    song = tmp_path / "songs" / "a.wav"
+    write_wav(song, 0.4, seed=1)
+    output = tmp_path / "out" / "f.jsonl"
+    run(model, [str(song)], output)
+    before = everything(output.parent)
+    for other, named in (([str(song), songs[0]], "inputs and content"), ([songs[0]], "inputs")):
+        with pytest.raises(UsageError, match=f"other {named}"):
+            run(model, other, output, resume=True)
+    content = song.read_bytes()
+    song.write_bytes(content)  # another time of change, the same content
+    os.utime(song, (1, 1))
+    assert run(model, [str(song)], output, resume=True) == [False]
+    write_wav(song, 0.4, seed=2)
+    assert len(song.read_bytes()) == len(content)
+    with pytest.raises(UsageError, match="other content of the inputs; resume"):
+        run(model, [str(song)], output, resume=True)
+    with pytest.raises(UsageError, match="other settings"):
+        run(model, [str(song)], output, resume=True, settings=ScoreSettings())
+    assert everything(output.parent) == before
+    assert run(model, [str(song)], output) == [True]
+    (output.parent / "f.jsonl.meta.json").unlink()
+    with pytest.raises(UsageError, match="made with other version"):
+        run(model, [str(song)], output, resume=True)
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_what_lists_say_of_songs_keeps_its_kind(
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_a_kill_at_any_step_of_the_end_scores_nothing_again(
+    model: ApexReward,
+    songs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    step: int,
+) -> None:
+    """Renames and removals of the two files are the steps; the old result stands there too."""
+    whole, output = tmp_path / "whole" / f"f.{ending}", tmp_path / "killed" / f"f.{ending}"
+    run(model, songs[:3], whole)
+    run(model, songs[3:4], output)
+    steps = 0
+
+    def die(*_: object) -> None:
+        nonlocal steps
+        if steps == step:
+            raise KilledError
+        steps += 1
+
+    finish, write = GrowingTable.finish, Stamp.write
+
+    def finish_or_die(self: GrowingTable) -> None:
+        finish(self)
+        die()
+
+    def write_or_die(self: Stamp, path: Path) -> None:
+        write(self, path)
+        if path.name.endswith(".meta.json"):
+            die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrowingTable, "finish", finish_or_die)
+        patch.setattr(Stamp, "write", write_or_die)
+        if step < 3:
+            with pytest.raises(KilledError):
+                run(model, songs[:3], output)
+        else:
+            run(model, songs[:3], output)
+    monkeypatch.setattr(reward_module, "decode_songs", lambda *_: iter(()))
+    assert run(model, songs[:3], output, resume=True) == [False] * 3
+    assert everything(output.parent) == everything(whole.parent)
+
+
+GIVEN = [
+    {"take": 1, "level": 2, "of": {"album": "x"}, "free": True, "who": "007"},
+    {"take": 2, "level": 0.5, "of": None, "free": "perhaps"},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_columns_of_lists_keep_their_kind(
     model: ApexReward, songs: list[str], tmp_path: Path, ending: str
 ) -> None:
-    said = [
-        {"take": 1, "level": 2, "of": {"album": "x"}, "free": True, "who": "007"},
-        {"take": 2, "level": 0.5, "of": None, "free": "perhaps"},
-    ]
     output = tmp_path / f"f.{ending}"
-    score_to_file(Reward(model), songs[:2], output, columns=said)
+    inputs = [Input(song, given) for song, given in zip(songs, GIVEN, strict=False)]
+    score_to_file(Reward(model), inputs, output)
     rows = read_table(output, ["who"]).to_pylist()
     names = ("take", "level", "of", "free", "who")
     assert [rows[0][name] for name in names] == [1, 2.0, '{"album": "x"}', "true", "007"]
     assert [rows[1][name] for name in names] == [2, 0.5, None, "perhaps", None]
+
+
+@pytest.mark.parametrize("first", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("second", ["jsonl", "csv", "parquet"])
+def test_a_table_that_score_wrote_is_scored_again(
+    model: ApexReward, songs: list[str], tmp_path: Path, first: str, second: str
+) -> None:
+    table = tmp_path / f"a.{first}"
+    listed = [Input(song, {"path": "own", "input.error": "kept"}) for song in songs[:3]]
+    reward, settings = Reward(model, "overall"), ScoreSettings(rewarded=True)
+    score_to_file(reward, listed, table, settings)
+    once = read_table(table).to_pylist()
+    assert list(once[0])[:3] == ["input.path", "input.error", "path"]
+    output = tmp_path / f"b.{second}"
+    score_to_file(reward, find_songs([table]), output, settings)
+    twice = read_table(output).to_pylist()
+    assert [row["path"] for row in twice] == songs[:3]
+    for before, after in zip(once, twice, strict=True):
+        assert (after["input.path"], after["input.error"]) == ("own", "kept")
+        assert after["input.reward"] == pytest.approx(before["reward"])
+        assert after["reward"] == pytest.approx(before["reward"])
+        assert after["input.clarity"] == after["clarity"]
+        assert after["input.input.error"] == before["error"]
+        names = [*before, "input.input.error"]
+        assert {f"input.{name}" for name in before if not name.startswith(("input.", "path", "err"))
+                } < set(after), names  # fmt: skip
+
+
+def test_an_output_that_is_an_input_is_refused(
+    model: ApexReward, songs: list[str], tmp_path: Path
+) -> None:
+    song = tmp_path / "song.csv"
+    song.write_bytes(Path(songs[0]).read_bytes())
+    with pytest.raises(UsageError, match=r"song\.csv is an input of this command"):
+        run(model, [str(song)], song)
+    assert list(tmp_path.iterdir()) == [song]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_text_that_is_not_utf8_costs_no_file(
+    model: ApexReward, songs: list[str], tmp_path: Path, ending: str
+) -> None:
+    output = tmp_path / f"f.{ending}"
+    score_to_file(Reward(model), [Input(songs[0], {"prompt": "half \ud83d"})], output)
+    assert read_table(output)["prompt"].to_pylist() == ["half \\ud83d"]
 
 
 def test_a_demonstration_model_says_so_in_the_file(songs: list[str], tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_shard_s_songs_are_scored_as_their_files(
     assert found[0].columns == {
         "shard": path, "key": "a/0001", "prompt_id": 7, "prompt": "a quiet song",
     }  # fmt: skip
-    rows = list(score_songs(model, [source.path for source in found]))
+    rows = list(score_songs(model, found))
     errors = [row["error"] for row in rows]
     assert "is not audio" in errors[1]
     assert errors[3:5] == ["holds no song", "'b/0005.json' is no JSON object"]
@@ -73,10 +73,33 @@ def test_a_shard_s_songs_are_scored_as_their_files(
     assert pickle.loads(pickle.dumps(found[3].path)).reason == errors[3]  # as Ray's actors get it
     direct = list(score_songs(model, [songs[0], songs[1], songs[4]]))
     for row, expected in zip([rows[0], rows[2], rows[5]], direct, strict=True):
-        assert {**row, "path": ""} == {**expected, "path": ""}
+        assert {name: row[name] for name in expected if name != "path"} == {
+            name: value for name, value in expected.items() if name != "path"
+        }
     written = {file.name for file in (tmp_path / "out.songs").iterdir()}
     assert len(written) == 4
     assert [s.path for s in find_songs([path], tmp_path / "out.songs")] == [s.path for s in found]
+
+
+def test_rows_of_a_shard_are_the_same_without_an_output(
+    model: ApexReward, members: Members, tmp_path: Path, there: str
+) -> None:
+    path = str(write_tar(tmp_path / "s.tar", members))
+    score_to_file(Reward(model), find_songs([path], tmp_path / "f.songs"), tmp_path / "f.jsonl")
+    kept = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
+    piped = list(score_songs(model, find_songs([path])))
+    assert [list(row) for row in piped] == [list(row) for row in kept]
+    assert [{**row, "path": ""} for row in piped] == [{**row, "path": ""} for row in kept]
+    assert [row["shard"] for row in piped] == [path] * 6
+    assert [row["path"] for row in piped] == [
+        f"{path}/{name}"
+        for name in ("a/0001.wav", "a/0002.wav", "../../0003.flac.wav", "b/0004", "b/0005",
+                     "b/0006.wav")
+    ]  # fmt: skip
+    assert all(Path(row["path"]).is_file() for row in kept if row["error"] is None)
+    (row,) = score_songs(model, find_songs([f"{there}/1.wav"]))
+    assert row["path"] == row["source"]
+    assert row["path"].endswith("/songs/1.wav")
 
 
 def test_a_cut_shard_gives_its_whole_songs_and_says_where_it_ends(
@@ -122,10 +145,7 @@ def test_an_address_stands_for_its_songs(
     assert one.path == found[1].path
     fsspec.filesystem("memory").pipe_file("/datasets/user/name/songs/0.wav", b"another")
     assert Path(find_songs([there], folder)[0].path).read_bytes() == Path(songs[0]).read_bytes()
-    score_to_file(
-        Reward(model), [s.path for s in found], tmp_path / "f.parquet",
-        columns=[dict(source.columns) for source in found],
-    )  # fmt: skip
+    score_to_file(Reward(model), found, tmp_path / "f.parquet")
     rows = pyarrow.parquet.read_table(tmp_path / "f.parquet").to_pylist()
     (first, second) = score_songs(model, songs[:2])
     assert [row["clarity"] for row in rows] == [

@@ -9,8 +9,7 @@ from datasets import Audio, Dataset, DatasetDict
 
 from apex_reward import ApexReward, Reward
 from apex_reward.errors import DataError
-from apex_reward.scoring import find_songs, score_songs
-from apex_reward.scoring.job import ScoreSettings
+from apex_reward.scoring import ScoreSettings, find_songs, score_songs
 
 
 def dataset_of(songs: list[str]) -> Dataset:
@@ -39,12 +38,15 @@ def test_parquet_and_saved_sets_score_as_their_files(
     for given in ("songs.parquet", "saved", "hub"):
         sources = find_songs([tmp_path / given], tmp_path / "out")
         assert [source.columns for source in sources] == [{"prompt": name} for name in "abcd"]
-        rows = list(score_songs(reward, [s.path for s in sources], None, ScoreSettings(True)))
+        rows = list(score_songs(reward, sources, None, ScoreSettings(True)))
+        assert [row["prompt"] for row in rows] == list("abcd")
         assert [row["reward"] for row in rows[:3]] == pytest.approx(
             [row["reward"] for row in expected], abs=1e-6
         )
         assert rows[3]["path"].endswith("row 4")
         assert rows[3]["error"] == "holds no song"
+    on_stdout = [s.name for s in find_songs([tmp_path / "songs.parquet"])]
+    assert on_stdout == [f"{tmp_path}/songs.parquet: row {n}" for n in (1, 2, 3)] + [None]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(written) == 3  # each song once, whichever way it came
     assert written[2].startswith("first_song-")
