@@ -90,7 +90,7 @@ def test_resuming_with_another_model_is_refused(folder):
     score_battles(rows, paths, folder / "s.csv", Reward(Loudness()))
     other = Loudness()
     other.name = "another"
-    with pytest.raises(UsageError, match="was made with another reward"):
+    with pytest.raises(UsageError, match="was made with other models"):
         score_battles(rows, paths, folder / "s.csv", Reward(other), resume=True)
 
 
