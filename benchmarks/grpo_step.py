@@ -79,7 +79,7 @@ def run(policy: Policy, reward: Reward, steps: int, device: str) -> Seconds:
     """Seconds of each part of every step."""
     set_seed(0)
     taken: Seconds = defaultdict(list)
-    function = ApexRewardFunction(reward, decode=policy.decode, undecodable="lowest")
+    function = ApexRewardFunction(reward, decode=policy.decode)
     function.decode = timed(policy.decode, "decode", taken, device)
     with TemporaryDirectory() as folder:
         trainer = GRPOTrainer(

@@ -36,7 +36,7 @@ from apex_reward.audio import Waveform, load_audio
 from apex_reward.demo import DAMAGES, damage, make_song
 from apex_reward.files.tables import write_table
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
-from apex_reward.rewards.stacks.loop import LoopJudge
+from apex_reward.rewards.judge import Judge
 from apex_reward.runs.interrupt import Interrupt
 from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import (
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     groups: list[list[Song]] = []
     with Interrupt() as interrupt:
         for prompt, songs in candidates(own):
-            groups.append([hear(judge, prompt, song) for song in songs])
+            groups.append([score(judge, prompt, song) for song in songs])
             write_table(log.output / "candidates.jsonl", rows_of(groups))
             if interrupt.asked():
                 print(f"ended early: the figures are those of {len(groups)} prompts")
@@ -128,19 +128,19 @@ def best_of(
     }
 
 
-def hear(judge: LoopJudge, prompt: str, song: Waveform) -> Song:
+def score(judge: Judge, prompt: str, song: Waveform) -> Song:
     """A candidate with its embedding (W,), scores, reward and flags."""
-    heard = judge([song], [prompt])
-    columns = {name: values[0] for name, values in heard.columns.items()}
-    embedding = heard.embeddings[0]
-    if heard.rewards[0] is None or embedding is None:
-        raise SystemExit(f"a candidate of the prompt {prompt!r} cannot be heard; leave it out")
+    judged = judge([song], [prompt])
+    row, embedding = judged.rows[0], judged.vectors[0]
+    if row is None or embedding is None:
+        raise SystemExit(f"a candidate of the prompt {prompt!r} has no score; leave it out")
     return {
-        **columns,
+        **row,
+        "flags": ";".join(row["flags"]),
         "prompt": prompt,
         "song": song,
-        "reward": heard.rewards[0],
-        "reward_spread": heard.figures.get("apex/reward_spread"),
+        "reward": judged.rewards[0],
+        "reward_spread": judged.spread[0] if judged.spread else None,
         "embedding": embedding,
     }
 

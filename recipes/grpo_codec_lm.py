@@ -118,10 +118,7 @@ def make_reward_function(
 ) -> ApexRewardFunction:
     """The reward with guards, and the songs that the policy's should be like."""
     judge = policy_judge(settings, named, policy)
-    # As bad as the worst song: unscored, gibberish would cost nothing and slowly take over.
-    return ApexRewardFunction(
-        judge.reward, decode=policy.decode, undecodable=0.0, reference=judge.reference
-    )
+    return ApexRewardFunction(judge.reward, decode=policy.decode, reference=judge.reference)
 
 
 def add_holdout(

@@ -37,8 +37,9 @@ from torch import Tensor, nn
 
 from apex_reward.demo.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
 from apex_reward.rewards.gradient import LastSteps, guarded_gradient
+from apex_reward.rewards.groups import everywhere, prompt_keys
+from apex_reward.rewards.judge import Judge, Judged
 from apex_reward.rewards.stacks.holdout import StopRule, write_holdout
-from apex_reward.rewards.stacks.loop import Heard, LoopJudge
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import (
@@ -124,7 +125,7 @@ class Climb:
         self.reward = self.judge.reward
         loading = {"segment_seconds": SONG_SECONDS} if toy else {}
         holdout = build_holdout(settings, device, **loading)
-        self.holdout = None if holdout is None else LoopJudge(holdout, rate)
+        self.holdout = None if holdout is None else Judge(holdout, sample_rate=rate)
         self.rule, self.ended, self.step = StopRule(), False, 0
         self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.start = [p.detach().clone() for p in self.parameters]
@@ -172,8 +173,8 @@ class Climb:
     def judgement(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Figures of the held-out prompts; says where the held-out reward turns."""
         songs = self.songs()
-        heard = self.judge(list(songs), self.unseen)
-        found: dict[str, Any] = {"held_out": heard.mean, **heard.figures}
+        judged = self.judge(list(songs), self.unseen)
+        found: dict[str, Any] = {"held_out": judged.mean, **self.figures(judged)}
         if self.holdout is not None:
             found["holdout/reward"] = self.holdout(list(songs), self.unseen).mean
             trained = [row["reward"] for row in rows[-self.settings.holdout_steps :]]
@@ -192,7 +193,11 @@ class Climb:
         waveforms: Tensor = self.generator(self.unseen, torch.Generator().manual_seed(12345))
         return waveforms.detach()
 
-    def judged(self) -> tuple[Tensor, Heard]:
+    def figures(self, judged: Judged) -> dict[str, float]:
+        """What to log of the held-out prompts' songs."""
+        return self.judge.figures(judged, prompt_keys(self.unseen), everywhere)
+
+    def judged(self) -> tuple[Tensor, Judged]:
         """Those songs, and what the reward makes of them."""
         songs = self.songs()
         return songs, self.judge(list(songs), self.unseen)
@@ -226,7 +231,7 @@ class Climb:
             self.random.set_state(state["random"])
         self.log.keep_until(self.step)
 
-    def finish(self, before: tuple[Tensor, Heard]) -> None:
+    def finish(self, before: tuple[Tensor, Judged]) -> None:
         """Weights, figures of the held-out prompts, curves and songs."""
         after = self.judged()
         interrupted = self.step < self.own.max_steps
@@ -244,10 +249,10 @@ class Climb:
                 "reward_before": first.mean,
                 "reward_after": last.mean,
                 "reward_std_before": statistics.pstdev(first.known),
-                "guard_rate_before": statistics.fmean(first.flagged),
-                "guard_rate_after": statistics.fmean(last.flagged),
-                "distance_before": first.figures.get("apex/distance"),
-                "distance_after": last.figures.get("apex/distance"),
+                "guard_rate_before": statistics.fmean(bool(row["flags"]) for row in first.scored),
+                "guard_rate_after": statistics.fmean(bool(row["flags"]) for row in last.scored),
+                "distance_before": self.figures(first).get("apex/distance"),
+                "distance_after": self.figures(last).get("apex/distance"),
                 "turn": None if self.rule.turn is None else vars(self.rule.turn),
                 "interrupted": interrupted,
                 "demonstration": self.reward.demonstration,

@@ -134,20 +134,22 @@ def _encoded(pairs: Iterable[Row], encode: Encode | None) -> list[Row]:
     if has_tokens(rows) or encode is None:
         return rows
     return [
-        {**row, **{f"{side}_tokens": encode(*_heard(row[side])) for side in SIDES}} for row in rows
+        {**row, **{f"{side}_tokens": encode(*_samples(row[side])) for side in SIDES}}
+        for row in rows
     ]
 
 
-def _heard(song: Any) -> tuple[Tensor, int]:
+def _samples(song: Any) -> tuple[Tensor, int]:
     """Mono samples and rate of a path, or of the cell of an Audio column."""
-    from apex_reward.rewards.stacks.songs import song_of
+    import torch
 
-    found = song_of(song, 0)
-    if found is None:
+    from apex_reward.rewards.songs import song_of
+
+    found = song_of(song)
+    if found.error is not None:
         name = song.get("path") if isinstance(song, Mapping) else song
-        raise DataError(f"the song {name} of a pair cannot be heard")
-    (samples,) = found.blocks()
-    return samples, found.sample_rate
+        raise DataError(f"the song {name} of a pair {found.error}")
+    return torch.from_numpy(found.mono), found.sample_rate
 
 
 def _completion(pair: Row, side: str) -> Any:

@@ -5,19 +5,15 @@ Shape key: B = completions, K = codebooks, F = codec frames, C = channels, T = s
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
-from transformers import DacModel, EncodecModel, LogitsProcessor
+from transformers import DacModel, EncodecModel
 
-from apex_reward.audio import Waveform, load_audio
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.errors import UsageError
 
 Layout = Literal["flat", "delay"]
 
@@ -29,9 +25,9 @@ class CodecDecoder:
     codebook, after the text and special tokens; with `stacked`, each codebook has its own ids
     (code c of codebook k is offset + k * codebook_size + c), else all share them.
 
-    An id before `end_token` that is no code of its codebook is a stray: its frame is dropped, and
+    An id before `end_token` that is outside its codebook is a stray: its frame is dropped, and
     `strays` counts it. A completion does not decode, and gives None, where strays are more than
-    `max_stray` of its ids, or where less than one whole frame is there. An incomplete last frame is
+    `max_stray` of its ids, or where it has less than one whole frame. An incomplete last frame is
     dropped.
 
     Args:
@@ -42,7 +38,7 @@ class CodecDecoder:
             ends, where there is no code, are ignored.
         offset: id of the first code.
         stacked: whether each codebook has its own ids.
-        end_token: ids from the first one of these on are ignored; None: there is none.
+        end_token: ids from its first place on are ignored; None where the tokens have none.
         max_stray: largest share of strays among a completion's ids, in [0, 1).
 
     Attributes:
@@ -95,7 +91,7 @@ class CodecDecoder:
 
     @property
     def expected(self) -> str:
-        """The ids that decode, in words, for a message where none did."""
+        """The ids that decode, in words, for messages."""
         ranges = [self.codes_of(k) for k in range(self.codebooks)]
         shown = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in ranges)
         if not self.stacked:
@@ -171,94 +167,26 @@ class CodecDecoder:
         return waveforms.reshape(len(codes), -1, waveforms.shape[-1])
 
 
-class CodecTokensOnly(LogitsProcessor):
-    """Masks ids that are no codes at their position, so that whatever is sampled decodes.
-
-    For `generate(logits_processor=[...])` and trainers that pass it on. The end token is allowed
-    between steps, once one whole frame is there. Where codebooks lag, the triangle at the start
-    takes any code of its codebook, which decoding ignores.
-
-    Args:
-        decoder: says which ids are codes.
-        prompt_length: ids before the first code, the same for all rows (prompts are padded on the
-            left).
-    """
-
-    def __init__(self, decoder: CodecDecoder, prompt_length: int) -> None:
-        self.decoder = decoder
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) of the next id after input_ids (B, L); minus infinity for no code.
-
-        Raises:
-            UsageError: fewer ids than the prompt, or codes beyond the vocabulary.
-        """
-        position = input_ids.shape[1] - self.prompt_length
-        if position < 0:
-            raise UsageError(
-                f"{input_ids.shape[1]} ids, but prompt_length is {self.prompt_length}; give the "
-                "length of the padded prompts"
-            )
-        step, book = divmod(position, self.decoder.codebooks)
-        codes, end = self.decoder.codes_of(book), self.decoder.end_token
-        if codes[0] < 0 or max(codes[-1], end or 0) >= scores.shape[1]:
-            raise UsageError(
-                f"the model has {scores.shape[1]} ids; codebook {book} has {codes[0]} to "
-                f"{codes[-1]} and the end is {end}; check offset, codebooks and stacked"
-            )
-        masked = torch.full_like(scores, -torch.inf)
-        masked[:, codes[0] : codes[-1] + 1] = scores[:, codes[0] : codes[-1] + 1]
-        if end is not None and book == 0 and step > self.decoder.lag:
-            masked[:, end] = scores[:, end]
-        return masked
-
-
-def audio_files(column: str = "audio") -> Callable[..., list[Waveform | None]]:
-    """A decode hook for songs that lie in files: paths in a column of the dataset.
+def audio_files(column: str = "audio") -> Callable[..., list[Any]]:
+    """A decode hook for songs that lie in files, or in a column of the dataset.
 
     For completions that something else has rendered (a rollout function that writes files and
     returns their paths as an extra field, or a dataset of finished songs).
 
-    A cell is a path, an Audio column's value (`{"path", "bytes"}` or `{"array",
-    "sampling_rate"}`), or None for a song that failed.
-
     Args:
-        column: the dataset's column, one cell per completion.
+        column: the dataset's column, one cell per completion: a path, an Audio column's value, or
+            any other form that `apex_reward.rewards.songs.song_of` reads; None for a song that
+            failed.
 
     Returns:
-        The hook; what cannot be read gives None.
+        The hook. A completion whose cell cannot be read has no score.
     """
 
-    def decode(**columns: Any) -> list[Waveform | None]:
+    def decode(**columns: Any) -> list[Any]:
         if column not in columns:
             raise UsageError(
                 f"the dataset has no column {column!r}; it has {', '.join(sorted(columns))}"
             )
-        return [_read(cell) for cell in columns[column]]
+        return list(columns[column])
 
     return decode
-
-
-def _read(cell: Any) -> Waveform | None:
-    """The song of one cell; None where there is none."""
-    try:
-        song = _opened(cell)
-        if song is None or song.samples.size == 0 or not np.isfinite(song.samples).all():
-            return None
-    except (AudioError, UsageError, OSError, RuntimeError, ValueError, TypeError, KeyError):
-        # Whatever is wrong with one song must not end a training step.
-        return None
-    return song
-
-
-def _opened(cell: Any) -> Waveform | None:
-    if not isinstance(cell, Mapping):
-        return None if cell is None else load_audio(cell)
-    if cell.get("array") is not None:
-        samples = np.atleast_2d(np.asarray(cell["array"], dtype=np.float32))
-        return Waveform(samples, int(cell["sampling_rate"]))
-    if cell.get("bytes") is not None:
-        samples, rate = soundfile.read(io.BytesIO(cell["bytes"]), dtype="float32", always_2d=True)
-        return Waveform(np.ascontiguousarray(samples.T), rate)
-    return None if cell.get("path") is None else load_audio(cell["path"])

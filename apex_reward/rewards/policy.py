@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.groups import group_numbers
+from apex_reward.rewards.groups import group_numbers
 
 
 def group_advantages(rewards: Tensor, prompts: Sequence[Hashable]) -> Tensor:

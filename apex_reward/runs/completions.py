@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.files.tables import json_line, read_jsonl, write_text
-from apex_reward.rewards.stacks.groups import everywhere
+from apex_reward.rewards.groups import everywhere
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
 
 

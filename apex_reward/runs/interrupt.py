@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from apex_reward.rewards.stacks.groups import everywhere
+from apex_reward.rewards.groups import everywhere
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from apex_reward.demo.notes import SONG_SECONDS, note_references
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.loop import LoopJudge
+from apex_reward.rewards.groups import everywhere, prompt_keys
+from apex_reward.rewards.judge import Judge
 from apex_reward.runs.log import RunLog
 from apex_reward.runs.policy import Policy, PolicySettings, sample_tokens
 from apex_reward.runs.settings import RewardSettings, build_holdout, build_judge
@@ -17,23 +18,27 @@ Row = dict[str, Any]
 
 def policy_judge(
     settings: RewardSettings, named: PolicySettings, policy: Policy, guards: str = "penalty"
-) -> LoopJudge:
+) -> Judge:
     """The reward of the settings, and the songs that the policy's should be like.
 
     Args:
         guards: where the settings say nothing.
     """
     seconds = SONG_SECONDS if named.toy else None
-    return build_judge(settings, policy.decode.sample_rate, note_references, seconds, guards=guards)
+    return build_judge(
+        settings, policy.decode.sample_rate, note_references, seconds, None, guards=guards
+    )
 
 
-def holdout_judge(
-    settings: RewardSettings, named: PolicySettings, policy: Policy
-) -> LoopJudge | None:
+def holdout_judge(settings: RewardSettings, named: PolicySettings, policy: Policy) -> Judge | None:
     """The held-out reward of the settings; None where they name none."""
     loading: dict[str, Any] = {"segment_seconds": SONG_SECONDS} if named.toy else {}
     reward = build_holdout(settings, **loading)
-    return None if reward is None else LoopJudge(reward, policy.decode.sample_rate)
+    return (
+        None
+        if reward is None
+        else Judge(reward, sample_rate=policy.decode.sample_rate, undecodable=None)
+    )
 
 
 def split_prompts(prompts: list[str]) -> tuple[list[str], list[str]]:
@@ -50,14 +55,14 @@ class Listener:
 
     Args:
         policy: what plays.
-        judge: what hears.
+        judge: what scores the songs.
         max_new_tokens: of a song.
 
     Attributes:
         figures: what to log of the latest songs.
     """
 
-    def __init__(self, policy: Policy, judge: LoopJudge, max_new_tokens: int) -> None:
+    def __init__(self, policy: Policy, judge: Judge, max_new_tokens: int) -> None:
         self.policy, self.judge, self.max_new_tokens = policy, judge, max_new_tokens
         self.figures: dict[str, float] = {}
 
@@ -79,8 +84,9 @@ class Listener:
             self.policy, texts, each, seed=seed, max_new_tokens=self.max_new_tokens, model=model
         )
         asked = [(number, k) for number in range(len(texts)) for k in range(each)]
-        heard = self.judge(self.policy.decode(tokens), [texts[number] for number, _ in asked])
-        self.figures = heard.figures
+        keys = prompt_keys(texts[number] for number, _ in asked)
+        judged = self.judge(self.policy.decode(tokens), [texts[number] for number, _ in asked])
+        self.figures = self.judge.figures(judged, keys, everywhere)
         return [
             {
                 "prompt_id": number,
@@ -90,7 +96,7 @@ class Listener:
                 "ids": ids,
                 "reward": reward,
             }
-            for (number, k), ids, reward in zip(asked, tokens, heard.rewards, strict=True)
+            for (number, k), ids, reward in zip(asked, tokens, judged.rewards, strict=True)
         ]
 
     def text(self, ids: list[int]) -> str:

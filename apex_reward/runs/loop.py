@@ -18,6 +18,7 @@ from torch import Tensor
 
 from apex_reward.demo.notes import note_references
 from apex_reward.errors import UsageError
+from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.policy import group_advantages
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog, before_and_after
@@ -97,6 +98,7 @@ class PolicyRun:
         toy_seconds: float | None = None,
     ) -> None:
         self.own, self.settings, self.accelerator = own, settings, accelerator
+        self.sample_rate = sample_rate
         self.judge = build_judge(
             settings,
             sample_rate,
@@ -132,22 +134,18 @@ class PolicyRun:
     def advantages(self, texts: Sequence[str], songs: Tensor) -> Tensor:
         """(B,) rewards of songs (B, ..., T) less their group's mean, over the batch's spread.
 
-        A song that cannot be heard gets the lowest reward of the others.
+        A song without a score earns `Reward.floor`.
         """
-        heard = self.judge(list(songs), texts)
-        lowest = min(heard.known, default=0.0)
-        values = torch.tensor(
-            [lowest if reward is None else reward for reward in heard.rewards],
-            device=self.accelerator.device,
-        )
+        judged = self.judge(list(songs), texts)
+        values = torch.tensor(judged.rewards, device=self.accelerator.device)
         everyone = self.accelerator.gather(values)
         self._rewards.append(everyone.tolist())
         deviation = everyone.std()
         self._row = {"reward": everyone.mean().item(), "reward_std": deviation.item()}
-        self._row |= heard.figures
+        self._row |= self.judge.figures(judged, prompt_keys(texts), everywhere)
         for i, song in enumerate(songs[:4]):
             for name in ("before", "after")[len(self._rewards) > 1 :]:
-                self.log.song(f"{name}_{i}", song, self.judge.sample_rate)
+                self.log.song(f"{name}_{i}", song, self.sample_rate)
         return group_advantages(values, texts) / (deviation + 1e-6)
 
     def log_step(self, measured: Mapping[str, float]) -> None:

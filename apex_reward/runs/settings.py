@@ -21,9 +21,9 @@ from apex_reward.errors import UsageError
 from apex_reward.report.figures import parse_formats
 from apex_reward.rewards.drift import song_embeddings
 from apex_reward.rewards.guards import Action, Guards
+from apex_reward.rewards.judge import Judge, Undecodable
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.stacks.loop import LoopJudge
 from apex_reward.scoring import find_audio
 
 GUARDS = ("none", *get_args(Action))
@@ -136,8 +136,9 @@ def build_judge(
     sample_rate: int,
     toys: Callable[[], Iterable[Waveform]],
     toy_seconds: float | None = None,
+    undecodable: Undecodable = "floor",
     **defaults: Any,
-) -> LoopJudge:
+) -> Judge:
     """The reward of the settings, with the songs that a run's should be like.
 
     Args:
@@ -145,6 +146,7 @@ def build_judge(
         toys: makes the songs to compare with, of a toy for which the settings name no folder.
         toy_seconds: of a toy's songs, which fill one segment of the embedded model and are not too
             short at half of it; None: no toy.
+        undecodable: as in `Judge`.
         defaults: as `build_reward` takes them.
     """
     if toy_seconds is not None:
@@ -154,7 +156,7 @@ def build_judge(
     toy = toy_seconds is not None and reward.parts.encoders  # a remote model has no embeddings
     if toy or settings.reference_songs is not None:
         reference = reference_embeddings(settings, reward, toys)
-    return LoopJudge(reward, sample_rate, reference)
+    return Judge(reward, sample_rate=sample_rate, undecodable=undecodable, reference=reference)
 
 
 def build_holdout(

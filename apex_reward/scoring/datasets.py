@@ -10,13 +10,12 @@ from typing import Any
 
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.songs_inside import undecoded
+from apex_reward.prompt import prompts_of
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import row_columns, song_row
-from apex_reward.rewards.songs import TensorSong
-from apex_reward.rewards.stacks.songs import prompt_texts, song_of
+from apex_reward.rewards.songs import song_of
 
 BATCH = 16
-UNREADABLE = "is not audio that can be decoded"
 
 
 def score_dataset(
@@ -75,21 +74,12 @@ def _scored(
     reward: Reward, batch: Mapping[str, list[Any]], audio: str, prompt: str
 ) -> dict[str, list[Any]]:
     items = batch[audio]
-    prompts = prompt_texts(batch[prompt]) if reward.model.reads_text else None
-    songs = [
-        song_of(_decoded(item), reward.sample_rate) or TensorSong.failed(UNREADABLE)
-        for item in items
-    ]
+    prompts = None
+    if reward.model.reads_text:
+        prompts = prompts_of(batch[prompt], batch.get("lyrics"))
+    songs = [song_of(item) for item in items]
     settings = reward.engine_settings(block=max(1, len(songs)))
     results = reward.results(songs, prompts, settings=settings)
     rows = [song_row(reward, result, rewarded=True) for result in results]
     names = [*row_columns(reward, rewarded=True), "flags", "error"]
     return {name: [row[name] for row in rows] for name in names}
-
-
-def _decoded(item: Any) -> Any:
-    """The samples of a torchcodec decoder; everything else as it is."""
-    if hasattr(item, "get_all_samples"):
-        samples = item.get_all_samples()
-        return samples.data, int(samples.sample_rate)
-    return item

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row
-from apex_reward.rewards.stacks.single import path_in
+from apex_reward.rewards.stacks.samples import path_in
 from apex_reward.serve.batching import Batcher, BusyError, OnBatch
 from apex_reward.serve.gate import Gate
 from apex_reward.serve.schemas import (

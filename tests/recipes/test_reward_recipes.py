@@ -75,9 +75,7 @@ def test_grpo_in_two_processes_through_a_server_gives_the_rewards_of_one_with_th
     rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
     assert len(rows) == 2 * 32
     policy = load_policy(PolicySettings(), seed=0, steps=0)
-    function = ApexRewardFunction(
-        Reward.load(tmp_path / "reward.yaml"), decode=policy.decode, undecodable=0.0
-    )
+    function = ApexRewardFunction(Reward.load(tmp_path / "reward.yaml"), decode=policy.decode)
     for step in (0, 1):
         together = [row for row in rows if row["step"] == step]
         rewards = function(

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from apex_reward import ApexRewardFunction
+from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
-from apex_reward.rewards.decoders import CodecDecoder, CodecTokensOnly, audio_files
+from apex_reward.rewards.decoders import CodecDecoder, audio_files
 from tests.support import tiny_model, write_wav
 
 SIZE = 16
@@ -130,7 +131,7 @@ def test_the_reward_function_takes_the_codecs_rate() -> None:
     first, second = function(["a", "a"], ["", ""], ids)
     waveform = decoder(ids)[0]
     assert waveform is not None
-    assert second is None
+    assert second == function.reward.floor
     assert first == pytest.approx(model.reward(waveform, 16_000).item(), abs=1e-5)
     assert abs(first - model.reward(waveform, 24_000).item()) > 1e-4
 
@@ -142,8 +143,8 @@ def test_audio_files(tmp_path: Path) -> None:
     songs = [path, str(tmp_path / "text.mp3"), str(tmp_path / "absent.wav")]
     function = ApexRewardFunction(model, decode=audio_files("song"))
     rewards = function(["p"] * 3, ["c"] * 3, None, song=songs)
-    assert rewards[1:] == [None, None]
-    expected = model.reward(torch.tensor(audio_files()(audio=[path])[0].samples)[None], 44_100)
+    assert rewards[1:] == [function.reward.floor] * 2
+    expected = model.reward(torch.tensor(load_audio(path).samples)[None], 44_100)
     assert rewards[0] == pytest.approx(expected.item(), abs=1e-5)
     with pytest.raises(UsageError, match="the dataset has no column 'song'; it has completion"):
         function(["p"], ["c"], None, sung=songs)
@@ -180,49 +181,20 @@ def test_what_is_expected_in_words() -> None:
     )
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-@pytest.mark.parametrize("layout", ["flat", "delay"])
-def test_masked_sampling_always_decodes(layout: str, stacked: bool) -> None:
-    decoder = CodecDecoder(encodec(), 3, layout, offset=5, stacked=stacked, end_token=2)
-    mask = CodecTokensOnly(decoder, prompt_length=4)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.zeros(2, 4, dtype=torch.long)
-    for position in range(30):
-        scores = torch.randn(2, 80, generator=generator)
-        masked = mask(ids, scores)
-        allowed = set(torch.nonzero(torch.isfinite(masked[0])).flatten().tolist())
-        first = 5 + (position % 3) * SIZE * stacked
-        frame = 1 if layout == "flat" else 3
-        ends = {2} if position % 3 == 0 and position // 3 >= frame else set()
-        assert allowed == set(range(first, first + SIZE)) | ends
-        assert torch.equal(masked[:, sorted(allowed)], scores[:, sorted(allowed)])
-        masked[:, 2] = -torch.inf
-        ids = torch.cat([ids, masked.softmax(dim=1).multinomial(1, generator=generator)], dim=1)
-    songs = decoder(ids[:, 4:].tolist())
-    assert all(song is not None for song in songs)
-    assert decoder.strays == [0, 0]
-    with pytest.raises(UsageError, match="the model has 20 ids; codebook 0 has 5 to 20"):
-        mask(ids[:, :4], torch.zeros(2, 20))
-    with pytest.raises(UsageError, match="2 ids, but prompt_length is 4"):
-        mask(ids[:, :2], torch.zeros(2, 80))
-
-
 def test_audio_columns_and_failed_songs(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "song.wav", 0.5, 44_101)
-    plain = audio_files()(audio=[str(path)])[0]
+    samples = load_audio(path).samples
     cells = [
         None,
         {"path": str(path), "bytes": None},
         {"path": None, "bytes": path.read_bytes()},
-        {"array": plain.samples[0], "sampling_rate": 44_101},
+        {"array": samples[0], "sampling_rate": 44_101},
         {"path": None, "bytes": None},
         {"path": None, "bytes": b"no audio"},
         {"array": [], "sampling_rate": 8_000},
         {"array": [float("nan")], "sampling_rate": 8_000},
-        7.5,
     ]
-    found = audio_files()(audio=cells)
-    assert [song is not None for song in found] == [False, True, True, True, *[False] * 5]
-    for song in found[1:4]:
-        assert song.sample_rate == 44_101
-        assert (song.samples == plain.samples).all()
+    function = ApexRewardFunction(tiny_model(1), decode=audio_files(), undecodable=-7.0)
+    rewards = function(["p"] * 8, ["c"] * 8, audio=cells)
+    assert [reward == -7.0 for reward in rewards] == [True, *[False] * 3, *[True] * 4]
+    assert rewards[1] == pytest.approx(rewards[2], abs=1e-5) == pytest.approx(rewards[3], abs=1e-5)

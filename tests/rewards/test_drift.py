@@ -11,7 +11,8 @@ from apex_reward import ApexRewardFunction, Reward
 from apex_reward.errors import AudioError
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
 from apex_reward.rewards.drift import drift_figures, song_embeddings
-from apex_reward.rewards.stacks.loop import LoopJudge
+from apex_reward.rewards.groups import prompt_keys
+from apex_reward.rewards.judge import Judge
 from tests.support import golden_song, tiny_model
 
 
@@ -45,28 +46,32 @@ def test_a_loop_and_trl_log_the_same_beside_the_reward(reward: Reward) -> None:
     items = [*songs(3), None]
     prompts = ["low", "low", "high", "high"]
     reference = song_embeddings(reward, songs(4, first=10), sample_rate=24_000)
-    judge = LoopJudge(reward, 24_000, reference)
-    heard = judge(items, prompts)
+    judge = Judge(reward, sample_rate=24_000, reference=reference)
+    found = judge(items, prompts)
     function = ApexRewardFunction(
         reward, decode=lambda prompts: items, sample_rate=24_000, reference=reference
     )
     logged: dict[str, float] = {}
-    assert function(prompts, [""] * 4, log_metric=logged.__setitem__) == heard.rewards
-    assert logged == heard.figures
+    assert function(prompts, [""] * 4, log_metric=logged.__setitem__) == found.rewards
+    assert logged == judge.figures(found, prompt_keys(prompts))
     rows = reward.judge(songs(3), sample_rate=24_000)
-    assert heard.rewards == pytest.approx([*(row["reward"] for row in rows), None], abs=1e-5)
-    assert heard.mean == pytest.approx(sum(row["reward"] for row in rows) / 3, abs=1e-5)
-    assert heard.flagged == [bool(row["flags"]) for row in rows]
+    assert found.rewards == pytest.approx(
+        [*(row["reward"] for row in rows), judge.floor()], abs=1e-5
+    )
+    assert found.mean == pytest.approx(sum(row["reward"] for row in rows) / 3, abs=1e-5)
+    assert [row["flags"] for row in found.scored] == [row["flags"] for row in rows]
     embedded = song_embeddings(reward, songs(3), sample_rate=24_000)
     assert logged["apex/embedding_spread"] == pytest.approx(embedding_spread(embedded[:2]))
     assert logged["apex/distance"] == pytest.approx(frechet_distance(embedded, reference), abs=1e-6)
     assert logged["apex/undecodable"] == 0.25
-    assert heard.embeddings[3] is None
+    assert found.vectors[3] is None
 
 
 def test_a_loop_of_nothing_logs_no_distance(reward: Reward) -> None:
-    heard = LoopJudge(reward, 24_000)([None, None])
-    assert heard.mean is None
-    assert heard.rewards == [None, None]
-    assert not any(math.isnan(value) for value in heard.figures.values())
-    assert "apex/distance" not in heard.figures
+    judge = Judge(reward, undecodable=None)
+    found = judge([None, None])
+    assert found.mean is None
+    assert found.rewards == [None, None]
+    figures = judge.figures(found, ["", ""])
+    assert not any(math.isnan(value) for value in figures.values())
+    assert "apex/distance" not in figures

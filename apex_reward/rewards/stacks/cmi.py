@@ -1,8 +1,7 @@
-"""`CMIRewardModel`: our model behind CMI-RewardBench's model interface.
+"""`CMIRewardModel`: our models behind CMI-RewardBench's model interface.
 
-Named on that benchmark's command line as `apex_reward.rewards.stacks.cmi:CMIRewardModel`,
-built with
-`checkpoint` and `device`. Interface: https://github.com/Haiwen-Xia/CMI-RewardBench
+Named on that benchmark's command line as `apex_reward.rewards.stacks.cmi:CMIRewardModel`, built
+with `checkpoint` and `device`. Interface: https://github.com/Haiwen-Xia/CMI-RewardBench
 (`core/model_abc.py`).
 
 Shape key: N = inputs, C = channels, T = samples.
@@ -12,86 +11,102 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from apex_reward.audio import load_audio
+from apex_reward.audio.resample import resample
 from apex_reward.errors import AudioError, UsageError
+from apex_reward.prompt import prompt_of
+from apex_reward.rewards.judge import Judge
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.songs import TensorSong
-from apex_reward.rewards.stacks.batch import BatchJudge
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class CMIRewardModel:
     """Scores songs for CMI-RewardBench.
 
-    Column 0 (text alignment) is 0 for every song: the model hears music and reads no text, so no
-    order of songs by their text is claimed. Column 1 (musicality) is the reward.
+    Column 0 (text alignment) is the mean of the heads of those models that read the prompt (clap's
+    `adherence`, tunejury's `preference`). It is 0 for every song where no model reads it: no order
+    of songs by their text is claimed, and the benchmark counts ties as B. Column 1 (musicality) is
+    the reward before guards.
 
     Args:
-        checkpoint: hub id, folder or `apex-tiny`.
+        checkpoint: a model as `load_reward_model` takes it, or a reward file (`.yaml`).
         device: a torch device, as `cuda:0`; None takes a GPU where there is one.
-        mix: how heads become the reward of column 1; any mix, `preference` too.
+        mix: how heads become column 1; any mix, `preference` too. None takes the file's, or the
+            model's default.
     """
 
     def __init__(
-        self, checkpoint: str = "amaai-lab/apex", device: str | None = None, mix: str = "overall"
+        self,
+        checkpoint: str = "amaai-lab/apex",
+        device: str | None = None,
+        mix: str | None = None,
     ) -> None:
-        self._reward = Reward(load_reward_model(str(checkpoint), device=device), mix)
-        self._judge = BatchJudge(self._reward)
+        name = str(checkpoint)
+        if name.endswith((".yaml", ".yml")):
+            reward = Reward.load(name, device=device)
+            reward = reward if mix is None else Reward(reward.model, mix, loudness=reward.loudness)
+        else:
+            reward = Reward(load_reward_model(name, device=device), mix)
+        self._judge = Judge(reward, undecodable=None)
+        self._text_heads = [
+            f"{part.name}.{head.name}" if part.name else head.name
+            for part in reward.parts.parts
+            for head in part.model.heads
+            if part.model.reads_text and not getattr(part.model, "reads_lyrics", False)
+        ]
 
     @property
     def sr(self) -> int:
         """Hz of the waveform tensors that `score_batch` takes."""
-        return self._reward.sample_rate
+        return self._judge.reward.sample_rate
 
     def score_batch(
         self, inputs: Sequence[Any], batch_size: int, max_dur: float, **kwargs: Any
     ) -> npt.NDArray[np.float32]:
-        """(N, 2) scores: text alignment (0), musicality.
+        """(N, 2) scores: text alignment, musicality.
 
         Args:
             inputs: each with `audio`, as an attribute or a key: a path, or a float waveform
-                tensor (T,) or (C, T) at `sr`. `text`, `lyrics` and `ref_audio` are not used.
+                tensor (T,) or (C, T) at `sr`. `text` and `lyrics` go to the models that read them;
+                `ref_audio` is not used.
             batch_size: songs per batch.
             max_dur: seconds of each song that count; 0 or less for all of it.
             kwargs: of other models; not used.
 
         Raises:
             UsageError: an input without audio, a batch size below 1.
-            AudioError: a file that cannot be decoded.
+            AudioError: an input that has no score.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; expected at least 1")
         result = np.zeros((len(inputs), 2), dtype=np.float32)
         for start in range(0, len(inputs), batch_size):
             chosen = inputs[start : start + batch_size]
-            songs = [TensorSong(self._song(item, max_dur), self.sr) for item in chosen]
-            texts = [str(_part(item, "text") or "") for item in chosen]
-            batch = self._judge(songs, texts)
-            if batch.reasons:
-                number, reason = next(iter(batch.reasons.items()))
+            songs = [(self._song(item, max_dur), self.sr) for item in chosen]
+            texts = [prompt_of(_part(item, "text"), _part(item, "lyrics")) for item in chosen]
+            found = self._judge(songs, texts)
+            for number, reason in found.reasons.items():
                 raise AudioError(f"input {start + number} {reason}")
-            result[start : start + len(songs), 1] = batch.raw
+            for number, row in enumerate(found.scored, start):
+                aligned = fmean(row[name] for name in self._text_heads) if self._text_heads else 0.0
+                result[number] = aligned, row["reward_raw"]
         return result
 
     def _song(self, item: Any, max_dur: float) -> Tensor:
         """(T,) mono at `sr`, cut to `max_dur` seconds."""
-        import torch
-
-        from apex_reward.audio import load_audio
-        from apex_reward.audio.resample import resample
-
         audio = _part(item, "audio")
         if isinstance(audio, (str, Path)):
             decoded = load_audio(audio)
             song = resample(torch.from_numpy(decoded.mono), decoded.sample_rate, self.sr)
-        elif isinstance(audio, torch.Tensor) and audio.ndim in (1, 2):
+        elif isinstance(audio, Tensor) and audio.ndim in (1, 2):
             song = audio.float() if audio.ndim == 1 else audio.float().mean(dim=0)
         else:
             raise UsageError("an input needs `audio`: a path, or a waveform tensor (T,) or (C, T)")

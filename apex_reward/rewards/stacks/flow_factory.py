@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.single import judge_of
+from apex_reward.rewards.stacks.samples import judge_of
 
 if TYPE_CHECKING:
     Base: type = object
@@ -33,7 +33,7 @@ class ApexFlowReward(Base):
 
     Args:
         config: its `extra_kwargs` hold `reward`, a reward file or a model's name, and perhaps
-            `undecodable`.
+            `undecodable` and `scale`, as in `apex_reward.rewards.judge.Judge`.
         accelerator: Flow-Factory's.
     """
 
@@ -44,8 +44,11 @@ class ApexFlowReward(Base):
         if Base is not object:
             super().__init__(config, accelerator)
         given = dict(config.extra_kwargs or {})
-        reward, undecodable = str(given.get("reward", "reward.yaml")), given.get("undecodable")
-        self.judge = judge_of(reward, None, undecodable).judge
+        self.judge = judge_of(
+            str(given.get("reward", "reward.yaml")),
+            given.get("undecodable", "floor"),
+            given.get("scale", "none"),
+        )
 
     def __call__(
         self,
@@ -65,9 +68,9 @@ class ApexFlowReward(Base):
             UsageError: no audio, or no rates.
         """
         if audio is None or not audio_sample_rate:
-            raise UsageError("audio and audio_sample_rate are needed; this reward hears songs")
+            raise UsageError("audio and audio_sample_rate are needed; this reward scores songs")
         songs = [(a, int(rate)) for a, rate in zip(audio, audio_sample_rate, strict=True)]
-        results = self.judge(songs, list(prompt))
+        results = self.judge.answers(self.judge(songs, list(prompt)))
         names = [*(head.name for head in self.judge.reward.heads), "reward_raw", "decoded"]
         return RewardModelOutput(
             rewards=torch.tensor([result["score"] for result in results]),

@@ -1,115 +1,124 @@
-"""One function per objective over one forward, for TRL's `normalize_then_sum` (GDPO).
-
-GDPO (arXiv 2601.05242) normalises every objective within its group before they are summed, so each
-needs a function of its own; the songs are heard once for all of them.
-"""
+"""One function per objective over one forward, for TRL's `normalize_then_sum` (GDPO)."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.trl import ApexRewardFunction
+from apex_reward.rewards.judge import Judged
 from apex_reward.scores.mix import RewardMix
 
-Objective = Callable[..., Any]
+LOGS = ("log_metric", "log_extra")
 
 
-def functions(function: ApexRewardFunction, asynchronous: bool = False) -> list[Objective]:
-    """A reward function per head of the mix, named after it; weights are the trainer's to give.
-
-    Each returns the head itself (B,), None where a completion is no song. Guards and loudness are
-    those of `function`; a song on which a guard with a penalty or a veto trips gets the head's
-    lowest value. Calls with the same completions share one forward.
+class Objective:
+    """One head of the mix as a reward function; see `ApexRewardFunction.objectives`.
 
     Args:
-        function: what hears the songs.
-        asynchronous: make real `async def` functions, which TRL runs at the same time.
-
-    Raises:
-        UsageError: the mix is a preference head, or a head has no lowest value.
+        shared: the forward that all objectives of a function share.
+        name: of the head.
+        worst: what a song earns on which a guard with a penalty trips.
+        floor: what a vetoed song earns; `undecodable` where the function names it.
+        undecodable: what a completion without a score earns.
     """
-    mix = function.reward.mix
-    if not isinstance(mix, RewardMix):
-        raise UsageError("objectives are the heads of a mix; a preference head has none")
-    shared = _Shared(function)
-    lowest = {head.name: head.low for head in function.reward.heads}
-    if endless := [name for name in mix.weights if lowest[name] == -float("inf")]:
-        raise UsageError(f"{', '.join(endless)} has no lowest value that a guard could give")
-    make = _asynchronous if asynchronous else _plain
-    return [make(shared, name, lowest[name]) for name in mix.weights]
+
+    def __init__(
+        self, shared: SharedForward, name: str, worst: float, floor: float, undecodable: Any
+    ) -> None:
+        self.shared, self.__name__ = shared, name
+        self.worst, self.floor, self.undecodable = worst, floor, undecodable
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        """B values of the head, as TRL calls it; arguments as of `ApexRewardFunction`."""
+        found = self.shared.judged({"prompts": prompts, "completions": completions, **columns})
+        return [self.undecodable if row is None else self._value(row) for row in found.rows]
+
+    def _value(self, row: Mapping[str, Any]) -> float:
+        guards = self.shared.function.reward.guards.guards
+        actions = {guard.action for guard in guards if guard.name in row["flags"]}
+        if "veto" in actions:
+            return self.floor
+        return self.worst if "penalty" in actions else float(row[self.__name__])
 
 
-def _plain(shared: _Shared, name: str, low: float) -> Objective:
-    def objective(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[Any]:
-        return shared.head(name, low, prompts, completions, columns)
+class AsyncObjective(Objective):
+    """The same, awaited: TRL runs asynchronous rewards at the same time."""
 
-    objective.__name__ = name
-    return objective
-
-
-def _asynchronous(shared: _Shared, name: str, low: float) -> Objective:
-    async def objective(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[Any]:
-        return await asyncio.to_thread(shared.head, name, low, prompts, completions, columns)
-
-    objective.__name__ = name
-    return objective
+    async def __call__(  # type: ignore[override]
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        """As `Objective`."""
+        return await asyncio.to_thread(super().__call__, prompts, completions, **columns)
 
 
-class _Shared:
-    """The latest call's columns; the next call with other completions replaces them."""
+class SharedForward:
+    """The latest batch of an `ApexRewardFunction`: calls with the same arguments share it."""
 
-    def __init__(self, function: ApexRewardFunction) -> None:
-        self._function, self._lock = function, threading.Lock()
-        self._key: Any = None
-        self._columns: dict[str, list[Any]] = {}
+    def __init__(self, function: Any) -> None:
+        self.function, self._lock = function, threading.Lock()
+        self._latest: tuple[dict[str, Any], Judged] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"function": self._function}
+        return {"function": self.function}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["function"])  # type: ignore[misc]
 
-    def head(
-        self,
-        name: str,
-        low: float,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        columns: dict[str, Any],
-    ) -> list[Any]:
-        logs = {key: columns.pop(key, None) for key in ("log_metric", "log_extra")}
-        key = repr((prompts, completions, columns.get("completion_ids")))
+    def judged(self, columns: dict[str, Any]) -> Judged:
+        """The batch of the function for these keywords, loggers among them."""
+        logs = {name: columns.pop(name, None) for name in LOGS}
         with self._lock:
-            if key != self._key or not self._columns:
-                self._columns = self._heard(prompts, completions, columns, logs)
-                self._key = key
-            found = self._columns
-        bad = self._priced()
-        return [
-            low if value is not None and bad & set((flags or "").split(";")) else value
-            for value, flags in zip(found[name], found["flags"], strict=True)
-        ]
+            if self._latest is None or not _same(self._latest[0], columns):
+                # Lists may change in place between two calls: the key holds copies.
+                key = {k: list(v) if isinstance(v, list) else v for k, v in columns.items()}
+                self._latest = key, self.function.judged(columns, **logs)
+            return self._latest[1]
 
-    def _priced(self) -> set[str]:
-        return {g.name for g in self._function.reward.guards.guards if g.action != "flag"}
 
-    def _heard(
-        self, prompts: Any, completions: Any, columns: dict[str, Any], logs: dict[str, Any]
-    ) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {}
-
-        def keep(name: str, values: list[Any]) -> None:
-            found[name.rpartition("/")[2]] = values
-            if logs["log_extra"] is not None:
-                logs["log_extra"](name, values)
-
-        self._function(
-            prompts, completions, log_metric=logs["log_metric"], log_extra=keep, **columns
+def objectives_of(function: Any, asynchronous: bool) -> list[Objective]:
+    """See `ApexRewardFunction.objectives`."""
+    reward, undecodable = function.reward, function.judge.undecodable
+    if not isinstance(reward.mix, RewardMix):
+        raise UsageError("objectives are the heads of a mix; a preference head has none")
+    heads = {head.name: head for head in reward.heads}
+    worse = {name: heads[name].low if weight >= 0 else heads[name].high
+             for name, weight in reward.mix.weights.items()}  # fmt: skip
+    acts = any(guard.action != "flag" for guard in reward.guards.guards)
+    endless = [name for name, end in worse.items() if not math.isfinite(end)]
+    if endless and (acts or undecodable == "floor"):
+        raise UsageError(
+            f"{', '.join(endless)} has no worst value for a song without a score; give "
+            "undecodable= a number, and guards that flag only"
         )
-        return found
+    kind, shared = AsyncObjective if asynchronous else Objective, SharedForward(function)
+    made = []
+    for name, end in worse.items():
+        beyond = 0.01 * (heads[name].high - heads[name].low)
+        floor = end + beyond
+        if reward.mix.weights[name] >= 0:
+            floor = end - (beyond if math.isfinite(beyond) else 1.0)
+            if undecodable == "floor":
+                floor = min(floor, function.judge.floor())
+        price = floor if undecodable == "floor" else undecodable
+        made.append(kind(shared, name, end, floor, price))
+    return made
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arguments hold the same: plain values by value, all others by identity."""
+    if one is other:
+        return True
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    plain = (str, bytes, int, float, np.generic)
+    return isinstance(one, plain) and type(one) is type(other) and bool(one == other)

@@ -10,21 +10,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apex_reward.rewards.stacks.single import StackJudge, judge_of, path_in
+from apex_reward.prompt import prompts_of
+from apex_reward.rewards.stacks.samples import judge_of, path_in
 
 
 class ApexORM:
     """Completions to rewards. `of` makes the class that swift builds.
 
-    Songs come from the column `audio` of the data set, else from `decode` of `response_token_ids`,
-    else each completion is the path of a song.
+    Songs come from the column `audio` of the data set, else from `decode` of `response_token_ids`
+    (with `decode.sample_rate` where it returns bare waveforms), else each completion is the path of
+    a song. A column `lyrics` goes to models that read lyrics.
     """
 
     reward = "reward.yaml"
     decode: Callable[..., Any] | None = None
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
-        self.judge: StackJudge = judge_of(self.reward, None, None).judge
+        self.judge = judge_of(self.reward)
 
     @classmethod
     def of(cls, reward: str, decode: Callable[..., Any] | None = None) -> type[ApexORM]:
@@ -34,16 +36,21 @@ class ApexORM:
 
     def __call__(self, completions: Sequence[str], **kwargs: Any) -> list[float]:
         """B finite rewards."""
-        items = self._songs(completions, kwargs)
-        prompts = kwargs.get("prompt") or kwargs.get("messages") or [""] * len(items)
-        return [result["score"] for result in self.judge(items, prompts)]
+        items, rate = self._songs(completions, kwargs)
+        texts = kwargs.get("prompt") or kwargs.get("messages") or [""] * len(items)
+        found = self.judge(items, prompts_of(texts, kwargs.get("lyrics")), sample_rate=rate)
+        return [float(reward) for reward in found.rewards if reward is not None]
 
-    def _songs(self, completions: Sequence[str], columns: dict[str, Any]) -> list[Any]:
+    def _songs(
+        self, completions: Sequence[str], columns: dict[str, Any]
+    ) -> tuple[list[Any], int | None]:
+        """The songs, and the rate of bare waveforms among them."""
         if columns.get("audio") is not None:
-            return list(columns["audio"])
+            return list(columns["audio"]), None
         if self.decode is not None and columns.get("response_token_ids") is not None:
-            return list(self.decode([_ids(row) for row in columns["response_token_ids"]]))
-        return [path_in(text) for text in completions]
+            songs = self.decode([_ids(row) for row in columns["response_token_ids"]])
+            return list(songs), getattr(self.decode, "sample_rate", None)
+        return [path_in(text) for text in completions], None
 
 
 def _ids(row: Sequence[Any]) -> list[int]:

@@ -1,6 +1,6 @@
 """`ApexRewardFunction`: songs as the reward of TRL's GRPOTrainer and RLOOTrainer (trl 1.16).
 
-Shape key: B = completions of one call, b = those that decode, C = channels, T = samples.
+Shape key: B = completions of one call, C = channels, T = samples.
 """
 
 from __future__ import annotations
@@ -8,29 +8,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from apex_reward.errors import UsageError
+from apex_reward.prompt import prompts_of
+from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.guards import Action, Guard, Guards
+from apex_reward.rewards.judge import Judge, Judged, Undecodable
 from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.songs import TensorSong
-from apex_reward.rewards.stacks.batch import BatchJudge, SongBatch
-from apex_reward.rewards.stacks.groups import everywhere, group_numbers, prompt_keys
-from apex_reward.rewards.stacks.log import RewardLog
-from apex_reward.rewards.stacks.songs import prompt_texts, song_of
-from apex_reward.scores.mix import RewardMix
+from apex_reward.rewards.stacks.objectives import Objective, objectives_of
 from apex_reward.scores.resolve import Mix
-from apex_reward.scores.scores import Scores
 
 Decode = Callable[..., Iterable[Any]]
-CALLERS = 8  # frames between a reward function and the trainer that calls it
+LogMetric = Callable[[str, float], None]
+LogExtra = Callable[[str, list[Any]], None]
+BRIEF = ("reward_raw", "undecodable", "guard_any", "flags")
 # One thread: a call gathers from all processes, so in all of them calls come in the same order.
 IN_TURN = ThreadPoolExecutor(1, "apex-reward")
 
@@ -45,37 +43,37 @@ class ApexRewardFunction:
     (the `group` normalisation, the zero-variance share) is gathered from all, so that rewards do
     not depend on the number of processes.
 
-    Logged through `log_metric`, under NAME/: the mean of each head, `reward_raw` (before guards),
-    `guard_any` and `guard_<name>` (shares of the decoded songs), `undecodable` (share of the
-    completions), `zero_variance_groups` (share of the prompt groups with fewer than two different
-    rewards: they move no policy), with an ensemble `reward_spread` (mean over the songs of the
-    members' spread: its growth over training is the sign of leaving the known),
-    `embedding_spread` (mean cosine distance of two songs of one prompt) and, with `reference`,
-    `distance` from it. Through
-    `log_extra`, per completion: each head, `reward_raw`, `flags` (joined by `;`).
+    Logged through `log_metric`, under NAME/: the figures of `Judge.figures`. Two of them rise when
+    a policy leaves what the reward knows: `reward_spread` (with an ensemble) and `distance` (with
+    `reference`). Logged through `log_extra`, per completion: each head, `reward_raw`, `flags`
+    (joined by `;`).
 
     Args:
-        reward: a `Reward`, which says all that is rewarded; or models, for which `mix`,
+        reward: a `Reward`, which holds all that is rewarded; or models, for which `mix`,
             `loudness`, `guards`, `caution` and `batch_segments` are those of `Reward`.
         decode: turns completions into songs. It is called with those of the keyword arguments
             `prompts`, `completions`, `completion_ids` and the dataset's columns that its signature
-            names (all, if it takes `**kwargs`), and returns one item per completion: a float
-            waveform (T,) or (C, T) in [-1, 1], a `Waveform`, a path, an Audio column's mapping, or
-            None for what does not decode.
-            `apex_reward.rewards.decoders` has hooks for codec tokens and audio files.
-        sample_rate: Hz, of decoded tensors; None takes `decode.sample_rate`, else the reward's.
-        undecodable: reward of a completion that gives no song. None: TRL leaves it out of the
-            update. That is safe only while this is the trainer's one reward function: beside a
-            second one TRL counts None as 0, which with rewards below 0 pays for gibberish. There,
-            and with `lowest`, it gets the lowest reward that the mix can give (of a mix without
-            one, the lowest of the batch).
+            names (all, if it takes `**kwargs`). It returns one item per completion: a pair
+            (samples, rate), a `Waveform`, a path, an Audio column's mapping, a bare float waveform
+            (T,) or (C, T) in [-1, 1] where a sample rate is given, or None for a completion that
+            does not decode. `apex_reward.rewards.decoders` has hooks for codec tokens and audio
+            files.
+        sample_rate: Hz of bare waveforms; None takes `decode.sample_rate`. Without either, bare
+            waveforms are an error.
+        undecodable: reward of a completion without a score (nothing decoded, no samples, samples
+            that are NaN, infinite or far outside [-1, 1]). `floor` is `Reward.floor`, below the
+            reward of every song. A number stands for itself. None leaves the completion out of
+            the update, which is safe only while this is the trainer's one reward function: beside
+            another one TRL counts None as 0.
         reference: (M, W) embeddings of songs that a policy should sound like, as
-            `apex_reward.rewards.drift.song_embeddings` gives them: the batch's Frechet distance
-            from them is logged. A reward that rises together with it is being gamed.
+            `apex_reward.rewards.drift.song_embeddings` gives them, for the logged `distance`.
         name: under which TRL logs it.
+        brief: log `reward_raw`, `undecodable`, `guard_any` and `flags` only, so that TRL's table of
+            completions fits 80 columns.
 
     Raises:
-        UsageError: as `Reward`, or options beside a `Reward` that holds them.
+        UsageError: as `Reward` and `Judge`; options beside a `Reward` that holds them; a mix
+            without a lowest value and no `undecodable`.
     """
 
     def __init__(
@@ -89,9 +87,10 @@ class ApexRewardFunction:
         loudness: float | None = None,
         caution: float | None = None,
         batch_segments: int | None = None,
-        undecodable: float | Literal["lowest"] | None = None,
+        undecodable: Undecodable = "floor",
         reference: Tensor | None = None,
         name: str = "apex",
+        brief: bool = False,
     ) -> None:
         options = {"loudness": loudness, "caution": caution, "batch_segments": batch_segments}
         given: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
@@ -99,12 +98,16 @@ class ApexRewardFunction:
             given["guards"] = guards
         self.reward = as_reward(reward, mix, **given)
         self.decode = decode
-        decoded_rate: int | None = getattr(decode, "sample_rate", None)
-        self.sample_rate = sample_rate or decoded_rate or self.reward.sample_rate
-        self.undecodable = undecodable
-        self.reference = reference
+        self.sample_rate: int | None = sample_rate or getattr(decode, "sample_rate", None)
+        self.judge = Judge(
+            self.reward,
+            sample_rate=self.sample_rate,
+            undecodable=undecodable,
+            reference=reference,
+            name=name,
+        )
+        self.brief = brief
         self.__name__ = name
-        self._judge = BatchJudge(self.reward)
         self._warned = False
 
     def __call__(
@@ -112,8 +115,8 @@ class ApexRewardFunction:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]] | None = None,
-        log_metric: Callable[[str, float], None] | None = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """Rewards of a batch of completions, as TRL calls it.
@@ -126,11 +129,14 @@ class ApexRewardFunction:
                 models that read lyrics.
 
         Returns:
-            B rewards; `undecodable` where a completion gives no song (nothing decoded, no samples,
-            samples that are NaN, infinite or far outside [-1, 1], a rate that nothing resamples).
+            B rewards.
+
+        Raises:
+            UsageError: `decode` returns another number of items, bare waveforms without a rate, or
+                integers.
         """
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
-        return self._rewards(given, log_metric, log_extra, columns, not _beside_others(self))
+        return self.judged({**columns, **given}, log_metric, log_extra).rewards
 
     async def asynchronous(
         self, prompts: Sequence[Any], completions: Sequence[Any], **arguments: Any
@@ -141,128 +147,95 @@ class ApexRewardFunction:
 
         Calls of one process run one after the other in a thread. TRL logs it as `asynchronous`.
         """
-        given = {"prompts": prompts, "completions": completions,
-                 "completion_ids": arguments.pop("completion_ids", None)}  # fmt: skip
-        log_metric, log_extra = (arguments.pop(name, None) for name in ("log_metric", "log_extra"))
-        alone = not _beside_others(self.asynchronous)
-        work = functools.partial(self._rewards, given, log_metric, log_extra, arguments, alone)
+        work = functools.partial(self, prompts, completions, **arguments)
         return await asyncio.get_running_loop().run_in_executor(IN_TURN, work)
 
-    def _rewards(
+    def objectives(self, asynchronous: bool = False) -> list[Objective]:
+        """A reward function per head of the mix, in its order, over one forward of this function.
+
+        For TRL's `multi_objective_aggregation="normalize_then_sum"` (GDPO, arXiv 2601.05242), which
+        normalises each objective within its group before they are summed:
+
+            trainer = GRPOTrainer(policy, reward_funcs=function.objectives(), ...)
+
+        with `reward_weights=list(function.reward.mix.weights.values())`. Each returns the head
+        itself. A completion without a score earns this function's `undecodable` in each of them.
+        Where that is `floor`, a vetoed song earns it too, and it lies beyond the head's range on
+        its worse side: below it, or above it where the mix has a negative weight. A penalty gives
+        the worse end of the range.
+
+        Args:
+            asynchronous: make the asynchronous form, which TRL runs at the same time.
+
+        Raises:
+            UsageError: the mix is a preference head, or a head has no end where one is needed.
+        """
+        return objectives_of(self, asynchronous)
+
+    def judged(
         self,
-        given: dict[str, Any],
-        log_metric: Callable[[str, float], None] | None,
-        log_extra: Callable[[str, list[Any]], None] | None,
-        columns: dict[str, Any],
-        alone: bool,
-    ) -> list[float | None]:
-        """As `__call__`; `alone`: whether it is the trainer's one function."""
-        prompts, completions = given["prompts"], given["completions"]
-        keys = prompt_keys(prompts)
-        with torch.no_grad():
-            songs = self._decoded({**columns, **given}, len(completions))
-            batch = self._judge(
-                songs, with_lyrics(prompt_texts(prompts), columns), rewarded=not self._grouped
-            )
-            if self._grouped:
-                batch.raw = self._mixed_in_groups(batch, keys)
-        if not batch.present and completions:
-            self._warn_of_nothing(given["completion_ids"])
-        everyone, _ = everywhere(batch.raw)
-        lowest = self.reward.lowest(len(everyone))
-        price = self._price(everyone, alone)
-        rewards: list[float | None] = [price] * len(songs)
-        for i, raw, tripped in zip(batch.present, batch.raw, batch.flags, strict=True):
-            rewards[i] = self.reward.guards.adjust(raw, tripped, lowest)
-        log = RewardLog(self.__name__, self.reward, batch, keys, rewards, self.reference)
-        log.metrics(log_metric)
-        log.columns(log_extra)
-        return rewards
+        arguments: dict[str, Any],
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
+    ) -> Judged:
+        """What the judge makes of a batch; `arguments` as keywords of a call, without loggers."""
+        prompts, completions = arguments["prompts"], arguments["completions"]
+        keys = prompt_keys(prompts, arguments.get("lyrics"))
+        songs = self._decoded(arguments, len(completions))
+        texts = prompts_of(prompts, arguments.get("lyrics"))
+        found = self.judge(songs, texts, keys=keys, gather=everywhere)
+        if not found.scored and completions:
+            self._warn_of_nothing(arguments.get("completion_ids"), found)
+        figures = self.judge.figures(found, keys, everywhere)  # gathers, so every process calls it
+        for name, value in figures.items():
+            if log_metric is not None and (not self.brief or name.rpartition("/")[2] in BRIEF):
+                log_metric(name, value)
+        names = [*(head.name for head in self.reward.heads), "reward_raw", "flags"]
+        for name in names:
+            if log_extra is not None and (not self.brief or name in BRIEF):
+                log_extra(f"{self.__name__}/{name}", [_cell(row, name) for row in found.rows])
+        return found
 
-    @property
-    def _grouped(self) -> bool:
-        mix = self.reward.mix
-        return isinstance(mix, RewardMix) and mix.normalization == "group"
-
-    def _decoded(self, arguments: dict[str, Any], count: int) -> list[TensorSong | None]:
+    def _decoded(self, arguments: dict[str, Any], count: int) -> list[Any]:
         items = list(self.decode(**_wanted(self.decode, arguments)))
         if len(items) != count:
             raise UsageError(f"decode returned {len(items)} songs for {count} completions")
-        return [song_of(item, self.sample_rate) for item in items]
+        for item in items:
+            samples = item[0] if isinstance(item, tuple) and len(item) == 2 else item
+            if isinstance(samples, (Tensor, np.ndarray)):
+                _check_samples(samples)
+        return items
 
-    def _mixed_in_groups(self, batch: SongBatch, keys: list[str]) -> list[float]:
-        """The mix of this process's songs, normalised over the prompt groups of all processes."""
-        scores = batch.scores
-        members = [] if scores is None else _by_song(scores)
-        mine = [(keys[i], value) for i, value in zip(batch.present, members, strict=True)]
-        entries, place = everywhere(mine)
-        if not entries:
-            return []
-        heads = list(self.reward.heads)
-        stacked = torch.tensor([value for _, value in entries])  # (B, M, H)
-        gathered = (
-            Scores.from_stack(stacked[:, 0], heads)
-            if stacked.shape[1] == 1
-            else Scores.from_members(stacked.transpose(0, 1), heads)
-        )
-        groups = group_numbers([key for key, _ in entries])
-        return self.reward.mix_scores(gathered, groups=groups)[place].tolist()
-
-    def _price(self, raw: list[float], alone: bool) -> float | None:
-        """What a completion that is no song gets."""
-        if self.undecodable != "lowest" and (alone or self.undecodable is not None):
-            return self.undecodable
-        mix = self.reward.mix
-        bound = -math.inf
-        if isinstance(mix, RewardMix):
-            bound = mix.lowest(len(raw), self.reward.heads)
-        return bound if math.isfinite(bound) else min(raw, default=0.0)
-
-    def _warn_of_nothing(self, ids: Sequence[Sequence[int]] | None) -> None:
-        """Say once what came and what was expected, where no completion at all is a song."""
+    def _warn_of_nothing(self, ids: Sequence[Sequence[int]] | None, found: Judged) -> None:
+        """Say once what came and what was expected, where no completion at all has a score."""
         if self._warned:
             return
         self._warned = True
         shown = "" if not ids else f" The first begins with the ids {list(ids[0])[:12]}."
+        reason = next(iter(found.reasons.values()), "")
         expected = getattr(self.decode, "expected", None)
         warnings.warn(
-            f"no completion of this batch gave a song: every reward is the one for undecodable "
-            f"completions, and nothing is learnt.{shown} "
+            "no completion of this batch gave a song that can be scored: every reward is the one "
+            f"for undecodable completions, and nothing is learnt. The first {reason}.{shown} "
             + (f"Expected: {expected}" if expected else "Check the decode hook."),
             stacklevel=4,
         )
 
 
-def _beside_others(function: Callable[..., Any]) -> bool:
-    """Whether the trainer that calls `function` has other reward functions too.
-
-    TRL says so nowhere but in its own attribute, so the callers are asked for it.
-    """
-    frame = inspect.currentframe()
-    for _ in range(CALLERS):
-        frame = None if frame is None else frame.f_back
-        trainer = None if frame is None else frame.f_locals.get("self")
-        functions = getattr(trainer, "reward_funcs", None)
-        if isinstance(functions, (list, tuple)) and function in functions:
-            return len(functions) > 1
-    return False
+def _cell(row: dict[str, Any] | None, name: str) -> Any:
+    if row is None:
+        return None
+    return ";".join(row[name]) if name == "flags" else row[name]
 
 
-def with_lyrics(texts: list[str], columns: Mapping[str, Any]) -> list[Any]:
-    """Prompts with the lyrics of a column of that name, where there is one."""
-    lyrics = columns.get("lyrics")
-    if not lyrics:
-        return list(texts)
-    return [
-        {"prompt": text, "lyrics": str(words or "")}
-        for text, words in zip(texts, lyrics, strict=True)
-    ]
-
-
-def _by_song(scores: Scores) -> list[list[list[float]]]:
-    """(M, H) nested lists per song: plain values travel between processes."""
-    members = scores.stack()[None] if scores.members is None else scores.members
-    return members.transpose(0, 1).tolist()
+def _check_samples(samples: Tensor | np.ndarray[Any, Any]) -> None:
+    """Refuse what is a mistake of the decoder, and no song that failed."""
+    is_float = "float" in str(samples.dtype)
+    if samples.ndim not in (1, 2) or not is_float:
+        raise UsageError(
+            f"a completion decoded to {samples.dtype} of shape {tuple(samples.shape)}; expected a "
+            "float waveform (T,) or (C, T) in [-1, 1], or None"
+        )
 
 
 def _wanted(hook: Decode, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,11 @@ verl: `reward.custom_reward_function.path` is this file, `name` is `compute_scor
 `reward_kwargs` holds `reward`. verl decodes completions without special tokens, so codec tokens
 that are special are lost there: render songs in the rollout and hand over `extra_info["audio"]`.
 verl-omni: the same with `name` `compute_audio_score`.
+
+Both functions take the keywords of every manager of the two packages and ignore those that they do
+not know: with a router these are `reward_router_address`, `reward_model_tokenizer`, `model_name`
+and `sampling_params`. verl-omni hands over mono only: it raises for two channels, so mix stereo
+down in the rollout, or render files and hand over `extra_info["audio_path"]`.
 """
 
 from __future__ import annotations
@@ -12,56 +17,73 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from apex_reward.rewards.stacks.single import audio_of, judge_of
+from apex_reward.rewards.judge import Scale, Undecodable
+from apex_reward.rewards.stacks.samples import audio_of, judge_of, numbers
 
 
 async def compute_score(
-    data_source: Any,
-    solution_str: str,
-    ground_truth: Any,
+    data_source: Any = None,
+    solution_str: str = "",
+    ground_truth: Any = None,
     extra_info: Mapping[str, Any] | None = None,
     *,
+    solution_image: Any = None,
+    solution_audio: Any = None,
     reward: str = "reward.yaml",
     sample_rate: int | None = None,
-    undecodable: float | None = None,
+    undecodable: Undecodable = "floor",
+    scale: Scale = "none",
+    **others: Any,
 ) -> dict[str, Any]:
-    """The reward of one sample, as verl calls it.
+    """The reward of one sample, as verl and verl-omni call it.
 
     Args:
-        solution_str: the path of the rendered song, where `extra_info` holds none.
-        ground_truth: the prompt, where `extra_info["prompt"]` is none.
-        extra_info: `audio` with `audio_sample_rate`, or `audio_path`.
+        data_source, solution_image, others: not read.
+        solution_str: the path of the rendered song, where nothing else holds it.
+        ground_truth: the prompt, where `extra_info` has no `prompt`.
+        extra_info: `prompt`, `lyrics`, and `audio` with `audio_sample_rate`, or `audio_path`.
+        solution_audio: (float32 (T,), Hz); None takes the song of `extra_info`.
         reward: a reward file, or a model's name for its default mix.
-        sample_rate: Hz of waveforms that come without one.
-        undecodable: reward of what is no song; None: the lowest that the mix can give.
+        sample_rate: Hz of waveforms that come without a rate; None refuses those.
+        undecodable, scale: as in `apex_reward.rewards.judge.Judge`; `scale="range"` is
+            recommended with verl's group advantages.
 
     Returns:
         `score` and the heads, all finite.
+
+    Raises:
+        UsageError: as `Judge`.
     """
-    judge = judge_of(reward, sample_rate, undecodable)
-    prompt = (extra_info or {}).get("prompt") or ground_truth or ""
-    answer = judge.submit(audio_of(extra_info, solution_str), str(prompt))
-    return numbers(await asyncio.wrap_future(answer))
+    extra = extra_info or {}
+    prompt = {"prompt": extra.get("prompt") or ground_truth, "lyrics": extra.get("lyrics")}
+    song = audio_of(extra, solution_str) if solution_audio is None else tuple(solution_audio)
+    judge = judge_of(reward, undecodable, scale)
+    return numbers(await asyncio.wrap_future(judge.submit(song, prompt, sample_rate)))
 
 
 async def compute_audio_score(
-    data_source: Any, solution_audio: Any, ground_truth: Any, extra_info: Any = None, **options: Any
+    data_source: Any = None,
+    solution_audio: Any = None,
+    ground_truth: Any = None,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    solution_image: Any = None,
+    reward: str = "reward.yaml",
+    undecodable: Undecodable = "floor",
+    scale: Scale = "none",
+    **others: Any,
 ) -> dict[str, Any]:
-    """The reward of one sample, as verl-omni calls it.
+    """The reward of one sample, as verl-omni's audio manager calls it.
 
     Args:
-        solution_audio: (float32 (T,), Hz); where it is no pair (older forms hand over an image),
-            the song is in `extra_info["audio"]` and `extra_info["audio_sample_rate"]`.
-        options: `reward` and `undecodable`.
+        solution_audio: (float32 (T,), Hz). Where it is no such pair (older forms hand over an
+            image), the song is in `extra_info["audio"]` and `extra_info["audio_sample_rate"]`.
 
-    They, the others and the result are those of `compute_score`.
+    The others, the result and the errors are those of `compute_score`.
     """
-    if isinstance(solution_audio, tuple) and len(solution_audio) == 2:
-        samples, rate = solution_audio
-        extra_info = {**(extra_info or {}), "audio": samples, "audio_sample_rate": rate}
-    return await compute_score(data_source, "", ground_truth, extra_info, **options)
-
-
-def numbers(result: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a result; text columns are left out."""
-    return {name: value for name, value in result.items() if isinstance(value, (int, float))}
+    pair = isinstance(solution_audio, (tuple, list)) and len(solution_audio) == 2
+    return await compute_score(
+        data_source, "", ground_truth, extra_info,
+        solution_audio=solution_audio if pair else None,
+        reward=reward, undecodable=undecodable, scale=scale,
+    )  # fmt: skip

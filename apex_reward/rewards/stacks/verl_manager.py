@@ -1,51 +1,59 @@
 """verl: a reward manager that sees token ids, for songs that are codec tokens.
 
 `reward.reward_manager`: `source=importlib`, `name=ApexRewardManager`, `module.path` this file.
-verl hands reward functions text without special tokens; a manager sees the ids themselves. What it
-rewards stands in `reward.custom_reward_function.reward_kwargs`, with no `path` beside it:
-`reward`, a reward file, and `decode`, `package.module:callable` that takes `completion_ids`, as
-`ApexRewardFunction`'s does (such as a `CodecDecoder`).
+verl hands reward functions text without special tokens; a manager sees the ids themselves. Its
+settings stand in `reward.custom_reward_function.reward_kwargs`, with no `path` beside it: `reward`,
+a reward file; `decode`, `package.module:callable` that takes `completion_ids`, as
+`ApexRewardFunction`'s does (such as a `CodecDecoder`); `undecodable` and `scale`, as in `Judge`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-from collections.abc import Callable, Mapping
-from functools import cache
+import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.single import judge_of
-from apex_reward.rewards.stacks.songs import prompt_texts
-from apex_reward.rewards.stacks.verl import numbers
+from apex_reward.prompt import prompt_of
+from apex_reward.rewards.stacks.samples import judge_of, numbers
 
 
 class ApexRewardManager:
-    """One response a call, awaited; calls that come together are judged together.
+    """One response a call, awaited; calls at the same time are judged together.
 
     Args:
         config: verl's; `reward.custom_reward_function.reward_kwargs` is read.
         tokenizer, compute_score: not read.
 
     Raises:
-        UsageError: no `decode` among the settings, or one that cannot be imported.
+        UsageError: no `decode` among the settings, or one that cannot be imported; as `Judge`.
     """
 
     def __init__(
         self, config: Any, tokenizer: Any = None, compute_score: Any = None, **options: Any
     ) -> None:
         given = config["reward"]["custom_reward_function"].get("reward_kwargs") or {}
-        if "decode" not in given:
+        name = given.get("decode")
+        if name is None:
             raise UsageError(
                 "reward.custom_reward_function.reward_kwargs has no decode; name what makes songs "
                 "of token ids as package.module:callable"
             )
-        self.decode = _imported(given["decode"])
-        self.judge = judge_of(str(given.get("reward", "reward.yaml")), None, None)
+        try:
+            self.decode = pkgutil.resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(
+                f"decode is {name!r}; expected package.module:callable ({error})"
+            ) from error
+        self.judge = judge_of(
+            str(given.get("reward", "reward.yaml")),
+            given.get("undecodable", "floor"),
+            given.get("scale", "none"),
+        )
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """The reward of the last response of a `DataProto`, as verl asks for it.
@@ -56,10 +64,10 @@ class ApexRewardManager:
         item = data[len(data) - 1]
         ids = item.batch["responses"]
         length = int(item.batch["attention_mask"][-len(ids) :].sum())
-        song = (await asyncio.to_thread(self.decode, completion_ids=[ids[:length].tolist()]))[0]
-        if song is not None and hasattr(self.decode, "sample_rate"):
-            song = (song, int(self.decode.sample_rate))
-        answer = numbers(await asyncio.wrap_future(self.judge.submit(song, _prompt(item))))
+        songs = await asyncio.to_thread(self.decode, completion_ids=[ids[:length].tolist()])
+        rate = getattr(self.decode, "sample_rate", None)
+        future = self.judge.submit(next(iter(songs)), _prompt(item.non_tensor_batch), rate)
+        answer = numbers(await asyncio.wrap_future(future))
         return {"reward_score": answer["score"], "reward_extra_info": answer}
 
     @classmethod
@@ -71,22 +79,12 @@ class ApexRewardManager:
         return rewards
 
 
-def _prompt(item: Any) -> str:
+def _prompt(rows: Mapping[str, Any]) -> Any:
     """Of `extra_info`, the raw chat, or the ground truth."""
-    rows: Mapping[str, Any] = item.non_tensor_batch
-    said = (rows.get("extra_info") or {}).get("prompt")
-    if said is None and rows.get("raw_prompt") is not None:
-        said = prompt_texts([list(rows["raw_prompt"])])[0]
-    return str(said or (rows.get("reward_model") or {}).get("ground_truth") or "")
-
-
-@cache
-def _imported(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"decode is {name!r}; expected package.module:callable ({error})"
-        ) from error
-    return found
+    extra = rows.get("extra_info") or {}
+    text = extra.get("prompt")
+    if text is None and rows.get("raw_prompt") is not None:
+        text = list(rows["raw_prompt"])
+    if not text:
+        text = (rows.get("reward_model") or {}).get("ground_truth")
+    return prompt_of(text, extra.get("lyrics"))

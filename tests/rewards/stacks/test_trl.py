@@ -15,8 +15,8 @@ from apex_reward import ApexReward, ApexRewardFunction, RewardMix
 from apex_reward.audio import Waveform
 from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
+from apex_reward.rewards.groups import share_without_signal
 from apex_reward.rewards.guards import DEFAULT_GUARDS, Guard, Guards, dc_offset
-from apex_reward.rewards.stacks.groups import share_without_signal
 from apex_reward.scores.preference import PreferenceHead
 from tests.support import golden_song, tiny_model
 
@@ -43,6 +43,10 @@ def call(function: ApexRewardFunction, ids: list[list[int]], **kwargs: Any) -> l
     return function(prompts=prompts, completions=["c"] * len(ids), completion_ids=ids, **kwargs)
 
 
+by_first_id.sample_rate = 24_000  # type: ignore[attr-defined]
+FLOOR = -0.3 - 0.01 * 1.3  # of MIX, whose values lie in [-0.3, 1]
+
+
 class Log(dict[str, Any]):
     """Catches log_metric and log_extra."""
 
@@ -61,21 +65,24 @@ def test_rewards_are_those_of_the_songs_one_by_one(model: ApexReward) -> None:
     assert all(type(reward) is float for reward in rewards)
 
 
-def test_what_does_not_decode_is_none_and_leaves_the_others_alone(model: ApexReward) -> None:
+def test_what_does_not_decode_earns_the_floor_and_leaves_the_others_alone(
+    model: ApexReward,
+) -> None:
     function = ApexRewardFunction(model, MIX, decode=by_first_id)
     alone = call(function, [[1], [2]])
     log = Log()
+    with pytest.warns(UserWarning, match="no completion of this batch gave a song"):
+        assert call(function, [[99], []]) == pytest.approx([FLOOR] * 2)
     mixed = call(function, [[99], [1], [], [2]], log_metric=log)
-    assert mixed[0] is None
-    assert mixed[2] is None
-    assert [mixed[1], mixed[3]] == pytest.approx(alone, abs=1e-5)
+    assert mixed == pytest.approx([FLOOR, alone[0], FLOOR, alone[1]], abs=1e-5)
     assert log["apex/undecodable"] == 0.5
-    assert call(function, [[99], []], log_metric=log) == [None, None]
-    assert log["apex/undecodable"] == 1.0
-    assert log["apex/zero_variance_groups"] == 1.0
     assert call(function, []) == []
-    priced = ApexRewardFunction(model, MIX, decode=by_first_id, undecodable=-2.0)
-    assert call(priced, [[99], [1]]) == pytest.approx([-2.0, alone[0]], abs=1e-5)
+    for undecodable in (-2.0, None):
+        priced = ApexRewardFunction(model, MIX, decode=by_first_id, undecodable=undecodable)
+        assert call(priced, [[99], [1]])[0] == undecodable
+    for wrong in ("lowest", math.inf):
+        with pytest.raises(UsageError, match=f"undecodable is '?{wrong}"):
+            ApexRewardFunction(model, MIX, decode=by_first_id, undecodable=wrong)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +92,53 @@ def test_what_does_not_decode_is_none_and_leaves_the_others_alone(model: ApexRew
         torch.tensor([0.0, math.nan, 0.1]),
         torch.tensor([math.inf]),
         torch.full((100,), 3e4),
+        "not/there.wav",
+        b"no audio",
     ],
+    ids=str,
 )
-def test_unusable_samples_are_none(model: ApexReward, broken: Tensor) -> None:
-    function = ApexRewardFunction(model, MIX, decode=lambda completions: [broken, song(1)])
+def test_unusable_songs_earn_the_floor(model: ApexReward, broken: Any) -> None:
+    function = ApexRewardFunction(
+        model, MIX, decode=lambda completions: [broken, song(1)], sample_rate=24_000
+    )
     rewards = call(function, [[0], [1]])
-    assert rewards[0] is None
-    assert rewards[1] is not None
+    assert rewards[0] == pytest.approx(FLOOR)
+    assert rewards[1] > 0
+
+
+@pytest.mark.parametrize("mix", ["musicality=1", "musicality=-1", "clarity=2,score_likes=-1"])
+@pytest.mark.parametrize("action", ["flag", "penalty", "veto"])
+def test_no_song_earns_less_than_what_is_no_song(model: ApexReward, mix: str, action: Any) -> None:
+    """Whatever the sign of the mix, the guards and the size of the call."""
+    function = ApexRewardFunction(model, mix, decode=by_first_id, guards=action)
+    floor = function.judge.floor()
+    (alone,) = call(function, [[99]])
+    rewards = call(function, [[99], [1], [2], [0]])
+    assert alone == rewards[0] == floor
+    # Songs of a second trip `duration`: a veto is as bad, and nothing is worse.
+    assert all(reward == floor if action == "veto" else reward > floor for reward in rewards[1:])
+    assert all(math.isfinite(reward) for reward in rewards)
+
+
+def test_no_rate_no_reward(model: ApexReward) -> None:
+    """A song of 44.1 kHz scores as itself, whatever way its rate is stated; without one never."""
+    wave = song(1, 1.0, 44_100)
+    expected = model.reward(wave[None], 44_100, mix=MIX).item()
+
+    def bare(completions: list[str]) -> list[Tensor]:
+        return [wave]
+
+    with pytest.raises(UsageError, match="samples without a rate; pass sample_rate="):
+        call(ApexRewardFunction(model, MIX, decode=bare), [[0]])
+    assert call(ApexRewardFunction(model, MIX, decode=bare, sample_rate=44_100), [[0]]) == (
+        pytest.approx([expected], abs=1e-5)
+    )
+    for item in (
+        (wave, 44_100), (wave.numpy(), np.int64(44_100)), Waveform(wave[None].numpy(), 44_100),
+        {"array": wave.numpy(), "sampling_rate": 44_100},
+    ):  # fmt: skip
+        function = ApexRewardFunction(model, MIX, decode=lambda completions, item=item: [item])
+        assert call(function, [[0]]) == pytest.approx([expected], abs=1e-5)
 
 
 def test_a_batch_of_one_and_identical_completions(model: ApexReward) -> None:
@@ -117,14 +164,20 @@ def test_the_hook_gets_what_its_signature_names(model: ApexReward) -> None:
         seen.update(columns)
         return [song(seed) for seed in columns["seeds"]]
 
-    first = call(ApexRewardFunction(model, MIX, decode=named), [[0], [0]], seeds=[4, 5])
+    first = call(
+        ApexRewardFunction(model, MIX, decode=named, sample_rate=24_000), [[0], [0]], seeds=[4, 5]
+    )
     assert seen == {"completions": ["c", "c"], "seeds": [4, 5], "unused": 7}
-    second = call(ApexRewardFunction(model, MIX, decode=everything), [[0], [0]], seeds=[4, 5])
+    second = call(
+        ApexRewardFunction(model, MIX, decode=everything, sample_rate=24_000),
+        [[0], [0]],
+        seeds=[4, 5],
+    )
     assert seen["prompts"] == ["p", "p"]
     assert seen["completion_ids"] == [[0], [0]]
     assert first == second
     with pytest.raises(UsageError, match="decode asks for seeds; it can have completion_ids"):
-        call(ApexRewardFunction(model, MIX, decode=named), [[0]])
+        call(ApexRewardFunction(model, MIX, decode=named, sample_rate=24_000), [[0]])
 
 
 def test_decoded_forms_and_rates(model: ApexReward) -> None:
@@ -141,7 +194,7 @@ def test_decoded_forms_and_rates(model: ApexReward) -> None:
 
 def test_wrong_decodes_are_named(model: ApexReward) -> None:
     def function(item: Any) -> ApexRewardFunction:
-        return ApexRewardFunction(model, MIX, decode=lambda completions: item)
+        return ApexRewardFunction(model, MIX, decode=lambda completions: item, sample_rate=24_000)
 
     with pytest.raises(UsageError, match="returned 2 songs for 1 completions"):
         call(function([song(1), song(2)]), [[0]])
@@ -173,20 +226,21 @@ def test_guards_flag_penalise_and_veto(model: ApexReward) -> None:
         return [song(1), song(1) + 0.3]
 
     guard = DEFAULT_GUARDS["dc"]
-    raw = call(ApexRewardFunction(model, MIX, decode=decode, guards=None), [[0], [0]])
+    raw = call(
+        ApexRewardFunction(model, MIX, decode=decode, guards=None, sample_rate=24_000), [[0], [0]]
+    )
     outcomes = {}
     for action in ("flag", "penalty", "veto"):
         log = Log()
         guards = [Guard(**{**vars(guard), "action": action, "penalty": 0.4})]
-        function = ApexRewardFunction(model, MIX, decode=decode, guards=guards)
+        function = ApexRewardFunction(model, MIX, decode=decode, guards=guards, sample_rate=24_000)
         outcomes[action] = call(function, [[0], [0]], log_metric=log, log_extra=log)
         assert log["apex/guard_any"] == log["apex/guard_dc"] == 0.5
         assert log["apex/flags"] == ["", "dc"]
         assert [*log["apex/reward_raw"]] != []
     assert outcomes["flag"] == raw
     assert outcomes["penalty"] == pytest.approx([raw[0], raw[1] - 0.4])
-    # The lowest of musicality - 0.3 likes in their ranges.
-    assert outcomes["veto"] == pytest.approx([raw[0], -0.3])
+    assert outcomes["veto"] == pytest.approx([raw[0], FLOOR])
 
 
 def test_what_is_logged(model: ApexReward) -> None:
@@ -205,11 +259,18 @@ def test_what_is_logged(model: ApexReward) -> None:
         ]
     assert columns["songs/flags"] == ["", None, ""]
     assert metrics["songs/undecodable"] == pytest.approx(1 / 3)
+    metrics, columns = Log(), Log()
+    brief = ApexRewardFunction(model, MIX, decode=by_first_id, brief=True)
+    call(brief, [[1], [99], [2]], log_metric=metrics, log_extra=columns)
+    assert set(metrics) == {"apex/reward_raw", "apex/undecodable", "apex/guard_any"}
+    assert set(columns) == {"apex/reward_raw", "apex/flags"}
 
 
 def test_no_graph_and_no_autocast(model: ApexReward) -> None:
     decoded = song(1).requires_grad_()
-    function = ApexRewardFunction(model, MIX, decode=lambda completions: [decoded * 1.0])
+    function = ApexRewardFunction(
+        model, MIX, decode=lambda completions: [decoded * 1.0], sample_rate=24_000
+    )
     expected = call(function, [[0]])
     with torch.autocast("cpu", torch.bfloat16):
         assert call(function, [[0]]) == expected
@@ -221,10 +282,9 @@ def test_no_graph_and_no_autocast(model: ApexReward) -> None:
 
 def test_loudness_makes_the_reward_blind_to_gain(model: ApexReward) -> None:
     songs = [song(1), song(1) * 0.1, song(1, 1.7) * 0.3]
-    raw = call(ApexRewardFunction(model, MIX, decode=lambda completions: songs), [[0]] * 3)
-    even = call(
-        ApexRewardFunction(model, MIX, decode=lambda completions: songs, loudness=-16), [[0]] * 3
-    )
+    options = {"decode": lambda completions: songs, "sample_rate": 24_000}
+    raw = call(ApexRewardFunction(model, MIX, **options), [[0]] * 3)
+    even = call(ApexRewardFunction(model, MIX, loudness=-16, **options), [[0]] * 3)
     assert abs(raw[0] - raw[1]) > 1e-3
     assert even[0] == pytest.approx(even[1], abs=1e-5)
     assert even[0] != pytest.approx(even[2], abs=1e-5)
@@ -242,13 +302,15 @@ def test_the_mix_of_the_model_and_its_preference_head() -> None:
         ApexRewardFunction(model, "preference", decode=by_first_id)
     head = PreferenceHead({"clarity": 1.5}, embedding_weights=(0.1,) * model.config.width)
     model.config.preference = head.to_dict()
-    function = ApexRewardFunction(model, "preference", decode=by_first_id)
+    with pytest.raises(UsageError, match="this mix has no lowest value"):
+        ApexRewardFunction(model, "preference", decode=by_first_id)
+    function = ApexRewardFunction(model, "preference", decode=by_first_id, undecodable=None)
     expected = model.reward(by_first_id([[1]])[0][None], 24_000, mix="preference").item()
     assert call(function, [[1]]) == pytest.approx([expected], abs=1e-5)
     with pytest.raises(UsageError, match="no lowest value"):
-        ApexRewardFunction(model, "preference", decode=by_first_id, guards="veto")
+        ApexRewardFunction(model, "preference", decode=by_first_id, guards="veto", undecodable=None)
     ApexRewardFunction(
-        model, "preference", decode=by_first_id,
+        model, "preference", decode=by_first_id, undecodable=-9.0,
         guards=Guards((Guard("dc", dc_offset, "", high=1, action="veto"),), veto_reward=-9.0),
     )  # fmt: skip
 

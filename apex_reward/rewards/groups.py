@@ -1,10 +1,10 @@
-"""Prompt groups that may be spread over several processes."""
+"""Songs of one prompt, which may be spread over several processes."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -27,9 +27,18 @@ def everywhere(values: list[Item]) -> tuple[list[Item], slice]:
     return [value for part in gathered for value in part], slice(start, start + len(values))
 
 
-def prompt_keys(prompts: Sequence[Any]) -> list[str]:
-    """A key per prompt, equal for equal prompts; texts and message lists alike."""
-    return [p if isinstance(p, str) else json.dumps(p, default=str) for p in prompts]
+def here(values: list[Item]) -> tuple[list[Item], slice]:
+    """As `everywhere`, of this process alone: no collectives."""
+    return values, slice(0, len(values))
+
+
+def prompt_keys(prompts: Iterable[Any], lyrics: Iterable[Any] | None = None) -> list[str]:
+    """A key per prompt, equal for equal prompts and lyrics; texts and message lists alike."""
+    pairs = [(prompt, getattr(prompt, "lyrics", None)) for prompt in prompts]
+    if lyrics is not None:
+        pairs = [(prompt, words) for (prompt, _), words in zip(pairs, lyrics, strict=True)]
+    plain = [prompt if words is None else [prompt, words] for prompt, words in pairs]
+    return [str(p) if isinstance(p, str) else json.dumps(p, default=str) for p in plain]
 
 
 def group_numbers(keys: Sequence[Hashable]) -> Tensor:

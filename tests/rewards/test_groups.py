@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from apex_reward.rewards.stacks.groups import (
+from apex_reward import Prompt
+from apex_reward.rewards.groups import (
     everywhere,
     group_numbers,
     prompt_keys,
@@ -15,6 +16,9 @@ def test_equal_prompts_have_equal_keys_and_numbers() -> None:
     keys = prompt_keys(["rock", chat, list(chat), "rock", "jazz"])
     assert keys[0] == keys[3] == "rock"
     assert keys[1] == keys[2] == '[{"role": "user", "content": "jazz"}]'
+    words = prompt_keys(["a", "a", "a"], ["x", "y", None])
+    assert words[:2] == prompt_keys([Prompt("a", "x"), Prompt("a", "y")])
+    assert (len(set(words)), words[2]) == (3, "a")
     assert group_numbers(keys).tolist() == [0, 1, 1, 0, 2]
     assert group_numbers([]).tolist() == []
 

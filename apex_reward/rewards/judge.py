@@ -1,0 +1,420 @@
+"""`Judge`: songs of any form to rewards, without a graph; the one judge behind every stack.
+
+A reward function of a foreign stack runs in threads and in child processes. So a judge holds a
+lock, uses no collectives, pickles, works in a forked child, and returns finite numbers.
+
+Shape key: B = songs of a call, b = those that were scored, M = reference songs, W = width of an
+embedding.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apex_reward.errors import UsageError
+from apex_reward.prompt import prompts_of
+from apex_reward.rewards.drift import drift_figures, song_vectors
+from apex_reward.rewards.groups import group_numbers, here, prompt_keys, share_without_signal
+from apex_reward.rewards.reward import Models, Reward, as_reward
+from apex_reward.rewards.rows import judged
+from apex_reward.rewards.songs import song_of
+from apex_reward.scores.mix import RewardMix
+from apex_reward.scores.resolve import spread
+from apex_reward.scores.scores import Scores
+
+Undecodable = float | Literal["floor"] | None
+Scale = Literal["none", "range"]
+Gather = Callable[[list[Any]], tuple[list[Any], slice]]
+WAIT_SECONDS = 0.02
+MOST_TOGETHER = 64
+
+
+@dataclass
+class Judged:
+    """What a judge makes of B songs.
+
+    Attributes:
+        rewards: B, after guards; `undecodable` for a song without a score.
+        rows: B times the heads, `reward_raw` (the mix, less caution) and `flags` (the guards that
+            tripped); None for a song without a score.
+        reasons: why a song has no score, by position.
+        vectors: B embeddings (W,) on the CPU; None for a song without a score or an encoder.
+        spread: b spreads of the mix over an ensemble's members; empty without an ensemble.
+    """
+
+    rewards: list[float | None]
+    rows: list[dict[str, Any] | None]
+    reasons: dict[int, str] = field(default_factory=dict)
+    vectors: list[Tensor | None] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
+
+    @property
+    def scored(self) -> list[dict[str, Any]]:
+        """The rows of the songs with a score."""
+        return [row for row in self.rows if row is not None]
+
+    @property
+    def known(self) -> list[float]:
+        """The rewards of the songs with a score."""
+        pairs = zip(self.rewards, self.rows, strict=True)
+        return [reward for reward, row in pairs if reward is not None and row is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean reward of the songs with a score; None without one."""
+        return sum(self.known) / len(self.known) if self.known else None
+
+
+class Judge:
+    """Songs and their prompts to rewards after guards.
+
+        judge = Judge(reward, sample_rate=24_000)
+        judge(songs, prompts).rewards
+        judge.submit(song, prompt).result()["score"]     # single calls share batches
+
+    Args:
+        reward: a `Reward`, or models for their default mix.
+        sample_rate: Hz of waveforms that come without a rate; None refuses those.
+        undecodable: reward of a song without a score: `floor` takes `Reward.floor`, which lies
+            below the reward of every song; or a number; or None.
+        scale: `range` maps the mix from its own range to [0, 1], before guards; caution can lead
+            below 0.
+        reference: (M, W) embeddings of reference songs, for the distance among the `figures`.
+        name: what the figures' names begin with, before a slash.
+
+    Raises:
+        UsageError: `floor` or `range` with a mix that has no lowest (or highest) value.
+    """
+
+    _waiting: queue.SimpleQueue[Any]
+    _thread: threading.Thread | None
+
+    def __init__(
+        self,
+        reward: Reward | Models,
+        *,
+        sample_rate: int | None = None,
+        undecodable: Undecodable = "floor",
+        scale: Scale = "none",
+        reference: Tensor | None = None,
+        name: str = "apex",
+    ) -> None:
+        self.reward = as_reward(reward)
+        self.sample_rate, self.reference, self.name = sample_rate, reference, name
+        if isinstance(undecodable, str) and undecodable != "floor":
+            raise UsageError(f"undecodable is {undecodable!r}; expected 'floor', a number or None")
+        if undecodable is not None and undecodable != "floor" and not math.isfinite(undecodable):
+            raise UsageError(f"undecodable is {undecodable}; expected a finite number")
+        self.undecodable = undecodable
+        self.ends = self._ends(scale)
+        if undecodable == "floor":
+            self.floor()
+        self._fresh()
+        JUDGES.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in FRESH}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fresh()
+        JUDGES.add(self)
+
+    def __call__(
+        self,
+        items: Sequence[Any],
+        prompts: Sequence[Any] | None = None,
+        *,
+        sample_rate: int | None = None,
+        keys: Sequence[str] | None = None,
+        gather: Gather = here,
+    ) -> Judged:
+        """Judge B songs.
+
+        Args:
+            items: each as `apex_reward.rewards.songs.song_of` takes it; None is no song.
+            prompts: B prompts; texts, messages or `Prompt`s.
+            sample_rate: Hz of waveforms that come without a rate, in place of the judge's.
+            keys: B keys, equal for songs of one group, for a mix normalised by `group`; None takes
+                the prompts.
+            gather: the values of all processes and which are this one's, for such a mix.
+
+        Raises:
+            UsageError: a waveform without a rate, or no prompts for a model that reads them.
+        """
+        rate = sample_rate or self.sample_rate
+        songs = [song_of(item, rate, f"song {n}") for n, item in enumerate(items)]
+        texts = None if prompts is None else prompts_of(prompts)
+        with self._lock, torch.no_grad(), torch.autocast(self._device, enabled=False):
+            if keys is None:
+                keys = prompt_keys([""] * len(songs) if texts is None else texts)
+            return self._judged(songs, texts, keys, gather)
+
+    def submit(self, item: Any, prompt: Any, sample_rate: int | None = None) -> Future[Any]:
+        """The `answer` of one song, once its batch is judged; calls at the same time share one."""
+        if self._grouped:
+            raise UsageError("a mix normalised by 'group' needs all songs of a prompt in one call")
+        answer: Future[Any] = Future()
+        with self._lock_of_thread:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
+                self._thread.start()
+        self._waiting.put((item, prompt, sample_rate, answer))
+        return answer
+
+    def answers(self, found: Judged) -> list[dict[str, Any]]:
+        """A flat answer per song, for stacks that take single results.
+
+        `score` (after guards), `reward_raw`, the heads, `flags` (joined by `;`) and `decoded` (1 or
+        0). Where there is no score, `reward_raw` is `score` and the heads are 0.
+        """
+        nothing = dict.fromkeys((head.name for head in self.reward.heads), 0.0)
+        return [
+            {"score": score, "reward_raw": score, **nothing, "flags": "", "decoded": 0.0}
+            if row is None
+            else {"score": score, **row, "flags": ";".join(row["flags"]), "decoded": 1.0}
+            for score, row in zip(found.rewards, found.rows, strict=True)
+        ]
+
+    def floor(self, songs: int = 1) -> float:
+        """What a vetoed song and a song without a score earn; below the reward of every song.
+
+        Args:
+            songs: of the largest group, for a mix normalised by `group`.
+        """
+        lowest = floor_of(self.reward, songs)
+        if self.ends is None:
+            return lowest
+        low, high = self.ends
+        penalties = penalties_of(self.reward)
+        return (lowest + penalties - low) / (high - low) - penalties
+
+    def figures(
+        self, found: Judged, keys: Sequence[str], gather: Gather = here
+    ) -> dict[str, float]:
+        """Means and shares to log of a batch.
+
+        Args:
+            keys: B keys, equal for songs of one prompt (`prompt_keys`).
+            gather: as in a call, for the figures of groups.
+
+        Returns:
+            The mean of each head and `reward_raw`, `guard_any` and `guard_<name>` (shares of the
+            scored songs), `undecodable` (share of all), `zero_variance_groups` (share of the groups
+            with fewer than two different rewards), `reward_spread` with an ensemble, and the
+            figures of `drift_figures`.
+        """
+        entries, _ = gather(list(zip(keys, found.rewards, found.vectors, strict=True)))
+        rows, guards = found.scored, self.reward.guards.names
+        figures = {
+            "zero_variance_groups": share_without_signal(
+                [key for key, _, _ in entries], [reward for _, reward, _ in entries]
+            ),
+            "undecodable": 1 - len(rows) / max(1, len(found.rows)),
+        }
+        vectors = [(key, vector) for key, _, vector in entries if vector is not None]
+        if vectors:
+            names, embedded = zip(*vectors, strict=True)
+            figures |= drift_figures(torch.stack(embedded), names, self.reference)
+        if rows:
+            columns = [name for name in rows[0] if name != "flags"]
+            figures |= {name: sum(row[name] for row in rows) / len(rows) for name in columns}
+            figures["guard_any"] = sum(bool(row["flags"]) for row in rows) / len(rows)
+            shares = {g: sum(g in row["flags"] for row in rows) / len(rows) for g in guards}
+            figures |= {f"guard_{name}": share for name, share in shares.items()}
+        if found.spread:
+            figures["reward_spread"] = sum(found.spread) / len(found.spread)
+        return {f"{self.name}/{name}": value for name, value in figures.items()}
+
+    @property
+    def _grouped(self) -> bool:
+        mix = self.reward.mix
+        return isinstance(mix, RewardMix) and mix.normalization == "group"
+
+    @property
+    def _device(self) -> str:
+        return self.reward.parts.device.type
+
+    def _ends(self, scale: Scale) -> tuple[float, float] | None:
+        if scale not in ("none", "range"):
+            raise UsageError(f"scale is {scale!r}; expected 'none' or 'range'")
+        if scale == "none":
+            return None
+        low, high = ends_of(self.reward)
+        if not math.isfinite(high - low) or high == low:
+            raise UsageError(
+                "this mix has no range to map to [0, 1]; mix heads with bounds, normalised by "
+                "'range' or 'none', or leave out scale"
+            )
+        return low, high
+
+    def _judged(
+        self, songs: list[Any], texts: list[Any] | None, keys: Sequence[str], gather: Gather
+    ) -> Judged:
+        """As `__call__`, under the lock."""
+        reward, grouped = self.reward, self._grouped
+        results = []
+        if songs:
+            read = texts if reward.model.reads_text else None
+            settings = reward.engine_settings(block=len(songs))
+            results = list(reward.results(songs, read, settings=settings))
+        reasons = {i: one.error for i, one in enumerate(results) if one.error is not None}
+        places = [i for i in range(len(results)) if i not in reasons]
+        made = [judged(reward, results[i], not grouped) for i in places]
+        scores = Scores.of_songs([one for one, _, _ in made]) if made else None
+        if grouped:
+            raw, together = self._mixed_in_groups(scores, [keys[i] for i in places], gather)
+        else:
+            raw, together = [float(value or 0.0) for _, value, _ in made], 1
+        found = Judged([self._price(together)] * len(songs), [None] * len(songs), reasons)
+        found.vectors = [None] * len(songs)
+        vetoes = any(guard.action == "veto" for guard in reward.guards.guards)
+        lowest = self.floor(together) if vetoes and reward.guards.veto_reward is None else 0.0
+        for i, value, (one, _, measured) in zip(places, raw, made, strict=True):
+            if not math.isfinite(value):
+                reasons[i] = f"has the reward {value}, which is not finite"
+                continue
+            flags = reward.guards.flags(measured)
+            found.rows[i] = {**one.rows()[0], "reward_raw": value, "flags": flags}
+            found.rewards[i] = reward.guards.adjust(self._scaled(value), flags, lowest)
+            vectors = song_vectors(reward.parts, [results[i]])
+            found.vectors[i] = None if vectors is None else vectors[0]
+        if scores is not None:
+            found.spread = member_spread(reward, scores)
+        return found
+
+    def _mixed_in_groups(
+        self, scores: Scores | None, keys: list[str], gather: Gather
+    ) -> tuple[list[float], int]:
+        """The mix of these songs, normalised over the groups of all processes; and their number."""
+        members: list[Any] = []
+        if scores is not None:
+            # (M, H) nested lists per song: plain values travel between processes.
+            stacked = scores.stack()[None] if scores.members is None else scores.members
+            members = stacked.transpose(0, 1).tolist()
+        entries, mine = gather(list(zip(keys, members, strict=True)))
+        if not entries:
+            return [], 0
+        heads = list(self.reward.heads)
+        values = torch.tensor([value for _, value in entries]).transpose(0, 1)  # (M, B, H)
+        everyone = (
+            Scores.from_stack(values[0], heads)
+            if len(values) == 1
+            else Scores.from_members(values, heads)
+        )
+        groups = group_numbers([key for key, _ in entries])
+        return self.reward.mix_scores(everyone, groups=groups)[mine].tolist(), len(entries)
+
+    def _scaled(self, value: float) -> float:
+        if self.ends is None:
+            return value
+        return (value - self.ends[0]) / (self.ends[1] - self.ends[0])
+
+    def _price(self, songs: int) -> float | None:
+        return self.floor(songs) if isinstance(self.undecodable, str) else self.undecodable
+
+    def _fresh(self) -> None:
+        """What a copy, an unpickled judge and a forked child make anew."""
+        self._lock, self._lock_of_thread = threading.Lock(), threading.Lock()
+        self._waiting = queue.SimpleQueue()
+        self._thread = None
+
+    def _run(self) -> None:
+        """Answer single calls, those that wait at the same time together."""
+        while True:
+            batch = [self._waiting.get()]
+            while len(batch) < MOST_TOGETHER:
+                try:
+                    batch.append(self._waiting.get(timeout=WAIT_SECONDS))
+                except queue.Empty:
+                    break
+            batch = [call for call in batch if call[-1].set_running_or_notify_cancel()]
+            try:
+                self._answer(batch)
+            except Exception:  # the mistake of one call must not fail the others
+                for call in batch:
+                    self._answer_alone(call)
+
+    def _answer_alone(self, call: Any) -> None:
+        try:
+            self._answer([call])
+        except Exception as error:  # its caller gets it, and the thread goes on
+            call[-1].set_exception(error)
+
+    def _answer(self, batch: list[Any]) -> None:
+        # A rate of its own travels with the samples, as (samples, rate).
+        songs = [item if rate is None else with_rate(item, rate) for item, _, rate, _ in batch]
+        found = self.answers(self(songs, [prompt for _, prompt, _, _ in batch]))
+        for (_, _, _, answer), result in zip(batch, found, strict=True):
+            answer.set_result(result)
+
+
+def _renew_judges() -> None:
+    for judge in JUDGES:
+        judge._fresh()
+
+
+FRESH = ("_lock", "_lock_of_thread", "_waiting", "_thread")
+JUDGES: weakref.WeakSet[Judge] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    # A forked child has no thread but its own, and may inherit a lock that nobody opens again.
+    os.register_at_fork(after_in_child=_renew_judges)
+
+
+def ends_of(reward: Reward, songs: int = 1) -> tuple[float, float]:
+    """The lowest and the highest value of the mix; infinite where it has none."""
+    mix = reward.mix
+    if not isinstance(mix, RewardMix):
+        return -math.inf, math.inf
+    opposite = replace(mix, weights={name: -weight for name, weight in mix.weights.items()})
+    return mix.lowest(songs, reward.heads), -opposite.lowest(songs, reward.heads)
+
+
+def penalties_of(reward: Reward) -> float:
+    """What all guards together can take from a reward, vetoes aside."""
+    return sum(guard.penalty for guard in reward.guards.guards if guard.action == "penalty")
+
+
+def floor_of(reward: Reward, songs: int = 1) -> float:
+    """The lowest value of the mix, less the largest caution, all penalties and 1% of its range.
+
+    Raises:
+        UsageError: the mix has no lowest value.
+    """
+    low, high = ends_of(reward, songs)
+    span = high - low if math.isfinite(high) else 1.0
+    caution = reward.caution * span / 2 if reward.members > 1 else 0.0
+    if not math.isfinite(low):
+        raise UsageError(
+            "this mix has no lowest value, so no reward lies below that of every song; give "
+            "undecodable=, what a completion without a score earns"
+        )
+    return low - caution - penalties_of(reward) - 0.01 * span
+
+
+def with_rate(item: Any, sample_rate: int) -> Any:
+    """A tensor or array with its rate; everything else as it is."""
+    return (item, sample_rate) if isinstance(item, (Tensor, np.ndarray)) else item
+
+
+def member_spread(reward: Reward, scores: Scores) -> list[float]:
+    """(b,) spread of the mixed reward over an ensemble's members; empty without one."""
+    if scores.members is None:
+        return []
+    members = [reward.mix_scores(scores.member(i)) for i in range(len(scores.members))]
+    return spread(torch.stack(members)).tolist()
+
+
+__all__ = ["Judge", "Judged", "Scale", "Undecodable"]
