@@ -131,7 +131,7 @@ def test_the_reward_function_takes_the_codecs_rate() -> None:
     first, second = function(["a", "a"], ["", ""], ids)
     waveform = decoder(ids)[0]
     assert waveform is not None
-    assert second == function.reward.floor
+    assert second == function.judge.floor()
     assert first == pytest.approx(model.reward(waveform, 16_000).item(), abs=1e-5)
     assert abs(first - model.reward(waveform, 24_000).item()) > 1e-4
 
@@ -143,7 +143,7 @@ def test_audio_files(tmp_path: Path) -> None:
     songs = [path, str(tmp_path / "text.mp3"), str(tmp_path / "absent.wav")]
     function = ApexRewardFunction(model, decode=audio_files("song"))
     rewards = function(["p"] * 3, ["c"] * 3, None, song=songs)
-    assert rewards[1:] == [function.reward.floor] * 2
+    assert rewards[1:] == [function.judge.floor()] * 2
     expected = model.reward(torch.tensor(load_audio(path).samples)[None], 44_100)
     assert rewards[0] == pytest.approx(expected.item(), abs=1e-5)
     with pytest.raises(UsageError, match="the dataset has no column 'song'; it has completion"):
@@ -182,13 +182,13 @@ def test_what_is_expected_in_words() -> None:
 
 
 def test_audio_columns_and_failed_songs(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "song.wav", 0.5, 44_101)
+    path = write_wav(tmp_path / "song.wav", 0.5, 44_100)
     samples = load_audio(path).samples
     cells = [
         None,
         {"path": str(path), "bytes": None},
         {"path": None, "bytes": path.read_bytes()},
-        {"array": samples[0], "sampling_rate": 44_101},
+        {"array": samples[0], "sampling_rate": 44_100},
         {"path": None, "bytes": None},
         {"path": None, "bytes": b"no audio"},
         {"array": [], "sampling_rate": 8_000},

@@ -24,7 +24,9 @@ def test_songs_of_a_step_are_whole_groups() -> None:
         own.read_prompts()
 
 
-def test_advantages_are_the_judges_and_the_unheard_are_as_bad_as_the_worst(tmp_path: Path) -> None:
+def test_advantages_follow_the_judge_and_its_floor(
+    tmp_path: Path,
+) -> None:
     own = LoopSettings(
         str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2
     )  # fmt: skip
@@ -39,8 +41,8 @@ def test_advantages_are_the_judges_and_the_unheard_are_as_bad_as_the_worst(tmp_p
         found = run.advantages(texts, songs)
         run.log_step({"kl": 0.5})
         assert step == 1
-    heard = run.judge(list(songs[:3]), texts[:3]).known
-    values = torch.tensor([*heard, min(heard)])
+    scored = run.judge(list(songs[:3]), texts[:3]).known
+    values = torch.tensor([*scored, run.judge.floor()])
     groups = values.view(2, 2).mean(dim=1).repeat_interleave(2)
     torch.testing.assert_close(found, (values - groups) / (values.std() + 1e-6))
     (row,) = read_jsonl(tmp_path / "history.jsonl.partial")
