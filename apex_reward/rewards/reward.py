@@ -7,10 +7,13 @@ Shape key: B = songs, C = channels, T = samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
@@ -91,6 +94,7 @@ class Reward:
             raise UsageError(f"caution is {caution}; expected a finite number of at least 0")
         self.caution = caution
         self.batch_segments = batch_segments
+        self.home: str | None = None  # the device, while the models are offloaded
         self.lowest()
 
     @property
@@ -182,6 +186,27 @@ class Reward:
             )
         return lowest
 
+    @property
+    def floor(self) -> float:
+        """Reward of a vetoed song and of a song that cannot be judged: below that of any song.
+
+        The lowest value of the mix, less the largest caution, less the sum of all penalties, less
+        1% of the mix's range.
+
+        Raises:
+            UsageError: the mix has no lowest value.
+        """
+        low, high = -math.inf, math.inf
+        if isinstance(self.mix, RewardMix):
+            opposite = {name: -weight for name, weight in self.mix.weights.items()}
+            low = self.mix.lowest(1, self.heads)
+            high = -replace(self.mix, weights=opposite).lowest(1, self.heads)
+        if not math.isfinite(high - low):
+            raise UsageError("rewards of this mix have no lowest value")
+        spread = self.caution * (high - low) / 2 if self.members > 1 else 0.0
+        penalties = sum(g.penalty for g in self.guards.guards if g.action == "penalty")
+        return low - spread - penalties - 0.01 * (high - low)
+
     def judge(
         self,
         songs: Sequence[Any],
@@ -250,6 +275,23 @@ class Reward:
     def segment_rows(self, result: SongResult) -> list[Row]:
         """A row per segment of a song, as `score --segments` writes it."""
         return segment_rows(self, result)
+
+    def offload(self) -> None:
+        """Move all weights and buffers to the CPU, and free the device; `onload` moves them back.
+
+        For a device that a policy needs between scoring steps.
+        """
+        if self.home is None:
+            self.home = str(self.parts.device)
+            self.parts.to("cpu")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def onload(self) -> None:
+        """Move the models back to where `offload` found them."""
+        if self.home is not None:
+            self.parts.to(self.home)
+            self.home = None
 
     def save(self, path: str | Path) -> None:
         """Write the reward as YAML; models stand there by name.

@@ -19,6 +19,8 @@ import torch
 
 from apex_reward.audio.decoding.worker import DecodeProcess
 from apex_reward.errors import ApexError, AudioError
+from apex_reward.files.songs_inside import Unheard
+from apex_reward.prompt import Prompt
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, song_row
 from apex_reward.rewards.songs import TensorSong
@@ -68,7 +70,7 @@ class BatchFigures:
 class _Job:
     path: str
     name: str
-    prompt: Any
+    prompt: Prompt
     answer: Future[Row]
     since: float
     song: TensorSong | None = None
@@ -112,14 +114,19 @@ class _Decoded:
 
 
 class Batcher:
-    """Decodes songs in crash-proof processes and judges those of many requests together."""
+    """Decodes songs in crash-proof processes and judges those of many requests together.
+
+    `waiting` counts the songs without an answer; `offloaded` is true while the models are off the
+    device, and songs are refused then.
+    """
 
     def __init__(
         self, reward: Reward, limits: BatchLimits, on_batch: OnBatch | None = None
     ) -> None:
         self.reward, self.limits, self.figures = reward, limits, BatchFigures()
-        self.waiting = 0
-        self._lock, self._on_batch = threading.Lock(), on_batch
+        self.waiting, self.offloaded = 0, False
+        self._changed, self._on_batch = threading.Condition(), on_batch
+        self._moving = threading.Lock()
         self._ready = _Decoded()
         self._local = threading.local()
         self._processes: list[DecodeProcess] = []
@@ -127,17 +134,21 @@ class Batcher:
         self._judge = threading.Thread(target=self._run, name="judge", daemon=True)
         self._judge.start()
 
-    def submit(self, songs: Sequence[tuple[str, str]], prompts: Sequence[Any]) -> list[Future[Row]]:
+    def submit(
+        self, songs: Sequence[tuple[str, str]], prompts: Sequence[Prompt]
+    ) -> list[Future[Row]]:
         """Take songs on, all or none.
 
         Args:
-            songs: (file, name in its row) each.
-            prompts: one per song; None where there is none.
+            songs: (file, name in its row) each; `Unheard` in place of a file fails.
+            prompts: one per song, empty where there is none.
 
         Raises:
-            BusyError: more than the queue holds.
+            BusyError: more than the queue holds, or the models are off the device.
         """
-        with self._lock:
+        with self._changed:
+            if self.offloaded:
+                raise BusyError("the models are off the device; POST /onload brings them back")
             if self.waiting + len(songs) > self.limits.queue:
                 raise BusyError(f"{self.waiting} songs are waiting already")
             self.waiting += len(songs)
@@ -149,6 +160,20 @@ class Batcher:
             job.answer.add_done_callback(self._leave)
             self._decoders.submit(self._decode, job)
         return [job.answer for job in jobs]
+
+    def offload(self) -> None:
+        """Refuse songs, answer what was taken on, and move the models off the device."""
+        with self._moving:
+            with self._changed:
+                self.offloaded = True
+                self._changed.wait_for(lambda: not self.waiting)
+            self.reward.offload()
+
+    def onload(self) -> None:
+        """Move the models back to their device and take songs again."""
+        with self._moving:
+            self.reward.onload()
+            self.offloaded = False
 
     def close(self) -> None:
         """Answer what was taken on, then stop."""
@@ -165,20 +190,23 @@ class Batcher:
             process.close()
 
     def _leave(self, answer: Future[Row]) -> None:
-        with self._lock:
+        with self._changed:
             self.waiting -= 1
             self.figures.dropped += answer.cancelled()
+            self._changed.notify_all()
 
     def _decode(self, job: _Job) -> None:
         try:
-            job.song = self._heard(job)
+            if isinstance(job.path, Unheard):
+                raise AudioError(job.path.reason)
+            job.song = self._read(job)
         except AudioError as error:
             job.song = TensorSong.failed(str(error), job.name)
         except Exception as error:  # whatever a decoder throws is that song's failure
             job.song = TensorSong.failed(f"cannot be decoded: {error}", job.name)
         self._ready.put(job)
 
-    def _heard(self, job: _Job) -> TensorSong:
+    def _read(self, job: _Job) -> TensorSong:
         process = getattr(self._local, "process", None)
         if process is None:
             process = self._local.process = DecodeProcess(self.reward.decode_settings)
@@ -200,7 +228,7 @@ class Batcher:
         window = self.reward.decode_settings.segment_seconds
         while (first := self._ready.get()) is not None:
             batch, until = [first], first.since + self.limits.wait
-            # Alone on its way, a song would wait for nobody.
+            # A song that no other song follows does not wait.
             while (
                 len(batch) < self.waiting
                 and sum(max(1, math.ceil(job.seconds / window)) for job in batch)
@@ -215,20 +243,28 @@ class Batcher:
         batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
         if not batch:
             return
-        songs = [job.song for job in batch]
-        reads = self.reward.model.reads_text
-        prompts = [job.prompt or "" for job in batch] if reads else None
-        settings = self.reward.engine_settings(block=len(batch))
         try:
-            results = list(self.reward.results(songs, prompts, settings=settings))
-            rows = [song_row(self.reward, result, rewarded=True) for result in results]
-        except Exception as error:  # a batch that fails must not end the server
-            for job in batch:
-                job.answer.set_exception(error)
-            return
+            rows = self._rows(batch)
+        except Exception:  # one song's failure: each is judged alone, and fails alone
+            rows = [self._row_alone(job) for job in batch]
         self._count(batch, rows)
         for job, row in zip(batch, rows, strict=True):
             job.answer.set_result(row)
+
+    def _rows(self, batch: list[_Job]) -> list[Row]:
+        prompts = [job.prompt for job in batch] if self.reward.model.reads_text else None
+        settings = self.reward.engine_settings(block=len(batch))
+        songs = [job.song for job in batch]
+        results = list(self.reward.results(songs, prompts, settings=settings))
+        return [song_row(self.reward, result, rewarded=True) for result in results]
+
+    def _row_alone(self, job: _Job) -> Row:
+        try:
+            return self._rows([job])[0]
+        except Exception as error:
+            job.song = TensorSong.failed(f"cannot be scored: {error}", job.name)
+            job.prompt = Prompt("no song")
+            return self._rows([job])[0]
 
     def _count(self, batch: list[_Job], rows: list[Row]) -> None:
         now, figures = time.monotonic(), self.figures

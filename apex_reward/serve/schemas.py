@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SongIn(BaseModel):
-    """One song of a JSON request: base64 of an audio file, or a path below the audio root."""
+    """One song of a JSON request: base64 of an audio file, or a path below the audio root.
+
+    `prompt` is a text or chat messages; `lyrics` is a text.
+    """
 
     model_config = ConfigDict(extra="forbid")
     audio: str | None = None
     path: str | None = None
-    prompt: str | None = None
-    lyrics: str | None = None
+    prompt: Any = None
+    lyrics: Any = None
     name: str | None = None
 
 
@@ -33,10 +36,10 @@ class ScoreAnswer(BaseModel):
 
 
 class OpenRLHFRequest(BaseModel):
-    """`POST /openrlhf`: queries are paths, base64 of audio files, or data URIs of them."""
+    """`POST /openrlhf`: queries are paths below the audio root, or data URIs of audio files."""
 
     query: list[str] = Field(min_length=1)
-    prompts: list[str] | None = None
+    prompts: list[Any] | None = None
     labels: list[Any] | None = None
 
 
@@ -47,7 +50,7 @@ class WaveformRequest(BaseModel):
     waveform_f32_base64: str
     num_samples: int = Field(ge=1)
     sample_rate: int = Field(ge=1, le=768_000)
-    prompt: str | None = None
+    prompt: Any = None
     metadata: dict[str, Any] | None = None
 
 
@@ -69,3 +72,4 @@ class Info(BaseModel):
     demonstration: bool
     models: dict[str, Any]
     limits: dict[str, float]
+    licences: list[dict[str, Any]]

@@ -135,6 +135,12 @@ def failed(answer: httpx.Response, reason: str) -> None:
     assert row["reward"] is None
 
 
+def unrewarded(answer: httpx.Response) -> None:
+    assert answer.status_code == 200, answer.text[:200]
+    assert answer.json()["rewards"] == [pytest.approx(-0.01)]
+    assert answer.json()["errors"][0]
+
+
 def junk(size: int) -> str:
     return encoded(RANDOM.bytes(size))
 
@@ -181,9 +187,9 @@ def kinds(server: Server) -> list[Callable[[], None]]:
         lambda: refused(post(content=b'{"songs": [{"path": "\\ud800"}]}', headers=JSON), 422),
         lambda: refused(post(json=[1, 2, 3]), 422),
         lambda: refused(songs({"audio": "good.wav", "run": "rm -rf /"}), 422),
-        lambda: refused(songs({"audio": "%%%"}), 422),
-        lambda: refused(songs({"audio": "QUJ"}), 422),
-        lambda: refused(songs({"audio": "äöü"}), 422),
+        lambda: failed(songs({"audio": "%%%"}), "holds no base64"),
+        lambda: failed(songs({"audio": "QUJDR"}), "holds no base64"),
+        lambda: failed(songs({"audio": "äöü"}), "holds no base64"),
         lambda: refused(songs({"path": "../token"}), 403),
         lambda: refused(songs({"path": "/etc/passwd"}), 403),
         lambda: refused(songs({"path": "out/passwd"}), 403),
@@ -203,8 +209,8 @@ def kinds(server: Server) -> list[Callable[[], None]]:
         ),
         lambda: refused(post("/openrlhf", json={"query": []}), 422),
         lambda: refused(post("/openrlhf", content=b"[" * 50_000, headers=JSON), 400, 422),
-        lambda: refused(post("/openrlhf", json={"query": ["data:,%%"]}), 422),
-        lambda: refused(post("/openrlhf", json={"query": ["../token"]}), 403),
+        lambda: unrewarded(post("/openrlhf", json={"query": ["data:,%%"]})),
+        lambda: unrewarded(post("/openrlhf", json={"query": ["../token"]})),
         lambda: refused(post("/verl-omni", json={"protocol_version": "9"}), 422),
         lambda: refused(post("/verl-omni", json=_waveform(sample_rate=10**30)), 422),
         lambda: refused(post("/verl-omni", json=_waveform(num_samples=7)), 422),

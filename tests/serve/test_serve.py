@@ -192,7 +192,6 @@ def test_a_bad_song_is_a_row_and_a_bad_request_a_sentence(server: str, folder: P
         (403, {"json": {"songs": [{"path": str(folder / "secret.wav")}]}}),
         (413, {"json": {"songs": [{"path": "0.wav"}] * 9}}),
         (422, {"json": {"songs": []}}),
-        (422, {"json": {"songs": [{"audio": "%%%"}]}}),
         (422, {"json": {"songs": [{"audio": "aaaa", "path": "0.wav"}]}}),
         (422, {"json": {"songs": [{}]}}),
         (422, {"content": b"{no json", "headers": {**HEADERS, "content-type": "application/json"}}),
@@ -230,25 +229,6 @@ def test_the_client_is_a_reward_model(server: str, folder: Path, judged: list[An
     with pytest.raises(UsageError, match="401"):
         load_reward_model(server)
     assert load_reward_model(server, token=TOKEN).heads == local.heads
-
-
-def test_other_stacks_forms(server: str, folder: Path, judged: list[Any]) -> None:
-    data = base64.b64encode((folder / "songs" / "2.wav").read_bytes()).decode()
-    body = {"query": [f"data:audio/wav;base64,{data}", "text.wav"], "prompts": ["a", "b"]}
-    answer = httpx.post(f"{server}/openrlhf", json=body, headers=HEADERS, timeout=30).json()
-    heard, refused = answer["errors"]
-    assert heard is None
-    assert "text.wav" in refused or "audio" in refused
-    assert answer["rewards"] == pytest.approx([judged[2]["reward"]] * 2, abs=1e-5)
-    assert answer["extra_logs"]["failed"] == [0.0, 1.0]
-    wave = load_audio(folder / "songs" / "2.wav").mono.astype("<f4")
-    body = {"protocol_version": "1", "waveform_f32_base64": base64.b64encode(wave).decode(),
-            "num_samples": len(wave), "sample_rate": 24_000, "prompt": "a"}  # fmt: skip
-    answer = httpx.post(f"{server}/verl-omni", json=body, headers=HEADERS, timeout=30)
-    assert answer.json()["score"] == pytest.approx(judged[2]["reward"], abs=1e-5)
-    wrong = httpx.post(f"{server}/verl-omni", json={**body, "num_samples": 3}, headers=HEADERS)
-    assert wrong.status_code == 422
-    assert "samples" in wrong.json()["error"]
 
 
 def test_a_client_without_a_server_says_so() -> None:
