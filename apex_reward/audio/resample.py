@@ -1,4 +1,4 @@
-"""Differentiable resampling: torchaudio's windowed sinc, or an equal one where it cannot load.
+"""Differentiable resampling with the windowed sinc of torchaudio.
 
 Shape key: T = samples; any leading dimensions.
 """
@@ -6,7 +6,6 @@ Shape key: T = samples; any leading dimensions.
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +19,6 @@ ROLLOFF = 0.99
 # A rate that shares only a small divisor with the target needs a filter per output phase; beyond
 # this many taps (1 GB while it is computed) the file is better converted once by its owner.
 MAX_KERNEL_ELEMENTS = 1 << 25
-
-
-def _import_torchaudio() -> ModuleType | None:
-    # A torchaudio built for another CUDA release raises RuntimeError or OSError on import.
-    try:
-        import torchaudio.functional
-    except (ImportError, OSError, RuntimeError):
-        return None
-    return torchaudio
-
-
-_torchaudio = _import_torchaudio()
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -53,13 +40,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
     if from_rate == to_rate:
         return waveform
-    if _torchaudio is not None:
-        output = _torchaudio.functional.resample(waveform, from_rate, to_rate)
-    else:
-        output = sinc_resample(waveform, from_rate, to_rate)
-    # torchaudio rounds the length in float32, which is off by some samples beyond 2^24.
-    length = resampled_length(waveform.shape[-1], from_rate, to_rate)
-    return F.pad(output, (0, length - output.shape[-1]))
+    return sinc_resample(waveform, from_rate, to_rate)
 
 
 class BlockResampler:

@@ -24,7 +24,7 @@ DEMONSTRATION = (
 _what = partial(typer.Option, rich_help_panel="What is rewarded")
 _how = partial(typer.Option, rich_help_panel="How it runs")
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 Tail = Literal["pad", "mask", "drop"]
 GuardAction = Literal["flag", "penalty", "veto"]
 DeviceOption = Annotated[

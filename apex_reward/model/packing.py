@@ -81,7 +81,7 @@ def drawn_pieces(song: Tensor, count: int) -> tuple[Tensor, Tensor]:
     totals = torch.bincount(numbers)[numbers]
     order = torch.rand(len(numbers), dtype=torch.float64)
     rank = ((order[None] < order[:, None]) & (numbers[None] == numbers[:, None])).sum(dim=1)
-    scale = (totals / totals.clamp_max(count)).to(torch.float32)
+    scale = totals.to(torch.float32) / totals.clamp_max(count)
     return (rank < count).to(song.device), scale.to(song.device)
 
 

@@ -86,7 +86,7 @@ class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
     def _frame_weights(self, real: Tensor, frames: int) -> Tensor:
         counts = self.frame_counts(real)[:, None]
         inside = torch.arange(frames, device=real.device) < counts
-        return inside / counts.clamp_max(frames)
+        return inside.to(torch.float32) / counts.clamp_max(frames)
 
 
 def _recomputed(layer: nn.Module, hidden: Tensor) -> Tensor:

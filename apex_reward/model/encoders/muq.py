@@ -245,7 +245,8 @@ def log_mel(samples: Tensor, mean: float, std: float) -> Tensor:
         window = torch.hann_window(N_FFT, dtype=samples.dtype, device=samples.device)
         spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[..., :-1]
         power = spectrum.real.square() + spectrum.imag.square()
-        bands = _bands().to(samples.device, samples.dtype) @ power
+        filters = torch.as_tensor(_filters(), dtype=samples.dtype, device=samples.device)
+        bands = filters.T @ power
         return (10 * bands.clamp_min(1e-10).log10() - mean) / std
 
 
@@ -262,9 +263,9 @@ def rotary_positions(frames: int, size: int, base: float, like: Tensor) -> Tenso
 
 
 @cache
-def _bands() -> Tensor:
-    """(128, 1025) weights of the mel bands, in float64."""
-    bands = mel_filter_bank(
+def _filters() -> Any:
+    """(1025, 128) weights of the mel bands, an array of float64."""
+    return mel_filter_bank(
         num_frequency_bins=N_FFT // 2 + 1,
         num_mel_filters=MELS,
         min_frequency=0.0,
@@ -272,7 +273,6 @@ def _bands() -> Tensor:
         sampling_rate=SAMPLE_RATE,
         mel_scale="htk",
     )
-    return torch.from_numpy(bands).T.contiguous()
 
 
 def _run(step: Callable[..., Tensor], frames: int, *args: Any) -> Tensor:

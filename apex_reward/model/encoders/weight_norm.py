@@ -69,7 +69,8 @@ class WeightNormConv1d(nn.Module):
 
     def _by_spectra(self, x: Tensor) -> bool:
         """Whether Fourier transforms beat the plain convolution: on CPUs, for long kernels."""
-        kernel, settings = self.parametrizations.weight.original1.shape[2], self.settings
+        parts: Any = self.parametrizations.weight
+        kernel, settings = int(parts.original1.shape[2]), self.settings
         long = kernel >= LONG_KERNEL and x.shape[2] >= 2 * kernel
         plain: bool = settings["stride"] == settings["dilation"] == (1,)
         return long and plain and x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -30,6 +30,7 @@ from apex_reward.model.encoders.muq_files import (
 )
 from apex_reward.model.files import (
     check_tensors,
+    encoder_path,
     hub_options,
     in_float32,
     local_path,
@@ -171,7 +172,7 @@ class MuQEval(EncodedModel, FrozenModel):
         other = {name: value for name, value in content.items() if name not in own}
         holds_muq = any(str(name).endswith(ANCHOR) for name in other)
         folder = (
-            None if encoder is None and holds_muq else local_path(encoder or PUBLISHED_MUQ, **hub)
+            None if encoder is None and holds_muq else encoder_path(encoder or PUBLISHED_MUQ, **hub)
         )
         config = MuqConfig() if folder is None else read_muq_config(folder)
         model = _empty(config, own[ATTENTION].shape[0], own[INNER].shape[0])

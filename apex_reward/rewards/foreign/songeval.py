@@ -29,6 +29,7 @@ from apex_reward.model.encoders.muq_files import (
 )
 from apex_reward.model.files import (
     check_tensors,
+    encoder_path,
     hub_options,
     in_float32,
     local_path,
@@ -165,7 +166,7 @@ class SongEval(EncodedModel, FrozenModel):
         hub = hub_options(options)
         file = _head_file(local_path(predictor, **hub))
         head = _read_head(file)
-        folder = local_path(encoder or PUBLISHED_MUQ, **hub)
+        folder = encoder_path(encoder or PUBLISHED_MUQ, **hub)
         config = read_muq_config(folder)
         if head[FIRST].shape[1] != config.width:
             raise CheckpointError(

@@ -28,15 +28,18 @@ from apex_reward.model.encoders.clap import (
 )
 from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_mert
 from apex_reward.model.files import (
-    check_tensors,
     check_unused,
+    encoder_path,
+    in_float32,
+    load_checked,
     local_path,
     read_folder,
     read_weights,
+    without_prefix,
     write_folder,
 )
 from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
-from apex_reward.model.precision import FrozenModule, in_full_precision
+from apex_reward.model.precision import FrozenModule, cast_encoder, in_full_precision
 from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.texts import texts_of
@@ -105,9 +108,9 @@ class TuneJury(EncodedModel, FrozenModule):
         values = in_full_precision(self.head, torch.cat([*audio, self._read(texts)], dim=1))
         return Scores({PREFERENCE.name: values}, self.heads)
 
-    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """The number type of MERT; CLAP and the head keep float32."""
-        torch.nn.Module.to(self.mert, dtype)
+    def set_encoder_dtype(self, dtype: torch.dtype | str) -> None:
+        """Compute MERT's products in `dtype`; CLAP and the head keep float32."""
+        cast_encoder(self.mert, dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and CLAP in `clap/`, whole or not at all."""
@@ -139,10 +142,9 @@ class TuneJury(EncodedModel, FrozenModule):
         folder = local_path(name, **hub)
         config, file, content = read_folder(folder, MODEL_TYPE)
         mert = whole_song_mert(HubertConfig(**config.get("mert", {})))
-        found = _under("mert.", content)
-        check_tensors(file, found, mert.state_dict())
-        mert.load_state_dict(found)
-        model = cls._composed(file, _under("head.", content), mert, load_clap(folder / "clap"))
+        load_checked(mert, file, without_prefix("mert.", content))
+        head = without_prefix("head.", content)
+        model = cls._composed(file, head, mert, load_clap(folder / "clap"))
         return with_source(model, Source.of_kind(cls.name, name, **hub))
 
     @classmethod
@@ -166,9 +168,10 @@ class TuneJury(EncodedModel, FrozenModule):
             CheckpointError: as in `from_pretrained`.
         """
         file, head = _published_head(local_path(predictor, **hub))
-        folder = local_path(encoder or PUBLISHED_MERT, **hub)
+        folder = encoder_path(encoder or PUBLISHED_MERT, **hub)
         mert = whole_song_mert(HubertConfig(**{**MERT_95M, **read_encoder_config(folder)}))
-        mert.load_state_dict(read_encoder_state(folder, mert.state_dict()))
+        state = read_encoder_state(folder, mert.state_dict())
+        mert.load_state_dict(in_float32(state), assign=True)
         towers = load_clap(clap or PUBLISHED_CLAP, **hub)
         return cls._composed(file, head, mert, towers)
 
@@ -177,8 +180,7 @@ class TuneJury(EncodedModel, FrozenModule):
         cls, file: Path, head: dict[str, Tensor], mert: MertEncoder, clap: ClapEncoder
     ) -> TuneJury:
         model = cls(clap, mert, _widths(file, head))
-        check_tensors(file, head, model.head.state_dict())
-        model.head.load_state_dict(head)
+        load_checked(model.head, file, head)
         return model
 
     def _read(self, texts: list[str]) -> Tensor:
@@ -232,7 +234,3 @@ def _widths(file: Path, head: Mapping[str, Any]) -> list[int]:
     if not means:
         raise CheckpointError(f"{file} has no net.N.running_mean; is it TuneJury's head?")
     return [means[index] for index in sorted(means)]
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
