@@ -1,11 +1,13 @@
-"""What every command shares: errors for people, exit codes, tables and progress on a terminal."""
+"""Shared by every command: errors, exit codes, tables, progress, and what an interrupt leaves."""
 
 from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
@@ -19,26 +21,46 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 SHOWN_FAILURES = 10
+LINE_SECONDS = 30.0
 # Panels of the application's help.
 SCORE, VOTES, TRAINING = "Songs", "Preferences", "Train a predictor"
 P = ParamSpec("P")
+# Called with a name, the number of finished steps, the total, and a note.
+Update = Callable[[str, float, float, str], None]
+Figures = Annotated[str | None, "A,B"]
 FiguresOption = Annotated[
     str | None,
     typer.Option("--figures", metavar="A,B", help="Write the plots as files too: pdf, svg, png."),
 ]
+Folder = Annotated[Path, "FOLDER", "-o"]
+File = Annotated[Path, "FILE", "-o"]
 
 
 def figure_formats(figures: str | None) -> tuple[str, ...]:
-    """The formats of `--figures`, PNG first; none where it is not given."""
+    """The formats of `--figures`, PNG first; none without the option."""
     from apex_reward.report.figures import parse_formats
 
     return parse_formats(figures) if figures else ()
 
 
+def add_command(
+    app: typer.Typer, command: Callable[..., Any], name: str | None = None, panel: str | None = None
+) -> None:
+    """Add a command to the application: its options are generated and its errors reported.
+
+    Args:
+        app: the application or a group of it.
+        command: as `apex_reward.cli.generate.generated` reads it.
+        name: the command's name; None: the function's.
+        panel: heading in the application's help.
+    """
+    app.command(name, rich_help_panel=panel)(reports_errors(generated(command)))
+
+
 def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     """Turn a command's return value into the exit code, and known errors into one message.
 
-    UsageError exits with 2, every other ApexError with 1, Ctrl-C with 130; an unexpected error
+    UsageError exits with 2, every other ApexError with 1, Ctrl-C with 130. An unexpected error
     keeps its traceback.
     """
 
@@ -47,31 +69,31 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs)
         except ApexError as error:
-            typer.secho(f"error: {error}", err=True, fg="red")
+            show(f"error: {error}", "red")
             raise typer.Exit(
                 WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
             ) from None
         except KeyboardInterrupt:
-            # Outside of `resumable`, which says more: while loading, or in short work.
-            typer.secho("interrupted; this run kept nothing new", err=True, fg="yellow")
+            # Outside of `resumable`: while a model loads, or in short work.
+            show("interrupted; this run kept nothing new", "yellow")
             raise typer.Exit(INTERRUPTED) from None
         raise typer.Exit(code or OK)
 
     return run
 
 
-def add_command(
-    app: typer.Typer, command: Callable[..., Any], name: str | None = None, panel: str | None = None
-) -> None:
-    """Give the application a command, its option groups spread and its errors reported.
+def show(text: str, colour: str | None = None) -> None:
+    """Print a line on stderr. Characters that stderr cannot encode are escaped."""
+    typer.secho(text.encode("utf-8", "backslashreplace").decode(), err=True, fg=colour)
 
-    Args:
-        app: where it goes.
-        command: its parameters are options, arguments, and dataclasses of these.
-        name: of the command; None: the function's.
-        panel: of the application's help.
-    """
-    app.command(name, rich_help_panel=panel)(reports_errors(generated(command)))
+
+def show_failures(lines: Sequence[str], where: str = "") -> int:
+    """Print the first failures on stderr; the exit code."""
+    for line in lines[:SHOWN_FAILURES]:
+        show(line, "red")
+    if len(lines) > SHOWN_FAILURES:
+        show(f"and {len(lines) - SHOWN_FAILURES} more{where}", "red")
+    return SOME_FAILED if lines else OK
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -81,18 +103,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     table(title, columns, rows)
 
 
-def show_failures(lines: Sequence[str], where: str = "") -> int:
-    """Name the first failures on stderr; the exit code."""
-    for line in lines[:SHOWN_FAILURES]:
-        typer.secho(line, err=True, fg="red")
-    if len(lines) > SHOWN_FAILURES:
-        typer.secho(f"and {len(lines) - SHOWN_FAILURES} more{where}", err=True, fg="red")
-    return SOME_FAILED if lines else OK
-
-
 @contextmanager
 def progress_bar(*columns: str) -> Iterator[Progress]:
-    """A rich progress bar on stderr that is silent when stderr is not a terminal.
+    """A progress bar on stderr; nothing is shown where stderr is not a terminal.
 
     `columns` are extra text columns over task fields, e.g. "{task.fields[speed]}".
     """
@@ -116,3 +129,56 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
         transient=True,
     ) as progress:
         yield progress
+
+
+@contextmanager
+def progress_updates() -> Iterator[Update]:
+    """A function that shows progress on stderr: a bar per name, or lines without a terminal."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    with progress_bar("{task.fields[note]}") as progress:
+        bars = {}
+
+        def update(name: str, done: float, total: float, note: str = "") -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total, note="")
+            progress.update(bars[name], completed=done, note=note)
+
+        yield update
+
+
+def _lines() -> Update:
+    """Plain lines: at most one per name in `LINE_SECONDS`, and one at the end."""
+    shown: dict[str, float] = {}
+    started = time.monotonic()
+
+    def update(name: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if done >= total or now - shown.get(name, started) >= LINE_SECONDS:
+            shown[name] = now
+            show(f"{name}: {done:g} of {total:g} {note}".rstrip())
+
+    return update
+
+
+@contextmanager
+def resumable(kept: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C print what this run kept and how to continue, and exit with 130.
+
+    Args:
+        kept: names the files that an interrupted run leaves; empty text for none.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = kept()
+        how = "; run the same command with --resume to continue" if left else ""
+        show(f"interrupted; kept: {left or 'none'}{how}", "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def kept_rows(output: Path) -> Callable[[], str]:
+    """For `resumable`: the finished rows beside a result file."""
+    partial = output.with_name(output.name + ".partial")
+    return lambda: f"the rows so far, in {partial}" if partial.exists() else ""

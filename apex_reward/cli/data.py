@@ -15,9 +15,10 @@ from apex_reward.cli.common import (
     add_command,
     print_table,
     progress_bar,
+    progress_updates,
+    resumable,
     show_failures,
 )
-from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.cli.rewards import EngineOptions, WorkersOption, decoding_processes
 from apex_reward.cli.training import LABELS, ResumeOption, TeacherFileOption
 

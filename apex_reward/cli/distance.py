@@ -1,24 +1,30 @@
-"""`apex-reward distance`: how far a set of songs lies from a reference set."""
+"""`apex-reward distance`: the distance of a set of songs from a reference set."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from apex_reward.cli.common import SCORE, add_command, print_table, progress_bar, show_failures
-from apex_reward.cli.rewards import DeviceOption
+from apex_reward.cli.common import (
+    SCORE,
+    File,
+    add_command,
+    print_table,
+    progress_bar,
+    show,
+    show_failures,
+)
 from apex_reward.errors import DataError
+from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from apex_reward.rewards.protocol import RewardModel
 
-# The smallest sets that the unbiased form takes.
 UNBIASED_SONGS = 10
+"""The unbiased form needs at least this many songs in each set."""
 DEFAULT_MODELS = {"mert": "apex-tiny", "muq": "songeval", "clap": "clap"}
 
 
@@ -28,47 +34,50 @@ def register(app: typer.Typer) -> None:
 
 
 def distance(
-    songs: Annotated[list[str], typer.Argument(help="Files, folders, globs or lists.")],
-    reference: Annotated[
-        list[str], typer.Option(metavar="SONGS", help="The set to compare with; may be repeated.")
-    ],
-    embedding: Annotated[
-        Literal["mert", "muq", "clap"], typer.Option(help="What hears the songs.")
-    ] = "mert",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Model whose encoder that is.",
-            show_default="apex-tiny, songeval, clap",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")
-    ] = None,
-    device: DeviceOption = None,
+    songs: list[str],
+    /,
+    *,
+    reference: Annotated[list[str], "SONGS"],
+    embedding: Literal["mert", "muq", "clap"] = "mert",
+    model: Annotated[str | None, "MODEL", "-m"] = None,
+    output: File | None = None,
+    device: Annotated[str | None, "NAME"] = None,
+    commercial: bool = False,
 ) -> int:
     """Measure the Frechet distance between two sets of songs.
 
-    It falls towards 0 as the sets sound alike, and is given without its small-sample bias too. A
-    reward that rises together with it is being gamed.
+    The distance falls towards 0 as the sets sound alike. The table also has it without its
+    small-sample bias. A reward that rises together with the distance is being gamed.
 
     Example: apex-reward distance made/ --reference real/ --embedding muq
+
+    Args:
+        songs: files, folders, globs or lists.
+        reference: the set to compare with; repeat it for more.
+        embedding: encoder of the songs.
+        model: model with that encoder. None: apex-tiny, songeval or clap.
+        output: write the figures as JSON.
+        device: cpu, cuda, cuda:1 or mps. None: a GPU if there is one.
+        commercial: refuse a model whose licences do not clearly allow commercial use.
     """
-    from apex_reward.files.tables import write_text
+    from apex_reward.files.tables import write_json
+    from apex_reward.model.licences import check_commercial, licences_of
     from apex_reward.rewards.distance import frechet_distance
     from apex_reward.rewards.load import load_reward_model
     from apex_reward.scoring import find_audio
 
     paths = [find_audio(songs), find_audio(reference)]
     name = model or DEFAULT_MODELS[embedding]
-    hears = load_reward_model(name, device=device)
-    (a, bad_a), (b, bad_b) = (_embedded(hears, found) for found in paths)
+    encoder = load_reward_model(name, device=device)
+    if commercial:
+        check_commercial(licences_of([encoder]))
+    (a, bad_a), (b, bad_b) = (_embedded(encoder, found) for found in paths)
     failed = [*bad_a, *bad_b]
     code = show_failures([f"{path}: {reason}" for path, reason in failed])
-    for what, found in (("songs", a), ("reference", b)):
+    for side, found in (("songs", a), ("reference", b)):
         if len(found) < 2:
-            raise DataError(f"{what}: {len(found)} could be heard; a distance needs at least 2")
+            usable = counted(len(found), "readable file")
+            raise DataError(f"{side}: {usable}; a distance needs at least 2")
     enough = min(len(a), len(b)) >= UNBIASED_SONGS
     figures = {
         "embedding": embedding,
@@ -81,14 +90,14 @@ def distance(
     }
     print_table("Frechet distance", list(figures), [list(figures.values())])
     if not enough:
-        typer.echo(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.", err=True)
+        show(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.")
     if output is not None:
-        write_text(output, json.dumps(figures, indent=2) + "\n")
+        write_json(output, figures)
     return code
 
 
 def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[str, str]]]:
-    """Embeddings (N, W) of the songs that can be heard; path and reason of the others."""
+    """Embeddings (N, W) of the songs that decode; path and reason of the others."""
     import torch
 
     from apex_reward.audio.decoding import decode_songs
@@ -100,7 +109,7 @@ def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[
     parts = parts_of(model)
     found, failed = [], []
     with progress_bar() as progress:
-        task = progress.add_task("listening", total=len(paths))
+        task = progress.add_task("encoding", total=len(paths))
         songs = decode_songs(paths, decode_settings_of(parts), default_workers())
         for result in run_songs(parts, songs):
             progress.advance(task)

@@ -78,7 +78,10 @@ def generated(command: Callable[..., Any]) -> Callable[..., Any]:
 def _of_group(group: type) -> Iterator[tuple[inspect.Parameter, Read]]:
     document = inspect.cleandoc(group.__doc__ or "")
     panel = re.split(r"\.(?:\s|$)", document)[0]
-    texts, hints = arguments(document), get_type_hints(group, include_extras=True)
+    hints = get_type_hints(group, include_extras=True)
+    texts: dict[str, str] = {}
+    for base in reversed(group.__mro__):
+        texts |= arguments(base.__doc__ or "")
     for field in fields(group):
         default: Any = inspect.Parameter.empty
         if field.default is not MISSING:
@@ -107,10 +110,7 @@ def _made(
     name: str, hint: Any, default: Any, text: str, argument: bool = False, panel: str | None = None
 ) -> tuple[inspect.Parameter, Read]:
     """The parameter of one option, and the function that reads its value."""
-    extras: tuple[Any, ...] = ()
-    if get_origin(hint) is Annotated:
-        hint, *rest = get_args(hint)
-        extras = tuple(rest)
+    hint, extras = _unwrapped(hint)
     if any(isinstance(extra, (ArgumentInfo, OptionInfo)) for extra in extras):
         return _parameter(name, Annotated[hint, *extras], default), lambda value: value
     kind, placeholder, read = _kind(name, hint)
@@ -133,6 +133,18 @@ def _made(
         option = "--" + name.replace("_", "-")
         flags.append(f"{option}/--no-{option[2:]}" if kind is bool and default else option)
     return _parameter(name, Annotated[optional, typer.Option(*flags, **settings)], default), read
+
+
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without `Annotated`, also inside `| None`, and what `Annotated` adds."""
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        return hint, tuple(extras)
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [_unwrapped(member) for member in get_args(hint)]
+        kinds = functools.reduce(lambda one, other: one | other, (kind for kind, _ in parts))
+        return kinds, tuple(extra for _, more in parts for extra in more)
+    return hint, ()
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

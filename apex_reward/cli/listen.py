@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from apex_reward.cli import rewards as given
-from apex_reward.cli.common import OK, VOTES, add_command
+from apex_reward.cli.common import OK, VOTES, File, add_command, show
+from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
-
-_question = partial(typer.Option, rich_help_panel="Votes")
 
 
 def register(app: typer.Typer) -> None:
@@ -23,46 +20,42 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class QuestionOptions:
-    """How the questions of the voting page are asked."""
+    """Votes.
 
-    seed: Annotated[int, _question(metavar="N", help="Of order and sides.")] = 0
-    order: Annotated[
-        Literal["random", "informative"],
-        _question(help="informative: what teaches most, given the votes so far."),
-    ] = "random"
-    min_seconds: Annotated[
-        float, _question(min=0, metavar="SECONDS", help="Of each song, before a vote counts.")
-    ] = 3.0
+    Args:
+        seed: random seed of the order and the sides.
+        order: `informative` asks first what the votes so far leave open.
+        min_seconds: listening time of each song before a vote counts.
+    """
+
+    seed: int = 0
+    order: Literal["random", "informative"] = "random"
+    min_seconds: Annotated[float, "SECONDS", (0, None)] = 3.0
 
 
 def listen(
-    asked: given.RewardOptions,
-    running: given.RunOptions,
+    source: Annotated[Path | None, "PAIRS|BATTLES|FOLDER"] = None,
+    /,
+    *,
+    asked: RewardOptions,
+    running: RunOptions,
     questions: QuestionOptions,
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[PAIRS|BATTLES|FOLDER]",
-            help="A table of pairs or battles, or a folder with a sub-folder per system.",
-            show_default="none: songs are dropped on the pages",
-        ),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(metavar="FILE", help="Votes (.jsonl); an old file goes on.")
-    ] = Path("votes.jsonl"),
-    votes: Annotated[
-        bool, typer.Option("--votes/--no-votes", help="Vote blind, or compare openly by name.")
-    ] = True,
-    voter: Annotated[
-        str, typer.Option(metavar="NAME", help="Name that the page starts with.")
-    ] = "",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="N", help="Port of the page.")
-    ] = 7860,
+    output: File = Path("votes.jsonl"),
+    votes: bool = True,
+    voter: Annotated[str, "NAME"] = "",
+    port: Annotated[int, (1, 65535)] = 7860,
 ) -> int:
     """Try songs, compare two, and vote blind on a local page.
 
     Example: apex-reward listen pairs/pairs.jsonl --output votes.jsonl
+
+    Args:
+        source: a table of pairs or battles, or a folder with a sub-folder per system. None: songs
+            are dropped on the pages.
+        output: votes (.jsonl). New votes are added to an existing file.
+        votes: vote blind, or compare openly by name.
+        voter: name in the voter's field of the page.
+        port: port of the page.
     """
     try:
         import uvicorn
@@ -81,12 +74,12 @@ def listen(
     session = None
     if comparisons and votes:
         session = Session(comparisons, output, **vars(questions))
-    # With nothing to vote on the page is for trying songs, so there must be a model.
-    judge = given.build_reward(asked, running) if asked.given or source is None else None
+    # Without a source the pages try songs, which needs a model.
+    judge = build_reward(asked, running) if asked.given or source is None else None
     app = make_app(session, voter, reward=judge, comparisons=comparisons)
     goes = f"; votes go to {output}" if session else ""
-    typer.echo(f"listen on http://127.0.0.1:{port}{goes}; stop with Ctrl-C", err=True)
+    show(f"listen on http://127.0.0.1:{port}{goes}; stop with Ctrl-C")
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
     for reason in session.unreadable.values() if session else ():
-        typer.echo(f"not asked: {reason}", err=True)
+        show(f"not asked: {reason}")
     return OK

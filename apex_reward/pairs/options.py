@@ -1,13 +1,13 @@
-"""What a user can ask of the pair builder, checked as a whole before anything is read."""
+"""The options of the pair builder, checked together before any file is read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.strategies import Strategy, find_strategy
 
 DEFAULT_AXIS = "musicality"
 DEFAULT_TOP_K = 2
@@ -38,47 +38,53 @@ class Bound:
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Every choice of a run; the defaults are those of the command line.
+    """How pairs are chosen. The command line has the same options and defaults.
 
     Args:
-        strategy: one of `STRATEGIES`, a function like them, or `package.module:function`.
+        strategy: best-worst, all, top-bottom, margin, mrsd, pareto, two-axis, a function like them,
+            or package.module:function.
         axis: the primary axis: a numeric column, or a mix of heads (`musicality=1,clarity=0.5`, or
-            a named mix). None: the first of `axes`, else of `threshold`, else `musicality`.
-        axes: the other axes that `mrsd`, `pareto` and `two-axis` look at.
+            a named mix such as `overall`). None: the first of --axes, else of --threshold, else
+            musicality.
+        axes: the other axes of `mrsd`, `pareto` and `two-axis`.
         min_margin: smallest difference on the primary axis; in `pareto`, on the deciding axis.
-        min_agreement: least share of an ensemble's members, in [0, 1], that put the chosen above
-            the rejected on the primary axis. None: any.
-        top_k: candidates on each side, for `top-bottom`. None: 2.
-        quantile: of the within-prompt differences, in [0, 1]; None: 0.75 for `margin`, 0.95 for
-            the primary axis of `mrsd` (its other axes use the median).
-        threshold: axis -> value that the chosen reaches, exactly two of them, for `two-axis`.
-        protect: axis -> how much of it the chosen may lose against the rejected.
-        chosen_floor, rejected_ceiling: bounds on the primary axis, a value or `q0.8`.
+        min_agreement: smallest share of an ensemble's members, in [0, 1], that put the chosen above
+            the rejected on the primary axis.
+        top_k: candidates on each side of `top-bottom`. None: 2.
+        quantile: quantile of the differences within a prompt, in [0, 1]. None: 0.75 for margin,
+            0.95 for the primary axis of mrsd, the median for its others.
+        threshold: smallest value of the chosen on an axis; `two-axis` needs exactly two.
+        protect: largest loss of the chosen against the rejected on an axis.
+        chosen_floor: smallest primary axis of the chosen: a value, or a quantile such as `q0.8`.
+        rejected_ceiling: largest primary axis of the rejected: a value, or a quantile such as
+            `q0.2`.
         match_duration: largest difference of length, in seconds.
-        match_loudness: largest difference of integrated loudness, in LU.
+        match_loudness: largest difference of integrated loudness, in LU. It is measured where the
+            table does not have it.
         drop_flags: candidates with any of these flags are dropped.
-        balance_axes: keep equally many pairs for each axis that decides pairs.
-        max_pairs_per_prompt, max_pairs_per_candidate: the widest margins are kept.
+        balance_axes: keep the same number of pairs for each axis that decides pairs.
+        max_pairs_per_prompt: keep the pairs of each prompt with the largest margins.
+        max_pairs_per_candidate: keep the pairs of each candidate with the largest margins.
         test_share: share of the pairs in the split `test`, in [0, 1).
-        seed: of the split.
+        seed: random seed of the split.
 
     Raises:
         UsageError: listing every impossible or contradictory choice at once.
     """
 
-    strategy: str | Strategy = "best-worst"
-    axis: str | None = None
+    strategy: Annotated[str | Callable[..., Any], "NAME"] = "best-worst"
+    axis: Annotated[str | None, "NAME"] = None
     axes: Sequence[str] = ()
     min_margin: float = 0.0
-    min_agreement: float | None = None
-    top_k: int | None = None
-    quantile: float | None = None
+    min_agreement: Annotated[float | None, "SHARE"] = None
+    top_k: Annotated[int | None, "K"] = None
+    quantile: Annotated[float | None, "Q"] = None
     threshold: Mapping[str, float] = field(default_factory=dict)
-    protect: Mapping[str, float] = field(default_factory=dict)
-    chosen_floor: float | str | None = None
-    rejected_ceiling: float | str | None = None
-    match_duration: float | None = None
-    match_loudness: float | None = None
+    protect: Annotated[Mapping[str, float], "NAME=TOLERANCE"] = field(default_factory=dict)
+    chosen_floor: Annotated[float | str | None, "X"] = None
+    rejected_ceiling: Annotated[float | str | None, "X"] = None
+    match_duration: Annotated[float | None, "SECONDS"] = None
+    match_loudness: Annotated[float | None, "DB"] = None
     drop_flags: Sequence[str] = ()
     balance_axes: bool = False
     max_pairs_per_prompt: int | None = None
@@ -94,7 +100,9 @@ class PairOptions:
 
     @property
     def strategy_name(self) -> str:
-        """What the strategy is called in rows and reports."""
+        """The strategy's name in rows and reports."""
+        from apex_reward.pairs.strategies import find_strategy  # it loads numpy
+
         return find_strategy(self.strategy)[0]
 
     @property
@@ -123,7 +131,7 @@ def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _strategy_problems(options: PairOptions) -> list[str]:
     try:
-        name, _ = find_strategy(options.strategy)
+        name = options.strategy_name
     except UsageError as error:
         return [str(error)]
     problems = [

@@ -38,6 +38,15 @@ def cell(value: object, decimals: int = 3) -> str:
     return visible(str(value))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, which gets an `s` unless the number is one.
+
+    >>> counted(1, "song"), counted(1200, "song")
+    ('1 song', '1,200 songs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _decimal(value: float, decimals: int) -> str:
     if math.isnan(value):
         return NOTHING

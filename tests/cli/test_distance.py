@@ -51,4 +51,4 @@ def test_bad_files_are_listed(sets: Path, tmp_path: Path) -> None:
     assert "bad.wav: " in result.output
     result = CliRunner().invoke(app, ["distance", str(bad), "--reference", str(sets / "clean")])
     assert result.exit_code == 1
-    assert "songs: 0 could be heard" in result.output
+    assert "songs: 0 readable files" in result.output

@@ -129,7 +129,7 @@ def test_rows_that_failed_before_are_drops_and_unreadable_audio_fails_this_run(t
     (tmp_path / "7.wav").write_text("not a song")
     done = run(tmp_path / "c.jsonl", "--output", tmp_path / "out")
     assert done.exit_code == 1
-    assert "1 candidates could not be read" in done.output
+    assert "1 candidate could not be read" in done.output
     reasons = {r["audio"]: r["reason"] for r in read_jsonl(tmp_path / "out" / "dropped.jsonl")}
     assert reasons["7.wav"].startswith("unreadable audio: is not audio that can be decoded")
 
@@ -154,7 +154,7 @@ def test_wrong_options_end_in_one_clear_error(arguments, code, message, table, t
 def test_output_or_dry_run_is_needed(table):
     done = run(table)
     assert done.exit_code == 2
-    assert "give --output DIR, or --dry-run" in done.output
+    assert "give --output FOLDER, or --dry-run" in done.output
 
 
 def test_candidates_without_scores_are_scored(tmp_path):
@@ -171,7 +171,7 @@ def test_candidates_without_scores_are_scored(tmp_path):
         *("--model", tmp_path / "model", "--output", tmp_path / "out"),
     )
     assert done.exit_code == 1, done.output
-    assert "1 candidates could not be read or scored" in done.output
+    assert "1 candidate could not be read or scored" in done.output
     pairs = read_jsonl(tmp_path / "out" / "pairs.jsonl")
     dropped = read_jsonl(tmp_path / "out" / "dropped.jsonl")
     assert [pair["chosen"] for pair in pairs if pair["chosen_musicality"] == 5.5] == [
