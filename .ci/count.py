@@ -16,9 +16,9 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_lines(text: str) -> tuple[int, int]:
-    """The code lines and functions of a source text.
+    r"""The code lines and functions of a source text.
 
-    >>> code_lines('"A docstring."\\n\\ndef f():\\n    # A comment.\\n    return 1\\n')
+    >>> code_lines('"A docstring."\n\ndef f():\n    # A comment.\n    return 1\n')
     (2, 1)
     """
     tree = ast.parse(text)
@@ -34,6 +34,7 @@ def code_lines(text: str) -> tuple[int, int]:
 
 
 def main(root: Path) -> None:
+    """Print the table of a package's rooms."""
     rooms: dict[str, Counter[str]] = {}
     for path in sorted(root.rglob("*.py")):
         lines, functions = code_lines(path.read_text(encoding="utf-8"))

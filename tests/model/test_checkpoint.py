@@ -203,6 +203,9 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
         ApexReward.from_pretrained("amaai-lab/apex")
 
 
+HUB = ("revision", "cache_dir", "token", "local_files_only")
+
+
 def test_hub_repository_is_composed_with_the_encoder_it_names(tmp_path, monkeypatch):
     """Both hub repositories as local snapshots, in the published layouts."""
     from tests.support import write_mert_folder
@@ -216,21 +219,30 @@ def test_hub_repository_is_composed_with_the_encoder_it_names(tmp_path, monkeypa
     )
     state = {"predictor." + n: v for n, v in published_predictor_state("full", 2).items()}
     torch.save(state, tmp_path / "apex" / "pytorch_model.bin")
-    asked = []
+    asked, lacking = [], []
 
     def snapshot_download(hub_id, **options):
-        asked.append((hub_id, options.get("revision")))
+        asked.append((hub_id, {key: options[key] for key in HUB if key in options}))
+        if hub_id in lacking and "revision" in options:
+            raise OSError("no such revision")
         return str(hub[hub_id])
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda hub_id, **options: [])
-    model = ApexReward.from_pretrained("amaai-lab/apex", revision="v1", segment_tail="drop")
-    assert asked == [("amaai-lab/apex", "v1"), ("m-a-p/MERT-v1-95M", "v1")]
+    options = {"revision": "v1", "cache_dir": "c", "token": "t", "local_files_only": True}
+    model = ApexReward.from_pretrained("amaai-lab/apex", **options, segment_tail="drop")
+    assert asked == [("amaai-lab/apex", options), ("m-a-p/MERT-v1-95M", options)]
     assert model.config.segment_tail == "drop"
     assert torch.equal(
         model.predictor.get_parameter("shared.0.block.0.weight"),
         published_predictor_state("full", 2)["shared.0.block.0.weight"],
     )
+    lacking.append("m-a-p/MERT-v1-95M")
+    with pytest.warns(
+        UserWarning, match="encoder m-a-p/MERT-v1-95M has no revision 'v1'; its main"
+    ):
+        ApexReward.from_pretrained("amaai-lab/apex", **options)
+    assert asked[-1] == ("m-a-p/MERT-v1-95M", {k: v for k, v in options.items() if k != "revision"})
 
 
 def test_an_ensemble_is_read_in_parts_only(tmp_path):
