@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apex_reward.cli.common import show
-from apex_reward.errors import UsageError
+from apex_reward.errors import ApexError, UsageError
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -163,6 +163,45 @@ def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
     if reward.demonstration and os.environ.get("RANK", "0") == "0":
         show(DEMONSTRATION, "yellow")
     return reward
+
+
+def check_reachable(options: RewardOptions) -> None:
+    """Refuse a hub id that is neither in the cache nor reachable, before torch is loaded.
+
+    Raises:
+        ApexError: no network; the message names the ways out.
+    """
+    if options.reward is not None:
+        return
+    for name in options.model or [DEFAULT_MODEL]:
+        if name.count("/") != 1 or name[0] in "./~" or os.path.exists(name):
+            continue
+        from huggingface_hub import constants
+
+        cached = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+        if cached.is_dir() or _answers(constants.ENDPOINT, constants.HF_HUB_OFFLINE):
+            continue
+        raise ApexError(
+            f"{name} is a hub id, and the hub cannot be reached; check the network, or score with "
+            "a model that needs none: --model apex-tiny, or --model FOLDER. `apex-reward demo` "
+            "works offline too"
+        )
+
+
+def _answers(address: str, offline: bool) -> bool:
+    """Whether a server answers anything at all; one attempt."""
+    import urllib.error
+    import urllib.request
+
+    if offline:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _from_file(options: RewardOptions, file: Path, loading: dict[str, Any]) -> Reward:

@@ -87,14 +87,15 @@ def score(
 
     Example: apex-reward score songs/ --model apex-tiny --mix aesthetics --output scores.jsonl
     """
+    if output is None and (segments or resume):
+        raise UsageError("--segments and --resume need --output FILE")
+    given.check_reachable(asked)
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
     from apex_reward.scoring import ScoreSettings, find_songs
     from apex_reward.scoring.inputs import prompts_for
     from apex_reward.scoring.job import segments_path
 
-    if output is None and (segments or resume):
-        raise UsageError("--segments and --resume need --output FILE")
     if output is not None:
         check_format(output)
         for path in (output, segments_path(output)):

@@ -172,12 +172,73 @@ def test_a_missing_file_among_others_is_a_row(songs: Path, model: str, tmp_path:
     assert (gone["error"], there["error"]) == ("does not exist", None)
 
 
-def test_no_network_names_the_ways_out(songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_names_the_ways_out_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import socket, sys\n"
+        "attempts = []\n"
+        "def refuse(*args, **kwargs):\n"
+        "    attempts.append(args)\n"
+        "    raise OSError('no network')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from apex_reward.cli import app\n"
+        "try: app(['score', 'x.flac'])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, len(attempts), 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**environment, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+    )  # fmt: skip
+    assert answer.stdout.split() == ["1", "1", "False"]
+    for part in ("amaai-lab/apex", "network", "--model apex-tiny", "apex-reward demo"):
+        assert part in answer.stderr
+
+
+def test_without_a_network_a_named_hub_model_is_refused_and_a_cached_one_is_not(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    result = score(songs)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    result = score(songs, "--model", "someone/model")
     assert result.exit_code == 1
-    for part in ("amaai-lab/apex", "network", "--model", "apex-reward demo"):
-        assert part in result.stderr
+    assert "someone/model is a hub id, and the hub cannot be reached" in result.stderr
+    (tmp_path / "models--someone--model" / "snapshots").mkdir(parents=True)
+    assert "cannot be reached" not in score(songs, "--model", "someone/model").stderr
+
+
+def test_an_output_that_is_an_input_is_wrong_usage(songs: Path, model: str, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,prompt\n{songs}/0.wav,x\n")
+    before = table.read_bytes()
+    for given in (
+        (table, "--output", table),
+        (songs / "0.wav", "--prompts", table, "--output", table),
+        (table, "--segments", "--output", tmp_path / "a" / ".." / "list.csv"),
+    ):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        result = score(*given, "--model", model)
+        assert result.exit_code == 2
+        assert "list.csv is an input of this command; name another output" in result.stderr
+        assert table.read_bytes() == before
+
+
+def test_lists_with_bad_cells_and_lyrics(songs: Path, model: str, tmp_path: Path) -> None:
+    listed = tmp_path / "list.jsonl"
+    rows = [{"audio": str(songs / "0.wav"), "reward": "own", "prompt": "half \ud83d"},
+            {"audio": None}, {"prompt": "x"}]  # fmt: skip
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "f.jsonl"
+    result = score(listed, "--model", model, "--mix", "overall", "--output", output)
+    assert result.exit_code == 1
+    first, second, third = lines(output)
+    assert (first["input.reward"], first["prompt"], first["error"]) == ("own", "half \\ud83d", None)
+    assert (
+        second["error"] == third["error"] == ("'audio' holds nothing; expected the path of a song")
+    )
+    assert (second["path"], third["prompt"]) == (f"{listed}: row 2", "x")
+    piped = score(listed, "--model", model, "--mix", "overall", "--workers", 0)
+    assert piped.stdout == output.read_text()
 
 
 def test_a_demonstration_model_says_so(songs: Path, tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def test_a_bad_song_is_a_row(reward: Reward, songs: list[str]) -> None:
     assert scored["error"][1] is None
 
 
+def test_the_reason_of_a_bad_song_is_the_true_one(reward: Reward, songs: list[str]) -> None:
+    missing = Dataset.from_dict({"audio": ["gone.wav", songs[0]]})
+    assert score_dataset(missing, reward)["error"] == ["does not exist", None]
+    nan = {"array": [float("nan")] * 9000, "sampling_rate": 24_000}
+    (error,) = score_dataset(Dataset.from_list([{"audio": nan}]), reward)["error"]
+    assert "NaN" in error
+
+
 def test_wrong_uses_are_named(reward: Reward) -> None:
     with pytest.raises(DataError, match="no column song; it has audio"):
         score_dataset(Dataset.from_dict({"audio": ["a"]}), reward, audio_column="song")
