@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from apex_reward import Reward, load_reward_model
 from apex_reward.audio import load_audio
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.rewards.stacks.cmi import CMIRewardModel
+from tests.clap_support import PROMPTS, write_tiny_clap
 from tests.support import tiny_model, write_three
 
 
@@ -45,6 +47,26 @@ def test_cmi_reward_bench_s_contract(folder):
     for size in (1, 4):
         again = bench.score_batch(inputs, batch_size=size, max_dur=0)
         assert again == pytest.approx(scores, abs=1e-5)
+
+
+def test_text_alignment_is_of_the_models_that_read_the_prompt(folder):
+    write_tiny_clap(folder / "clap")
+    tiny_model().save_pretrained(folder / "model")
+    clap = f"clap:{folder / 'clap'}"
+    song, rate = folder / "0.wav", 48_000
+    inputs = [{"audio": str(song), "text": text} for text in PROMPTS]
+    rows = Reward(load_reward_model(clap)).judge([str(song)] * 2, PROMPTS)
+    aligned = [row["adherence"] for row in rows]
+    assert abs(aligned[0] - aligned[1]) > 1e-4
+    bench = CMIRewardModel(clap, device="cpu", mix="adherence=1")
+    assert bench.sr == rate
+    assert bench.score_batch(inputs, 2, 0)[:, 0] == pytest.approx(aligned, abs=1e-4)
+    models = {"apex": load_reward_model(str(folder / "model")), "clap": load_reward_model(clap)}
+    Reward(models, "apex.musicality=1").save(folder / "reward.yaml")
+    panel = CMIRewardModel(str(folder / "reward.yaml"), device="cpu")
+    scores = panel.score_batch(inputs, 1, 0)
+    assert scores[:, 0] == pytest.approx(aligned, abs=1e-4)
+    assert scores[0, 1] == pytest.approx(scores[1, 1], abs=1e-6)
 
 
 def test_cmi_cuts_songs_to_the_longest_duration(folder):
