@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_reward.cli import rewards as given
 from apex_reward.cli.common import (
     OK,
     SCORE,
+    File,
+    Folder,
     add_command,
+    kept_rows,
     print_table,
     progress_bar,
+    resumable,
+    show,
     show_failures,
 )
-from apex_reward.cli.progress import kept_rows, resumable
+from apex_reward.cli.rewards import EngineOptions, RewardOptions, build_reward
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex_reward.model.encode import Prompts
     from apex_reward.rewards.reward import Reward
-    from apex_reward.scoring.engines import Engine
-    from apex_reward.scoring.inputs import Input
     from apex_reward.scoring.job import OnRow
     from apex_reward.scoring.rows import Tally
 
@@ -39,6 +40,8 @@ SHORT_NAMES = {
     "clarity": "clar",
     "naturalness": "natur",
 }
+"""With these names seven heads fit into 80 columns."""
+SEE = "; see the column 'error'"
 
 
 def register(app: typer.Typer) -> None:
@@ -48,51 +51,36 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    audio: Annotated[
-        list[str],
-        typer.Argument(
-            help="Files, folders (searched recursively), globs, lists (.txt, .jsonl, .csv, "
-            ".parquet), or data sets with an Audio column (.parquet, or as save_to_disk leaves "
-            "them)."
-        ),
-    ],
-    asked: given.RewardOptions,
-    running: given.EngineOptions,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Prompts of the songs: a table with 'audio' or 'path', and 'prompt' or 'lyrics'.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Result file: .jsonl, .csv or .parquet.",
-            show_default="the terminal",
-        ),
-    ] = None,
-    segments: Annotated[
-        bool, typer.Option("--segments", help="Write a second file with a row per segment.")
-    ] = False,
-    members: Annotated[
-        bool, typer.Option("--members", help="Add the scores of each member of an ensemble.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a killed run with --output stopped.")
-    ] = False,
+    audio: list[str],
+    /,
+    asked: RewardOptions,
+    running: EngineOptions,
+    prompts: Annotated[Path, "FILE"] | None = None,
+    output: File | None = None,
+    segments: bool = False,
+    members: bool = False,
+    resume: bool = False,
 ) -> int:
-    """Score songs: a row per input, whatever happens to it.
+    """Score songs: one row per input, with its scores or the reason of its failure.
 
     Example: apex-reward score songs/ --model apex-tiny --mix aesthetics --output scores.jsonl
+
+    Args:
+        audio: files, folders (searched recursively), globs, lists (.txt, .jsonl, .csv, .parquet),
+            or data sets with an Audio column (.parquet, or a folder of `save_to_disk`).
+        prompts: prompts of the songs: a table with `audio` or `path`, `prompt`, and optionally
+            `lyrics`.
+        output: result file: .jsonl, .csv or .parquet. None: the terminal.
+        segments: write a second file with a row per segment.
+        members: add the scores of each member of an ensemble.
+        resume: continue a stopped run that had --output.
     """
     if output is None and (segments or resume):
         raise UsageError("--segments and --resume need --output FILE")
     given.check_reachable(asked)
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
-    from apex_reward.scoring import ScoreSettings, find_songs
+    from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
     from apex_reward.scoring.inputs import prompts_for
     from apex_reward.scoring.job import segments_path
 
@@ -104,39 +92,61 @@ def score(
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
-    judge = given.build_reward(asked, running)
+    reward = build_reward(asked, running)
     settings = ScoreSettings(asked.rewarded, segments, members)
-    texts = prompts_for(sources, prompts) if judge.model.reads_text else None
-    run = _Run(judge, sources, texts, settings, workers, engine)
-    if output is None:
-        return run.to_terminal()
-    return run.to_file(output, resume)
+    texts = prompts_for(sources, prompts) if reward.model.reads_text else None
+    if output is not None:
+        finished = resume and output.exists() and not kept_rows(output)()
+        with _tallying(len(sources)) as (tally, on_row), resumable(kept_rows(output)):
+            score_to_file(
+                reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
+                resume=resume, on_row=on_row,
+            )  # fmt: skip
+        if engine.share.first:
+            if finished:
+                show(f"{output} is finished; nothing to do")
+            typer.echo(f"{tally} -> {output}")
+        return engine.ended(show_failures(tally.reasons, SEE))
+    results = score_songs(reward, sources, texts, settings, workers=workers)
+    return _to_terminal(reward, results, len(sources))
+
+
+def _to_terminal(reward: Reward, results: Iterable[dict[str, Any]], total: int) -> int:
+    """A table on a terminal, JSON lines into a pipe."""
+    from apex_reward.files.tables import json_line
+
+    rows = []
+    with _tallying(total) as (tally, on_row):
+        for row in results:
+            on_row(row, True)
+            if sys.stdout.isatty():
+                rows.append(row)
+            else:
+                typer.echo(json_line(row), nl=False)
+    if rows:
+        _print_rows(reward, rows)
+    show(str(tally))
+    return show_failures(tally.reasons, SEE)
 
 
 def import_model(
-    predictor: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|FOLDER",
-            help="best_model.pt, or a folder or hub id with predictor or head.",
-        ),
-    ],
-    encoder: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Folder or hub id of the encoder: MERT, or MuQ.")
-    ],
-    output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="To write: config.json, model.safetensors.")
-    ],
-    kind: Annotated[
-        Literal["apex", "songeval", "tunejury"], typer.Option(help="Whose format it is.")
-    ] = "apex",
-    clap: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Folder or hub id of CLAP, for tunejury.")
-    ] = None,
+    *,
+    predictor: Annotated[str, "FILE|FOLDER"],
+    encoder: Annotated[str, "FOLDER"],
+    output: Folder,
+    kind: Literal["apex", "songeval", "tunejury", "muq-eval"] = "apex",
+    clap: Annotated[str | None, "FOLDER"] = None,
 ) -> int:
     """Convert published weights into one folder for --model.
 
     Example: apex-reward import --predictor best_model.pt --encoder m-a-p/MERT-v1-95M --output apex
+
+    Args:
+        predictor: best_model.pt, or a folder or hub id with the predictor or head.
+        encoder: folder or hub id of the encoder: MERT or MuQ.
+        output: folder to write: config.json and model.safetensors.
+        kind: format of the published weights.
+        clap: folder or hub id of CLAP, for `tunejury`.
     """
     from apex_reward.scoring.convert import import_model as convert
 
@@ -148,97 +158,30 @@ def import_model(
     return OK
 
 
-class _Run:
-    """Songs to a file or to the terminal, with a bar and a tally."""
-
-    def __init__(
-        self,
-        reward: Reward,
-        sources: list[Input],
-        prompts: Prompts,
-        settings: Any,
-        workers: int,
-        engine: Engine,
-    ) -> None:
-        self.reward, self.sources, self.prompts = reward, sources, prompts
-        self.settings, self.workers, self.engine = settings, workers, engine
-
-    def to_file(self, output: Path, resume: bool) -> int:
-        """Write every row; name what failed."""
-        from apex_reward.scoring import score_to_file
-
-        first = self.engine.share.first
-        finished = resume and output.exists() and not kept_rows(output)()
-        with _tallying(len(self.sources)) as (tally, on_row), resumable(kept_rows(output)):
-            score_to_file(
-                self.reward,
-                self.sources,
-                output,
-                self.settings,
-                prompts=self.prompts,
-                workers=self.workers,
-                engine=self.engine,
-                resume=resume,
-                on_row=on_row,
-            )
-        if finished and first:
-            typer.echo(f"{output} is finished; nothing to do", err=True)
-        if first:
-            typer.echo(f"{tally} -> {output}")
-        return self.engine.ended(show_failures(tally.reasons, "; see the column 'error'"))
-
-    def to_terminal(self) -> int:
-        """A table on a terminal, JSON lines into a pipe."""
-        from apex_reward.files.tables import json_line
-        from apex_reward.scoring import score_songs
-
-        rows = []
-        results = score_songs(
-            self.reward, self.sources, self.prompts, self.settings, workers=self.workers
-        )
-        with _tallying(len(self.sources)) as (tally, on_row):
-            for row in results:
-                on_row(row, True)
-                if sys.stdout.isatty():
-                    rows.append(row)
-                else:
-                    typer.echo(json_line(row), nl=False)
-        if rows:
-            _print_rows(self.reward, rows)
-        typer.echo(str(tally), err=True)
-        return show_failures(tally.reasons, "; see the column 'error'")
-
-
 def _print_rows(reward: Reward, rows: list[dict[str, Any]]) -> None:
-    """With short names, so that seven heads fit into 80 columns."""
-    title = f"Scores by {', '.join(str(source) for source in reward.sources.values())}"
+    title = f"Scores by {', '.join(map(str, reward.sources.values()))}"
     if reward.demonstration:
         title += " (a demonstration model)"
-    heads = [head.name for head in reward.heads]
-    values = [name for name in (*heads, "reward") if name in rows[0]]
-    print_table(
-        title,
-        ["song", "time", *(SHORT_NAMES.get(name, name) for name in values), "flags"],
+    values = [n for n in (*(head.name for head in reward.heads), "reward") if n in rows[0]]
+    columns = ["song", "time", *(SHORT_NAMES.get(name, name) for name in values), "flags"]
+    table = [
         [
-            [
-                Path(row["path"]).name,
-                _clock(row["duration"]),
-                *(_number(name, row[name]) for name in values),
-                "failed" if row["error"] else ", ".join(row["flags"]),
-            ]
-            for row in rows
-        ],
-    )
+            Path(row["path"]).name,
+            _clock(row["duration"]),
+            *(_number(name, row[name]) for name in values),
+            "failed" if row["error"] else row["flags"],
+        ]
+        for row in rows
+    ]
+    print_table(title, columns, table)
 
 
-def _clock(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def _clock(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if name.startswith("score_") else f"{value:.2f}"
+def _number(name: str, value: float | None) -> str | None:
+    return None if value is None else f"{value:.{1 if name.startswith('score_') else 2}f}"
 
 
 @contextmanager

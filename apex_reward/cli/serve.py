@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_reward.cli import rewards as given
-from apex_reward.cli.common import INTERRUPTED, OK, SCORE, add_command
+from apex_reward.cli.common import INTERRUPTED, OK, SCORE, add_command, show
+from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
+from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from apex_reward.serve.batching import BatchLimits
     from apex_reward.serve.settings import ServeSettings
-
-_limit = partial(typer.Option, rich_help_panel="What it takes")
 
 
 def register(app: typer.Typer) -> None:
@@ -30,60 +27,43 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """What a server takes."""
+    """Limits.
 
-    max_songs: Annotated[int, _limit(min=1, metavar="N", help="Songs of one request.")] = 64
-    max_seconds: Annotated[float, _limit(min=1, metavar="SECONDS", help="Length of a song.")] = (
-        600.0
-    )
-    max_queue: Annotated[int, _limit(min=1, metavar="N", help="Songs that wait.")] = 256
-    max_wait: Annotated[
-        float,
-        _limit(min=0, metavar="SECONDS", help="How long a song waits for others."),
-    ] = 0.02
+    Args:
+        max_songs: songs of one request.
+        max_seconds: length of a song.
+        max_queue: songs that wait; further songs are refused.
+        max_wait: longest time that a song waits for others to share its batch.
+    """
 
-    def batch(self, workers: int) -> BatchLimits:
-        """Of the batches that requests share."""
-        from apex_reward.serve.batching import BatchLimits
-
-        return BatchLimits(
-            wait=self.max_wait, queue=self.max_queue, seconds=self.max_seconds, workers=workers
-        )
+    max_songs: Annotated[int, (1, None)] = 64
+    max_seconds: Annotated[float, "SECONDS", (1, None)] = 600.0
+    max_queue: Annotated[int, (1, None)] = 256
+    max_wait: Annotated[float, "SECONDS", (0, None)] = 0.02
 
 
 def serve(
-    asked: given.RewardOptions,
-    running: given.RunOptions,
+    asked: RewardOptions,
+    running: RunOptions,
     limits: LimitOptions,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
-    ] = 8765,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="File with the bearer token that requests must carry."),
-    ] = None,
-    audio_root: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder below which requests may name paths."),
-    ] = None,
-    replicas: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Copies on Ray Serve: on the cluster of RAY_ADDRESS, else on this machine.",
-        ),
-    ] = 1,
-    write_config: Annotated[
-        bool, typer.Option("--write-config", help="Print a config file for `serve deploy`.")
-    ] = False,
+    host: Annotated[str, "ADDRESS"] = "127.0.0.1",
+    port: Annotated[int, (1, 65535)] = 8765,
+    token_file: Annotated[Path, "FILE"] | None = None,
+    audio_root: Annotated[Path, "FOLDER"] | None = None,
+    replicas: Annotated[int, (1, None)] = 1,
+    write_config: bool = False,
 ) -> int:
     """Serve a reward over HTTP; requests of many clients share encoder batches.
 
     Example: apex-reward serve --model apex-tiny --mix aesthetics --port 8765
+
+    Args:
+        host: address of the server.
+        port: port of the server.
+        token_file: file with the bearer token that requests must carry.
+        audio_root: folder of the paths that requests may name.
+        replicas: copies on Ray Serve, on the cluster of RAY_ADDRESS or on this machine.
+        write_config: print a config file for `serve deploy`.
     """
     try:
         import uvicorn
@@ -91,52 +71,51 @@ def serve(
         from apex_reward.serve.app import make_app
     except ImportError as error:
         raise UsageError(f"serving needs `pip install 'apex-reward[serve]'` ({error})") from error
+    from apex_reward.serve.batching import BatchLimits
     from apex_reward.serve.settings import ServeSettings
 
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root {audio_root} is not a folder")
-    settings = ServeSettings(
-        limits.batch(max(1, running.processes)), songs=limits.max_songs,
-        token_file=_whole(token_file), audio_root=_whole(audio_root),
+    batches = BatchLimits(
+        wait=limits.max_wait, queue=limits.max_queue, seconds=limits.max_seconds,
+        workers=max(1, running.processes),
     )  # fmt: skip
+    token, root = (str(path.resolve()) if path else None for path in (token_file, audio_root))
+    settings = ServeSettings(batches, songs=limits.max_songs, token_file=token, audio_root=root)
     settings.token()
     if write_config or replicas > 1 or os.environ.get("RAY_ADDRESS"):
         _on_ray(asked, running, settings, replicas, (host, port), write_config)
         return OK
-    app = make_app(given.build_reward(asked, running), settings)
-    typer.echo(f"serving on http://{host}:{port}; stop with Ctrl-C", err=True)
-    # The lifespan ends below: at a second Ctrl-C uvicorn would break it off with a traceback.
+    app = make_app(build_reward(asked, running), settings)
+    show(f"serving on http://{host}:{port}; stop with Ctrl-C")
+    # Without the lifespan a second Ctrl-C in uvicorn ends without a traceback; `_ended` closes.
     uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="off")
     return _ended(app)
 
 
 def _ended(app: FastAPI) -> int:
-    """Answer what was accepted, or say how much was not."""
+    """Answer the accepted songs, or print the number of the others."""
     batcher = app.state.batcher
-    said = f"stopped after {batcher.figures.songs} songs"
+    stopped = f"stopped after {counted(batcher.figures.songs, 'song')}"
     left = batcher.figures.dropped + batcher.waiting
     if not left:
         batcher.close()
-        typer.echo(f"{said}; all that was accepted is answered", err=True)
+        show(f"{stopped}; every accepted song is answered")
         return OK
     batcher.abandon()  # a second Ctrl-C
-    typer.echo(f"{said}; {left} more have no answer, ask for them again", err=True)
+    show(f"{stopped}; {left} more have no answer; send them again")
     return INTERRUPTED
 
 
 def _on_ray(
-    asked: given.RewardOptions,
-    running: given.RunOptions,
-    settings: ServeSettings,
-    replicas: int,
-    address: tuple[str, int],
-    only_config: bool,
-) -> None:
+    asked: RewardOptions, running: RunOptions, settings: ServeSettings, replicas: int,
+    address: tuple[str, int], only_config: bool,
+) -> None:  # fmt: skip
     """Replicas on Ray Serve, or the file that deploys them."""
     from apex_reward.serve.replicas import replica_values, run_replicas, serve_config
 
-    # The models are loaded here for their mistakes alone.
-    judge = given.build_reward(asked, replace(running, device="cpu"))
+    # The models load here only to find mistakes before the replicas start.
+    judge = build_reward(asked, replace(running, device="cpu"))
     loading = {
         "device": running.device,
         "dtype": asked.dtype,
@@ -144,14 +123,8 @@ def _on_ray(
         "encoder": asked.encoder,
     }
     values = replica_values(judge, loading, settings, replicas)
-    host, port = address
     if only_config:
-        typer.echo(serve_config(values, host, port), nl=False)
+        typer.echo(serve_config(values, *address), nl=False)
         return
-    typer.echo(f"serving {replicas} replicas on http://{host}:{port}; stop with Ctrl-C", err=True)
-    run_replicas(values, host, port)
-
-
-def _whole(path: Path | None) -> str | None:
-    """A path that means the same from any folder."""
-    return None if path is None else str(path.resolve())
+    show(f"serving {replicas} replicas on http://{address[0]}:{address[1]}; stop with Ctrl-C")
+    run_replicas(values, *address)

@@ -22,7 +22,7 @@ def import_model(
     """Read a published layout once and write a `save_pretrained` folder, whole or not at all.
 
     Args:
-        kind: `apex`, `songeval` or `tunejury`.
+        kind: `apex`, `songeval`, `tunejury` or `muq-eval`.
         predictor: the file, folder or hub id that holds the predictor or head.
         encoder: folder or hub id of the encoder, in MERT's layout or in MuQ's.
         output: a folder that does not exist yet or is empty.
@@ -55,6 +55,10 @@ def _read(kind: str, predictor: str | Path, encoder: str | Path, clap: str | Pat
         from apex_reward.rewards.foreign.songeval import SongEval
 
         return SongEval.from_published(predictor=predictor, encoder=encoder)
+    if kind == "muq-eval":
+        from apex_reward.rewards.foreign.muq_eval import MuQEval
+
+        return MuQEval.from_published(predictor=predictor, encoder=encoder)
     if kind == "tunejury":
         from apex_reward.rewards.foreign.tunejury import TuneJury
 

@@ -292,3 +292,62 @@ def test_a_run_killed_by_sigkill_and_resumed_ends_with_the_same_bytes(
     for name in names:
         expected = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "killed" / name).read_bytes() == expected
+
+
+def test_a_mix_replaces_the_one_of_a_reward_file_and_says_so(
+    songs: Path, model: str, tmp_path: Path
+) -> None:
+    from apex_reward import Reward
+
+    file = tmp_path / "reward.yaml"
+    Reward(model, mix="clarity=1", loudness=-18.0).save(file)
+    result = score(songs / "1.wav", "-r", file, "--mix", "musicality=2", "-o", tmp_path / "f.jsonl")
+    assert result.exit_code == 0, result.output
+    assert f"--mix musicality=2 replaces the mix of {file}: clarity=1" in result.stderr
+    (row,) = lines(tmp_path / "f.jsonl")
+    (expected,) = Reward(model, mix="musicality=2", loudness=-18.0).judge([songs / "1.wav"])
+    assert row["reward"] == pytest.approx(expected["reward"])
+    result = score(songs / "1.wav", "--reward", file, "--loudness", "-20")
+    assert result.exit_code == 2
+    assert "leave out --loudness" in result.stderr
+
+
+def test_a_model_without_a_clear_licence_is_refused_for_commercial_use(
+    songs: Path, model: str
+) -> None:
+    result = score(songs / "1.wav", "-m", model, "--commercial")
+    assert result.exit_code == 2
+    assert "not clearly free for commercial use" in result.stderr
+    assert score(songs / "1.wav", "-m", "apex-tiny", "--commercial").exit_code == 0
+
+
+def test_help_names_every_model_and_every_kind() -> None:
+    from apex_reward.rewards.load import KNOWN
+
+    output = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).output
+    text = output.partition("--model")[2].partition("--reward")[0]
+    assert [name for name in KNOWN if name not in text] == []
+    output = CliRunner().invoke(app, ["import", "--help"], env={"COLUMNS": "200"}).output
+    for kind in ("apex", "songeval", "tunejury", "muq-eval"):
+        assert kind in output
+
+
+def test_one_song_is_one_song(songs: Path, model: str, tmp_path: Path) -> None:
+    result = score(songs / "text.mp3", "--model", model, "--output", tmp_path / "f.jsonl")
+    assert result.exit_code == 1
+    assert "1 song, 1 failed" in result.stdout
+
+
+def test_text_that_utf8_cannot_hold_ends_no_command(
+    songs: Path, model: str, tmp_path: Path
+) -> None:
+    r"""A prompt cut within an emoji, written by another program as the escape `\ud83d`."""
+    table = tmp_path / "list.jsonl"
+    rows = [{"audio": str(songs / f"{n}.wav"), "prompt": text} for n, text in enumerate("ab")]
+    cut = json.dumps({"audio": str(songs / "2.wav"), "prompt": "a cut emoji \ud83d"})
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows) + cut + "\n")
+    for ending in ("jsonl", "csv", "parquet"):
+        result = score(table, "--model", model, "--output", tmp_path / f"f.{ending}")
+        assert result.exit_code == 0, result.output
+        assert "3 songs" in result.stdout
+    assert score(table, "--model", model).exit_code == 0
