@@ -23,7 +23,12 @@ from apex_reward.cli.common import (
     show,
     show_failures,
 )
-from apex_reward.cli.rewards import EngineOptions, RewardOptions, build_reward
+from apex_reward.cli.rewards import (
+    EngineOptions,
+    RewardOptions,
+    build_reward,
+    check_reachable,
+)
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +82,7 @@ def score(
     """
     if output is None and (segments or resume):
         raise UsageError("--segments and --resume need --output FILE")
-    given.check_reachable(asked)
+    check_reachable(asked)  # before torch loads
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
     from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
