@@ -1,6 +1,6 @@
 """Songs that lie inside a table: the Audio columns of `datasets`, in Parquet or a saved data set.
 
-They are written as files once, so that everything that hears, plays or compares songs finds them.
+They are written as files once, so that everything that scores, plays or compares songs finds them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
 
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SONG_COLUMNS = ("audio", "path")
 ROWS_AT_ONCE = 64
@@ -29,12 +29,12 @@ _SAVED = ("dataset_dict.json", "state.json")
 _BEGINNINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
 
 
-class Unheard(str):
-    """What a song is called in rows that is known to be none before it is opened, and why."""
+class NoSong(str):
+    """The name in rows of an input without a song, and the reason; it is never opened."""
 
     reason: str
 
-    def __new__(cls, name: str, reason: str = "") -> Unheard:
+    def __new__(cls, name: str, reason: str = "") -> NoSong:
         """Copies and pickles get the reason with the rest of the state."""
         song = super().__new__(cls, name)
         song.reason = reason
@@ -46,8 +46,13 @@ def is_saved_dataset(folder: str | Path) -> bool:
 
     The latter holds Parquet with songs, in itself or in `data/`.
     """
-    saved = any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED)
-    return saved or any(map(_holds_songs, _shards(folder)[:1]))
+    if any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED):
+        return True
+    try:
+        schemas = map(pyarrow.parquet.read_schema, _shards(folder)[:1])
+        return any(song_column(schema) is not None for schema in schemas)
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
 def songs_beside(output: Path) -> Path:
@@ -81,9 +86,6 @@ def read_songs_inside(path: str | Path, folder: Path | None = None) -> pa.Table 
     Raises:
         DataError: not such a folder or file, or a saved data set without a column of songs.
     """
-    import pyarrow as pa
-    import pyarrow.parquet
-
     try:
         if os.path.isdir(path):
             return unpacked(_saved_batches(path), folder, Path(path))
@@ -108,9 +110,6 @@ def unpacked(batches: Iterable[Any], folder: Path | None = None, beside: Path = 
     Raises:
         DataError: no column of songs.
     """
-    import pyarrow as pa
-
-    folder = folder or _temporary()
     tables = []
     for batch in batches:
         column = song_column(batch.schema)
@@ -138,7 +137,6 @@ def undecoded(dataset: Any, *columns: str) -> Any:
 
 
 def _saved_batches(folder: str | Path) -> Iterator[Any]:
-    import pyarrow.parquet
     from datasets import load_from_disk
 
     if shards := _shards(folder):
@@ -152,44 +150,36 @@ def _saved_batches(folder: str | Path) -> Iterator[Any]:
 
 
 def _shards(folder: str | Path) -> list[Path]:
-    inside = glob.escape(str(folder))
-    patterns = (os.path.join(inside, *part, "*.parquet") for part in ((), ("data",)))
-    return sorted(Path(path) for pattern in patterns for path in glob.glob(pattern))
-
-
-def _holds_songs(shard: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        return song_column(pyarrow.parquet.read_schema(shard)) is not None
-    except (pa.ArrowInvalid, OSError):
-        return False
+    patterns = (Path(glob.escape(str(folder)), *part, "*.parquet") for part in ((), ("data",)))
+    return sorted(Path(path) for pattern in patterns for path in glob.glob(str(pattern)))
 
 
 def _is_song(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
-def _file_of(cell: Mapping[str, Any] | None, folder: Path, beside: Path) -> str | None:
+def _file_of(cell: Mapping[str, Any] | None, folder: Path | None, beside: Path) -> str | None:
     """The path of a song's file, written where the song is bytes."""
-    if cell is None:
-        return None
-    path, content = cell["path"], cell["bytes"]
-    if content is None:
-        return str(beside / path) if path and (beside / path).is_file() else path
-    return song_file(path or "", content, folder)
+    path, content = (None, None) if cell is None else (cell["path"], cell["bytes"])
+    if content is not None:
+        return song_file(path or "", content, folder)
+    return str(beside / path) if path and (beside / path).is_file() else path
 
 
 def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
     """The path of a song that is bytes, written once into a folder; None: a temporary one.
 
+    The file's name tells the content: the same song is the same file in every run.
+
     Args:
-        name: what it was called where it lay; the file's name tells its content too.
+        name: of the song where it lay; the ending follows from it, or from the first bytes.
     """
-    file = songs_folder(folder) / _name(name, content)
+    stem, ending = os.path.splitext(os.path.basename(name))
+    stem = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:60].strip("_")
+    if not re.fullmatch(r"\.[A-Za-z0-9]{1,5}", ending):
+        ending = next((e for b, e in _BEGINNINGS.items() if content.startswith(b)), ".audio")
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    file = songs_folder(folder) / f"{stem}{'-' if stem else ''}{digest}{ending}"
     if not file.is_file():
         with atomic(file) as temporary:
             temporary.write_bytes(content)
@@ -197,18 +187,8 @@ def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
 
 
 def songs_folder(folder: Path | None) -> Path:
-    """The folder that songs are written into; None: one that goes when the process ends."""
+    """The folder that songs are written into; None: one that is removed at the process's end."""
     return folder or _temporary()
-
-
-def _name(path: str, content: bytes) -> str:
-    """A name that says the content: the same song is the same file in every run."""
-    stem, ending = os.path.splitext(os.path.basename(path))
-    stem = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:60].strip("_")
-    if not re.fullmatch(r"\.[A-Za-z0-9]{1,5}", ending):
-        ending = next((e for b, e in _BEGINNINGS.items() if content.startswith(b)), ".audio")
-    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-    return f"{stem}-{digest}{ending}" if stem else f"{digest}{ending}"
 
 
 @functools.cache

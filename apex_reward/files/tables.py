@@ -25,37 +25,14 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.files.atomic import atomic
 
 FORMATS = (".jsonl", ".csv", ".parquet")
-TEXT_COLUMNS = frozenset(
-    (
-        "id",
-        "audio_id",
-        "track_id",
-        "song_id",
-        "segment_id",
-        "prompt_id",
-        "battle_id",
-        "battle_uuid",
-        "user_pseudonym",
-        "voter",
-        "path",
-        "audio",
-        "audio_a",
-        "audio_b",
-        "audio_path",
-        "file",
-        "filename",
-        "chosen",
-        "rejected",
-        "prompt",
-        "lyrics",
-        "group",
-        "platform",
-        "source",
-        "system",
-        "system_a",
-        "system_b",
-    )
-)
+# fmt: off
+TEXT_COLUMNS = frozenset((
+    "id", "audio_id", "track_id", "song_id", "segment_id", "prompt_id", "battle_id", "battle_uuid",
+    "user_pseudonym", "voter", "path", "audio", "audio_a", "audio_b", "audio_path", "file",
+    "filename", "chosen", "rejected", "prompt", "lyrics", "group", "platform", "source", "system",
+    "system_a", "system_b",
+))
+# fmt: on
 """Columns of a CSV file that hold names or words: text unless numbers say exactly the same."""
 
 

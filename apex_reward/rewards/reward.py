@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.source import Source
@@ -253,7 +253,7 @@ class Reward:
         """What the models made of each song: paths are decoded ahead, others are in memory."""
         self.parts.check_prompts(prompts, len(songs))
         prompts = None if prompts is None else prompts_of(prompts)
-        songs = [TensorSong.failed(s.reason, s) if isinstance(s, Unheard) else s for s in songs]
+        songs = [TensorSong.failed(s.reason, s) if isinstance(s, NoSong) else s for s in songs]
         paths = [song for song in songs if isinstance(song, str)]
         decoded = decode_songs(paths, self.decode_settings, workers)
         stream = (next(decoded) if isinstance(song, str) else song for song in songs)

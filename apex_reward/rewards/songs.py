@@ -19,7 +19,7 @@ from apex_reward.audio.decoding import song_of as song_of_array
 from apex_reward.audio.decoding.decode import PLAIN
 from apex_reward.audio.load import Waveform
 from apex_reward.errors import ApexError, AudioError, UsageError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.model.inputs import INTEGER_LIKE_PEAK, mono_mix
 
 
@@ -140,7 +140,7 @@ class NoRateError(UsageError):
 def _song_of(
     cell: Any, sample_rate: int | None, name: str, settings: DecodeSettings
 ) -> DecodedSong:
-    if isinstance(cell, Unheard):
+    if isinstance(cell, NoSong):
         return DecodedSong.failed(str(cell), cell.reason)
     if isinstance(cell, (str, PathLike)) and str(cell):
         return decode_song(fspath(cell), settings)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from apex_reward.errors import UsageError
+from apex_reward.files.atomic import atomic
+from apex_reward.model import ApexReward
 from apex_reward.model.files import check_unused
+from apex_reward.rewards.foreign.muq_eval import MuQEval
+from apex_reward.rewards.foreign.songeval import SongEval
+from apex_reward.rewards.foreign.tunejury import TuneJury
 from apex_reward.rewards.load import without_bars
 
 
@@ -38,35 +41,17 @@ def import_model(
     target = check_unused(output)
     if clap is not None and kind != "tunejury":
         raise UsageError(f"--clap is for --kind tunejury; {kind} reads none")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with without_bars():
-            model = _read(kind, _local(predictor), _local(encoder), clap)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            model.save_pretrained(temporary)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    reader: Any = {
+        "apex": ApexReward,
+        "songeval": SongEval,
+        "tunejury": TuneJury,
+        "muq-eval": MuQEval,
+    }[kind]
+    options = {} if clap is None else {"clap": _local(clap)}
+    with without_bars(), atomic(target) as temporary:
+        model = reader.from_published(_local(predictor), _local(encoder), **options)
+        model.save_pretrained(temporary)
     return model
-
-
-def _read(kind: str, predictor: str | Path, encoder: str | Path, clap: str | Path | None) -> Any:
-    if kind == "songeval":
-        from apex_reward.rewards.foreign.songeval import SongEval
-
-        return SongEval.from_published(predictor=predictor, encoder=encoder)
-    if kind == "muq-eval":
-        from apex_reward.rewards.foreign.muq_eval import MuQEval
-
-        return MuQEval.from_published(predictor=predictor, encoder=encoder)
-    if kind == "tunejury":
-        from apex_reward.rewards.foreign.tunejury import TuneJury
-
-        options = {} if clap is None else {"clap": _local(clap)}
-        return TuneJury.from_published(predictor=predictor, encoder=encoder, **options)
-    from apex_reward.model import ApexReward
-
-    return ApexReward.from_published(predictor, encoder)
 
 
 def _local(name: str | Path) -> str | Path:

@@ -36,7 +36,8 @@ def score_dataset(
         batch_size: rows that share encoder batches.
 
     Returns:
-        A data set of the same kind. A song that cannot be heard has its reason as `error`.
+        A data set of the same kind. A song that cannot be scored has its reason as `error`. A
+        column that has the name of a new one is kept as `input.<name>`.
 
     Raises:
         DataError: a column is not there.
@@ -54,11 +55,20 @@ def score_dataset(
     if not hasattr(dataset, "map"):
         raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
     _check_columns(dataset, audio_column, prompt_column if judge.model.reads_text else None)
+    names = _columns(judge)
+    taken = [name for name in getattr(dataset, "column_names", None) or () if name in names]
+    if renamed := {name: f"input.{name}" for name in taken}:
+        prompt_column = renamed.get(prompt_column, prompt_column)
+        dataset = dataset.rename_columns(renamed)
     return undecoded(dataset, audio_column).map(
         lambda batch: _scored(judge, batch, audio_column, prompt_column),
         batched=True,
         batch_size=batch_size,
     )
+
+
+def _columns(reward: Reward) -> list[str]:
+    return [*row_columns(reward, rewarded=True), "flags", "error"]
 
 
 def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
@@ -81,5 +91,5 @@ def _scored(
     settings = reward.engine_settings(block=max(1, len(songs)))
     results = reward.results(songs, prompts, settings=settings)
     rows = [song_row(reward, result, rewarded=True) for result in results]
-    names = [*row_columns(reward, rewarded=True), "flags", "error"]
+    names = _columns(reward)
     return {name: [row[name] for row in rows] for name in names}

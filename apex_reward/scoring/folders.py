@@ -15,7 +15,7 @@ import fsspec
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
-from apex_reward.files.songs_inside import Unheard, songs_folder
+from apex_reward.files.songs_inside import NoSong, songs_folder
 
 SIDE_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
 """Folders that archives and file servers leave, with files named like the songs beside them."""
@@ -110,7 +110,7 @@ def fetched(address: str, songs: Path | None = None) -> Iterator[tuple[str, str]
     """What an address names, as files here: (its address, the file) in order of the addresses.
 
     A folder and a glob stand for their songs and tar shards, a file for itself. A file that is here
-    already, from a run before, is not fetched again. A song that does not exist is `Unheard`.
+    already, from a run before, is not fetched again. A song that does not exist is `NoSong`.
 
     Args:
         address: `hf://datasets/USER/NAME/folder`, or another that fsspec has a file system for.
@@ -139,6 +139,6 @@ def fetched(address: str, songs: Path | None = None) -> Iterator[tuple[str, str]
     except FileNotFoundError:
         if not address.lower().endswith(AUDIO_ENDINGS):
             raise DataError(f"{address} does not exist") from None
-        yield address, Unheard(address, "does not exist")
+        yield address, NoSong(address, "does not exist")
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{address} cannot be read: {error or type(error).__name__}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.files.songs_inside import Unheard, is_saved_dataset
+from apex_reward.files.songs_inside import NoSong, is_saved_dataset
 from apex_reward.files.tables import read_table
 from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.scoring.folders import TAR_ENDINGS, fetched, is_address, songs_in, songs_matching
@@ -89,7 +89,7 @@ def _found(inputs: Sequence[str | os.PathLike[str]], songs: Path | None) -> list
 def _expand(given: str, beside: bool, songs: Path | None) -> Sequence[str | Input] | None:
     """The songs of one input; None for a file beside songs that is none itself."""
     found: Sequence[str | Input] | None = [given]
-    if isinstance(given, Unheard):
+    if isinstance(given, NoSong):
         pass
     elif is_address(given):
         found = [

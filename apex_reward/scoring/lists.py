@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError
-from apex_reward.files.songs_inside import Unheard, read_songs_inside, song_file
+from apex_reward.files.songs_inside import NoSong, read_songs_inside, song_file
 from apex_reward.files.tables import as_text, read_rows
 
 LIST_ENDINGS = (".txt", ".jsonl", ".csv", ".parquet")
@@ -77,7 +77,7 @@ def read_list(path: str, songs: Path | None = None) -> list[Input]:
         else:
             held = "nothing" if cell is None or cell != cell else as_text(cell) or "nothing"
             reason = f"'{key}' holds {held}; expected the path of a song"
-            found.append(Input(Unheard(f"{path}: row {number}", reason), row))
+            found.append(Input(NoSong(f"{path}: row {number}", reason), row))
     return found
 
 
@@ -98,7 +98,7 @@ def read_saved(path: str, songs: Path | None = None) -> list[Input] | None:
     for number, row in enumerate(table.to_pylist(), start=1):
         name, file = f"{path}: row {number}", row.pop(key)
         kept = None if songs is not None or file is None else name
-        found.append(Input(file or Unheard(name, "holds no song"), row, kept))
+        found.append(Input(file or NoSong(name, "holds no song"), row, kept))
     return found
 
 
@@ -154,7 +154,7 @@ def read_tar(path: str, songs: Path | None = None) -> list[Input]:
         if not found:
             raise DataError(f"{path} cannot be read as a tar shard: {error}") from error
         reason = f"is damaged behind '{found[-1].columns['key']}': {error}"
-        found.append(Input(Unheard(path, reason)))
+        found.append(Input(NoSong(path, reason)))
     return found
 
 
@@ -195,7 +195,7 @@ def _keyed(path: str, key: str, members: Mapping[str, bytes], songs: Path | None
     if ending is None:
         problem = problem or "holds no song"
     if problem:
-        return Input(Unheard(f"{path}/{key}", problem), columns)
+        return Input(NoSong(f"{path}/{key}", problem), columns)
     name = f"{key}{ending}"
     kept = None if songs is not None else f"{path}/{name}"
     return Input(song_file(name, members[ending or ""], songs), columns, kept)

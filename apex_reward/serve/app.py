@@ -27,7 +27,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apex_reward.errors import UsageError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.model.licences import licences_of
 from apex_reward.prompt import Prompt, prompt_of, prompts_of
 from apex_reward.rewards.provenance import provenance
@@ -122,7 +122,7 @@ class _State:
         try:
             return write(folder, number, decoded(song.audio or "")), name
         except ValueError as error:
-            return Unheard(name, str(error)), name
+            return NoSong(name, str(error)), name
 
     def below_root(self, name: str) -> str:
         """A path below the audio root, links followed."""
@@ -150,7 +150,7 @@ class _State:
         try:
             return self.source(song, folder, number)
         except HTTPException as error:
-            return Unheard(text, error.detail), text
+            return NoSong(text, error.detail), text
 
 
 def decoded(text: str) -> bytes:

@@ -19,7 +19,7 @@ import torch
 
 from apex_reward.audio.decoding.worker import DecodeProcess
 from apex_reward.errors import ApexError, AudioError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.prompt import Prompt
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, song_row
@@ -140,7 +140,7 @@ class Batcher:
         """Take songs on, all or none.
 
         Args:
-            songs: (file, name in its row) each; `Unheard` in place of a file fails.
+            songs: (file, name in its row) each; `NoSong` in place of a file fails.
             prompts: one per song, empty where there is none.
 
         Raises:
@@ -197,7 +197,7 @@ class Batcher:
 
     def _decode(self, job: _Job) -> None:
         try:
-            if isinstance(job.path, Unheard):
+            if isinstance(job.path, NoSong):
                 raise AudioError(job.path.reason)
             job.song = self._read(job)
         except AudioError as error:

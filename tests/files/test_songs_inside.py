@@ -12,7 +12,7 @@ import pytest
 
 from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import (
-    Unheard,
+    NoSong,
     is_saved_dataset,
     read_songs_inside,
     song_column,
@@ -116,7 +116,7 @@ def test_where_songs_go() -> None:
 
 
 def test_a_reason_is_kept_by_copies() -> None:
-    song = Unheard("row 4", "holds no song")
+    song = NoSong("row 4", "holds no song")
     for other in (copy.copy(song), pickle.loads(pickle.dumps(song))):
         assert (str(other), other.reason) == ("row 4", "holds no song")
-    assert Unheard("row 5").reason == ""
+    assert NoSong("row 5").reason == ""

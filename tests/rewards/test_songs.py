@@ -13,7 +13,7 @@ import torch
 
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.rewards.songs import song_of
 from tests.support import write_wav
 
@@ -75,7 +75,7 @@ def test_files_by_path_and_by_content(tmp_path: Path) -> None:
         ({"bytes": b"no audio"}, "is not audio that can be decoded"),
         (b"", "is empty (0 bytes)"),
         ("not/there.wav", "does not exist"),
-        (Unheard("a.wav", "needs a login"), "needs a login"),
+        (NoSong("a.wav", "needs a login"), "needs a login"),
         (torch.zeros(0), "holds no audio samples"),
         (torch.tensor([0.0, torch.nan]), "holds NaN or infinite samples, the first at 0.000 s"),
         (torch.full((4,), 20_000.0), "peaks at 20000"),

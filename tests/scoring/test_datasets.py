@@ -57,6 +57,13 @@ def test_the_reason_of_a_bad_song_is_the_true_one(reward: Reward, songs: list[st
     assert "NaN" in error
 
 
+def test_columns_of_the_names_of_results_are_kept(reward: Reward, songs: list[str]) -> None:
+    given = Dataset.from_dict({"audio": [songs[0]], "error": ["own"], "clarity": [9.0]})
+    (row,) = score_dataset(given, reward)
+    assert (row["input.error"], row["input.clarity"], row["error"]) == ("own", 9.0, None)
+    assert row["clarity"] == reward.judge([songs[0]])[0]["clarity"]
+
+
 def test_wrong_uses_are_named(reward: Reward) -> None:
     with pytest.raises(DataError, match="no column song; it has audio"):
         score_dataset(Dataset.from_dict({"audio": ["a"]}), reward, audio_column="song")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.files.songs_inside import Unheard
+from apex_reward.files.songs_inside import NoSong
 from apex_reward.files.tables import write_table
 from apex_reward.scoring import find_audio
 from apex_reward.scoring.inputs import Input, find_songs, prompts_for
@@ -91,7 +91,7 @@ def test_a_cell_without_a_path_is_one_failed_song(songs: Path, ending: str) -> N
     paths = [str(source.path) for source in found]
     assert (paths[0], paths[4], paths[5]) == (str(songs / "b.wav"), "7", str(songs / "a.MP3"))
     reasons = {n: source.path.reason for n, source in enumerate(found)
-               if isinstance(source.path, Unheard)}  # fmt: skip
+               if isinstance(source.path, NoSong)}  # fmt: skip
     assert list(reasons) == [1, 2, 3, *range(6, len(found))]
     assert reasons[1] == "'audio' holds nothing; expected the path of a song"
     assert paths[1] == f"{songs}/list{ending}: row 2"
