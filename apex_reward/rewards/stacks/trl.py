@@ -68,8 +68,8 @@ class ApexRewardFunction:
         reference: (M, W) embeddings of songs that a policy should sound like, as
             `apex_reward.rewards.drift.song_embeddings` gives them, for the logged `distance`.
         name: under which TRL logs it.
-        brief: log `reward_raw`, `undecodable`, `guard_any` and `flags` only, so that TRL's table of
-            completions fits 80 columns.
+        brief: log `reward_raw`, `undecodable`, `guard_any` and `flags` only, the columns without
+            NAME/, so that TRL's table of completions fits 80 columns.
 
     Raises:
         UsageError: as `Reward` and `Judge`; options beside a `Reward` that holds them; a mix
@@ -193,7 +193,8 @@ class ApexRewardFunction:
         names = [*(head.name for head in self.reward.heads), "reward_raw", "flags"]
         for name in names:
             if log_extra is not None and (not self.brief or name in BRIEF):
-                log_extra(f"{self.__name__}/{name}", [_cell(row, name) for row in found.rows])
+                shown = name if self.brief else f"{self.__name__}/{name}"
+                log_extra(shown, [_cell(row, name) for row in found.rows])
         return found
 
     def _decoded(self, arguments: dict[str, Any], count: int) -> list[Any]:

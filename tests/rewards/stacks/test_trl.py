@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
+from trl.trainer.utils import print_prompt_completions_sample
 
 from apex_reward import ApexReward, ApexRewardFunction, RewardMix
 from apex_reward.audio import Waveform
@@ -243,7 +244,10 @@ def test_guards_flag_penalise_and_veto(model: ApexReward) -> None:
     assert outcomes["veto"] == pytest.approx([raw[0], FLOOR])
 
 
-def test_what_is_logged(model: ApexReward) -> None:
+def test_what_is_logged(
+    model: ApexReward, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     metrics, columns = Log(), Log()
     function = ApexRewardFunction(model, MIX, decode=by_first_id, guards=None, name="songs")
     assert function.__name__ == "songs"
@@ -263,7 +267,13 @@ def test_what_is_logged(model: ApexReward) -> None:
     brief = ApexRewardFunction(model, MIX, decode=by_first_id, brief=True)
     call(brief, [[1], [99], [2]], log_metric=metrics, log_extra=columns)
     assert set(metrics) == {"apex/reward_raw", "apex/undecodable", "apex/guard_any"}
-    assert set(columns) == {"apex/reward_raw", "apex/flags"}
+    assert columns["flags"][1] is None
+    print_prompt_completions_sample(
+        ["a slow blues"] * 3, ["t1 t2"] * 3, {"apex": [0.5] * 3}, [1.0] * 3, 7, extra=columns
+    )
+    head = capsys.readouterr().out.splitlines()[2]
+    assert len(head) == 80
+    assert all(name in head for name in ("Completion", "Advantage", "reward_raw", "flags"))
 
 
 def test_no_graph_and_no_autocast(model: ApexReward) -> None:
