@@ -20,6 +20,10 @@ from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
 SEGMENT = 0.25
+NOT_AUDIO = (
+    "is not audio that can be decoded (libsndfile: Format not recognised; "
+    "FFmpeg: Invalid data found when processing input)"
+)
 GOLDEN = Path(__file__).parent / "golden"
 
 TINY_ENCODER: dict[str, Any] = {

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from apex_reward.audio.decoding.hearing import check_finite
-from apex_reward.audio.decoding.stream import stream_file
+from apex_reward.audio.flags import check_finite
+from apex_reward.audio.stream import stream_file
 from apex_reward.errors import AudioError
 
 FloatArray = npt.NDArray[np.float32]
@@ -56,16 +56,15 @@ def load_audio(path: str | Path) -> Waveform:
         AudioError: no such file, not a regular file, not readable, not audio, damaged, no samples,
             or samples that are NaN or infinite. The message is the reason, without the path.
     """
-    chunks, heard = [], 0
+    chunks, done = [], 0
     with closing(stream_file(path)) as stream:
         for chunk in stream.chunks:
-            check_finite(chunk, heard, stream.sample_rate)
-            heard += len(chunk)
-            chunks.append(chunk.T)
-    if heard == 0:
+            check_finite(chunk, done, stream.sample_rate)
+            done += len(chunk)
+            chunks.append(np.array(chunk.T, order="C"))
+    if done == 0:
         raise AudioError("holds no audio samples")
-    samples = np.ascontiguousarray(np.concatenate(chunks, axis=1))
-    return Waveform(samples, stream.sample_rate, heard + stream.missing)
+    return Waveform(np.concatenate(chunks, axis=1), stream.sample_rate, done + stream.missing)
 
 
 def save_wav(path: str | Path, samples: FloatArray, sample_rate: int) -> None:

@@ -6,17 +6,20 @@ Shape key: B = batch of songs, C = channels, T = samples, N = gating blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apex_reward.errors import UsageError
 
 BLOCK_SECONDS = 0.4
 STEP_SECONDS = 0.1
+PART_SECONDS = 30.0
 ABSOLUTE_GATE = -70.0
 RELATIVE_GATE = -10.0
 TARGET_LUFS = -14.0
@@ -30,10 +33,10 @@ _HIGH_PASS_SCALE_48K = 1.0049948987146884
 # Left, right, centre, (low-frequency effects,) left and right surround: BS.1770-4, table 3.
 _CHANNEL_WEIGHTS = {5: (1.0, 1.0, 1.0, 1.41, 1.41), 6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
 
+Lengths = Tensor | Sequence[int] | None
 
-def integrated_loudness(
-    waveforms: Tensor, sample_rate: int, lengths: Tensor | None = None
-) -> Tensor:
+
+def integrated_loudness(waveforms: Tensor, sample_rate: int, lengths: Lengths = None) -> Tensor:
     """Gated loudness of each song, ITU-R BS.1770-4 equations 1 to 7.
 
     K-weighting is applied by FFT, with the coefficients of the Recommendation at 48 kHz and the
@@ -44,7 +47,7 @@ def integrated_loudness(
         waveforms: (B, T) mono or (B, C, T) with C <= 6 (five and six channels are taken as 5.0 and
             5.1 in the order L, R, C, (LFE,) Ls, Rs), zero-padded on the right.
         sample_rate: Hz.
-        lengths: (B,) real samples of each song; None: all of T.
+        lengths: (B,) real samples of each song, a tensor or integers; None: all of T.
 
     Returns:
         (B,) LUFS on the graph; minus infinity (with zero gradient) where every block is gated out,
@@ -53,17 +56,17 @@ def integrated_loudness(
     Raises:
         UsageError: another shape, or lengths outside [1, T].
     """
-    lengths = _checked_lengths(waveforms, sample_rate, lengths)
+    ends = _checked_lengths(waveforms, sample_rate, lengths)
     channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
     count = channels.shape[1]
     weights = channels.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
     power = torch.einsum("c,bct->bt", weights, k_weighted(channels, sample_rate) ** 2)
-    energies, valid = _block_energies(power, lengths, sample_rate)  # (B, N) each
+    energies, valid = _block_energies(power, ends, sample_rate)  # (B, N) each
     return _gated(energies, valid)
 
 
-def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> float:
-    """Integrated loudness of a mono song that comes in blocks (n,), LUFS, in bounded memory.
+def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> Tensor:
+    """Integrated loudness of a mono song that comes in blocks (n,), () LUFS, in bounded memory.
 
     Equal to `integrated_loudness` of the whole song to about 1e-4 LU: each block is filtered behind
     the half second before it, which K-weighting has then forgotten.
@@ -71,19 +74,30 @@ def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> float:
     step = round(STEP_SECONDS * sample_rate)
     overlap = round(BLOCK_SECONDS * sample_rate) - step  # gating blocks reach over into the next
     settle = round(_TAIL_SECONDS * sample_rate)
-    power, before, found = torch.zeros(0), torch.zeros(0), []
-    for block in blocks:
-        filtered = k_weighted(torch.cat([before, block]), sample_rate)[len(before) :]
-        before = torch.cat([before, block])[-settle:]
-        power = torch.cat([power, filtered**2])
+    energies: list[Tensor] = []
+    power = before = torch.zeros(0)
+    for part in _parts(blocks, round(PART_SECONDS * sample_rate)):
+        joint = torch.cat([before.to(part.device), part])
+        filtered = k_weighted(joint, sample_rate)[len(before) :]
+        before = joint[-settle:].clone()
+        power = torch.cat([power.to(part.device), filtered**2])
         ready = (len(power) - overlap) // step * step
         if ready > 0:
-            found.append(_block_energies(power[None, : ready + overlap], None, sample_rate)[0][0])
-            power = power[ready:]
-    if not found:  # shorter than one gating block
-        return float(_gated(power.mean()[None, None], torch.ones(1, 1, dtype=torch.bool)))
-    energies = torch.cat(found)[None]
-    return float(_gated(energies, torch.ones_like(energies, dtype=torch.bool)))
+            ends = [ready + overlap]
+            energies.append(
+                _block_energies(power[None, : ready + overlap], ends, sample_rate)[0][0]
+            )
+            power = power[ready:].clone()
+    if not energies:  # shorter than one gating block
+        energies = [power.mean()[None]]
+    joined = torch.cat(energies)[None]
+    return _gated(joined, torch.ones_like(joined, dtype=torch.bool))[0]
+
+
+def _parts(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Blocks in parts of at most `size` samples: filtering one takes several times its memory."""
+    for block in blocks:
+        yield from block.split(size)
 
 
 def _gated(energies: Tensor, valid: Tensor) -> Tensor:
@@ -91,16 +105,16 @@ def _gated(energies: Tensor, valid: Tensor) -> Tensor:
     kept = valid & (energies > _power(ABSOLUTE_GATE))
     threshold = _masked_mean(energies.detach(), kept) * 10 ** (RELATIVE_GATE / 10)
     kept = kept & (energies > threshold.unsqueeze(1))
-    heard = kept.any(dim=1)
-    energy = torch.where(heard, _masked_mean(energies, kept), 1.0)
-    return torch.where(heard, _OFFSET + 10 * torch.log10(energy), -math.inf)
+    sounds = kept.any(dim=1)
+    energy = torch.where(sounds, _masked_mean(energies, kept), 1.0)
+    return torch.where(sounds, _OFFSET + 10 * torch.log10(energy), -math.inf)
 
 
 def normalize_loudness(
     waveforms: Tensor,
     sample_rate: int,
     target: float = TARGET_LUFS,
-    lengths: Tensor | None = None,
+    lengths: Lengths = None,
 ) -> Tensor:
     """Scale each song to a target loudness; differentiable through the gain too.
 
@@ -112,14 +126,14 @@ def normalize_loudness(
         waveforms: (B, T) or (B, C, T), as `integrated_loudness` takes them.
         sample_rate: Hz.
         target: LUFS.
-        lengths: (B,) real samples of each song; None: all of T.
+        lengths: (B,) real samples of each song, a tensor or integers; None: all of T.
 
     Returns:
         The scaled waveforms, of the same shape.
     """
     measured = integrated_loudness(waveforms, sample_rate, lengths)
-    heard = torch.isfinite(measured)
-    gain = 10 ** ((target - torch.where(heard, measured, target)) / 20)
+    sounds = torch.isfinite(measured)
+    gain = 10 ** ((target - torch.where(sounds, measured, target)) / 20)
     return waveforms * gain.reshape(-1, *[1] * (waveforms.ndim - 1))
 
 
@@ -137,7 +151,8 @@ def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
     with torch.autocast(real.device.type, enabled=False):
         blocks = F.pad(real, (0, count * step - samples)).unflatten(-1, (count, step))
         spectrum = torch.fft.rfft(blocks, size)
-        response = _response(size, sample_rate).to(spectrum.device, spectrum.dtype)
+        response = torch.from_numpy(_response(size, sample_rate))
+        response = response.to(spectrum.device, spectrum.dtype)
         weighted = torch.fft.irfft(spectrum * response, size)
         if count == 1:
             return weighted[..., 0, :samples]
@@ -146,13 +161,12 @@ def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _response(size: int, sample_rate: int) -> Tensor:
-    """(size / 2 + 1,) response of both K-weighting filters."""
-    frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) / size
-    delay = torch.exp(-2j * math.pi * frequencies)
-    response = torch.ones_like(delay)
+def _response(size: int, sample_rate: int) -> NDArray[np.complex128]:
+    """(size / 2 + 1,) response of both K-weighting filters; no tensor: it serves every mode."""
+    delay = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
+    response = np.ones_like(delay)
     for numerator, denominator in k_weighting(sample_rate):
-        response = response * _polynomial(numerator, delay) / _polynomial(denominator, delay)
+        response *= np.polyval(numerator[::-1], delay) / np.polyval(denominator[::-1], delay)
     return response
 
 
@@ -192,11 +206,7 @@ def _high_pass(sample_rate: int) -> tuple[float, float]:
     return warped, 1 + warped / _HIGH_PASS_Q + warped**2
 
 
-def _polynomial(coefficients: tuple[float, ...], delay: Tensor) -> Tensor:
-    return coefficients[0] + coefficients[1] * delay + coefficients[2] * delay**2
-
-
-def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Tensor | None) -> Tensor:
+def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> list[int]:
     if waveforms.ndim not in (2, 3) or waveforms.shape[-1] == 0:
         raise UsageError(
             f"waveforms have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
@@ -210,24 +220,20 @@ def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Tensor | None
         raise UsageError(f"sample_rate is {sample_rate} Hz; loudness needs at least 4000 Hz")
     batch, samples = waveforms.shape[0], waveforms.shape[-1]
     if lengths is None:
-        return torch.full((batch,), samples, device=waveforms.device)
-    if lengths.shape != (batch,) or bool(((lengths < 1) | (lengths > samples)).any()):
-        raise UsageError(
-            f"lengths are {lengths.tolist()}; expected {batch} values in [1, {samples}] samples"
-        )
-    return lengths.to(waveforms.device)
+        return [samples] * batch
+    ends = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
+    if len(ends) != batch or not all(1 <= end <= samples for end in ends):
+        raise UsageError(f"lengths are {ends}; expected {batch} values in [1, {samples}] samples")
+    return ends
 
 
-def _block_energies(
-    power: Tensor, lengths: Tensor | None, sample_rate: int
-) -> tuple[Tensor, Tensor]:
+def _block_energies(power: Tensor, ends: list[int], sample_rate: int) -> tuple[Tensor, Tensor]:
     """Mean power (B, N) of the gating blocks and which of them lie within the song.
 
     A song shorter than a block has its mean power in the first one.
     """
     block, step = round(BLOCK_SECONDS * sample_rate), round(STEP_SECONDS * sample_rate)
-    if lengths is None:
-        lengths = torch.full(power.shape[:1], power.shape[1], device=power.device)
+    lengths = torch.tensor(ends, device=power.device)
     time = torch.arange(power.shape[1], device=power.device)
     power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
     power = F.pad(power, (0, max(0, block - power.shape[1])))
@@ -238,8 +244,8 @@ def _block_energies(
     else:
         sums = power.unfold(1, block, step).sum(dim=2)
     counts = torch.where(lengths < block, lengths, block).unsqueeze(1)
-    ends = torch.arange(sums.shape[1], device=power.device) * step + block
-    valid = ends <= lengths.clamp(min=block).unsqueeze(1)
+    stops = torch.arange(sums.shape[1], device=power.device) * step + block
+    valid = stops <= lengths.clamp(min=block).unsqueeze(1)
     return sums / counts, valid
 
 

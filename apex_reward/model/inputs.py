@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from apex_reward.audio.decoding.hearing import INTEGER_LIKE_PEAK as INTEGER_LIKE_PEAK
+from apex_reward.audio.flags import INTEGER_LIKE_PEAK as INTEGER_LIKE_PEAK
 from apex_reward.audio.loudness import normalize_loudness
 from apex_reward.audio.resample import resample, resampled_length
 from apex_reward.errors import AudioError, UsageError, listed
@@ -70,7 +70,7 @@ def at_loudness(
     Models encode the mono mix, so its loudness is the one that is set. Silence stays as it is.
     """
     mono = mono_mix(waveforms)
-    ends = torch.tensor(_song_lengths(lengths, *mono.shape), device=mono.device)
+    ends = _song_lengths(lengths, *mono.shape)
     return normalize_loudness(mono, sample_rate, target, ends)
 
 

@@ -75,7 +75,7 @@ class SongResult:
         seconds: real audio in each of those pieces, without padding.
         pieces: (S, ...) their features, where asked for.
         measured: the guards' values by name.
-        flags: of the file, as in `apex_reward.audio.decoding.flags`.
+        flags: of the file, as in `apex_reward.audio.flags`.
         error: the reason, or None.
     """
 
@@ -207,7 +207,7 @@ class _Engine:
         if only:
             loud = float(integrated_loudness(first[None], rate))
         else:
-            loud = loudness_of_blocks(chain([first], (block for block, _ in blocks)), rate)
+            loud = float(loudness_of_blocks(chain([first], (b for b, _ in blocks)), rate))
         return None if loud == -float("inf") else 10 ** ((target - loud) / 20)
 
     def _measured(self, song: Song) -> Mapping[str, float]:

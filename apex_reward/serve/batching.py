@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from apex_reward.audio.decoding.worker import DecodeProcess
+from apex_reward.audio.workers import DecodeProcess
 from apex_reward.errors import ApexError, AudioError
 from apex_reward.files.songs_inside import NoSong
 from apex_reward.prompt import Prompt

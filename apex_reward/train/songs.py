@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apex_reward.audio.decoding.decode import DecodeSettings, decode_song
+from apex_reward.audio.decoding import DecodeSettings, decode_song
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.errors import DataError

@@ -11,12 +11,14 @@ import pytest
 import torch
 import torchaudio
 from scipy.signal import lfilter
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from apex_reward.audio import load_audio
 from apex_reward.audio.loudness import (
     integrated_loudness,
     k_weighted,
     k_weighting,
+    loudness_of_blocks,
     normalize_loudness,
 )
 from apex_reward.errors import UsageError
@@ -161,3 +163,39 @@ def test_wrong_input_is_named(
     given = None if lengths is None else torch.tensor(lengths)
     with pytest.raises(UsageError, match=message):
         integrated_loudness(torch.zeros(shape), rate, given)
+
+
+def test_a_song_in_blocks_has_the_loudness_of_the_whole() -> None:
+    song = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 100 * 8_000)).float()
+    song[: 40 * 8_000] *= 0.05
+    whole = integrated_loudness(song[None], 8_000)[0]
+    for size in (1_000, 77_777, len(song)):
+        torch.testing.assert_close(
+            loudness_of_blocks(song.split(size), 8_000), whole, atol=1e-4, rtol=0
+        )
+    short = song[-1_000:]
+    torch.testing.assert_close(
+        loudness_of_blocks([short], 8_000), integrated_loudness(short[None], 8_000)[0]
+    )
+
+
+def test_loudness_stays_on_the_songs_device() -> None:
+    # Fake tensors refuse to mix devices, and need no GPU.
+    with FakeTensorMode():
+        songs = torch.zeros(2, 24_000, device="cuda")
+        measured = integrated_loudness(songs, 24_000, [24_000, 1_000])
+        scaled = normalize_loudness(songs, 24_000, -18.0, [24_000, 1_000])
+        blocks = loudness_of_blocks([songs[0], songs[1], songs[0, :7]], 24_000)
+        short = loudness_of_blocks([songs[0, :7]], 24_000)
+    for result in (measured, scaled, blocks, short):
+        assert result.device.type == "cuda"
+    assert torch.isneginf(integrated_loudness(torch.zeros(1, 24_000), 24_000))
+
+
+def test_what_inference_mode_leaves_behind_has_gradients() -> None:
+    with torch.inference_mode():
+        integrated_loudness(torch.ones(1, 5_003, dtype=torch.float64), 5_003)
+    song = torch.randn(1, 5_003, dtype=torch.float64, requires_grad=True)
+    integrated_loudness(song, 5_003).sum().backward()
+    assert song.grad is not None
+    assert song.grad.abs().sum() > 0

@@ -5,8 +5,10 @@ import torch
 import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from apex_reward.audio.resample import resample, resampled_length
+from apex_reward.audio.resample import BlockResampler, resample, resampled_length
+from apex_reward.audio.segment import cut_segments
 from apex_reward.errors import AudioError, UsageError
 
 RATES = [8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000]
@@ -76,3 +78,14 @@ def test_a_rate_without_common_divisor_says_what_to_do():
         resample(torch.ones(10), 44_101, 24_000)
     with pytest.raises(AudioError, match="one filter for each of 1200 output phases"):
         resample(torch.ones(10), 28_001 * 20, 24_000)  # (28,001 + 14) * 1,200 taps > 2^25
+
+
+def test_blocks_and_segments_stay_on_the_songs_device() -> None:
+    with FakeTensorMode():  # it refuses to mix devices, and needs no GPU
+        resampler = BlockResampler(44_100, 24_000)
+        song = torch.zeros(100_000, device="cuda")
+        parts = [resampler.push(song[:60_000], False), resampler.push(song[60_000:], True)]
+        joined = torch.cat(parts)
+        segments = cut_segments(joined[None], [len(joined)], 24_000, 24_000, "mask")
+        means = segments.song_means(segments.samples.mean(dim=1), 1)
+    assert {part.device.type for part in [*parts, segments.samples, means]} == {"cuda"}

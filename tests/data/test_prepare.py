@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
-from apex_reward.audio.decoding import worker
+from apex_reward.audio import workers as worker
 from apex_reward.cli import app
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.metadata import read_metadata
@@ -102,14 +102,14 @@ def test_a_decoder_that_is_killed_costs_one_song(
     save_wav(tmp_path / "20.wav", sound, 24_000)
     code = """
 import os, signal
-from apex_reward.audio.decoding import worker
+from apex_reward.audio import workers as worker
 from apex_reward.cli import app
-real = worker.decoded_blocks
-def decoded_blocks(path, settings):
+real = worker.stream_file
+def stream_file(path):
     if path.endswith("7.wav"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(path, settings)
-worker.decoded_blocks = decoded_blocks
+    return real(path)
+worker.stream_file = stream_file
 worker.serve()
 """
     monkeypatch.setattr(worker, "WORKER_COMMAND", (sys.executable, "-c", code))

@@ -13,7 +13,7 @@ from apex_reward.rewards.engine import EngineSettings, SongResult
 from apex_reward.rewards.engine import run_songs as run
 from apex_reward.rewards.panel import parts_of
 from apex_reward.rewards.reward import Reward
-from tests.support import tiny_model
+from tests.support import NOT_AUDIO, tiny_model
 
 
 def run_songs(model, songs, batch_segments=None, workers=0, block=16):
@@ -72,8 +72,7 @@ def test_segment_lengths_are_those_of_the_audio(model: ApexReward, songs: list[s
 
 def test_a_failed_song_has_nothing_but_its_reason(model: ApexReward, songs: list[str]) -> None:
     result = list(run_songs(model, songs))[BAD]
-    reason = "is not audio that can be decoded (Format not recognised)"
-    assert result == SongResult(BAD, songs[BAD], error=reason)
+    assert result == SongResult(BAD, songs[BAD], error=NOT_AUDIO)
 
 
 def test_same_bits_for_any_workers_and_from_any_block(model: ApexReward, songs: list[str]) -> None:

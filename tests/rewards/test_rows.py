@@ -18,7 +18,7 @@ from apex_reward.scores.apex import HEADS
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scoring import ScoreSettings
 from apex_reward.scoring import score_songs as run
-from tests.support import tiny_model
+from tests.support import NOT_AUDIO, tiny_model
 
 
 def score_songs(model, songs, mix=None, segments=False, batch_segments=None, **options):
@@ -57,7 +57,7 @@ def test_columns_in_the_order_of_the_contract(model: ApexReward, songs: list[str
         "path": songs[2],
         "segments": 0,
         "flags": [],
-        "error": "is not audio that can be decoded (Format not recognised)",
+        "error": NOT_AUDIO,
     }
     (mixed,) = score_songs(model, songs[:1], mix="overall")
     assert list(mixed) == [*COLUMNS[:-2], "reward_raw", "reward", "flags", "error"]

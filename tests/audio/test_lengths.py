@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from apex_reward.audio import load_audio
-from apex_reward.audio.decoding import DecodeSettings, decode_song, mp3, ogg
-from apex_reward.audio.decoding.pieces import Window
-from tests.audio.decoding.long_files import (
+from apex_reward.audio.containers import scan
+from apex_reward.audio.decoding import DecodeSettings, decode_song
+from tests.audio.long_files import (
     RATE,
     encoded,
     flac_of_unknown_length,
@@ -22,7 +22,7 @@ from tests.audio.decoding.long_files import (
     wav_claiming,
     without_xing,
 )
-from tests.audio.decoding.long_files import mp3 as mp3_of
+from tests.audio.long_files import mp3 as mp3_of
 
 SETTINGS = DecodeSettings(segment_seconds=1.0, model_rate=24_000)
 TEN, FIVE = song(10), song(5, seed=1)
@@ -132,7 +132,7 @@ def test_the_scan_of_an_mp3_counts_its_frames(tmp_path: Path) -> None:
     path.write_bytes(without_xing(mp3_of(TEN)) + b"\xff\xfb" + bytes(50))
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        (piece,) = mp3.plan(Window(descriptor)).pieces
+        (piece,) = scan("MP3", descriptor).pieces
     finally:
         os.close(descriptor)
     assert (piece.start, piece.stop) == (0, path.stat().st_size - 52)
@@ -145,7 +145,7 @@ def test_the_scan_of_an_ogg_finds_the_links(tmp_path: Path) -> None:
     path.write_bytes(first + second)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        pieces = ogg.plan(Window(descriptor)).pieces
+        pieces = scan("OGG", descriptor).pieces
     finally:
         os.close(descriptor)
     ends = [0, len(first), len(first) + len(second)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_reward.audio.decoding.flags import FlagMeter, FlagSettings
+from apex_reward.audio.flags import DecodeSettings, FlagMeter
 
 RATE = 24_000
 
@@ -19,8 +19,8 @@ def flags_of(
     meter = FlagMeter(song.shape[1], rate)
     for start in range(0, len(song), chunk or len(song)):
         part = song[start : start + (chunk or len(song))]
-        meter.add(part, part.mean(axis=1))
-    return meter.flags(FlagSettings(segment, RATE), missing)
+        meter.add(part, np.empty(len(part), np.float32))
+    return meter.flags(DecodeSettings(segment, RATE), missing)
 
 
 def sine(level: float, seconds: float = 1.0, frequency: float = 440.0) -> np.ndarray:
@@ -72,6 +72,24 @@ def test_phase_cancelled_is_20_db_lost_in_the_mix() -> None:
     first = sine(0.3)
     assert flags_of(np.stack([first, -0.9 * first])) == ["phase-cancelled"]  # 5% left of 95%
     assert flags_of(np.stack([first, -0.75 * first])) == []  # 12.5% left of 88%
+
+
+def test_phase_cancelled_in_a_tenth_of_the_seconds_with_sound() -> None:
+    first = sine(0.3, seconds=20)
+    for reversed_seconds, expected in (
+        (1, []),
+        (2, ["phase-cancelled"]),
+        (10, ["phase-cancelled"]),
+    ):
+        other = first.copy()
+        other[: reversed_seconds * RATE] *= -0.99
+        assert flags_of(np.stack([first, 0.9 * other])) == expected
+        for chunk in (1000, 24_000, 77_777):
+            assert flags_of(np.stack([first, 0.9 * other]), chunk=chunk) == expected
+    # Seconds of silence do not count.
+    silence = np.zeros((2, 60 * RATE))
+    song = np.concatenate([np.stack([first, 0.9 * other])[:, 8 * RATE : 18 * RATE], silence], 1)
+    assert flags_of(song) == ["phase-cancelled"]
 
 
 def test_upsampled_is_below_the_encoders_rate() -> None:

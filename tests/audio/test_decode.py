@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from apex_reward.audio import load_audio
-from apex_reward.audio.decoding import DecodeSettings, decode_song, decode_songs, worker
-from apex_reward.audio.decoding.hearing import Block
-from apex_reward.audio.decoding.pool import AHEAD
+from apex_reward.audio import workers as worker
+from apex_reward.audio.blocks import Block
+from apex_reward.audio.decoding import AHEAD, DecodeSettings, decode_song, decode_songs
 from apex_reward.errors import ApexError
 from tests.support import write_wav
 
@@ -85,14 +85,14 @@ def test_whatever_a_decoder_raises_is_that_songs_failure(
     def broken(path: str) -> None:
         raise error
 
-    monkeypatch.setattr("apex_reward.audio.decoding.decode.stream_file", broken)
+    monkeypatch.setattr("apex_reward.audio.decoding.stream_file", broken)
     assert decode_song(songs[0], SETTINGS).error == (
         f"cannot be decoded: {type(error).__name__}: {error}"
     )
 
 
 def test_workers_import_no_torch() -> None:
-    code = "import sys, apex_reward.audio.decoding.worker; print('torch' in sys.modules)"
+    code = "import sys, apex_reward.audio.workers; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert answer.stdout.strip() == b"False"
 
@@ -101,13 +101,13 @@ def use_worker(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     """Workers that run `before(path)` ahead of each decoding."""
     code = f"""
 import os, signal, sys, time
-from apex_reward.audio.decoding import worker
-real = worker.decoded_blocks
-def decoded_blocks(path, settings):
+from apex_reward.audio import workers as worker
+real = worker.stream_file
+def stream_file(path):
     before(path)
-    return real(path, settings)
+    return real(path)
 {textwrap.dedent(before)}
-worker.decoded_blocks = decoded_blocks
+worker.stream_file = stream_file
 worker.serve()
 """
     monkeypatch.setattr(worker, "WORKER_COMMAND", (sys.executable, "-c", code))
@@ -178,7 +178,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path, songs: list[str]) -> None
     code = f"""
 import os, sys
 from apex_reward.audio.decoding import DecodeSettings
-from apex_reward.audio.decoding.worker import DecodeProcess
+from apex_reward.audio.workers import DecodeProcess
 process = DecodeProcess(DecodeSettings(1.0, 24_000))
 list(process.blocks({songs[0]!r}))
 print(process._process.pid, flush=True)

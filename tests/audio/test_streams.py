@@ -13,22 +13,22 @@ import pytest
 import soundfile
 
 from apex_reward.audio import save_wav
+from apex_reward.audio.blocks import BLOCK_SECONDS as SECONDS
+from apex_reward.audio.blocks import NEXT_SECONDS as NEXT
 from apex_reward.audio.decoding import (
     DecodedSong,
     DecodeSettings,
     decode_song,
     decode_songs,
-    hearing,
     song_of,
     song_of_bytes,
     sound_facts,
 )
 from apex_reward.errors import AudioError, UsageError
-from tests.audio.decoding.long_files import encoded, song
+from tests.audio.long_files import encoded, song
 
 RATE = 8_000
 SETTINGS = DecodeSettings(segment_seconds=1.0, model_rate=8_000, digest=True)
-SECONDS, NEXT = hearing.BLOCK_SECONDS, hearing.NEXT_SECONDS
 
 
 def long_song(path: Path, seconds: float = SECONDS + NEXT + 10, seed: int = 0) -> np.ndarray:
@@ -229,17 +229,7 @@ def test_three_hours_are_decoded_in_the_memory_of_five_minutes(tmp_path: Path) -
     assert peaks[1] - peaks[0] < 2.5 * SECONDS * rate * 4 / 1024
 
 
-def test_what_no_decoder_here_reads_says_what_to_install(tmp_path: Path) -> None:
-    heads = {
-        "a.m4a": b"\0\0\0\x20ftypM4A " + bytes(99),
-        "a.wma": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(99),
-        "a.webm": b"\x1a\x45\xdf\xa3" + bytes(99),
-    }
-    for name, head in heads.items():
-        (tmp_path / name).write_bytes(head)
-        assert "pip install 'apex-reward[torchcodec]'" in str(
-            decode_song(str(tmp_path / name), SETTINGS).error
-        )
+def test_a_pointer_of_git_lfs_says_what_to_run(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
     (tmp_path / "a.wav").write_bytes(pointer)
     assert decode_song(str(tmp_path / "a.wav"), SETTINGS).error == (

@@ -14,7 +14,7 @@ from apex_reward.model import ApexReward
 from apex_reward.rewards.rows import printable
 from apex_reward.scores.apex import HEADS
 from apex_reward.scoring import find_audio, score_songs
-from tests.audio.decoding.odd_files import BROKEN, SPECIAL, UNUSUAL, write_odd_files
+from tests.audio.odd_files import BROKEN, SPECIAL, UNUSUAL, write_odd_files
 from tests.support import SEGMENT
 
 

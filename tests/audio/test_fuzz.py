@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from apex_reward.audio.decoding import DecodeSettings, sound_facts
-from tests.audio.decoding.odd_files import tone
+from tests.audio.odd_files import tone
 
 SETTINGS = DecodeSettings(segment_seconds=1.0, model_rate=24_000)
 COUNT = 1000

@@ -1,0 +1,120 @@
+"""A stream of samples as mono blocks for the encoder, and the facts once it has ended.
+
+The samples are mixed, measured and identified in one pass, straight into the memory that the reader
+takes them from: an array here, shared memory in a worker.
+
+Shape key: C = channels, n = samples of a piece or block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_reward.audio.flags import DecodeSettings, FlagMeter, SongFacts
+from apex_reward.audio.stream import CHUNK, AudioStream
+from apex_reward.errors import AudioError
+
+BLOCK_SECONDS = 300.0
+"""Longest block, the first: a song up to this length is one block."""
+NEXT_SECONDS = 30.0
+"""Of the blocks behind it: what reads ahead of a long song then holds little more than a short one.
+"""
+MIN_RATE, MAX_RATE = 2_000, 1_000_000
+"""Hz. Sound of a lower rate, resampled, grows without bound; a higher one is a broken header."""
+SLOT = 16 * CHUNK
+"""Samples of a piece: a worker hands over some seconds at a time."""
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Mono samples (n,) float32 at a rate in Hz; the last block of a song has its facts."""
+
+    samples: Samples
+    sample_rate: int
+    facts: SongFacts | None = None
+
+
+Blocks = Generator[Block, None, None]
+
+
+def mono_pieces(
+    open_stream: Callable[[], AudioStream], settings: DecodeSettings, slots: Sequence[Samples]
+) -> Blocks:
+    """The mono mix in pieces, each in the next of the `slots` (`SLOT`,), which take turns.
+
+    Raises:
+        AudioError: a rate out of range, damage, NaN or infinite samples, no samples, or what
+            else a decoder raises: that is the file's failure, not the run's.
+    """
+    try:
+        with closing(open_stream()) as stream:
+            yield from _pieces(stream, settings, slots)
+    except AudioError:
+        raise
+    except Exception as error:
+        raise AudioError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def _pieces(stream: AudioStream, settings: DecodeSettings, slots: Sequence[Samples]) -> Blocks:
+    rate = stream.sample_rate
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"has a sample rate of {rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
+    meter = FlagMeter(stream.channels, rate)
+    digest = hashlib.blake2b(f"{rate} {stream.channels} ".encode(), digest_size=16)
+    turn = filled = 0
+    try:
+        for chunk in stream.chunks:
+            if filled + len(chunk) > SLOT:
+                yield Block(slots[turn][:filled], rate)
+                turn, filled = (turn + 1) % len(slots), 0
+            meter.add(chunk, slots[turn][filled : filled + len(chunk)])
+            if settings.digest:
+                digest.update(np.ascontiguousarray(chunk, "<f4").data)
+            filled += len(chunk)
+    except AudioError:
+        yield Block(slots[turn][:filled], rate)  # blocks before the damage come out whole
+        raise
+    if meter.samples == 0:
+        raise AudioError("holds no audio samples")
+    known = {"truncated": stream.cut, "incomplete": stream.incomplete}
+    flags = meter.flags(settings, stream.missing, [name for name, holds in known.items() if holds])
+    mark = digest.hexdigest() if settings.digest else ""
+    facts = SongFacts(meter.samples, rate, stream.channels, flags, mark)
+    yield Block(slots[turn][:filled], rate, facts)
+
+
+def joined(pieces: Blocks) -> Blocks:
+    """Pieces as blocks of `BLOCK_SECONDS`, then `NEXT_SECONDS` each, the last one shorter."""
+    block, filled = np.empty(0, np.float32), 0
+    with closing(pieces):
+        for piece in pieces:
+            rest, rate = piece.samples, piece.sample_rate
+            if block.size == 0:
+                block = _empty(BLOCK_SECONDS * rate)
+            while len(rest):
+                if filled == block.size:
+                    yield Block(block, rate)
+                    block, filled = _empty(NEXT_SECONDS * rate), 0
+                part = rest[: block.size - filled]
+                block[filled : filled + len(part)] = part
+                filled, rest = filled + len(part), rest[len(part) :]
+        block.resize(filled, refcheck=False)
+        yield Block(block, rate, piece.facts)
+
+
+def blocks_of(open_stream: Callable[[], AudioStream], settings: DecodeSettings) -> Blocks:
+    """The blocks of a song, decoded in this process; errors as in `mono_pieces`."""
+    return joined(mono_pieces(open_stream, settings, [np.empty(SLOT, np.float32)]))
+
+
+def _empty(samples: float) -> Samples:
+    # Pages that are never written take no memory: short songs pay for their own length.
+    return np.empty(round(samples), np.float32)

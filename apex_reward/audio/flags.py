@@ -1,0 +1,209 @@
+"""Flags: what is unusual about a song that was scored all the same.
+
+Each is a plain fact about the decoded song with a threshold in physical units; none changes a
+score. They are the reasons a score may not mean what it seems to. Files, bytes, arrays and tensors
+have the same meter.
+
+Shape key: C = channels, n = samples of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_reward.errors import AudioError
+
+SILENT_BELOW_DBFS = -60.0
+"""`silent`: RMS of the mono mix over the whole song, in dB relative to full scale."""
+CLIPPED_SHARE = 1e-3
+"""`clipped`: share of a channel's samples that are cut off at full scale or lie beyond it."""
+FULL_SCALE = 0.999
+"""Level from which two equal neighbours count as cut off (16-bit full scale is 0.99997)."""
+SHORT_SHARE = 0.5
+"""`short`: length as a share of the encoder's segment; below it, most of the input is padding."""
+DUPLICATE_WITHIN = 1e-4
+"""`mono-duplicate`: largest difference between channels (-80 dBFS)."""
+CANCELLED_DB = -20.0
+"""`phase-cancelled`: RMS of the mono mix relative to that of the channels, in dB."""
+CANCELLED_SHARE = 0.1
+"""`phase-cancelled`: share of the seconds with sound in which the channels cancel."""
+TRUNCATED_SECONDS = 0.5
+"""`truncated`: seconds of audio that the file's header promises and that are not there."""
+INTEGER_LIKE_PEAK = 256.0
+"""Level above which samples are integers in a float file: no mix goes 48 dB over full scale."""
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What the flags depend on, and whether the identity of the sound is wanted.
+
+    Args:
+        segment_seconds: length of the encoder's segments.
+        model_rate: the encoder's sample rate in Hz. Decoded samples keep the file's own rate.
+        digest: also compute the identity of the sound; this takes longer than reading a WAV.
+    """
+
+    segment_seconds: float
+    model_rate: int
+    digest: bool = False
+
+
+@dataclass(frozen=True)
+class SongFacts:
+    """What is known about a song once it is decoded.
+
+    Attributes:
+        samples: per channel, counted as they were decoded.
+        sample_rate: of the file in Hz.
+        channels: of the file.
+        flags: as in `FlagMeter.flags`.
+        digest: equal for two songs of the same samples in every channel, rate and channels,
+            whatever they are stored in; empty unless the settings ask for it.
+    """
+
+    samples: int
+    sample_rate: int
+    channels: int
+    flags: list[str]
+    digest: str = ""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.samples / self.sample_rate
+
+
+class FlagMeter:
+    """Mixes a song to mono and measures it, chunk by chunk, while the chunk is in cache.
+
+    The flags do not depend on where the chunks end.
+    """
+
+    def __init__(self, channels: int, sample_rate: int) -> None:
+        self.samples = 0
+        self._rate = sample_rate
+        self._power = np.zeros(2)  # of the mono mix and of all channels, over the song
+        self._second = np.zeros(2)  # and over the second that is being filled
+        self._filled = self._sounding = self._cancelled = 0
+        self._apart = False
+        self._clipped = np.zeros(channels, np.int64)
+        self._last: Samples | None = None
+
+    def add(self, chunk: Samples, mono: Samples) -> None:
+        """Measure the next chunk (n, C) and write its mean over the channels to `mono` (n,).
+
+        Raises:
+            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+        """
+        # Both are NaN where any sample is.
+        peak = max(float(chunk.max()), -float(chunk.min()))
+        if not peak <= INTEGER_LIKE_PEAK:
+            check_finite(chunk, self.samples, self._rate)
+            raise AudioError(
+                f"peaks at {peak:.0f}; samples should lie in [-1, 1] "
+                "(divide integer samples by their full scale, 32768 for 16 bits)"
+            )
+        mix(chunk, mono)
+        self._add_power(chunk, mono)
+        if chunk.shape[1] > 1 and not self._apart:
+            self._apart = bool(np.abs(chunk - chunk[:, :1]).max() > DUPLICATE_WITHIN)
+        if peak >= FULL_SCALE:
+            self._clipped += self._count_clipped(chunk)
+        self.samples += len(chunk)
+        self._last = chunk[-1:].copy()
+
+    def _add_power(self, chunk: Samples, mono: Samples) -> None:
+        start = 0
+        while start < len(mono):
+            stop = min(len(mono), start + self._rate - self._filled)
+            one, every = mono[start:stop], chunk[start:stop].ravel(order="K")
+            self._second += float(np.dot(one, one)), float(np.dot(every, every))
+            self._filled += stop - start
+            start = stop
+            if self._filled == self._rate:
+                self._end_second()
+
+    def _end_second(self) -> None:
+        mono, every = self._second / (max(1, self._filled) * np.array([1, self._clipped.size]))
+        self._sounding += bool(every >= 10 ** (SILENT_BELOW_DBFS / 10))
+        self._cancelled += _cancels(mono, every)
+        self._power += self._second
+        self._second[:], self._filled = 0.0, 0
+
+    def _count_clipped(self, chunk: Samples) -> NDArray[np.int64]:
+        """Samples of each channel beyond 1, or flat at full scale.
+
+        A lossless file that was cut off holds runs of one value; decoded from a lossy format the
+        same song overshoots 1. A clean sine that just touches full scale does neither.
+        """
+        before = chunk[:0] if self._last is None else self._last
+        whole = np.concatenate([before, chunk])
+        beyond = np.abs(chunk) > 1.0
+        flat = (whole[1:] == whole[:-1]) & (np.abs(whole[1:]) >= FULL_SCALE)
+        beyond[len(chunk) - len(flat) :] |= flat
+        return beyond.sum(axis=0)
+
+    def flags(
+        self, settings: DecodeSettings, missing: int = 0, also: Sequence[str] = ()
+    ) -> list[str]:
+        """The flags of the whole song, in a fixed order; to be called once.
+
+        Args:
+            settings: the encoder's segment length and rate.
+            missing: samples per channel that the header promised and that were not there.
+            also: flags known from reading the file, of `truncated` and `incomplete`.
+
+        Returns:
+            Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled` (over the song,
+            or in a tenth of its seconds with sound), `truncated`, `incomplete` (the file holds
+            sound that could not be decoded), and `upsampled` (recorded at a lower rate than the
+            encoder's: nothing above half that rate).
+        """
+        # A beginning of a second counts as one only where the song has no whole second.
+        if self._sounding == 0:
+            self._end_second()
+        power = self._power + self._second
+        samples, channels = max(1, self.samples), self._clipped.size
+        mono, every = power / (samples * np.array([1, channels]))
+        share = self._cancelled / max(1, self._sounding)
+        checks = {
+            "silent": mono < 10 ** (SILENT_BELOW_DBFS / 10),
+            "clipped": self._clipped.max() / samples >= CLIPPED_SHARE,
+            "short": samples < SHORT_SHARE * settings.segment_seconds * self._rate,
+            "mono-duplicate": channels > 1 and not self._apart,
+            "phase-cancelled": mono < 10 ** (CANCELLED_DB / 10) * every or share >= CANCELLED_SHARE,
+            "truncated": missing > TRUNCATED_SECONDS * self._rate or "truncated" in also,
+            "incomplete": "incomplete" in also,
+            "upsampled": self._rate < settings.model_rate,
+        }
+        return [name for name, holds in checks.items() if holds]
+
+
+def mix(chunk: Samples, mono: Samples) -> None:
+    """Write the mean over the channels of (n, C) to (n,): every channel counts 1 / C."""
+    if chunk.shape[1] == 1:
+        mono[:] = chunk[:, 0]
+    elif chunk.shape[1] == 2:  # the same numbers in a third of the time
+        np.dot(chunk, np.full(2, 0.5, np.float32), out=mono)
+    else:
+        np.ascontiguousarray(chunk.T).mean(axis=0, dtype=np.float32, out=mono)
+
+
+def check_finite(chunk: Samples, before: int, rate: int) -> None:
+    """Raise AudioError naming the second of the first sample of (n, C) that is NaN or infinite."""
+    finite = np.isfinite(chunk)
+    if not finite.all():
+        first = (before + int(np.argmin(finite.all(axis=1)))) / rate
+        raise AudioError(f"holds NaN or infinite samples, the first at {first:.3f} s")
+
+
+def _cancels(mono: float, every: float) -> bool:
+    """Whether a second with sound loses `CANCELLED_DB` in the mono mix; both are mean powers."""
+    sounds = every >= 10 ** (SILENT_BELOW_DBFS / 10)
+    return bool(sounds and mono < 10 ** (CANCELLED_DB / 10) * every)
