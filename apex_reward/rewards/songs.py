@@ -14,9 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apex_reward.audio.decoding import DecodedSong, DecodeSettings, decode_song, song_of_bytes
+from apex_reward.audio.decoding import (
+    PLAIN,
+    DecodedSong,
+    DecodeSettings,
+    decode_song,
+    song_of_bytes,
+)
 from apex_reward.audio.decoding import song_of as song_of_array
-from apex_reward.audio.decoding.decode import PLAIN
 from apex_reward.audio.load import Waveform
 from apex_reward.errors import ApexError, AudioError, UsageError
 from apex_reward.files.songs_inside import NoSong
