@@ -1,4 +1,4 @@
-"""The `apex-reward` command. Thin: parse, call, print; heavy imports happen inside commands."""
+"""The `apex-reward` command: each command parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app()
-    except KeyboardInterrupt:  # before the command itself, which says more
+    except KeyboardInterrupt:  # before the command starts; a command prints what it kept
         sys.exit(INTERRUPTED)

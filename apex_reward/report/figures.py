@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,44 +31,14 @@ TONES = {"good": GOOD, "bad": BAD, "neutral": SOFT, "plain": BAR}
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES)
 }
-_STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": SOFT,
-    "axes.formatter.useoffset": False,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.prop_cycle": cycler(color=SERIES),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
-    "figure.facecolor": "white",
-    "figure.titlesize": 10,
-    "font.size": 9,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "apex-reward",
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "xtick.labelsize": 8,
-    "ytick.color": SOFT,
-    "ytick.labelsize": 8,
-}
+_STYLE = Path(__file__).with_suffix(".mplstyle")
 _DATELESS = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 @contextmanager
 def style() -> Iterator[None]:
     """The package's style for figures that are made or saved within the block."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(fname=_STYLE), warnings.catch_warnings():
         # The font lacks some scripts. In a page the text stays text, and the browser draws it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
