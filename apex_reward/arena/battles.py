@@ -1,73 +1,90 @@
-"""`Battles`: two songs of one prompt with a human vote, as columns; what is left out is counted.
+"""`Battles`: two songs of one prompt with a human vote, as columns.
 
-Rows come from a table or from Music Arena (`arena.sources`). Columns: `preference` (A, B, TIE or
-BOTH_BAD); for each score NAME `NAME_a` and `NAME_b`; optional `battle_uuid` (also `battle_id`),
-`system_a`, `system_b`, `is_instrumental` (bool or text), `prompt`, `date`, `user_pseudonym`.
+Columns of a battle table: `preference` (A, B, TIE or BOTH_BAD); for each score NAME `NAME_a` and
+`NAME_b`; optional `battle_uuid` (or `battle_id`), `system_a`, `system_b`, `is_instrumental` (yes
+or no), `prompt`, `date`, `user_pseudonym`. Scores named `rulers.NAME` are plain measures of the
+songs.
+
+A cell that should hold a number and holds something else is unreadable: the battle counts for the
+other scores. The order of rows changes no figure: the battles are sorted by `battle_uuid`, and
+by their other cells where it is absent.
 
 Shape key: N = battles.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.arena.cells import same_text, truth, vote_of
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.dates import read_months
-from apex_reward.files.tables import mixed_columns
-from apex_reward.metrics import FloatArray, IntArray, cluster_codes
+from apex_reward.files.tables import NOTHING, NUMBER
+from apex_reward.metrics import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
+TextArray = npt.NDArray[np.str_]
+Row = Mapping[str, Any]
 
+VOTES = ("A", "B", "TIE", "BOTH_BAD")
+RULERS = "rulers."
+"""What the names of rulers begin with in a battle table."""
 NOT_SCORES = frozenset(
-    {
-        "duration",
-        "gateway_time",
-        "generation_time",
-        "sample_rate",
-        "seconds",
-        "segments",
-        "system_time",
-        "total_listening_time",
-    }
+    "audio duration error gateway_time generation_time sample_rate seconds segments system "
+    "system_time total_listening_time".split()
 )
-"""Numeric NAME_a, NAME_b pairs of the Music Arena layout that are no scores; name one to use it."""
+"""NAME_a, NAME_b pairs of numbers that are not scores, unless `--score NAME` asks for them."""
+_YES = frozenset(("true", "t", "yes", "y", "1", "instrumental"))
+_NO = frozenset(("false", "f", "no", "n", "0", "vocal"))
+_NUMBER, _MISSING = re.compile(NUMBER), frozenset(NOTHING)
 
 
 @dataclass(frozen=True)
 class Battles:
-    """N battles with a readable vote, in input order.
+    """N battles with a readable vote, in the order of their rows.
 
     Attributes:
         n_read: battles read, kept or not.
-        uuid: (N,) text, empty where not given.
+        uuid: (N,) text, empty where absent.
         vote: (N,) text: A, B, TIE or BOTH_BAD.
-        system: (N, 2) names of A's and B's system, empty where not given; one spelling each.
+        system: (N, 2) names of A's and B's system, empty where absent; one spelling each.
+        pair: (N,) `X vs Y`, the two systems in alphabetical order; empty where one is absent.
         instrumental: (N,) 1.0 instrumental, 0.0 vocal, NaN not known.
-        prompt: (N,) text with spaces and case evened out, empty where not given.
-        month: (N,) text YYYY-MM, empty where not given.
-        scores: name -> (N, 2) score of A and of B, NaN where missing.
-        audio: (N, 2) paths of the songs as they are given, empty where not given.
+        prompt: (N,) text in one case and with single spaces, empty where absent.
+        clusters: (N,) number of the prompt; a battle without one has a number of its own.
+        month: (N,) text YYYY-MM, empty where absent.
+        audio: (N, 2) paths of the songs as the table has them, empty where absent.
+        unreadable: (N,) whether a cell of a score is unreadable.
+        rank: (N,) place of each battle in the sorted order.
+        scores: name -> (N, 2) score of A and of B, NaN where missing or unreadable.
+        by: column -> (N,) text of the columns that figures are asked by.
         dropped: reason -> battles left out before this point.
-        notes: what a reader should know about the data, a sentence each.
+        notes: facts about the data for the reader, a sentence each.
     """
 
     n_read: int
-    uuid: npt.NDArray[np.str_]
-    vote: npt.NDArray[np.str_]
-    system: npt.NDArray[np.str_]
+    uuid: TextArray
+    vote: TextArray
+    system: TextArray
+    pair: TextArray
     instrumental: FloatArray
-    prompt: npt.NDArray[np.str_]
-    month: npt.NDArray[np.str_]
+    prompt: TextArray
+    clusters: IntArray
+    month: TextArray
+    audio: TextArray
+    unreadable: BoolArray
+    rank: IntArray
     scores: Mapping[str, FloatArray]
-    audio: npt.NDArray[np.str_]
+    by: Mapping[str, TextArray]
     dropped: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
@@ -87,18 +104,12 @@ class Battles:
     @property
     def has_systems(self) -> BoolArray:
         """(N,) whether both systems are named."""
-        return np.asarray((self.system != "").all(axis=1), dtype=np.bool_)
+        return np.asarray(self.pair != "", dtype=np.bool_)
 
     @property
     def has_prompts(self) -> bool:
         """Whether any battle names its prompt."""
         return bool((self.prompt != "").any())
-
-    @property
-    def clusters(self) -> IntArray:
-        """(N,) number of each battle's prompt; a battle without one is a cluster of its own."""
-        own = np.array([f"\0{index}" for index in range(len(self))])
-        return cluster_codes(np.where(self.prompt == "", own, self.prompt))
 
     def difference(self, name: str) -> FloatArray:
         """(N,) score of A minus score of B; NaN where either is missing."""
@@ -111,35 +122,39 @@ class Battles:
 
     def select(self, keep: BoolArray | IntArray) -> Battles:
         """The battles of a mask or of row numbers; counts and notes stay as they are."""
-        return replace(
-            self,
-            uuid=self.uuid[keep],
-            vote=self.vote[keep],
-            system=self.system[keep],
-            instrumental=self.instrumental[keep],
-            prompt=self.prompt[keep],
-            month=self.month[keep],
-            audio=self.audio[keep],
-            scores={name: pair[keep] for name, pair in self.scores.items()},
-        )
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                changed[field.name] = value[keep]
+            elif field.name in ("scores", "by"):
+                changed[field.name] = {name: column[keep] for name, column in value.items()}
+        return replace(self, **changed)
+
+    def sorted(self) -> Battles:
+        """The battles in the order that does not depend on the order of their rows."""
+        return self.select(np.argsort(self.rank))
 
 
 def battles_of(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     scores: Sequence[str] | None = None,
+    by: Sequence[str] = (),
     dropped: Mapping[str, int] | None = None,
 ) -> Battles:
-    """Battles of rows, after counting out unknown votes and repeated `battle_uuid`s.
+    """Battles of rows, without unknown votes and repeated `battle_uuid`s.
 
     Args:
         rows: one mapping per battle.
-        scores: score names to read; without it every NAME with numeric `NAME_a` and `NAME_b`.
-        dropped: reasons counted by whoever selected `rows`.
+        scores: score names to read, beside the rulers. None: every NAME with numeric `NAME_a` and
+            `NAME_b`.
+        by: columns that figures are asked by.
+        dropped: reasons counted before.
 
     Raises:
         DataError: no rows, or no `preference` column.
-        UsageError: a named score without its two columns.
+        UsageError: a named score without its two columns, or a column of `by` that is absent.
     """
     counts = Counter(dropped or {})
     n_read = len(rows) + sum(counts.values())
@@ -150,141 +165,198 @@ def battles_of(
         raise DataError(
             f"battles need a column 'preference'; columns: {listed(sorted(columns), 20)}"
         )
-    names = score_names(rows) if scores is None else list(dict.fromkeys(scores))
+    order = sorted(range(len(rows)), key=lambda place: _sort_key(rows[place]))
+    there = score_names([rows[place] for place in order])
+    rulers = [name for name in there if name.startswith(RULERS)]
+    names = there if scores is None else list(dict.fromkeys([*scores, *rulers]))
     absent = [name for name in names if not {f"{name}_a", f"{name}_b"} <= columns]
     if absent:
         raise UsageError(
             f"no columns {', '.join(f'{name}_a and {name}_b' for name in absent)}; "
-            f"scores in this file: {listed(score_names(rows)) or 'none'}"
+            f"scores in this file: {listed(there) or 'none'}"
         )
-    kept = _known_and_unique(rows, counts)
+    if unknown := sorted(set(by) - columns):
+        raise UsageError(
+            f"no column {', '.join(unknown)} for --by; columns: {listed(sorted(columns), 20)}"
+        )
+    kept = _known_and_unique(rows, order, counts)
     if not kept:
         raise DataError("no battle has a vote of A, B, TIE or BOTH_BAD" + _why(counts))
-    systems, notes = _one_spelling(kept)
-    instrumental = np.array([truth(row.get("is_instrumental")) for row in kept])
+    # Everything is read in the sorted order, then laid in the order of the rows.
+    battles = _read([rows[place] for place in kept], names, by, counts, n_read)
+    return battles.select(np.argsort(kept))
+
+
+def _read(
+    rows: Sequence[Row], names: Sequence[str], by: Sequence[str], counts: Counter[str], n_read: int
+) -> Battles:
+    """Columns of sorted rows."""
+    system, notes = _one_spelling(rows)
+    instrumental = np.array([truth(row.get("is_instrumental")) for row in rows])
     unknown = int(np.isnan(instrumental).sum())
-    if 0 < unknown < len(kept):
+    if 0 < unknown < len(rows):
         notes.append(
             f"{unknown} battles do not say whether they are instrumental; they count overall"
         )
-    months, dates = read_months(row.get("date") for row in kept)
-    notes += [*dates.notes("dates"), *_mixed(kept)]
+    months, dates = read_months(row.get("date") for row in rows)
+    pairs = {name: _numbers(rows, name) for name in names}
+    bad = {name: int(np.isinf(pair).any(axis=1).sum()) for name, pair in pairs.items()}
+    notes += [*dates.notes("dates")]
+    notes += [f"{name} is unreadable in {count} battles" for name, count in bad.items() if count]
+    # Without a prompt, votes on the same two songs belong together.
+    prompts = [same_text(row.get("prompt")) or same_text(row.get("comparison")) for row in rows]
+    units = [prompt or f"\0{place:09d}" for place, prompt in enumerate(prompts)]
     return Battles(
         n_read=n_read,
-        uuid=np.array([uuid_of(row) for row in kept], dtype=np.str_),
-        vote=np.array([vote_of(row.get("preference")) for row in kept], dtype=np.str_),
-        system=systems,
+        uuid=_text(uuid_of(row) for row in rows),
+        vote=_text(vote_of(row.get("preference")) for row in rows),
+        system=system,
+        pair=_text(" vs ".join(sorted(two)) if all(two) else "" for two in system.tolist()),
         instrumental=instrumental,
-        prompt=np.array([_prompt(row) for row in kept], dtype=np.str_),
-        month=np.array(months, dtype=np.str_),
-        scores={name: _score_pair(kept, name) for name in names},
-        audio=np.array([[audio_name(row, side) for side in "ab"] for row in kept], dtype=np.str_),
+        prompt=_text(prompts),
+        clusters=np.unique(units, return_inverse=True)[1].astype(np.intp),
+        month=_text(months),
+        audio=np.array([[audio_name(row, side) for side in "ab"] for row in rows], dtype=np.str_),
+        unreadable=np.any(
+            [np.isinf(pair).any(axis=1) for pair in pairs.values()] or [[False] * len(rows)], axis=0
+        ),
+        rank=np.arange(len(rows)),
+        scores={name: np.where(np.isinf(pair), math.nan, pair) for name, pair in pairs.items()},
+        by={column: _text(_label(row.get(column)) for row in rows) for column in by},
         dropped={"TIE": 0, "BOTH_BAD": 0, "missing_score": 0, **counts},
         notes=tuple(notes),
     )
 
 
-def _mixed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence per column that is written in several ways."""
-    return [
-        f"column {name} holds "
-        + " and ".join(f"{kind} in {count} battles" for kind, count in counts.items())
-        + (
-            "; it is read with --score only, text as missing"
-            if name[-2:] in ("_a", "_b") and "number" in counts
-            else ""
-        )
-        for name, counts in mixed_columns(rows).items()
-    ]
+def number_of(cell: Any) -> float:
+    """A cell as a number: NaN where it is empty, infinite where it is no plain number.
+
+    >>> [number_of(cell) for cell in (2, "4.2", "", None, "soon", True, [1.0])]
+    [2.0, 4.2, nan, nan, inf, inf, inf]
+    """
+    if cell is None:
+        return math.nan
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text in _MISSING:
+            return math.nan
+        return float(text) if _NUMBER.match(text) else math.inf
+    if isinstance(cell, bool):
+        return math.inf
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.inf
 
 
-def score_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every NAME with numeric columns `NAME_a` and `NAME_b`, in the order of the columns."""
+def score_names(rows: Sequence[Row]) -> list[str]:
+    """Every NAME whose columns `NAME_a` and `NAME_b` hold numbers in at least half of their cells.
+
+    Cells that are empty do not count. The names are in the order of the columns.
+    """
     columns = dict.fromkeys(name for row in rows for name in row)
     stems = [name[:-2] for name in columns if name.endswith("_a") and f"{name[:-2]}_b" in columns]
-    return [
-        stem
-        for stem in stems
-        if stem not in NOT_SCORES and all(_numeric(rows, f"{stem}_{side}") for side in "ab")
-    ]
+    return [stem for stem in stems if stem not in NOT_SCORES and _numeric(_numbers(rows, stem))]
 
 
-def _numeric(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    values = [row.get(column) for row in rows]
-    given = [value for value in values if value is not None]
-    return bool(given) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in given
-    )
+def _numeric(pair: FloatArray) -> bool:
+    numbers, bad = np.isfinite(pair).sum(axis=0), np.isinf(pair).sum(axis=0)
+    return bool((numbers > 0).all() and (numbers >= bad).all())
 
 
-def _known_and_unique(
-    rows: Sequence[Mapping[str, Any]], counts: Counter[str]
-) -> list[Mapping[str, Any]]:
-    kept, seen = [], set()
-    for row in rows:
-        uuid = uuid_of(row)
-        if vote_of(row.get("preference")) == "":
-            counts["unknown_vote"] += 1
-        elif uuid and uuid in seen:
-            counts["duplicate"] += 1
-        else:
-            seen.add(uuid)
-            kept.append(row)
-    return kept
+def _numbers(rows: Sequence[Row], name: str) -> FloatArray:
+    sides = (f"{name}_a", f"{name}_b")
+    return np.array([[number_of(row.get(side)) for side in sides] for row in rows])
 
 
-def uuid_of(row: Mapping[str, Any]) -> str:
+def vote_of(cell: Any) -> str:
+    """One of `VOTES`, or empty text for any other vote.
+
+    >>> vote_of("both bad"), vote_of(" a"), vote_of("left"), vote_of(None)
+    ('BOTH_BAD', 'A', '', '')
+    """
+    text = "" if cell is None else str(cell).strip().upper().replace("-", "_").replace(" ", "_")
+    return text if text in VOTES else ""
+
+
+def truth(cell: Any) -> float:
+    """1.0 for yes, 0.0 for no (bool, number or text), NaN for nothing or another text.
+
+    >>> truth(True), truth("False"), truth(1), truth("")
+    (1.0, 0.0, 1.0, nan)
+    """
+    text = "" if cell is None else str(cell).strip().casefold().removesuffix(".0")
+    return 1.0 if text in _YES else 0.0 if text in _NO else math.nan
+
+
+def same_text(cell: Any) -> str:
+    """Text in one case and with single spaces, so that equal prompts compare equal."""
+    return "" if cell is None else " ".join(str(cell).split()).casefold()
+
+
+def uuid_of(row: Row) -> str:
     """A battle's `battle_uuid` (or `battle_id`), empty text without one."""
     value = row.get("battle_uuid")
     value = row.get("battle_id") if value is None else value
     return "" if value is None else str(value).strip()
 
 
-def _prompt(row: Mapping[str, Any]) -> str:
-    """The prompt; without one, what was compared: votes on the same songs hang together."""
-    return same_text(row.get("prompt")) or same_text(row.get("comparison"))
-
-
-def audio_name(row: Mapping[str, Any], side: str) -> str:
-    """Path of the song of side `a` or `b` as the battle gives it, empty text without one."""
+def audio_name(row: Row, side: str) -> str:
+    """Path of the song of side `a` or `b` as the battle has it, empty text without one."""
     value = row.get(f"audio_{side}")
     if isinstance(value, Mapping):  # the hub's audio feature
         value = value.get("path")
     return str(value) if value else ""
 
 
-def _one_spelling(rows: Sequence[Mapping[str, Any]]) -> tuple[npt.NDArray[np.str_], list[str]]:
-    """(N, 2) system names, each written as it is written most often, and what was merged."""
-    given = [[str(row.get(f"system_{side}") or "").strip() for side in "ab"] for row in rows]
+def _sort_key(row: Row) -> tuple[str, str]:
+    return uuid_of(row), json.dumps(row, sort_keys=True, default=str)
+
+
+def _known_and_unique(rows: Sequence[Row], order: Sequence[int], counts: Counter[str]) -> list[int]:
+    """Places of the rows to keep, in the sorted order; the others are counted."""
+    kept, seen = [], set()
+    for place in order:
+        uuid = uuid_of(rows[place])
+        if vote_of(rows[place].get("preference")) == "":
+            counts["unknown_vote"] += 1
+        elif uuid and uuid in seen:
+            counts["duplicate"] += 1
+        else:
+            seen.add(uuid)
+            kept.append(place)
+    return kept
+
+
+def _one_spelling(rows: Sequence[Row]) -> tuple[TextArray, list[str]]:
+    """(N, 2) system names in their most frequent spelling, and a note on each merged name."""
+    cells = [[str(row.get(f"system_{side}") or "").strip() for side in "ab"] for row in rows]
+    keys = [["-".join(re.split(r"[\s_-]+", n.casefold())).strip("-") for n in two] for two in cells]
     spellings: dict[str, Counter[str]] = {}
-    for name in (name for pair in given for name in pair):
-        spellings.setdefault(_system_key(name), Counter())[name] += 1
-    chosen = {key: counts.most_common(1)[0][0] for key, counts in spellings.items()}
+    for key, name in zip(chain(*keys), chain(*cells), strict=True):
+        spellings.setdefault(key, Counter())[name] += 1
+    chosen = {
+        key: min(counts, key=lambda name, counts=counts: (-counts[name], name))
+        for key, counts in spellings.items()
+    }
     notes = [
         f"{' and '.join(sorted(counts))} were read as one system, {chosen[key]}"
-        for key, counts in spellings.items()
+        for key, counts in sorted(spellings.items())
         if len(counts) > 1
     ]
-    systems = np.array([[chosen[_system_key(name)] for name in pair] for pair in given])
-    return systems.astype(np.str_), notes
+    return np.array([[chosen[key] for key in two] for two in keys], dtype=np.str_), notes
 
 
-def _system_key(name: str) -> str:
-    return "-".join(name.casefold().replace("_", " ").replace("-", " ").split())
+def _label(cell: Any) -> str:
+    if isinstance(cell, float) and math.isnan(cell):
+        return ""
+    return "" if cell is None else " ".join(str(cell).split())
 
 
-def _score_pair(rows: Sequence[Mapping[str, Any]], name: str) -> FloatArray:
-    return np.array([[_number(row.get(f"{name}_{side}")) for side in "ab"] for row in rows])
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+def _text(values: Any) -> TextArray:
+    return np.array(list(values), dtype=np.str_)
 
 
 def _why(counts: Mapping[str, int]) -> str:
-    given = [f"{count} {reason}" for reason, count in counts.items() if count]
-    return f" ({', '.join(given)})" if given else ""
+    reasons = [f"{count} {reason}" for reason, count in counts.items() if count]
+    return f" ({', '.join(reasons)})" if reasons else ""

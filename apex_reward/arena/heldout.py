@@ -1,198 +1,138 @@
-"""What calibration gains on held-out votes, beside the uncalibrated score and the systems alone.
+"""Predictions of votes that a fit has not seen, and how reliable their probabilities are.
 
-The prior's strength is chosen in inner folds and judged in outer ones; both keep a prompt together
-where prompts are given. Biases that do all the work say something about systems, nothing about
-songs, and the verdict says so.
+The features of a battle are differences, and the models have no constant, so they are
+antisymmetric: with A and B swapped the probability is one minus itself. Folds keep the battles of
+one prompt together and do not depend on the order of rows.
 
-Shape key: N = battles, W = embedding width.
+Shape key: N = battles, P = features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
 
-from apex_reward.arena.agreement import (
-    decided_battles,
-    mcnemar_of,
-    stratum_figures,
-    with_reliability,
-)
-from apex_reward.arena.battles import Battles
-from apex_reward.arena.calibration import (
-    Calibration,
-    Design,
-    design_of,
-    fit_calibration,
-    fit_systems,
-)
-from apex_reward.arena.logistic import group_folds, splits
-from apex_reward.arena.reliability import (
-    SLOPE_L2,
-    held_out_probability,
-    reliability,
-    root_mean_square,
-)
-from apex_reward.arena.results import (
-    ArenaSettings,
-    CalibrationResult,
-    HeldOut,
-    McNemar,
-    Strata,
-)
 from apex_reward.errors import DataError
-from apex_reward.metrics import FloatArray
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.metrics import FloatArray, IntArray
 
-OUTER_FOLDS = 10
+FOLDS = 10
+L2_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""Strengths of the prior that are compared, from nearly none to nearly nothing learned."""
+SLOPE_L2 = 1e-6  # keeps the slope finite where one value separates the votes
+BINS = 10
+Fold = tuple[IntArray, IntArray]
 
 
-def calibrate(
-    battles: Battles,
-    names: Sequence[str],
-    *,
-    embeddings: FloatArray | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> tuple[CalibrationResult, PreferenceHead, Design]:
-    """What `arena calibrate` finds, the preference head, and the features.
+def fit_logistic(features: FloatArray, label: npt.ArrayLike, l2: float) -> FloatArray:
+    """(P,) coefficients that minimise sum of log loss + l2 / 2 * |coefficients|^2.
 
     Args:
-        battles: read with the scores `names`.
-        names: scores that get a slope each; names of heads make the head fit for a model.
-        embeddings: (len(battles), 2, W) song embeddings of A and B, NaN where missing.
-        bootstrap: bootstrap rounds of the intervals.
-        seed: of folds and bootstrap.
-
-    Raises:
-        DataError: no decided battle with every score, or a single prompt.
+        features: (N, P).
+        label: (N,) in [0, 1]; 0.5 is half a vote for each side.
+        l2: strength of the prior, above zero.
     """
-    decided, dropped, notes = decided_battles(battles)
-    vectors = None if embeddings is None else embeddings[battles.decided]
-    kept, vectors, missing = _complete(decided, names, vectors)
-    dropped.update(missing)
-    if len(kept) == 0:
-        raise DataError(f"no decided battle has all of {', '.join(names)}: {dropped}")
-    design = design_of(kept, names, vectors)
-    fitted = fit_calibration(design, seed=seed)
-    figures, tests = _held_out_figures(kept, design, bootstrap=bootstrap, seed=seed)
-    adds = adds_to_systems(figures, tests)
-    result = CalibrationResult(
-        n_battles=battles.n_read,
-        n_decided=len(decided),
-        dropped=dropped,
-        calibration=HeldOut(
-            scores=tuple(names),
-            uncalibrated=figures["uncalibrated"],
-            calibrated=figures["calibrated"],
-            songs_only=figures["songs_only"],
-            system_only=figures.get("system_only"),
-            mcnemar=tests,
-            slope=fitted.slopes,
-            bias=fitted.biases,
-            l2=fitted.l2,
-            grouped_by="prompt" if kept.has_prompts else "battle",
-            folds=OUTER_FOLDS,
-            adds_to_systems=adds,
-            verdict=verdict(figures, tests, adds),
-        ),
-        notes=tuple(notes),
-        settings=ArenaSettings(bootstrap, seed),
+    target = np.asarray(label, dtype=np.float64)
+    if 0 in features.shape:
+        return np.zeros(features.shape[1])
+    # Each row counts once per outcome, so that fractions and one class alone need no other model.
+    model = LogisticRegression(
+        C=1 / l2, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000
     )
-    accuracy = figures["songs_only"].overall.accuracy
-    return result, _preference(fitted, len(kept), accuracy), design
+    outcome = np.repeat([1, 0], len(target))
+    model.fit(np.vstack([features, features]), outcome, np.concatenate([target, 1 - target]))
+    return np.asarray(model.coef_[0], dtype=np.float64)
 
 
-def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
-    """(N,) log-odds of every battle from fits without its group.
+def choose_l2(
+    features: FloatArray,
+    label: FloatArray,
+    groups: IntArray,
+    *,
+    grid: Sequence[float] = L2_GRID,
+    seed: int = 0,
+) -> float:
+    """The strength of the prior with the lowest log loss in five grouped folds.
 
-    `calibrated` (all of it), `songs_only` (its slopes and embedding weights without the biases),
-    `system_only`.
+    The middle of the grid where one group leaves nothing to hold out.
     """
-    logits = {key: np.empty(len(design.label)) for key in ("calibrated", "songs_only")}
-    if design.system_names:
-        logits["system_only"] = np.empty(len(design.label))
-    for train, test in splits(group_folds(design.groups, OUTER_FOLDS, seed)):
-        known, held_out = design.select(train), design.select(test)
-        fitted = fit_calibration(known, seed=seed)
-        logits["calibrated"][test] = fitted.logit(held_out)
-        logits["songs_only"][test] = fitted.song_logit(held_out)
-        if design.system_names:
-            logits["system_only"][test] = held_out.systems @ fit_systems(known, seed=seed)
-    return logits
-
-
-def adds_to_systems(figures: Mapping[str, Strata], tests: Mapping[str, McNemar]) -> bool | None:
-    """Whether the calibrated score is better than the systems alone (McNemar, 5%); None without."""
-    if "system_only" not in figures:
-        return None
-    calibrated, systems = (figures[name].overall for name in ("calibrated", "system_only"))
-    better = calibrated.accuracy > systems.accuracy
-    return better and tests["calibrated vs system_only"].p_value < 0.05
-
-
-def verdict(figures: Mapping[str, Strata], tests: Mapping[str, McNemar], adds: bool | None) -> str:
-    """What the held-out figures say, in words: is the gain the score's or the systems'?"""
-    calibrated = figures["calibrated"].overall.accuracy
-    plain = figures["uncalibrated"].overall.accuracy
-    words = f"Held out, the calibrated score is right on {calibrated:.1%}, uncalibrated {plain:.1%}"
-    if adds is None:
-        return words + ". No systems are named, so there is nothing to correct for."
-    systems = figures["system_only"].overall.accuracy
-    p_value = tests["calibrated vs system_only"].p_value
-    words += f", the systems alone, without the score, {systems:.1%}"
-    if adds:
-        return (
-            f"{words}. The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
-        )
-    return (
-        f"{words}. These votes do not tell the calibrated score from the systems alone (McNemar p "
-        f"= {p_value:.2g}): nothing here shows that it knows more about songs than their systems."
+    if len(np.unique(groups)) < 2 or 0 in features.shape:
+        return sorted(grid)[len(grid) // 2]
+    # With every battle's mirror image both outcomes are in every fold, and the loss is the same.
+    search = GridSearchCV(
+        LogisticRegression(fit_intercept=False, solver="newton-cholesky", tol=1e-8),
+        {"C": [0.5 / l2 for l2 in grid]},
+        scoring="neg_log_loss",
+        cv=group_folds(np.tile(groups, 2), 5, seed),
+        refit=False,
     )
+    search.fit(np.vstack([features, -features]), np.concatenate([label, 1 - label]))
+    return 0.5 / float(search.best_params_["C"])
 
 
-def _complete(
-    decided: Battles, names: Sequence[str], vectors: FloatArray | None
-) -> tuple[Battles, FloatArray | None, dict[str, int]]:
-    """The battles that have every score and, where given, both embeddings; and counts of others."""
-    differences = np.stack([decided.difference(name) for name in names], axis=1)
-    scored = np.isfinite(differences).all(axis=1)
-    missing = {"missing_score": int((~scored).sum())}
-    if vectors is None:
-        return decided.select(np.flatnonzero(scored)), None, missing
-    embedded = np.isfinite(vectors).all(axis=(1, 2))
-    missing["missing_embedding"] = int((scored & ~embedded).sum())
-    rows = np.flatnonzero(scored & embedded)
-    return decided.select(rows), vectors[rows], missing
+def group_folds(groups: IntArray, folds: int, seed: int) -> list[Fold]:
+    """Row numbers (train, test) of every fold; a group is never split.
+
+    With fewer groups than folds every group is a fold. Raises DataError for a single group.
+    """
+    count = len(np.unique(groups))
+    if count < 2:
+        raise DataError(f"held-out figures need at least two groups of battles; there is {count}")
+    splitter = GroupKFold(min(folds, count), shuffle=True, random_state=seed)
+    return list(splitter.split(groups, groups=groups))
 
 
-def _held_out_figures(
-    kept: Battles, design: Design, *, bootstrap: int, seed: int
-) -> tuple[dict[str, Strata], dict[str, McNemar]]:
-    """Figures of the uncalibrated score and of every held-out log-odds, and McNemar's tests."""
-    plain = design.uncalibrated(root_mean_square(design.scores))
-    logits = held_out_logits(design, seed)
-    columns = {"uncalibrated": plain, **logits}
-    probability = {name: expit(logit) for name, logit in logits.items()}
-    probability["uncalibrated"] = held_out_probability(
-        plain[:, None], kept.a_won, kept.clusters, l2=SLOPE_L2, seed=seed
-    )
-    figures = {}
-    for name, difference in columns.items():
-        found = stratum_figures(kept, difference, bootstrap=bootstrap, seed=seed)
-        curve = reliability(probability[name], kept.a_won)
-        figures[name] = replace(found, overall=with_reliability(found.overall, curve))
-    tests = {
-        f"calibrated vs {other}": mcnemar_of(logits["calibrated"], columns[other], kept.a_won)
-        for other in ("uncalibrated", "system_only")
-        if other in columns
-    }
-    return figures, tests
+def held_out_logit(
+    features: FloatArray, label: npt.ArrayLike, groups: IntArray, *, l2: float, seed: int
+) -> FloatArray:
+    """(N,) log-odds that A wins, from a fit on the folds without the battle's group.
+
+    Features are scaled to unit mean square on the training folds. NaN where there is one group.
+    """
+    logit = np.full(len(features), math.nan)
+    target = np.asarray(label, dtype=np.float64)
+    if len(np.unique(groups)) < 2:
+        return logit
+    for train, test in group_folds(groups, FOLDS, seed):
+        scale = root_mean_square(features[train])
+        coefficients = fit_logistic(features[train] / scale, target[train], l2)
+        logit[test] = features[test] / scale @ coefficients
+    return logit
 
 
-def _preference(fitted: Calibration, battles: int, accuracy: float) -> PreferenceHead:
-    facts = {"battles": battles, "l2": fitted.l2, "held_out_accuracy": accuracy}
-    return PreferenceHead(fitted.slopes, fitted.embedding_weights, facts)
+def root_mean_square(features: FloatArray) -> FloatArray:
+    """(P,) scale of every column about zero; 1 for a column of zeros."""
+    scale = np.sqrt(np.mean(features**2, axis=0))
+    return np.asarray(np.where(scale > 0, scale, 1.0))
+
+
+def reliability(logit: FloatArray, a_won: npt.ArrayLike, bins: int = BINS) -> dict[str, Any]:
+    """The calibration error of held-out log-odds, and its curve.
+
+    Probabilities fall into bins of equal width; empty bins are left out. ece = sum over bins of
+    share of battles * |mean probability - share that A won| (Naeini 2015).
+
+    Returns:
+        `ece` (NaN where a log-odds is NaN) and `reliability`, a list of
+        `{"predicted", "observed", "n"}`: mean probability, share that A won, battles.
+    """
+    if np.isnan(logit).any():
+        return {"ece": math.nan, "reliability": []}
+    probability, won = expit(logit), np.asarray(a_won, dtype=np.float64)
+    place = np.minimum((probability * bins).astype(np.intp), bins - 1)
+    curve = [
+        {
+            "predicted": float(probability[place == number].mean()),
+            "observed": float(won[place == number].mean()),
+            "n": int((place == number).sum()),
+        }
+        for number in np.unique(place)
+    ]
+    gaps = [point["n"] * abs(point["predicted"] - point["observed"]) for point in curve]
+    return {"ece": sum(gaps) / len(logit), "reliability": curve}

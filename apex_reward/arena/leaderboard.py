@@ -1,9 +1,18 @@
-"""Arena scores of systems: Bradley-Terry strengths from votes, and from any reward.
+"""Arena scores of systems: Bradley-Terry strengths from votes, and from any score of songs.
 
-As Music Arena computes them: logistic regression without a constant on "+1 for A's system, -1 for
+The scores are Music Arena's: logistic regression without a constant on "+1 for A's system, -1 for
 B's", L2 with strength 1, a tie as half a win for each side, BOTH_BAD left out; score = 400 *
-strength / ln 10, moved so that the systems' mean is 1000. A reward's scores come from the same
-battles with the higher-scored side as the winner.
+strength / ln 10, shifted so that the systems' mean is 1000. The board of a score of songs has the
+higher-scored side of the same battles as the winner.
+
+`lower` and `upper` are a 95% profile likelihood interval of a system's strength relative to the
+mean of its component, with a prior so wide (a standard deviation of 10 in log-odds) that it only
+keeps bounds finite. Where prompts are named the likelihood is tempered by the design effect: the
+variance of a bootstrap over prompts by the variance of independent votes. A system that won all its
+battles has no upper bound. With votes on one prompt only there are no bounds.
+
+`component`: 1 for the largest set of systems that met, directly or through others, then 2, 3.
+Scores of two components cannot be compared, and each component's mean is 1000.
 
 Shape key: N = battles, Y = systems, R = bootstrap rounds.
 """
@@ -12,102 +21,102 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy import sparse, stats
 
 from apex_reward.arena.battles import Battles
-from apex_reward.arena.bootstrap import resample_counts
-from apex_reward.arena.intervals import DIRECTION_MIN, NO_INTERVAL, hull
-from apex_reward.arena.results import ArenaSettings, BoardRow, Leaderboards, ScoreBoard
+from apex_reward.arena.figures import DIRECTION_MIN
 from apex_reward.errors import DataError
-from apex_reward.metrics import FloatArray, IntArray, percentile_interval, spearman
+from apex_reward.files.tables import json_ready
+from apex_reward.metrics import FloatArray, IntArray, bootstrap, percentile_interval, spearman
 
 L2 = 1.0
+WIDE_L2 = 0.01  # a prior with a standard deviation of 10 in log-odds
 SCALE = 400.0
 CENTRE = 1000.0
-_LONGEST_STEP = 2.0  # log-odds a Newton step may move, so that no round overshoots
+_POINTS = SCALE / math.log(10)  # Arena points per log-odds
+_LONGEST_STEP = 2.0  # log-odds a Newton step may move, so that no fit overshoots
+_HALVINGS = 32
 
 
 def leaderboards(
     battles: Battles, names: Sequence[str] = (), *, bootstrap: int = 1000, seed: int = 0
-) -> Leaderboards:
+) -> dict[str, Any]:
     """Arena scores from the votes and from every named score, and how well the orders agree.
 
     Returns:
-        `leaderboard`: rows `system, score, lower, upper, battles`, best first (95% bootstrap over
-        battles; where a system fought fewer than `DIRECTION_MIN`, no narrower than the curvature
-        of the likelihood says); `scores`: NAME -> its own `leaderboard`, and over the battles that
-        have the score `rank_correlation` (Spearman over systems, votes against score) with
-        `rank_correlation_ci95`, null below `DIRECTION_MIN` battles.
+        `leaderboard`: rows `system, score, lower, upper, battles, component`, best first within a
+        component; `scores`: NAME -> its own `leaderboard`, and over the battles that have the
+        score `rank_correlation` (Spearman over the systems of the largest component, votes
+        against score) with the bootstrap interval `rank_correlation_ci95`, null below 10 battles
+        and where no round differs.
 
     Raises:
         DataError: no vote between two named systems.
     """
     usable = np.isin(battles.vote, ("A", "B", "TIE")) & battles.has_systems
     different = battles.system[:, 0] != battles.system[:, 1]
-    kept = battles.select(np.flatnonzero(usable & different))
+    kept = battles.select(usable & different).sorted()
     if len(kept) == 0:
         raise DataError(
             "a leaderboard needs votes for A, B or TIE between two different systems, named in "
             "the columns system_a and system_b; there are none"
         )
-    dropped = {
-        **{key: count for key, count in battles.dropped.items() if count},
-        "BOTH_BAD": int((battles.vote == "BOTH_BAD").sum()),
-        "no_system": int((~battles.has_systems).sum()),
-        "same_system": int((usable & ~different).sum()),
-    }
-    vote_board = _Board(kept, _vote_points(kept))
-    by_score = {name: _score_board(kept, name, bootstrap, seed) for name in names}
-    return Leaderboards(
-        n_battles=battles.n_read,
-        n_used=len(kept),
-        dropped=dropped,
-        leaderboard=vote_board.rows(vote_board.bootstrap(bootstrap, seed)),
-        scores=by_score,
-        notes=tuple(battles.notes),
-        settings=ArenaSettings(bootstrap, seed, l2=L2),
+    votes = _Board(kept, _vote_points(kept), bootstrap, seed)
+    return dict(
+        json_ready(
+            {
+                "n_battles": battles.n_read,
+                "n_used": len(kept),
+                "dropped": {
+                    **{key: count for key, count in battles.dropped.items() if count},
+                    "BOTH_BAD": int((battles.vote == "BOTH_BAD").sum()),
+                    "no_system": int((~battles.has_systems).sum()),
+                    "same_system": int((usable & ~different).sum()),
+                },
+                "leaderboard": votes.rows(),
+                "scores": {name: _score_board(kept, name, bootstrap, seed) for name in names},
+                "notes": list(battles.notes),
+                "settings": {"bootstrap": bootstrap, "seed": seed, "l2": L2},
+            }
+        )
     )
 
 
 def arena_scores(wins: FloatArray, l2: float = L2) -> FloatArray:
     """(..., Y) Arena scores of (..., Y, Y) wins, wins[i, j] being how often i beat j.
 
-    Newton's method on sum of wins[i, j] * log(1 + exp(s_j - s_i)) + l2 / 2 * |s|^2, all leading
-    dimensions at once.
-
     >>> arena_scores(np.array([[0.0, 3.0], [3.0, 0.0]])).tolist()
     [1000.0, 1000.0]
     """
-    met = wins + np.swapaxes(wins, -1, -2)
-    won = wins.sum(axis=-1)
-    strength = np.zeros(wins.shape[:-1])
-    for _ in range(100):
+    strength = strengths(wins, l2)
+    return np.asarray(_POINTS * (strength - strength.mean(axis=-1, keepdims=True)) + CENTRE)
+
+
+def strengths(wins: FloatArray, l2: float, pull: FloatArray | float = 0.0) -> FloatArray:
+    """(..., Y) strengths in log-odds of (..., Y, Y) wins, all leading dimensions at once.
+
+    Newton's method on sum of wins[i, j] * log(1 + exp(s_j - s_i)) + l2 / 2 * |s|^2 - pull . s. No
+    library fits many boards in one call, as the bootstrap and the profile likelihood need.
+
+    Args:
+        pull: (..., Y) force on each strength, for the profile likelihood.
+    """
+    shape = np.broadcast_shapes(wins.shape[:-1], np.shape(pull))
+    met, won = wins + np.swapaxes(wins, -1, -2), wins.sum(axis=-1)
+    strength = np.zeros(shape)
+    for _ in range(200):
         gap = strength[..., :, None] - strength[..., None, :]
         chance = 0.5 * (1 + np.tanh(gap / 2))
-        gradient = (met * chance).sum(axis=-1) - won + l2 * strength
+        gradient = (met * chance).sum(axis=-1) - won + l2 * strength - pull
         step = np.linalg.solve(_hessian(met, chance, l2), gradient[..., None])[..., 0]
         longest = np.abs(step).max(axis=-1, keepdims=True)
         strength = strength - step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, 1e-300))
-        if longest.max() < 1e-12:
+        if longest.max() < 1e-10:
             break
-    scores = SCALE * strength / math.log(10)
-    return np.asarray(scores - scores.mean(axis=-1, keepdims=True) + CENTRE)
-
-
-def standard_errors(wins: FloatArray, l2: float = L2) -> FloatArray:
-    """(Y,) standard errors of the Arena scores of (Y, Y) wins, from the posterior's curvature.
-
-    One battle between two systems leaves both within some 200 points.
-
-    >>> standard_errors(np.array([[0.0, 1.0], [0.0, 0.0]])).round(1).tolist()
-    [102.1, 102.1]
-    """
-    strength = (arena_scores(wins, l2) - CENTRE) * math.log(10) / SCALE
-    chance = 0.5 * (1 + np.tanh((strength[:, None] - strength[None, :]) / 2))
-    centre = np.eye(len(wins)) - 1 / len(wins)
-    covariance = centre @ np.linalg.inv(_hessian(wins + wins.T, chance, l2)) @ centre
-    return np.asarray(SCALE / math.log(10) * np.sqrt(np.diag(covariance)))
+    return strength
 
 
 def _hessian(met: FloatArray, chance: FloatArray, l2: float) -> FloatArray:
@@ -116,70 +125,177 @@ def _hessian(met: FloatArray, chance: FloatArray, l2: float) -> FloatArray:
     return np.asarray(own[..., :, None] * np.eye(met.shape[-1]) - weight)
 
 
+def _curvature(wins: FloatArray, strength: FloatArray, l2: float) -> FloatArray:
+    """(Y, Y) second derivatives of the negative log posterior at (Y,) strengths."""
+    chance = 0.5 * (1 + np.tanh((strength[:, None] - strength[None, :]) / 2))
+    return _hessian(wins + wins.T, chance, l2)
+
+
+def likelihood_drop(wins: FloatArray) -> FloatArray:
+    """(Y,) how far the log likelihood falls to the ends of a 95% interval of independent votes.
+
+    1.92 for many battles, and half of Student's t squared for few, with a degree of freedom per
+    battle. At most the exact tail of a record without a loss or without a win, -log(0.025), which
+    such systems have at any number of battles.
+    """
+    lost, won = wins.sum(axis=-2), wins.sum(axis=-1)
+    longest = -math.log(0.025)
+    few = np.minimum(stats.t.ppf(0.975, np.maximum(won + lost, 1)) ** 2 / 2, longest)
+    return np.asarray(np.where((won == 0) | (lost == 0), longest, few))
+
+
+def profile_bounds(wins: FloatArray, drop: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(Y,) lower and (Y,) upper Arena scores where the log likelihood has fallen by `drop`.
+
+    The strengths that make a system's lead over the mean largest at a log likelihood maximise log
+    likelihood + force * lead; the force is searched by bisection, for all systems at once.
+
+    Args:
+        wins: (Y, Y) wins of systems that met, directly or through others.
+        drop: (Y,) fall of the log likelihood, as of `likelihood_drop`.
+    """
+    size = len(wins)
+    lead = np.eye(size) - 1 / size  # row i: the lead of system i over the mean
+    best = strengths(wins, WIDE_L2)
+    error = np.sqrt(np.diag(lead @ np.linalg.inv(_curvature(wins, best, WIDE_L2)) @ lead))
+    start = np.log(np.sqrt(2 * drop) / error)
+
+    def log_posterior(strength: FloatArray) -> FloatArray:
+        gap = strength[..., :, None] - strength[..., None, :]
+        loss = (wins * np.logaddexp(0.0, -gap)).sum(axis=(-1, -2))
+        return np.asarray(-loss - WIDE_L2 / 2 * (strength**2).sum(axis=-1))
+
+    bounds = []
+    for sign in (-1.0, 1.0):
+        low, high = start - 7.0, start + 7.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            pulled = strengths(wins, WIDE_L2, sign * np.exp(middle)[:, None] * lead)
+            beyond = log_posterior(best) - log_posterior(pulled) > drop
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        bounds.append(_POINTS * (pulled * lead).sum(axis=1) + CENTRE)
+    return bounds[0], bounds[1]
+
+
 class _Board:
     """Arena scores of battles whose A side earned (N,) points: 1, 0.5 or 0."""
 
-    def __init__(self, battles: Battles, points: FloatArray) -> None:
+    def __init__(self, battles: Battles, points: FloatArray, rounds: int, seed: int) -> None:
         names, codes = np.unique(battles.system.ravel(), return_inverse=True)
         self.names: list[str] = names.tolist()
         self._sides: IntArray = np.asarray(codes.reshape(-1, 2), dtype=np.intp)
+        self._points, self._rounds, self._seed = points, rounds, seed
+        self._clusters = battles.clusters if battles.has_prompts else None
         self.battles = np.bincount(self._sides.ravel(), minlength=len(names))
-        size = len(names)
-        # (N, Y * Y): what each battle adds to the wins of its two systems over each other.
-        self._wins = np.zeros((len(points), size * size))
-        row = np.arange(len(points))
-        self._wins[row, self._sides[:, 0] * size + self._sides[:, 1]] = points
-        self._wins[row, self._sides[:, 1] * size + self._sides[:, 0]] = 1 - points
+        self.wins = self._wins(np.ones((1, len(points))))[0]
+        self.component = _components(self.wins, self.battles)
 
-    def scores(self, counts: FloatArray) -> FloatArray:
-        """(R, Y) Arena scores when battle n is there counts[r, n] times."""
+    def _wins(self, counts: FloatArray) -> FloatArray:
+        """(R, Y, Y) wins when battle n is there counts[r, n] times."""
         size = len(self.names)
-        return arena_scores((counts @ self._wins).reshape(len(counts), size, size))
+        places = self._sides[:, 0] * size + self._sides[:, 1]
+        turned = self._sides[:, 1] * size + self._sides[:, 0]
+        made = [
+            np.bincount(places, row * self._points, size * size)
+            + np.bincount(turned, row * (1 - self._points), size * size)
+            for row in counts
+        ]
+        return np.array(made).reshape(len(counts), size, size)
 
     def point(self) -> FloatArray:
-        """(Y,) Arena scores of the battles as they are."""
-        return self.scores(np.ones((1, len(self._wins))))[0]
+        """(Y,) Arena scores of the battles, each component with a mean of its own."""
+        return self._scores(self.wins[None])[0]
 
-    def bootstrap(self, rounds: int, seed: int) -> FloatArray:
-        """(R, Y) Arena scores of resampled battles."""
-        chunks = resample_counts(len(self._wins), rounds, seed)
-        return np.concatenate([self.scores(counts) for counts in chunks])
+    def resampled(self) -> FloatArray:
+        """(R, Y) Arena scores of resampled prompts, or battles where no prompt is named."""
+        return bootstrap(
+            lambda counts: self._scores(self._wins(counts)),
+            len(self._points),
+            rounds=self._rounds,
+            seed=self._seed,
+            clusters=self._clusters,
+        )
 
-    def rows(self, samples: FloatArray) -> tuple[BoardRow, ...]:
-        """A row per system, best first, with the interval of (R, Y) resampled scores."""
-        point, size = self.point(), len(self.names)
-        reach = 1.96 * standard_errors(self._wins.sum(axis=0).reshape(size, size))
-        order = sorted(range(size), key=lambda index: (-point[index], self.names[index]))
-        rows = []
-        for index in order:
-            lower, upper = percentile_interval(samples[:, index])
-            fought = int(self.battles[index])
-            if fought < DIRECTION_MIN:
-                around = point[index] - reach[index], point[index] + reach[index]
-                lower, upper = hull((lower, upper), around)
-            rows.append(
-                BoardRow(self.names[index], float(point[index]), float(lower), float(upper), fought)
-            )
-        return tuple(rows)
+    def _scores(self, wins: FloatArray) -> FloatArray:
+        scores = np.empty(wins.shape[:-1])
+        for number in np.unique(self.component):
+            at = np.flatnonzero(self.component == number)
+            scores[:, at] = arena_scores(wins[:, at[:, None], at])
+        return scores
+
+    def _intervals(self) -> tuple[FloatArray, FloatArray]:
+        """(Y,) lower and upper bounds; infinite above systems that won all, NaN with one prompt."""
+        size = len(self.names)
+        lower, upper = np.full(size, math.nan), np.full(size, math.nan)
+        prompts = None if self._clusters is None else len(np.unique(self._clusters))
+        if prompts == 1:
+            return lower, upper
+        drop = likelihood_drop(self.wins)
+        if prompts is not None:
+            samples = self.resampled().var(axis=0)
+            drop = np.maximum(drop, stats.t.ppf(0.975, prompts - 1) ** 2 / 2)
+        for number in np.unique(self.component):
+            at = np.flatnonzero(self.component == number)
+            wins = self.wins[at[:, None], at]
+            if prompts is not None:
+                drop[at] *= np.maximum(1.0, samples[at] / _independent_variance(wins))
+            lower[at], upper[at] = profile_bounds(wins, drop[at])
+        upper[self.wins.sum(axis=0) == 0] = math.inf
+        return lower, upper
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per system, by component and then best first."""
+        point, (lower, upper) = self.point(), self._intervals()
+        order = sorted(
+            range(len(self.names)),
+            key=lambda at: (self.component[at], -point[at], self.names[at]),
+        )
+        return [
+            {
+                "system": self.names[at],
+                "score": float(point[at]),
+                "lower": float(lower[at]),
+                "upper": float(upper[at]),
+                "battles": int(self.battles[at]),
+                "component": int(self.component[at]),
+            }
+            for at in order
+        ]
 
 
-def _score_board(kept: Battles, name: str, bootstrap: int, seed: int) -> ScoreBoard:
-    difference = kept.difference(name)
-    part = kept.select(np.flatnonzero(np.isfinite(difference)))
+def _components(wins: FloatArray, battles: IntArray) -> IntArray:
+    """(Y,) component of every system, from 1 for the one with most systems, then most battles."""
+    _, labels = sparse.csgraph.connected_components(sparse.csr_array(wins), directed=False)
+    sizes = np.bincount(labels)
+    order = sorted(range(len(sizes)), key=lambda n: (-sizes[n], -battles[labels == n].sum(), n))
+    return np.asarray(np.argsort(order)[labels] + 1)
+
+
+def _independent_variance(wins: FloatArray) -> FloatArray:
+    """(Y,) variance of the Arena scores of independent votes."""
+    strength = strengths(wins, L2)
+    inverse = np.linalg.inv(_curvature(wins, strength, L2))
+    lead = np.eye(len(wins)) - 1 / len(wins)
+    spread = lead @ inverse @ _curvature(wins, strength, 0.0) @ inverse @ lead
+    return np.asarray(_POINTS**2 * np.diag(spread))
+
+
+def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> dict[str, Any]:
+    part = kept.select(np.isfinite(kept.difference(name)))
     if len(part) == 0:
         raise DataError(f"no battle between named systems has the score {name}")
-    board = _Board(part, 0.5 + 0.5 * np.sign(part.difference(name)))
-    votes = _Board(part, _vote_points(part))
-    by_score, by_votes = board.bootstrap(bootstrap, seed), votes.bootstrap(bootstrap, seed)
-    samples = [spearman(one, other) for one, other in zip(by_score, by_votes, strict=True)]
-    return ScoreBoard(
-        n=len(part),
-        leaderboard=board.rows(by_score),
-        rank_correlation=spearman(board.point(), votes.point()),
-        rank_correlation_ci95=(
-            NO_INTERVAL if len(part) < DIRECTION_MIN else percentile_interval(samples)
-        ),
-    )
+    board = _Board(part, 0.5 + 0.5 * np.sign(part.difference(name)), rounds, seed)
+    votes = _Board(part, _vote_points(part), rounds, seed)
+    largest = board.component == 1
+    pairs = zip(board.resampled()[:, largest], votes.resampled()[:, largest], strict=True)
+    interval = percentile_interval([spearman(one, other) for one, other in pairs])
+    known = len(part) >= DIRECTION_MIN and not math.isnan(interval[0])
+    return {
+        "n": len(part),
+        "leaderboard": board.rows(),
+        "rank_correlation": spearman(board.point()[largest], votes.point()[largest]),
+        "rank_correlation_ci95": interval if known else None,
+    }
 
 
 def _vote_points(battles: Battles) -> FloatArray:

@@ -1,8 +1,10 @@
-"""Score both songs of every battle with a `Reward`, and go on where a run was killed.
+"""Score both songs of every battle with a `Reward`, and continue a killed run.
 
 Songs are scored one by one into `STEM.songs.jsonl` beside the output (a song of several battles
-once); the battle table is put together from it at the end, with `NAME_a`, `NAME_b` for each score
-and `error_a`, `error_b` with the reason where a song gave none.
+once), and with rulers into `STEM.rulers.jsonl`. The battle table is made of them at the end, with
+`NAME_a`, `NAME_b` for each score, `rulers.NAME_a`, `rulers.NAME_b` for each ruler, and `error_a`,
+`error_b` with the reason where a song has no score. A column of the battles with one of these names
+is kept as `input.<column>`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena.battles import uuid_of
-from apex_reward.arena.sources import Row
+from apex_reward.arena.battles import RULERS, Row, audio_name, uuid_of
 from apex_reward.errors import DataError
 from apex_reward.files.tables import check_format, read_jsonl, write_table
 from apex_reward.rewards.reward import Reward
@@ -20,10 +21,11 @@ from apex_reward.rewards.rows import failures, row_columns
 from apex_reward.scoring import Engine, ScoreSettings, score_to_file
 
 NOT_NAMED = "no audio is named for this side"
-OnSong = Callable[[Mapping[str, Any]], None]
+Song = tuple[str, str]  # path, and the prompt where the model reads it
+Pair = tuple[str | None, str | None]
 
 
-def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[tuple[str | None, str | None]]:
+def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[Pair]:
     """The two song paths of every battle, None where a side names none.
 
     A side's path is the column `audio_a` / `audio_b` (a path, or the hub's mapping with one),
@@ -35,45 +37,51 @@ def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[tuple[str | None
     if not audio_folder.is_dir():
         raise DataError(f"{audio_folder} is not a folder; --audio-dir holds the battles' songs")
     by_stem = {path.stem: path for path in sorted(audio_folder.glob("*_[ab].*"))}
-    found = [
-        (_song_path(row, "a", audio_folder, by_stem), _song_path(row, "b", audio_folder, by_stem))
-        for row in rows
-    ]
-    if all(a is None and b is None for a, b in found):
+
+    def path_of(row: Row, side: str) -> str | None:
+        if name := audio_name(row, side):
+            return str(audio_folder / name)
+        found = by_stem.get(f"{uuid_of(row)}_{side}")
+        return None if found is None else str(found)
+
+    pairs = [(path_of(row, "a"), path_of(row, "b")) for row in rows]
+    if all(a is None and b is None for a, b in pairs):
         raise DataError(
             "no battle names a song: expected columns audio_a and audio_b with paths below "
             f"{audio_folder}, or files <battle_uuid>_a.* and <battle_uuid>_b.* in it"
         )
-    return found
+    return pairs
 
 
-def songs_table(output: Path) -> Path:
-    """The file that the songs' rows grow in, beside the battles."""
-    return output.with_name(f"{output.stem}.songs.jsonl")
+def songs_table(output: Path, name: str = "songs") -> Path:
+    """The file in which the songs' rows grow, beside the battles."""
+    return output.with_name(f"{output.stem}.{name}.jsonl")
 
 
 def score_battles(
     rows: Sequence[Row],
-    paths: Sequence[tuple[str | None, str | None]],
+    paths: Sequence[Pair],
     output: Path,
     reward: Reward,
     *,
+    rulers: Reward | None = None,
     rewarded: bool = False,
     workers: int = 0,
     engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
-    on_song: OnSong = lambda row: None,
+    on_song: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> tuple[int, list[str]]:
     """Write the battles with their scores to `output`; the same bytes after any resume.
 
     Args:
-        rows: battles, with any columns; they are all kept. `prompt` goes to models that read it.
-        paths: as `song_paths` gives them.
+        rows: battles, with any columns. `prompt` is passed to models that read it.
+        paths: as `song_paths` returns them.
         output: `.csv`, `.jsonl` or `.parquet`.
         reward: judges the songs.
+        rulers: the model of plain measures, as a reward; None: no rulers.
         rewarded: add `reward_raw` and `reward` of both sides.
         workers: decoding processes, of each process that works.
-        engine: who scores the songs; the first process writes the battles.
+        engine: what scores the songs; the first process writes the battles.
         resume: keep the songs that a killed run scored.
         on_song: called with every song's row.
 
@@ -81,59 +89,70 @@ def score_battles(
         How many songs were scored, and a line for each that failed.
     """
     check_format(output)
-    reads = reward.model.reads_text
-    sides = [
-        [(path, str(row.get("prompt") or "") if reads else "") for path in pair]
-        for row, pair in zip(rows, paths, strict=True)
-    ]
-    songs = list(dict.fromkeys(song for pair in sides for song in pair if song[0] is not None))
-    table = songs_table(output)
-    score_to_file(
-        reward,
-        [str(path) for path, _ in songs],
-        table,
-        ScoreSettings(rewarded),
-        prompts=[prompt for _, prompt in songs] if reads else None,
-        workers=workers,
-        engine=engine,
-        resume=resume,
-        on_row=lambda row, fresh: on_song(row),
-    )
-    if not engine.share.first:
-        return len(songs), []
-    by_song = dict(zip(songs, read_jsonl(table), strict=True))
-    names = [name for name in row_columns(reward, rewarded) if not name.endswith("_std")]
-    write_table(
-        output, [_scored(row, pair, by_song, names) for row, pair in zip(rows, sides, strict=True)]
-    )
-    failed = failures(list(by_song.values()))
-    unnamed = sum(path is None for pair in paths for path in pair)
-    if unnamed:
-        failed.append(f"{unnamed} sides of battles: {NOT_NAMED}")
-    return len(songs), failed
+    judges = [("songs", "", reward, rewarded)]
+    judges += [("rulers", RULERS, rulers, False)] if rulers is not None else []
+    result = [dict(row) for row in rows]
+    failed: list[str] = []
+    counted = 0
+    for file, prefix, judge, mixed in judges:
+        reads = judge.model.reads_text
+        sides = [
+            [None if p is None else (p, str(row.get("prompt") or "") if reads else "") for p in two]
+            for row, two in zip(rows, paths, strict=True)
+        ]
+        songs = list(dict.fromkeys(song for two in sides for song in two if song is not None))
+        table = songs_table(output, file)
+        score_to_file(
+            judge,
+            [path for path, _ in songs],
+            table,
+            ScoreSettings(mixed),
+            prompts=[prompt for _, prompt in songs] if reads else None,
+            workers=workers,
+            engine=engine,
+            resume=resume,
+            on_row=lambda row, fresh: on_song(row),
+        )
+        counted = counted or len(songs)
+        if not engine.share.first:
+            continue
+        by_song = dict(zip(songs, read_jsonl(table), strict=True))
+        names = [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
+        for row, two in zip(result, sides, strict=True):
+            _add_scores(row, two, by_song, [(name, f"{prefix}{name}") for name in names])
+            _add_errors(row, two, by_song, keep=bool(prefix))
+        failed += [line for line in failures(list(by_song.values())) if line not in failed]
+    if engine.share.first:
+        write_table(output, result)
+        if unnamed := sum(path is None for two in paths for path in two):
+            failed.append(f"{unnamed} sides of battles: {NOT_NAMED}")
+    return counted, failed
 
 
-def _scored(
-    row: Row,
-    pair: Sequence[tuple[str | None, str]],
-    by_song: Mapping[tuple[str | None, str], Mapping[str, Any]],
-    names: Sequence[str],
-) -> dict[str, Any]:
-    result = dict(row)
-    sides = {side: by_song.get(song, {}) for side, song in zip("ab", pair, strict=True)}
-    for name in names:
-        for side, scores in sides.items():
-            result[f"{name}_{side}"] = scores.get(name)
-    for side, scores in sides.items():
-        result[f"error_{side}"] = scores.get("error") if scores else NOT_NAMED
-    return result
+def _add_scores(
+    row: dict[str, Any],
+    songs: Sequence[Song | None],
+    by_song: Mapping[Song, Mapping[str, Any]],
+    names: Sequence[tuple[str, str]],
+) -> None:
+    """Add the scores of both sides to a battle, under the second of each two names."""
+    sides = [{} if song is None else by_song[song] for song in songs]
+    for name, to in names:
+        for side, cells in zip("ab", sides, strict=True):
+            column = f"{to}_{side}"
+            if column in row:
+                row.setdefault(f"input.{column}", row[column])
+            row[column] = cells.get(name)
 
 
-def _song_path(row: Row, side: str, folder: Path, by_stem: Mapping[str, Path]) -> str | None:
-    value = row.get(f"audio_{side}")
-    if isinstance(value, Mapping):
-        value = value.get("path")
-    if value:
-        return str(folder / str(value))
-    found = by_stem.get(f"{uuid_of(row)}_{side}")
-    return None if found is None else str(found)
+def _add_errors(
+    row: dict[str, Any],
+    songs: Sequence[Song | None],
+    by_song: Mapping[Song, Mapping[str, Any]],
+    keep: bool,
+) -> None:
+    """Add `error_a` and `error_b`; with `keep` the error of another model stays."""
+    for side, song in zip("ab", songs, strict=True):
+        error = NOT_NAMED if song is None else by_song[song].get("error")
+        if error or not keep:
+            row[f"error_{side}"] = error

@@ -6,6 +6,8 @@ user_pseudonym, audio_a, system_a, audio_b, system_b, preference, total_listenin
 total_listening_time_b` and more. Audio paths are relative to the folder and empty for systems
 whose audio was not released. Source: https://github.com/gclef-cmu/music-arena
 (`components/leaderboard`), hub data set `music-arena/music-arena-dataset`, CC BY 4.0.
+
+Shape key: N = battles, W = embedding width.
 """
 
 from __future__ import annotations
@@ -18,27 +20,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena.battles import audio_name
-from apex_reward.arena.cells import VOTES, truth, vote_of
-from apex_reward.errors import DataError, UsageError
+import numpy as np
+
+import apex_reward
+from apex_reward.arena.battles import (
+    NOT_SCORES,
+    VOTES,
+    Battles,
+    Row,
+    audio_name,
+    battles_of,
+    number_of,
+    truth,
+    uuid_of,
+    vote_of,
+)
+from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.dates import read_months
+from apex_reward.files.stamps import provenance_path
 from apex_reward.files.tables import read_jsonl, read_table
+from apex_reward.metrics import FloatArray
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-Row = Mapping[str, Any]
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
+_OTHER_SIDE = {"_a": "_b", "_b": "_a"}
 
 
 @dataclass(frozen=True)
 class BattleFilter:
-    """Which battles to keep; every one left out is counted under its reason.
+    """Which battles to keep; every other one is counted under a reason.
 
     Attributes:
-        last_months: only the newest battle's calendar month and the ones before it, this many in
-            all (`outside_dates`; a battle without a date too; `unreadable_date` one whose date
+        last_months: only this many calendar months, up to that of the newest battle
+            (`outside_dates`; a battle without a date too; `unreadable_date` one whose date
             cannot be read or lies in the future).
         binary: only votes for A or B (`TIE`, `BOTH_BAD`).
-        audio: only battles whose two songs are there (`no_audio`).
-        min_listening: only battles where each song was heard for this many seconds
+        audio: only battles whose two songs exist (`no_audio`).
+        min_listening: only battles whose voter listened to each song for this many seconds
             (`short_listening`).
         prebaked: whether battles on the Arena's own prompts are kept (`prebaked`).
     """
@@ -52,6 +70,43 @@ class BattleFilter:
     def __post_init__(self) -> None:
         if self.last_months is not None and self.last_months < 1:
             raise UsageError(f"last_months is {self.last_months}; expected at least 1")
+
+
+def load_battles(
+    source: str | Path,
+    *,
+    scores: Sequence[str] | None = None,
+    by: Sequence[str] = (),
+    keep: BattleFilter | None = None,
+    tables: Sequence[str | Path] = (),
+) -> Battles:
+    """`battles_of` the rows of `load_rows`."""
+    rows, dropped = load_rows(source, keep=keep, tables=tables)
+    return battles_of(rows, scores=scores, by=by, dropped=dropped)
+
+
+def load_rows(
+    source: str | Path, *, keep: BattleFilter | None = None, tables: Sequence[str | Path] = ()
+) -> tuple[list[Row], dict[str, int]]:
+    """Battle rows that pass the filter, and how many others there are for each reason.
+
+    Args:
+        source: as in `read_rows`.
+        keep: the filter; None keeps every battle.
+        tables: score tables of other models, as `FILE` or `NAME=FILE`. With a NAME the columns
+            `x_a` and `x_b` become `NAME.x_a` and `NAME.x_b`. Rows join by `battle_uuid`. Votes of
+            `apex-reward listen` join by the battle of the vote, with its sides swapped where they
+            were swapped for the voter.
+
+    Raises:
+        UsageError: two tables have numbers in the same columns.
+    """
+    keep = keep or BattleFilter()
+    rows, folder, dropped = read_rows(source, audio=keep.audio)
+    for table in tables:
+        rows = _joined(rows, *named_table(table))
+    kept, reasons = filter_rows(rows, keep, folder)
+    return kept, {**dropped, **reasons}
 
 
 def read_rows(source: str | Path, *, audio: bool = False) -> tuple[list[Row], Path, dict[str, int]]:
@@ -72,64 +127,14 @@ def read_rows(source: str | Path, *, audio: bool = False) -> tuple[list[Row], Pa
         if not _HUB_ID.fullmatch(str(source)):
             raise DataError(f"{source} does not exist; expected a table, a folder or a hub id")
         return read_rows(_download(str(source), audio), audio=audio)
-    # Rows of JSON lines as they are: a table would make one kind of every column first.
-    read: list[Row] = []
-    read += read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_table(path).to_pylist()
-    return read, path.parent, {}
+    return _table_rows(path), path.parent, {}
 
 
-def filter_rows(
-    rows: Sequence[Row], keep: BattleFilter, audio_folder: Path
-) -> tuple[list[Row], dict[str, int]]:
-    """Rows that pass, and how many were left out for each reason (each row for its first one)."""
-    months, dates = read_months(row.get("date") for row in rows)
-    first_month = _first_month(months, keep.last_months)
-    unused = dates.unread.keys() | dates.future.keys()
-    kept: list[Row] = []
-    counts: Counter[str] = Counter()
-    for position, row in enumerate(rows):
-        reason = _reason(row, keep, audio_folder)
-        if months[position] < first_month and reason != "unknown_vote":
-            reason = "unreadable_date" if position in unused else "outside_dates"
-        if reason is None:
-            kept.append(row)
-        else:
-            counts[reason] += 1
-    return kept, dict(counts)
-
-
-def _reason(row: Row, keep: BattleFilter, audio_folder: Path) -> str | None:
-    vote = vote_of(row.get("preference"))
-    if vote == "":
-        return "unknown_vote"
-    if not keep.prebaked and truth(row.get("is_prebaked")) == 1:
-        return "prebaked"
-    if keep.binary and vote in VOTES[2:]:
-        return vote
-    if keep.min_listening is not None and any(
-        (row.get(f"total_listening_time_{side}") or 0.0) < keep.min_listening for side in "ab"
-    ):
-        return "short_listening"
-    if keep.audio and any(audio_path(row, side, audio_folder) is None for side in "ab"):
-        return "no_audio"
-    return None
-
-
-def audio_path(row: Row, side: str, folder: Path) -> Path | None:
-    """Where the song of side `a` or `b` lies, or None where it is not named or not there."""
-    name = audio_name(row, side)
-    path = folder / name
-    return path if name and path.is_file() else None
-
-
-def _first_month(months: Sequence[str], last_months: int | None) -> str:
-    if last_months is None:
-        return ""
-    newest = max(months, default="")
-    if not newest:
-        raise DataError(f"no battle has a date, so the last {last_months} months cannot be chosen")
-    index = int(newest[:4]) * 12 + int(newest[5:]) - last_months
-    return f"{index // 12:04d}-{index % 12 + 1:02d}"
+def _table_rows(path: Path) -> list[Row]:
+    """Rows of JSON lines as they are: a table would make one kind of every column first."""
+    if path.suffix.lower() == ".jsonl" and path.exists():
+        return [*read_jsonl(path)]
+    return [*read_table(path).to_pylist()]
 
 
 def _music_arena_rows(folder: Path) -> tuple[list[Row], int]:
@@ -155,6 +160,165 @@ def _download(hub_id: str, audio: bool) -> Path:
         return Path(snapshot_download(hub_id, repo_type="dataset", allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise DataError(
-            f"{hub_id} is neither a file or folder here nor could it be fetched from the hub "
+            f"{hub_id} is no file or folder here, and the hub does not provide it "
             f"({type(error).__name__}); check the name and the network"
         ) from error
+
+
+def filter_rows(
+    rows: Sequence[Row], keep: BattleFilter, audio_folder: Path
+) -> tuple[list[Row], dict[str, int]]:
+    """Rows that pass, and how many others there are for each reason (the first one that holds)."""
+    months, dates = read_months(row.get("date") for row in rows)
+    first_month = _first_month(months, keep.last_months)
+    unused = dates.unread.keys() | dates.future.keys()
+    kept: list[Row] = []
+    counts: Counter[str] = Counter()
+    for position, row in enumerate(rows):
+        reason = _reason(row, keep, audio_folder)
+        if months[position] < first_month and reason != "unknown_vote":
+            reason = "unreadable_date" if position in unused else "outside_dates"
+        if reason is None:
+            kept.append(row)
+        else:
+            counts[reason] += 1
+    return kept, dict(counts)
+
+
+def _first_month(months: Sequence[str], last_months: int | None) -> str:
+    if last_months is None:
+        return ""
+    newest = max(months, default="")
+    if not newest:
+        raise DataError(f"no battle has a date, so the last {last_months} months cannot be chosen")
+    index = int(newest[:4]) * 12 + int(newest[5:]) - last_months
+    return f"{index // 12:04d}-{index % 12 + 1:02d}"
+
+
+def _reason(row: Row, keep: BattleFilter, audio_folder: Path) -> str | None:
+    vote = vote_of(row.get("preference"))
+    if vote == "":
+        return "unknown_vote"
+    if not keep.prebaked and truth(row.get("is_prebaked")) == 1:
+        return "prebaked"
+    if keep.binary and vote in VOTES[2:]:
+        return vote
+    if keep.min_listening is not None:
+        seconds = [number_of(row.get(f"total_listening_time_{side}")) for side in "ab"]
+        if not all(keep.min_listening <= value < np.inf for value in seconds):
+            return "short_listening"
+    if keep.audio and any(audio_path(row, side, audio_folder) is None for side in "ab"):
+        return "no_audio"
+    return None
+
+
+def audio_path(row: Row, side: str, folder: Path) -> Path | None:
+    """Path of the song of side `a` or `b`, or None where it is not named or does not exist."""
+    name = audio_name(row, side)
+    path = folder / name
+    return path if name and path.is_file() else None
+
+
+def named_table(table: str | Path) -> tuple[Path, str]:
+    """The file of `FILE` or `NAME=FILE`, and the name or empty text."""
+    named = _NAMED.fullmatch(str(table))
+    if named is None or Path(table).exists():
+        return Path(table), ""
+    return Path(named[2]), named[1]
+
+
+def _joined(rows: Sequence[Row], table: Path, name: str) -> list[Row]:
+    extra = {uuid: row for row in _table_rows(table) if (uuid := uuid_of(row))}
+    joined = [_of_row(row, extra) for row in rows]
+    if not any(joined):
+        raise DataError(f"no battle_uuid of {table} is one of the battles'")
+    if name:
+        joined = [{f"{name}.{key}": row[key] for key in row if _stem(key)} for row in joined]
+    both = sorted(_filled(rows) & _filled(joined))
+    if both:
+        raise UsageError(
+            f"{table} has numbers in columns that the battles or another table already have: "
+            f"{listed(both)}. Add a name that goes before them: --table NAME={table}"
+        )
+    # The battle's own cells win, unless they are empty.
+    return [
+        {**more, **{key: cell for key, cell in row.items() if cell is not None or key not in more}}
+        for more, row in zip(joined, rows, strict=True)
+    ]
+
+
+def _stem(column: str) -> str:
+    """The NAME of a column `NAME_a` or `NAME_b` that may be a score's, else empty text."""
+    stem = column[:-2] if column.endswith(("_a", "_b")) else ""
+    return "" if stem in NOT_SCORES else stem
+
+
+def _filled(rows: Sequence[Row]) -> set[str]:
+    """Columns of scores that hold a number in any row."""
+    columns = {column for row in rows for column in row if _stem(column)}
+    return {
+        column for column in columns if any(np.isfinite(number_of(r.get(column))) for r in rows)
+    }
+
+
+def _of_row(row: Row, extra: Mapping[str, Row]) -> Row:
+    """The cells of a table on a battle, with its sides as in the battle; empty where none are."""
+    if uuid_of(row) in extra:
+        return extra[uuid_of(row)]
+    cells = extra.get(str(row.get("comparison") or ""), {})
+    if truth(row.get("swapped")) != 1:
+        return cells
+    return {
+        f"{name[:-2]}{_OTHER_SIDE[name[-2:]]}" if name[-2:] in _OTHER_SIDE else name: value
+        for name, value in cells.items()
+    }
+
+
+def provenance(source: str | Path, tables: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """What `metrics.json` states about its making: package version, and what made the scores.
+
+    `made_by` holds, per table, what `arena score` left beside it (model, mix and settings).
+    """
+    made_by = {}
+    for table in (Path(source), *(named_table(table)[0] for table in tables)):
+        songs = table.with_name(f"{table.stem}.songs.jsonl")
+        for made in (provenance_path(table), provenance_path(songs)):
+            if table.suffix and made.is_file():
+                made_by[table.name] = json.loads(made.read_text(encoding="utf-8"))
+                break
+    version = apex_reward.__version__
+    return {"apex_reward": version, "battles": Path(source).name, "made_by": made_by}
+
+
+def load_embeddings(path: Path, battles: Battles) -> FloatArray:
+    """(N, 2, W) song embeddings of both sides, NaN where a side has none.
+
+    Args:
+        path: a table with a row per song: `battle_uuid`, `side` (`a` or `b`), and `vector`, a
+            list of W numbers (joined by `;` in CSV).
+        battles: they need their `battle_uuid`.
+
+    Raises:
+        DataError: a column is absent, vectors differ in width, or no row belongs to a battle.
+    """
+    table = read_table(path)
+    absent = [name for name in ("battle_uuid", "side", "vector") if name not in table.column_names]
+    if absent:
+        raise DataError(f"{path} lacks the columns {', '.join(absent)}")
+    vectors = {}
+    for row in table.to_pylist():
+        vector = row["vector"]
+        numbers = vector.split(";") if isinstance(vector, str) else vector
+        side = str(row["side"]).strip().lower()
+        vectors[str(row["battle_uuid"]), side] = np.array(numbers, dtype=np.float64)
+    widths = sorted({vector.shape for vector in vectors.values()})
+    if len(widths) != 1 or len(widths[0]) != 1:
+        raise DataError(f"vectors in {path} differ in width: {listed(widths)}")
+    result = np.full((len(battles), 2, widths[0][0]), np.nan)
+    for place, uuid in enumerate(battles.uuid.tolist()):
+        for column, side in enumerate("ab"):
+            if (uuid, side) in vectors:
+                result[place, column] = vectors[uuid, side]
+    if np.isnan(result).all():
+        raise DataError(f"no row of {path} has the battle_uuid of a battle and side a or b")
+    return result

@@ -1,32 +1,31 @@
 """Do people agree with each other, and with themselves?
 
 Votes of `apex-reward listen` name their `comparison`, whether its sides were `swapped`, the `voter`
-and whether it is a `repeat`. Votes on one comparison are turned the same way round and compared.
+and whether the vote is a `repeat`. Votes on one comparison are compared with the same song first.
 
 - `equal`: share of pairs of votes on one comparison that are equal, the mean over comparisons.
-- `kappa`: Fleiss' kappa (1971) for any number of votes per comparison, categories first, second,
-  tie, both bad. With two votes each it is Scott's pi. 0 is chance, 1 is perfect.
-- intervals: comparisons resampled; None below two comparisons.
+- `alpha`: Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's
+  alpha-reliability"), for any number of votes per comparison, categories first, second, tie, both
+  bad. 0 is chance, 1 is perfect.
+- intervals: comparisons resampled; None where no resample differs.
+
+A voter counts once per comparison in `between`: the first vote there.
 
 Shape key: N = comparisons, K = categories, R = rounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from apex_reward.arena.bootstrap import resample_counts
-from apex_reward.arena.cells import VOTES, truth, vote_of
+from apex_reward.arena.battles import VOTES, Row, truth, uuid_of, vote_of
+from apex_reward.files.tables import json_ready
 from apex_reward.metrics import FloatArray, percentile_interval
-from apex_reward.report.document import Block, Grid, Heading, Words
-
-Row = Mapping[str, Any]
-Ballot = tuple[str, bool, int]  # voter, repeat, category
+from apex_reward.metrics import bootstrap as bootstrapped
 
 
 def voter_agreement(rows: Sequence[Row], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -34,95 +33,84 @@ def voter_agreement(rows: Sequence[Row], *, bootstrap: int = 1000, seed: int = 0
 
     Returns:
         `voters`: name -> votes, repeats; `between`: figures of different voters' first votes on
-        one comparison; `repeats`: of a voter's own two votes on one. Figures are `comparisons`,
-        `votes`, `equal`, `equal_ci95`, `kappa`, `kappa_ci95`, None where there is nothing.
+        one comparison; `repeats`: of a voter's own votes on one. Figures are `comparisons`,
+        `votes`, `equal`, `equal_ci95`, `alpha`, `alpha_ci95`, None where there is nothing.
     """
-    ballots: dict[str, list[Ballot]] = defaultdict(list)
-    for row in rows:
-        vote = vote_of(row.get("preference"))
-        if vote and row.get("comparison") and row.get("voter"):
-            turned = truth(row.get("swapped")) == 1 and vote in "AB"
-            vote = "BA"["AB".index(vote)] if turned else vote
-            repeat = truth(row.get("repeat")) == 1
-            ballots[str(row["comparison"])].append((str(row["voter"]), repeat, VOTES.index(vote)))
-    if not ballots:
+    # comparison -> voter -> categories of the votes, the first vote first
+    cast: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"votes": 0, "repeats": 0})
+    for row in sorted(rows, key=_order):
+        vote, voter = vote_of(row.get("preference")), str(row.get("voter") or "")
+        if not (vote and voter and row.get("comparison")):
+            continue
+        if truth(row.get("swapped")) == 1 and vote in "AB":
+            vote = "BA"["AB".index(vote)]
+        cast[str(row["comparison"])][voter].append(VOTES.index(vote))
+        counts[voter]["votes"] += 1
+        counts[voter]["repeats"] += truth(row.get("repeat")) == 1
+    if not cast:
         return {}
-    cast = [ballot for found in ballots.values() for ballot in found]
-    names = sorted({voter for voter, _, _ in cast})
-    between = [[vote for _, repeat, vote in found if not repeat] for found in ballots.values()]
-    own = [
-        [vote for voter, _, vote in found if voter == name]
-        for name in names
-        for found in ballots.values()
-    ]
+    comparisons = [cast[name] for name in sorted(cast)]
+    between = [[votes[0] for votes in voters.values()] for voters in comparisons]
+    own = [votes for voters in comparisons for _, votes in sorted(voters.items())]
     return {
-        "voters": {
-            name: {
-                "votes": sum(voter == name for voter, _, _ in cast),
-                "repeats": sum(voter == name and repeat for voter, repeat, _ in cast),
-            }
-            for name in names
-        },
+        "voters": {name: counts[name] for name in sorted(counts)},
         "between": _figures(between, bootstrap, seed),
         "repeats": _figures(own, bootstrap, seed),
     }
 
 
-def equal_and_kappa(counts: FloatArray) -> tuple[float, float]:
-    """Share of equal pairs of votes, and Fleiss' kappa, of (N, K) votes per category.
+def _order(row: Row) -> tuple[bool, str, str, str]:
+    """First votes before repeats, then by date."""
+    first = truth(row.get("repeat")) != 1
+    return not first, str(row.get("date") or ""), uuid_of(row), str(row.get("preference"))
 
-    Each of the N comparisons has at least two votes. Kappa is NaN where all votes are alike.
 
-    >>> equal_and_kappa(np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]]))
-    (0.75, 0.4666666666666667)
+def equal_and_alpha(counts: FloatArray, drawn: FloatArray | None = None) -> FloatArray:
+    """(R, 2) shares of equal pairs of votes, and alphas, of (N, K) votes per category.
+
+    Each of the N comparisons has at least two votes and counts (R, N) times, by default once.
+    Alpha is NaN where all votes are alike.
+
+    >>> equal_and_alpha(np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])).round(3)
+    array([[0.75 , 0.533]])
     """
-    equal, kappa = _weighted(counts, np.ones((1, len(counts))))
-    return float(equal[0]), float(kappa[0])
-
-
-def _weighted(counts: FloatArray, drawn: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(R,) shares and kappas of (N, K) votes, each comparison counted (R, N) times."""
+    weight = np.ones((1, len(counts))) if drawn is None else drawn
     votes = counts.sum(axis=1)
-    alike = ((counts**2).sum(axis=1) - votes) / (votes * (votes - 1))
-    equal = drawn @ alike / drawn.sum(axis=1)
-    share = (drawn @ counts) / (drawn @ votes)[:, None]
-    chance = (share**2).sum(axis=1)
+    alike = (counts * (counts - 1)).sum(axis=1) / (votes - 1)
+    equal = weight @ (alike / votes) / weight.sum(axis=1)
+    total, category = weight @ votes, weight @ counts
+    differ = 1 - weight @ alike / total
+    chance = 1 - (category * (category - 1)).sum(axis=1) / (total * (total - 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return equal, np.where(chance < 1, (equal - chance) / (1 - chance), math.nan)
+        return np.stack([equal, np.where(chance > 0, 1 - differ / chance, np.nan)], axis=1)
 
 
-def _figures(votes: Sequence[Sequence[int]], bootstrap: int, seed: int) -> dict[str, Any]:
-    """Of the comparisons that got at least two votes."""
+def _figures(votes: Iterable[Sequence[int]], rounds: int, seed: int) -> dict[str, Any]:
+    """Of the comparisons with at least two votes."""
     several = [found for found in votes if len(found) > 1]
     counts = np.array([np.bincount(found, minlength=len(VOTES)) for found in several], np.float64)
     result: dict[str, Any] = {"comparisons": len(several), "votes": sum(map(len, several))}
     if not several:
-        return result | dict.fromkeys(("equal", "equal_ci95", "kappa", "kappa_ci95"))
-    equal, kappa = equal_and_kappa(counts)
-    draws = [_weighted(counts, drawn) for drawn in resample_counts(len(counts), bootstrap, seed)]
-    around = [np.concatenate(values) for values in zip(*draws, strict=True)]
-    return result | {
-        "equal": equal,
-        "equal_ci95": _interval(around[0]),
-        "kappa": None if math.isnan(kappa) else kappa,
-        "kappa_ci95": _interval(around[1][~np.isnan(around[1])]),
-    }
-
-
-def _interval(values: FloatArray) -> tuple[float, float] | None:
-    return percentile_interval(values) if len(np.unique(values)) > 1 else None
+        return result | dict.fromkeys(("equal", "equal_ci95", "alpha", "alpha_ci95"))
+    point = equal_and_alpha(counts)[0].tolist()
+    samples = bootstrapped(
+        lambda drawn: equal_and_alpha(counts, drawn), len(counts), rounds=rounds, seed=seed
+    )
+    for column, name in enumerate(("equal", "alpha")):
+        low, high = percentile_interval(samples[:, column])
+        result[name] = json_ready(point[column])
+        result[f"{name}_ci95"] = None if np.isnan(low) else [low, high]
+    return result
 
 
 def voter_words(found: Mapping[str, Any]) -> list[str]:
     """A sentence on agreement between voters, and one on repeats."""
     if not found:
         return []
-    return [
-        _sentence(
-            found["between"], "Voters agree with each other on", "No two voters were asked alike."
-        ),
-        _sentence(found["repeats"], "Voters answer repeats alike on", "No voter was asked twice."),
-    ]
+    between = "Voters agree with each other on", "No two voters voted on the same comparison."
+    repeats = "Voters answer repeats alike on", "No voter voted twice on a comparison."
+    return [_sentence(found["between"], *between), _sentence(found["repeats"], *repeats)]
 
 
 def _sentence(part: Mapping[str, Any], start: str, nothing: str) -> str:
@@ -131,21 +119,9 @@ def _sentence(part: Mapping[str, Any], start: str, nothing: str) -> str:
     text = f"{start} {part['equal']:.0%} of {part['comparisons']} comparisons"
     if part["equal_ci95"]:
         text += " (95% interval {:.0%} to {:.0%})".format(*part["equal_ci95"])
-    if part["kappa"] is None:
-        return f"{text}; kappa is not defined where all votes are alike."
-    text += f"; kappa {part['kappa']:.2f}"
-    if part["kappa_ci95"]:
-        text += " ({:.2f} to {:.2f})".format(*part["kappa_ci95"])
+    if part["alpha"] is None:
+        return f"{text}; Krippendorff's alpha is not defined where all votes are alike."
+    text += f"; Krippendorff's alpha {part['alpha']:.2f}"
+    if part["alpha_ci95"]:
+        text += " ({:.2f} to {:.2f})".format(*part["alpha_ci95"])
     return f"{text}."
-
-
-def voter_blocks(found: Mapping[str, Any]) -> list[Block]:
-    """The report's section on voters; nothing without them."""
-    if not found:
-        return []
-    rows = [[name, part["votes"], part["repeats"]] for name, part in found["voters"].items()]
-    return [
-        Heading("Voters", "No reward can agree with people more than they do with each other."),
-        *(Words(text) for text in voter_words(found)),
-        Grid(("voter", "votes", "of them repeats"), rows, "Votes of each voter"),
-    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_reward.cli import rewards as given
-from apex_reward.cli.arena_tables import print_calibration, print_evaluation
-from apex_reward.cli.common import (
-    OK,
-    VOTES,
-    add_command,
-    print_table,
-    progress_bar,
-    show_failures,
-)
+from apex_reward.cli.common import OK, VOTES, add_command, progress_bar, show_failures
 from apex_reward.cli.progress import kept_rows, resumable
 from apex_reward.cli.votes import BattlesArgument, FigureOptions, VoteOptions
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex_reward.arena.results import CalibrationResult, Table3
+    from apex_reward.arena.battles import Row
     from apex_reward.scores.preference import PreferenceHead
 
 _curve = partial(typer.Option, rich_help_panel="Learning curve")
@@ -55,10 +47,14 @@ def score(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder that the songs' paths start from.",
+            help="Folder that the songs' paths are relative to.",
             show_default="the battles' own",
         ),
     ] = None,
+    rulers: Annotated[
+        bool,
+        typer.Option("--rulers", help="Add plain measures of each song: length, loudness, ..."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the songs that a killed run scored.")
     ] = False,
@@ -69,14 +65,18 @@ def score(
     """
     from apex_reward.arena.score import score_battles, song_paths, songs_table
     from apex_reward.arena.sources import read_rows
-    from apex_reward.files.tables import check_format
+    from apex_reward.files.tables import check_format, check_output
+    from apex_reward.rewards.load import load_reward_model
+    from apex_reward.rewards.reward import Reward
 
     check_format(output)
+    check_output(output, [battles])
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
     engine, workers = running.engine_and_workers()
     judge = given.build_reward(asked, running)
-    total = len({path for pair in paths for path in pair if path})
+    measures = Reward(load_reward_model("rulers")) if rulers else None
+    total = len({path for pair in paths for path in pair if path}) * (1 + rulers)
     with resumable(kept_rows(songs_table(output))), progress_bar() as bar:
         task = bar.add_task("songs", total=total)
         scored, failures = score_battles(
@@ -84,6 +84,7 @@ def score(
             paths,
             output,
             judge,
+            rulers=measures,
             rewarded=asked.rewarded,
             workers=workers,
             engine=engine,
@@ -98,6 +99,10 @@ def score(
 def evaluate(
     votes: VoteOptions,
     figures: FigureOptions,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Figures per value of a column; may be repeated."),
+    ] = None,
     classifiers: Annotated[
         bool, typer.Option("--classifiers", help="The paper's five classifiers on the seven heads.")
     ] = False,
@@ -108,30 +113,51 @@ def evaluate(
     """
     from apex_reward.arena.agreement import evaluate_battles
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.reading import load_rows, provenance
-    from apex_reward.arena.report import evaluation_report
-    from apex_reward.arena.results import to_json
-    from apex_reward.arena.table3 import write_table3
+    from apex_reward.arena.protocol import write_table3
+    from apex_reward.arena.report import evaluation_report, evaluation_summary
+    from apex_reward.arena.sources import load_rows
     from apex_reward.arena.voters import voter_agreement
-    from apex_reward.files.tables import write_json
+    from apex_reward.report.document import print_blocks
 
     rows, dropped = load_rows(votes.battles, keep=votes.keep, tables=votes.tables)
-    battles = battles_of(rows, scores=figures.score, dropped=dropped)
-    metrics = replace(
-        evaluate_battles(battles, bootstrap=figures.bootstrap, seed=figures.seed),
-        voters=voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed),
-        provenance=provenance(votes.battles, votes.tables),
-    )
+    battles = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
+    metrics = evaluate_battles(battles, bootstrap=figures.bootstrap, seed=figures.seed)
+    voters = voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
+    if voters:
+        metrics["voters"] = voters
     if classifiers:
-        metrics = replace(metrics, classifiers=_run_classifiers(rows, dropped))
-    print_evaluation(metrics)
-    if figures.output is not None:
-        write_json(figures.output / "metrics.json", to_json(metrics))
-        evaluation_report(metrics, figures.output, Path(votes.battles), figures.formats)
-        if metrics.classifiers is not None:
-            write_table3(metrics.classifiers, figures.output)
-        typer.echo(f"{figures.output / 'metrics.json'}, report.html, report.md")
+        metrics["classifiers"] = _run_classifiers(rows, dropped)
+    print_blocks(evaluation_summary(metrics))
+    if output := _write(metrics, votes, figures):
+        evaluation_report(metrics, output, Path(votes.battles), figures.formats)
+        if classifiers:
+            write_table3(metrics["classifiers"], output)
+        typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
     return OK
+
+
+def _write(metrics: dict[str, Any], votes: VoteOptions, figures: FigureOptions) -> Path | None:
+    """Write `metrics.json` with what made the scores; the output folder, if there is one."""
+    from apex_reward.arena.sources import provenance
+    from apex_reward.files.tables import write_json
+
+    metrics["provenance"] = provenance(votes.battles, votes.tables)
+    if figures.output is not None:
+        write_json(figures.output / "metrics.json", metrics)
+    return figures.output
+
+
+def _run_classifiers(rows: Sequence[Row], dropped: Mapping[str, int]) -> dict[str, Any]:
+    from apex_reward.arena.battles import battles_of
+    from apex_reward.arena.protocol import CLASSIFIERS, SECTIONS, run_protocol
+
+    with progress_bar() as bar:
+        task = bar.add_task("classifiers", total=len(CLASSIFIERS) * len(SECTIONS))
+
+        def show(step: str) -> None:
+            bar.update(task, description=step, advance=1)
+
+        return run_protocol(battles_of(rows, dropped=dropped), progress=show)
 
 
 @dataclass(frozen=True)
@@ -181,102 +207,42 @@ def calibrate(
 
     Example: apex-reward arena calibrate scored.csv --score musicality --output calibrated
     """
-    from apex_reward.arena.anchors import learning_curve
-    from apex_reward.arena.heldout import calibrate as fit
-    from apex_reward.arena.reading import load_battles, load_embeddings, provenance
+    from apex_reward.arena.battles import RULERS
+    from apex_reward.arena.calibration import calibrate as fit
+    from apex_reward.arena.calibration import learning_curve
+    from apex_reward.arena.report import calibration_report, calibration_summary
+    from apex_reward.arena.sources import load_battles, load_embeddings
+    from apex_reward.files.tables import write_json
+    from apex_reward.report.document import print_blocks
 
-    counts, output, seed = curve.counts, figures.output, figures.seed
-    if attach is not None and output is None:
+    if attach is not None and figures.output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
+    counts = curve.counts
     battles = load_battles(
         votes.battles, scores=figures.score, keep=votes.keep, tables=votes.tables
     )
-    names = list(battles.scores)
+    names = figures.score or [name for name in battles.scores if not name.startswith(RULERS)]
     if figures.score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
     if attach is not None:
         _check_heads(names)
     vectors = None if embeddings is None else load_embeddings(embeddings, battles)
     metrics, head, design = fit(
-        battles, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=seed
+        battles, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=figures.seed
     )
-    rows = counts and learning_curve(
-        design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats, seed=seed
-    )
-    metrics = replace(
-        metrics,
-        calibration=replace(metrics.calibration, learning_curve=rows or None),
-        provenance=provenance(votes.battles, votes.tables),
-    )
-    print_calibration(metrics.calibration)
-    if output is not None:
-        _write_calibration(metrics, head, output, figures.formats)
+    if counts:
+        metrics["calibration"]["learning_curve"] = learning_curve(
+            design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats,
+            seed=figures.seed,
+        )  # fmt: skip
+    print_blocks(calibration_summary(metrics))
+    if output := _write(metrics, votes, figures):
+        write_json(output / "preference.json", head.to_dict())
+        calibration_report(metrics, output, figures.formats)
+        typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
         if attach is not None:
             _attach(head, attach, output / "model", metrics)
     return OK
-
-
-def _write_calibration(
-    metrics: CalibrationResult, head: PreferenceHead, output: Path, formats: Sequence[str]
-) -> None:
-    from apex_reward.arena.report import calibration_report
-    from apex_reward.arena.results import to_json
-    from apex_reward.files.tables import write_json
-
-    write_json(output / "metrics.json", to_json(metrics))
-    write_json(output / "preference.json", head.to_dict())
-    calibration_report(metrics, output, formats)
-    typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
-
-
-def leaderboard(
-    votes: VoteOptions,
-    figures: FigureOptions,
-) -> int:
-    """Rank systems by votes, and by any score.
-
-    Example: apex-reward arena leaderboard scored.csv --score musicality --output board
-    """
-    from apex_reward.arena.leaderboard import leaderboards
-    from apex_reward.arena.reading import load_battles, provenance
-    from apex_reward.arena.report import leaderboard_report, rank_correlation_words
-    from apex_reward.arena.results import to_json
-    from apex_reward.files.tables import write_json, write_table
-
-    names, output = figures.score or (), figures.output
-    battles = load_battles(votes.battles, scores=names, keep=votes.keep, tables=votes.tables)
-    metrics = replace(
-        leaderboards(battles, names, bootstrap=figures.bootstrap, seed=figures.seed),
-        provenance=provenance(votes.battles, votes.tables),
-    )
-    boards = {"leaderboard": metrics.leaderboard}
-    for name, part in metrics.scores.items():
-        boards[f"leaderboard_{name}"] = part.leaderboard
-    tables = {title: [vars(row) for row in board] for title, board in boards.items()}
-    for title, table in tables.items():
-        print_table(title, list(table[0]), [list(row.values()) for row in table])
-    for part in metrics.scores.values():
-        typer.echo(rank_correlation_words(part))
-    if output is not None:
-        write_json(output / "metrics.json", to_json(metrics))
-        for title, table in tables.items():
-            write_table(output / f"{title}.csv", table)
-        leaderboard_report(metrics, output, figures.formats)
-        typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
-    return OK
-
-
-def _run_classifiers(rows: list[Any], dropped: dict[str, int]) -> Table3:
-    from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.classifiers import CLASSIFIERS, SECTIONS, run_protocol
-
-    with progress_bar() as bar:
-        task = bar.add_task("classifiers", total=len(CLASSIFIERS) * len(SECTIONS))
-
-        def show(step: str) -> None:
-            bar.update(task, description=step, advance=1)
-
-        return run_protocol(battles_of(rows, dropped=dropped), progress=show)
 
 
 def _check_heads(names: Sequence[str]) -> None:
@@ -287,9 +253,9 @@ def _check_heads(names: Sequence[str]) -> None:
         raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
 
 
-def _attach(head: PreferenceHead, name: str, folder: Path, metrics: CalibrationResult) -> None:
+def _attach(head: PreferenceHead, name: str, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Save a model that offers the head as its mix `preference`."""
-    from apex_reward.arena.card import calibration_parts
+    from apex_reward.arena.report import calibration_parts
     from apex_reward.model import ApexReward
     from apex_reward.model.card import write_card
     from apex_reward.rewards.load import load_reward_model, without_bars
@@ -310,3 +276,27 @@ def _attach(head: PreferenceHead, name: str, folder: Path, metrics: CalibrationR
         model.save_pretrained(folder)
     write_card(folder, calibration_parts(metrics), name)
     typer.echo(f"{folder}: score with --model {folder} --mix preference")
+
+
+def leaderboard(votes: VoteOptions, figures: FigureOptions) -> int:
+    """Rank systems by votes, and by any score.
+
+    Example: apex-reward arena leaderboard scored.csv --score musicality --output board
+    """
+    from apex_reward.arena.leaderboard import leaderboards
+    from apex_reward.arena.report import leaderboard_report, leaderboard_summary
+    from apex_reward.arena.sources import load_battles
+    from apex_reward.files.tables import write_table
+    from apex_reward.report.document import print_blocks
+
+    names = figures.score or ()
+    battles = load_battles(votes.battles, scores=names, keep=votes.keep, tables=votes.tables)
+    metrics = leaderboards(battles, names, bootstrap=figures.bootstrap, seed=figures.seed)
+    print_blocks(leaderboard_summary(metrics))
+    if output := _write(metrics, votes, figures):
+        write_table(output / "leaderboard.csv", metrics["leaderboard"])
+        for name, part in metrics["scores"].items():
+            write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])
+        leaderboard_report(metrics, output, figures.formats)
+        typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
+    return OK

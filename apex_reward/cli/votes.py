@@ -1,4 +1,4 @@
-"""The options that the commands on votes share: which battles, which scores, how resampled."""
+"""Options of the commands on votes: which battles, which scores, how they are resampled."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ class VoteOptions:
 
     battles: BattlesArgument
     table: Annotated[
-        list[Path] | None,
-        _which(metavar="FILE", help="Scores of another model, joined by battle_uuid; repeatable."),
+        list[str] | None,
+        _which(
+            metavar="[NAME=]FILE",
+            help="Scores of another model, joined by battle_uuid; NAME goes before its columns. "
+            "May be repeated.",
+        ),
     ] = None
     last_months: Annotated[
         int | None,
@@ -39,11 +43,11 @@ class VoteOptions:
     ] = None
     with_audio: Annotated[
         bool,
-        _which("--with-audio", help="Only battles whose two songs are there."),
+        _which("--with-audio", help="Only battles whose two songs exist."),
     ] = False
     min_listening: Annotated[
         float | None,
-        _which(metavar="SECONDS", help="Only battles whose songs were each heard so long."),
+        _which(metavar="SECONDS", help="Only battles whose voter listened to each song this long."),
     ] = None
     no_prebaked: Annotated[
         bool,
@@ -52,13 +56,13 @@ class VoteOptions:
     binary: Annotated[bool, _which("--binary", help="Only votes for A or B.")] = False
 
     @property
-    def tables(self) -> tuple[Path, ...]:
+    def tables(self) -> tuple[str, ...]:
         """The tables that are joined to the battles."""
         return tuple(self.table or ())
 
     @property
     def keep(self) -> BattleFilter:
-        """What a battle must be like."""
+        """The filter that battles pass."""
         from apex_reward.arena.sources import BattleFilter
 
         return BattleFilter(
@@ -72,7 +76,7 @@ class VoteOptions:
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """Which scores are judged, with how many resamples, and where the figures go."""
+    """Which scores are measured, with how many resamples, and where the figures are written."""
 
     score: Annotated[
         list[str] | None,
@@ -82,10 +86,12 @@ class FigureOptions:
         Path | None, typer.Option(metavar="FOLDER", help="For metrics.json and the report.")
     ] = None
     figures: FiguresOption = None
-    seed: Annotated[int, typer.Option(metavar="N", help="Of resampling, folds and draws.")] = 0
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed of resampling, folds and draws.")
+    ] = 0
     bootstrap: Annotated[int, typer.Option(min=1, metavar="N", help="Bootstrap rounds.")] = 1000
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """In which the report's figures are written as files."""
+        """Formats in which the report's plots are written as files."""
         return figure_formats(self.figures)

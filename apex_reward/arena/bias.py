@@ -1,0 +1,200 @@
+"""What else a score measures: plain rulers of a song, and groups of battles.
+
+Rulers are scores whose names begin with `rulers.` (length, loudness, brightness, ...). They have
+no better direction. With rulers `metrics.json` has:
+
+- `rulers`: ruler -> figures in every stratum, as for a score; Holm's method over the rulers.
+- `best_ruler`: the ruler whose AUC is farthest from 0.5.
+- `versus_best_ruler`: score -> McNemar test of the score against the best ruler, adjusted over the
+  scores. Which ruler and which direction of it is chosen on the other folds.
+- `scores.NAME.after_rulers`: `auc` and `auc_ci95` of what the score knows beyond the rulers, held
+  out by prompt. In every fold a logistic regression predicts the votes from the rulers, and a
+  linear regression predicts the score from them. The AUC is that of the score's residual. Each
+  battle counts with the probability of the vote that it did not get, so that battles that A won
+  and battles that B won have the same rulers (overlap weights: Li, Morgan and Zaslavsky 2018).
+  0.5: the rulers know all that the score knows of the votes.
+
+`by`: COLUMN -> `groups` (value -> figures), `p_value` of a test that the accuracy is equal in all
+groups with at least 10 battles (chi-square, by prompt divided by the design effect; Rao and
+Scott 1984), adjusted by Holm's method over columns and scores, and `gap`, the largest difference
+in accuracy of these groups. They are of the first score, `score`; `others` has the other scores.
+
+Shape key: N = battles, P = rulers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.special import expit
+
+from apex_reward.arena.battles import RULERS, Battles
+from apex_reward.arena.figures import (
+    DIRECTION_MIN,
+    Figures,
+    Rounds,
+    adjusted,
+    claim_directions,
+    figures,
+    mcnemar,
+    stratum_figures,
+)
+from apex_reward.arena.heldout import FOLDS, fit_logistic, group_folds, root_mean_square
+from apex_reward.arena.intervals import PairedRounds, auc_interval, prompt_interval
+from apex_reward.metrics import FloatArray, auc, bootstrap, correctness, holm
+
+RULER_L2 = 1.0
+
+
+def ruler_part(
+    decided: Battles, rulers: Sequence[str], scores: dict[str, Figures], rounds: Rounds
+) -> dict[str, Any]:
+    """The keys of rulers; adds `after_rulers` to every score. Nothing without rulers.
+
+    Args:
+        decided: sorted battles with a vote for A or B.
+        rulers: names of rulers that any battle has.
+        scores: the scores' figures.
+    """
+    if not rulers:
+        return {}
+    # A ruler that is missing on one side does not tell the sides apart.
+    features = np.nan_to_num(np.stack([decided.difference(name) for name in rulers], axis=1))
+    found = {}
+    for name in rulers:
+        part = decided.select(~np.isnan(decided.difference(name)))
+        found[name.removeprefix(RULERS)] = stratum_figures(part, part.difference(name), rounds)
+    claim_directions(found.values())
+    areas = {name: strata["overall"]["auc"] for name, strata in found.items()}
+    known = {name: area for name, area in areas.items() if not math.isnan(area)}
+    best = min(known, key=lambda name: (-abs(known[name] - 0.5), name), default=None)
+    chosen = _held_out_best(features, decided, rounds.seed)
+    for name, strata in scores.items():
+        strata["after_rulers"] = after_rulers(decided, decided.difference(name), features, rounds)
+    tests = {name: mcnemar(decided.difference(name), chosen, decided.a_won) for name in scores}
+    return {"rulers": found, "best_ruler": best, "versus_best_ruler": adjusted(tests)}
+
+
+def _held_out_best(features: FloatArray, decided: Battles, seed: int) -> FloatArray:
+    """(N,) difference of the ruler that is best on the other folds, in its better direction."""
+    chosen = np.full(len(decided), math.nan)
+    if len(np.unique(decided.clusters)) < 2:
+        return chosen
+    for train, test in group_folds(decided.clusters, FOLDS, seed):
+        won = decided.a_won[train]
+        lead = np.array([auc(column, won) - 0.5 for column in features[train].T])
+        if np.isfinite(lead).all():
+            place = int(np.argmax(np.abs(lead)))
+            chosen[test] = np.sign(lead[place]) * features[test, place]
+    return chosen
+
+
+def after_rulers(
+    decided: Battles, difference: FloatArray, features: FloatArray, rounds: Rounds
+) -> dict[str, Any]:
+    """AUC, with interval, of (N,) differences once (N, P) differences of rulers are taken out."""
+    known = np.isfinite(difference)
+    part, score, measures = decided.select(known), difference[known], features[known]
+    if len(np.unique(part.clusters)) < 2:
+        return {"auc": math.nan, "auc_ci95": None}
+    won = part.a_won
+    rest, weight = np.empty(len(part)), np.empty(len(part))
+    for train, test in group_folds(part.clusters, FOLDS, rounds.seed):
+        scale = root_mean_square(measures[train])
+        slopes = np.linalg.lstsq(measures[train] / scale, score[train], rcond=None)[0]
+        rest[test] = score[test] - measures[test] / scale @ slopes
+        logit = measures[test] / scale @ fit_logistic(measures[train] / scale, won[train], RULER_L2)
+        weight[test] = expit(np.where(won[test], -logit, logit))
+    paired = PairedRounds(rest, won)
+    value = float(paired.auc(weight[None])[0])
+    samples = bootstrap(
+        lambda counts: paired.auc(counts * weight),
+        len(part),
+        rounds=rounds.bootstrap,
+        seed=rounds.seed,
+        clusters=part.clusters,
+    )
+    sizes = [weight[side].sum() ** 2 / (weight[side] ** 2).sum() for side in (won, ~won)]
+    around = auc_interval(value, *sizes)
+    prompts = len(np.unique(part.clusters))
+    return {"auc": value, "auc_ci95": prompt_interval(samples, value, prompts, around)}
+
+
+def by_columns(decided: Battles, names: Sequence[str], rounds: Rounds) -> dict[str, Any]:
+    """The key `by`; nothing where no column is asked for."""
+    if not decided.by or not names:
+        return {}
+    entries = {
+        (column, name): _by_column(decided, labels, name, rounds)
+        for column, labels in decided.by.items()
+        for name in names
+    }
+    tested = [entry for entry in entries.values() if entry["p_value"] is not None]
+    for entry, p_value in zip(tested, holm([e["p_value"] for e in tested]), strict=True):
+        entry["p_value"] = float(p_value)
+    first, *others = names
+    return {
+        "by": {
+            column: {
+                **entries[column, first],
+                "score": first,
+                **({"others": {n: entries[column, n] for n in others}} if others else {}),
+            }
+            for column in decided.by
+        }
+    }
+
+
+def _by_column(decided: Battles, labels: Any, name: str, rounds: Rounds) -> dict[str, Any]:
+    """Figures of one score by the values of one column, and the test of equal accuracy."""
+    there = np.isfinite(decided.difference(name)) & (labels != "")
+    part, values = decided.select(there), labels[there]
+    groups = {
+        str(value): figures(
+            part.difference(name)[values == value], part.select(values == value), rounds
+        )
+        for value in np.unique(values)
+    }
+    large = [value for value, entry in groups.items() if entry["n"] >= DIRECTION_MIN]
+    result: dict[str, Any] = {"groups": groups, "p_value": None, "gap": None}
+    if len(large) < 2:
+        return result
+    accuracies = [groups[value]["accuracy"] for value in large]
+    result["gap"] = max(accuracies) - min(accuracies)
+    right = correctness(part.difference(name), part.a_won)
+    member = np.stack([values == value for value in large])
+    hits, sizes = member @ right, member.sum(axis=1)
+    table = np.stack([hits, sizes - hits])
+    if (table.sum(axis=1) == 0).any():  # right, or wrong, on every battle
+        return {**result, "p_value": 1.0}
+    effect = _design_effect(part, member, right, rounds)
+    if effect is not None:
+        statistic = stats.chi2_contingency(table, correction=False).statistic / effect
+        result["p_value"] = float(stats.chi2.sf(statistic, len(large) - 1))
+    return result
+
+
+def _design_effect(part: Battles, member: Any, right: FloatArray, rounds: Rounds) -> float | None:
+    """How much votes that share a prompt widen the groups' accuracies; None with one prompt."""
+    if not part.has_prompts:
+        return 1.0
+    if len(np.unique(part.clusters)) < 2:
+        return None
+
+    def accuracies(counts: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((counts @ (member * right).T) / (counts @ member.T))
+
+    samples = bootstrap(
+        accuracies, len(part), rounds=rounds.bootstrap, seed=rounds.seed, clusters=part.clusters
+    )
+    share = member @ right / member.sum(axis=1)
+    plain = share * (1 - share) / member.sum(axis=1)
+    usable = plain > 0
+    if not usable.any():
+        return 1.0
+    return max(1.0, float(np.mean(np.nanvar(samples[:, usable], axis=0) / plain[usable])))
