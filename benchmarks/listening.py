@@ -18,7 +18,7 @@ import numpy as np
 from result_file import write_result
 from scipy.special import expit
 
-from apex_reward.arena.logistic import fit_logistic
+from apex_reward.arena.heldout import fit_logistic
 from apex_reward.listen.informative import PRIOR, expected_gain, features_of
 from apex_reward.listen.sources import Comparison
 from apex_reward.report.markdown import markdown_table

@@ -132,7 +132,37 @@ def test_bootstrap_of_nothing_and_wrong_calls():
         metrics.binomial_p_value(5, 4)
 
 
-def test_cluster_numbers_follow_first_appearance():
-    assert metrics.cluster_codes(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
-    members = metrics.cluster_members(["b", "a", "b", "c"])
-    assert [rows.tolist() for rows in members] == [[0, 2], [1], [3]]
+def test_every_round_draws_as_many_battles_and_chunks_do_not_matter(monkeypatch):
+    whole = np.concatenate(list(metrics.resample_counts(50, rounds=30, seed=1)))
+    monkeypatch.setattr("apex_reward.metrics._CHUNK_CELLS", 170)
+    chunks = list(metrics.resample_counts(50, rounds=30, seed=1))
+    assert [len(chunk) for chunk in chunks] == [3] * 10
+    assert (np.concatenate(chunks) == whole).all()
+    assert (whole.sum(axis=1) == 50).all()
+    assert len(np.unique(whole, axis=0)) == 30
+
+
+def test_clusters_are_numbered_by_their_labels_whatever_the_order_of_rows():
+    assert metrics.cluster_codes(["b", "a", "b", "c"]).tolist() == [1, 0, 1, 2]
+    labels, values = np.array(list("bbacdd")), np.arange(6.0)
+    order = np.array([3, 5, 0, 2, 1, 4])
+    here, there = (
+        metrics.bootstrap_interval(np.mean, values[rows], clusters=labels[rows], rounds=50)
+        for rows in (np.arange(6), order)
+    )
+    assert here == pytest.approx(there, abs=1e-12)
+
+
+def test_an_interval_never_claims_certainty():
+    """Two songs correlate by 1 or not at all, and one cluster is always the same."""
+    pair = metrics.bootstrap_interval(metrics.pearson, [1.0, 2.0], [1.0, 3.0])
+    assert all(map(math.isnan, pair))
+    one = metrics.bootstrap_interval(np.mean, [1.0, 0.0, 1.0], clusters=["p", "p", "p"])
+    assert all(map(math.isnan, one))
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1, never falling
+    assert metrics.holm([0.03, 0.5, 0.01, 0.02]).tolist() == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert metrics.holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    assert metrics.holm([]).tolist() == []

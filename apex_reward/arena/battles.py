@@ -39,9 +39,8 @@ VOTES = ("A", "B", "TIE", "BOTH_BAD")
 RULERS = "rulers."
 """What the names of rulers begin with in a battle table."""
 NOT_SCORES = frozenset(
-    "audio duration error gateway_time generation_time sample_rate seconds segments system "
-    "system_time total_listening_time".split()
-)
+    ["audio", "duration", "error", "gateway_time", "generation_time", "sample_rate", "seconds"]
+) | {"segments", "system", "system_time", "total_listening_time"}
 """NAME_a, NAME_b pairs of numbers that are not scores, unless `--score NAME` asks for them."""
 _YES = frozenset(("true", "t", "yes", "y", "1", "instrumental"))
 _NO = frozenset(("false", "f", "no", "n", "0", "vocal"))

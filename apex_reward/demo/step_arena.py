@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from apex_reward.arena import battles_of, evaluate_battles
-from apex_reward.arena.findings import findings
+from apex_reward.arena import battles_of, evaluate_battles, findings
 from apex_reward.arena.report import evaluation_report
-from apex_reward.arena.results import to_json
 from apex_reward.files.tables import write_json, write_table
 
 BATTLES = 400
@@ -35,16 +33,16 @@ def run(folder: Path, songs: Sequence[Path], scores: Sequence[Mapping[str, Any]]
     metrics = evaluate_battles(battles, bootstrap=500)
     target = folder / "arena"
     write_table(target / "battles.csv", rows)
-    write_json(target / "metrics.json", to_json(metrics))
+    write_json(target / "metrics.json", metrics)
     evaluation_report(metrics, target)
-    overall = metrics.scores[SCORE].overall
-    low, high = overall.accuracy_ci95
-    found = "\n".join(f"  {text}" for _, text in findings(metrics))
+    overall = metrics["scores"][SCORE]["overall"]
+    low, high = overall["accuracy_ci95"]
+    found = "\n".join(f"  {words.text}" for words in findings(metrics))
     return (
         f"{len(rows)} simulated votes between songs that follow {SCORE}; a coin for comparison\n"
         f"{found}\n"
         f"known answer: following {SCORE} is right on {best:.1%} of such votes; found "
-        f"{overall.accuracy:.1%}, 95% interval {low:.1%} to {high:.1%}\n"
+        f"{overall['accuracy']:.1%}, 95% interval {low:.1%} to {high:.1%}\n"
         f"the report: {target / 'report.html'}"
     )
 

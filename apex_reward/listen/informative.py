@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
-from apex_reward.arena.logistic import fit_logistic
+from apex_reward.arena.heldout import fit_logistic
 from apex_reward.listen.sources import Comparison
 from apex_reward.metrics import FloatArray, IntArray
 

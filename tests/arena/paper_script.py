@@ -141,7 +141,7 @@ def largest_gap(ours, reference):
 
 if __name__ == "__main__":
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.classifiers import CLASSIFIERS, run_protocol
+    from apex_reward.arena.protocol import CLASSIFIERS, run_protocol
 
     battles = paper_battles()
     done = run_protocol(battles_of(battles), progress=lambda step: print(step, flush=True))

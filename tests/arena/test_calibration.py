@@ -6,7 +6,6 @@ import pytest
 
 from apex_reward.arena import battles_of, calibrate, learning_curve, load_battles
 from apex_reward.arena.calibration import design_of, fit_calibration
-from apex_reward.arena.results import to_json
 from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.scores.preference import PreferenceHead
@@ -23,7 +22,7 @@ def test_a_known_signal_s_weights_are_recovered():
     slopes = {"s": 0.8, "t": -0.4, "noise": 0.0}
     battles = battles_of(simulate_battles(4000, slopes=slopes, strengths=SYSTEMS, seed=1))
     result, head, _ = calibrate(battles, list(slopes), bootstrap=50)
-    metrics = to_json(result)
+    metrics = result
     for name, slope in slopes.items():
         assert head.weights[name] == pytest.approx(slope, abs=0.1)
     assert sum(metrics["calibration"]["bias"].values()) == pytest.approx(0, abs=1e-9)
@@ -39,7 +38,7 @@ def test_systems_are_not_credited_to_a_score_that_follows_them():
         2000, slopes={"s": 0.0}, strengths=SYSTEMS, score_follows_system=1.0, seed=2
     )
     result, head, _ = calibrate(battles_of(rows), ["s"], bootstrap=50)
-    metrics = to_json(result)
+    metrics = result
     part = metrics["calibration"]
     assert part["uncalibrated"]["overall"]["direction"] == "agrees"  # confounded
     assert abs(head.weights["s"]) < 0.1  # and the head sees through it
@@ -61,7 +60,7 @@ def test_embedding_weights_are_recovered_and_missing_embeddings_counted():
     ]
     vectors[0, 1] = np.nan
     result, head, _ = calibrate(battles_of(rows), ["s"], embeddings=vectors, bootstrap=20)
-    metrics = to_json(result)
+    metrics = result
     assert head.embedding_weights == pytest.approx(weights, abs=0.12)
     assert metrics["dropped"]["missing_embedding"] == 1
     assert metrics["calibration"]["calibrated"]["overall"]["accuracy"] > 0.65
@@ -104,7 +103,7 @@ def test_figures_are_held_out():
         for n in range(80)
     ]
     result, _, design = calibrate(battles_of(rows), ["s"], bootstrap=50)
-    metrics = to_json(result)
+    metrics = result
     fitted = fit_calibration(design, l2=0.1)
     assert np.mean((fitted.logit(design) > 0) == (design.label > 0)) > 0.95
     low, high = metrics["calibration"]["calibrated"]["overall"]["accuracy_ci95"]
@@ -114,12 +113,12 @@ def test_figures_are_held_out():
 def test_folds_are_grouped_by_prompt_where_prompts_are_given():
     rows = simulate_battles(200, slopes={"s": 0.5}, prompts=20, seed=1)
     result, _, _ = calibrate(battles_of(rows), ["s"], bootstrap=10)
-    metrics = to_json(result)
+    metrics = result
     assert metrics["calibration"]["grouped_by"] == "prompt"
     for row in rows:
         row["prompt"] = None
     result, _, _ = calibrate(battles_of(rows), ["s"], bootstrap=10)
-    metrics = to_json(result)
+    metrics = result
     assert metrics["calibration"]["grouped_by"] == "battle"
     for row in rows:
         row["prompt"] = "one"
@@ -137,7 +136,7 @@ def test_learning_curve_starts_uncalibrated_and_learns_the_systems():
     strong = {name: 2.5 * strength for name, strength in SYSTEMS.items()}
     rows = simulate_battles(900, slopes={"s": 0.2}, strengths=strong, seed=3)
     design = design_of(decided(rows), ["s"])
-    curve = to_json(learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1))
+    curve = learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
     none, few, many = curve
     assert none["calibrated"] == none["uncalibrated"]
     assert none["system_only"]["accuracy"] == 0.5
@@ -147,10 +146,9 @@ def test_learning_curve_starts_uncalibrated_and_learns_the_systems():
     assert len(set(values)) > 1
     assert many["calibrated"]["accuracy"] == pytest.approx(np.mean(values))
     assert many["calibrated"]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert curve == to_json(
-        learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
-    )
-    other = to_json(learning_curve(design, anchors=[0], test_size=300, repeats=4, seed=2))
+    again = learning_curve(design, anchors=[0, 20, 400], test_size=300, repeats=4, seed=1)
+    assert curve == again
+    other = learning_curve(design, anchors=[0], test_size=300, repeats=4, seed=2)
     assert other[0]["uncalibrated"] != none["uncalibrated"]
 
 
@@ -158,7 +156,7 @@ def test_anchors_never_share_a_prompt_with_the_test_battles(monkeypatch):
     design = design_of(decided(simulate_battles(300, slopes={"s": 0.5}, prompts=60, seed=3)), ["s"])
     seen = []
     monkeypatch.setattr(
-        "apex_reward.arena.anchors._accuracies",
+        "apex_reward.arena.calibration._accuracies",
         lambda anchors, test, seed: (
             seen.append((anchors, test))
             or dict.fromkeys(("uncalibrated", "calibrated", "system_only"), 0.5)
@@ -194,8 +192,8 @@ def test_a_curve_with_too_few_fresh_prompts_is_refused():
 def test_the_real_battles_gain_from_anchors_and_the_systems_explain_it(shared_folder):
     path = shared_folder / "battles" / "music_arena_2026_feb_mar_apr.csv"
     result, _, design = calibrate(load_battles(path, scores=["tj"]), ["tj"], bootstrap=200)
-    metrics = to_json(result)
-    curve = to_json(learning_curve(design, anchors=[0, 250], test_size=299, repeats=5))
+    metrics = result
+    curve = learning_curve(design, anchors=[0, 250], test_size=299, repeats=5)
     assert curve[1]["calibrated"]["accuracy"] > curve[1]["uncalibrated"]["accuracy"]
     assert curve[1]["calibrated"]["accuracy"] == pytest.approx(0.62, abs=0.03)
     assert not math.isnan(curve[1]["system_only"]["accuracy"])

@@ -1,10 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import arena_scores, battles_of, leaderboards
-from apex_reward.arena.results import to_json
+from apex_reward.arena.leaderboard import WIDE_L2, likelihood_drop, profile_bounds, strengths
 from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError
 
@@ -48,7 +50,7 @@ def test_equals_a_plain_logistic_regression():
         undecided=0.3,
         seed=1,
     )
-    board = to_json(leaderboards(battles_of(rows), bootstrap=20))
+    board = leaderboards(battles_of(rows), bootstrap=20)
     assert board["dropped"]["BOTH_BAD"] == sum(row["preference"] == "BOTH_BAD" for row in rows)
     scores = {row["system"]: row["score"] for row in board["leaderboard"]}
     assert scores == pytest.approx(plain_scores(rows, ["w", "x", "y", "z"]), abs=1e-6)
@@ -56,18 +58,127 @@ def test_equals_a_plain_logistic_regression():
     assert np.mean(list(scores.values())) == pytest.approx(1000)
 
 
-def test_intervals_are_of_resampled_battles():
-    rows = simulate_battles(120, slopes={"s": 0.0}, strengths={"x": -0.5, "y": 0.0, "z": 0.5})
-    board = to_json(leaderboards(battles_of(rows), bootstrap=40, seed=7))["leaderboard"]
-    rng = np.random.default_rng(7)
-    samples = [
-        plain_scores([rows[i] for i in rng.integers(0, 120, 120)], ["x", "y", "z"])
-        for _ in range(40)
+def log_likelihood(strength, wins):
+    gap = strength[:, None] - strength[None, :]
+    return -(wins * np.log1p(np.exp(-gap))).sum() - WIDE_L2 / 2 * (strength**2).sum()
+
+
+def test_bounds_are_where_the_best_fit_with_that_lead_has_lost_the_likelihood():
+    """Against a general optimiser that holds the lead of a system fixed."""
+    wins = np.array([[0.0, 6, 9], [3, 0, 5.5], [1, 4.5, 0]])
+    drop = np.full(3, 1.92)
+    best = log_likelihood(strengths(wins, WIDE_L2), wins)
+    for ends in profile_bounds(wins, drop):
+        for system, end in enumerate(ends):
+            lead = (end - 1000) * np.log(10) / 400
+            fixed = {"type": "eq", "fun": lambda s, i=system, c=lead: s[i] - s.mean() - c}
+            found = optimize.minimize(
+                lambda s: -log_likelihood(s, wins), np.zeros(3), constraints=[fixed], tol=1e-12
+            )
+            assert best + found.fun == pytest.approx(1.92, abs=1e-5)
+
+
+def test_the_likelihood_drop_by_hand():
+    """Many battles 1.92; few Student's t; a record without a loss its exact tail at any number."""
+    wins = np.array([[0.0, 5, 300], [4, 0, 0], [290, 0, 0]])
+    student = stats.t.ppf(0.975, [599, 9, 590]) ** 2 / 2
+    assert likelihood_drop(wins) == pytest.approx(student)
+    assert student[0] == pytest.approx(1.92, abs=0.01)
+    perfect = np.array([[0.0, 500], [0, 0]])
+    assert likelihood_drop(perfect) == pytest.approx([np.log(40)] * 2)
+    # 0.025 to the power of 1 / 500 is the exact lower bound of the chance to win
+    low, _ = profile_bounds(perfect, likelihood_drop(perfect))
+    exact = 0.025 ** (1 / 500)
+    assert low[0] == pytest.approx(1000 + 200 * np.log10(exact / (1 - exact)), abs=15)
+
+
+@pytest.mark.parametrize("votes", [10, 60, 400])
+@pytest.mark.parametrize(
+    "strength", [(0, 0, 0, 0), (0, 0.5, 1, 2), (0, 0, 0, 4), (0, 0, 0, 7), (-3, 0, 0, 3)]
+)
+def test_intervals_hold_the_true_score_at_every_strength_and_number_of_votes(strength, votes):
+    """Of 120 sets in another run each system's interval held the truth in 0.91 to 1.00."""
+    true = np.array(strength, float)
+    truth = 1000 + 400 / np.log(10) * (true - true.mean())
+    rng = np.random.default_rng([votes, *map(abs, map(int, true * 2))])
+    held = sets = 0
+    for _ in range(25):
+        a, b = np.array([rng.choice(4, 2, replace=False) for _ in range(votes)]).T
+        won = rng.random(votes) < 1 / (1 + np.exp(true[b] - true[a]))
+        rows = [
+            {"battle_uuid": str(n), "preference": "A" if w else "B", "system_a": f"s{i}",
+             "system_b": f"s{j}"}
+            for n, (i, j, w) in enumerate(zip(a, b, won, strict=True))
+        ]  # fmt: skip
+        board = leaderboards(battles_of(rows))["leaderboard"]
+        if len(board) < 4 or any(row["component"] > 1 for row in board):
+            continue
+        for row in board:
+            upper = np.inf if row["upper"] is None else row["upper"]
+            held += row["lower"] <= truth[int(row["system"][1])] <= upper
+            sets += 1
+    assert held >= 0.92 * sets
+
+
+def test_votes_that_repeat_prompts_widen_the_interval():
+    """Every vote four times under one prompt: the same knowledge, intervals twice as wide."""
+    rows = simulate_battles(150, slopes={"s": 0.0}, strengths={"x": -0.5, "y": 0.0, "z": 0.5})
+    copies = [{**row, "battle_uuid": f"{row['battle_uuid']}-{n}"} for row in rows for n in range(4)]
+    plain = [{**row, "prompt": None} for row in copies]
+    wide, narrow = (
+        {row["system"]: row["upper"] - row["lower"] for row in leaderboards(battles_of(r))[
+            "leaderboard"]} for r in (copies, plain)
+    )  # fmt: skip
+    for system, width in wide.items():
+        assert width == pytest.approx(2 * narrow[system], rel=0.15)
+    one = [{**row, "prompt": "one"} for row in rows]
+    board = leaderboards(battles_of(one), bootstrap=20)["leaderboard"]
+    assert {(row["lower"], row["upper"]) for row in board} == {(None, None)}
+
+
+def test_a_system_that_won_all_has_no_upper_bound():
+    rows = [
+        {"preference": "A", "system_a": "best", "system_b": name, "battle_uuid": f"{name}{n}"}
+        for name in ("x", "y")
+        for n in range(20)
+    ] + [{"preference": "AB"[n % 2], "system_a": "x", "system_b": "y"} for n in range(20)]
+    first, *others = leaderboards(battles_of(rows))["leaderboard"]
+    assert first["system"] == "best"
+    assert first["upper"] is None
+    assert first["lower"] > 1000
+    assert all(row["lower"] < row["score"] < row["upper"] < 1000 for row in others)
+
+
+def test_systems_that_never_met_are_not_ranked_together():
+    """Two sets of systems: the larger is component 1, each has a mean of 1000."""
+    rows = [
+        {"preference": "AB"[n % 3 == 0], "system_a": a, "system_b": b}
+        for a, b in (("a", "b"), ("b", "c"), ("x", "y"))
+        for n in range(12)
     ]
-    for row in board:
-        interval = np.percentile([sample[row["system"]] for sample in samples], [2.5, 97.5])
-        assert [row["lower"], row["upper"]] == pytest.approx(interval, abs=1e-5)
-        assert row["lower"] < row["score"] < row["upper"]
+    board = leaderboards(battles_of(rows))["leaderboard"]
+    assert [(row["system"], row["component"]) for row in board] == [
+        ("a", 1), ("b", 1), ("c", 1), ("x", 2), ("y", 2)
+    ]  # fmt: skip
+    for number in (1, 2):
+        scores = [row["score"] for row in board if row["component"] == number]
+        assert np.mean(scores) == pytest.approx(1000)
+
+
+def test_memory_grows_with_the_battles_and_not_with_the_systems_squared():
+    rng = np.random.default_rng(0)
+    pairs = [rng.choice(40, 2, replace=False) for _ in range(8000)]
+    rows = [
+        {"battle_uuid": f"{n:05d}", "preference": "AB"[n % 2], "system_a": f"s{a}",
+         "system_b": f"s{b}", "prompt": f"p{n % 900}"}
+        for n, (a, b) in enumerate(pairs)
+    ]  # fmt: skip
+    battles = battles_of(rows)
+    tracemalloc.start()
+    leaderboards(battles, bootstrap=20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # 8,000 battles times 1,600 pairs in floats are 102 MB
 
 
 def test_a_perfect_record_stays_finite():
@@ -100,14 +211,21 @@ def test_a_reward_s_board_and_its_rank_correlation():
     for row in rows:
         row["bad_a"], row["bad_b"] = -row["good_a"], -row["good_b"]
     rows[0]["good_a"] = None
-    result = to_json(leaderboards(battles_of(rows), ["good", "bad"], bootstrap=60))
+    result = leaderboards(battles_of(rows), ["good", "bad"], bootstrap=60)
     good, bad = result["scores"]["good"], result["scores"]["bad"]
     assert [row["system"] for row in good["leaderboard"]] == ["d", "c", "b", "a"]
     assert good["n"] == 799
     assert good["rank_correlation"] == 1.0
     assert bad["rank_correlation"] == -1.0
     assert good["rank_correlation_ci95"][0] > 0.5
-    assert list(good["leaderboard"][0]) == ["system", "score", "lower", "upper", "battles"]
+    assert list(good["leaderboard"][0]) == [
+        "system",
+        "score",
+        "lower",
+        "upper",
+        "battles",
+        "component",
+    ]
     battles = {row["system"]: row["battles"] for row in result["leaderboard"]}
     assert sum(battles.values()) == 1600
 
@@ -117,9 +235,7 @@ def test_a_tied_score_is_half_a_win():
         {"preference": "A", "system_a": "x", "system_b": "y", "s_a": 1.0, "s_b": 1.0},
         {"preference": "A", "system_a": "x", "system_b": "y", "s_a": 0.0, "s_b": 0.0},
     ]
-    board = to_json(leaderboards(battles_of(rows), ["s"], bootstrap=5))["scores"]["s"][
-        "leaderboard"
-    ]
+    board = leaderboards(battles_of(rows), ["s"], bootstrap=5)["scores"]["s"]["leaderboard"]
     assert [row["score"] for row in board] == [1000.0, 1000.0]
 
 
@@ -131,13 +247,15 @@ def test_battles_without_two_systems_are_counted_and_none_at_all_is_refused():
     ]
     for row in rows:
         row["s_a"], row["s_b"] = 1.0, 0.0
-    result = to_json(leaderboards(battles_of(rows), ["s"], bootstrap=5))
+    result = leaderboards(battles_of(rows), ["s"], bootstrap=5)
     assert result["scores"]["s"]["rank_correlation_ci95"] is None
     assert result["n_used"] == 1
-    # One battle is resampled to itself: the interval is the likelihood's, no point.
-    assert [(row["battles"], row["upper"] - row["lower"]) for row in result["leaderboard"]] == [
-        (1, pytest.approx(2 * 1.96 * 102.1, abs=0.3))
-    ] * 2
+    won, lost = result["leaderboard"]
+    assert (won["battles"], lost["battles"]) == (1, 1)
+    # 0.025 is the smallest chance to win that one win in one battle leaves: 39 to 1 against
+    assert won["lower"] == pytest.approx(1000 - 200 * np.log10(39), abs=15)
+    assert lost["upper"] == pytest.approx(1000 + 200 * np.log10(39), abs=15)
+    assert won["upper"] is None
     assert result["dropped"] == {"BOTH_BAD": 0, "no_system": 1, "same_system": 1}
     with pytest.raises(DataError, match="between two different systems"):
         leaderboards(battles_of(rows[1:]))

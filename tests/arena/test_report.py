@@ -1,18 +1,16 @@
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
-from apex_reward.arena.card import calibration_parts
-from apex_reward.arena.findings import findings
+from apex_reward.arena.calibration import COMPARED
 from apex_reward.arena.report import (
     CALIBRATED,
+    calibration_parts,
     calibration_report,
     evaluation_report,
     leaderboard_report,
 )
-from apex_reward.arena.results import to_json
 from apex_reward.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three <b>": 1.0}
@@ -56,7 +54,7 @@ def opposed():
 
 def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
     result = evaluate_battles(opposed(), bootstrap=50)
-    metrics = to_json(result)
+    metrics = result
     evaluation_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
     markdown = (tmp_path / "report.md").read_text()
@@ -81,7 +79,7 @@ def test_the_battles_that_differ_most_are_listed_with_players(tmp_path):
     ]  # fmt: skip
     (tmp_path / "1.wav").write_bytes(b"RIFF song")
     result = evaluate_battles(battles_of(rows), bootstrap=20)
-    metrics = to_json(result)
+    metrics = result
     worst = metrics["scores"]["s"]["overall"]["disagreements"]
     assert [row["battle_uuid"] for row in worst] == ["u1", "u2", "u3"]
     assert worst[0] == {
@@ -102,7 +100,7 @@ def test_a_stratum_that_turns_round_is_warned_of():
     for row in rows:
         if not row["is_instrumental"]:
             row["s_a"], row["s_b"] = -row["s_a"], -row["s_b"]
-    found = findings(evaluate_battles(battles_of(rows), bootstrap=100))
+    found = words_of(evaluate_battles(battles_of(rows), bootstrap=100))
     assert any(
         tone == "warning" and "wrong way on vocal battles" in text and "overall it agrees" in text
         for tone, text in found
@@ -111,17 +109,17 @@ def test_a_stratum_that_turns_round_is_warned_of():
 
 def test_a_position_that_wins_more_is_warned_of():
     rows = [{"preference": "A" if n % 4 else "B", "s_a": n % 7, "s_b": 3} for n in range(200)]
-    found = findings(evaluate_battles(battles_of(rows), bootstrap=100))
+    found = words_of(evaluate_battles(battles_of(rows), bootstrap=100))
     assert any("A won 75.0% of the battles" in text for tone, text in found if tone == "warning")
 
 
 def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
     result, _, design = calibrate(opposed(), ["s"], bootstrap=50)
     curve = learning_curve(design, anchors=[0, 20], test_size=50, repeats=2)
-    result = replace(result, calibration=replace(result.calibration, learning_curve=curve))
+    result["calibration"]["learning_curve"] = curve
     calibration_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
-    assert result.calibration.verdict in (tmp_path / "report.md").read_text()
+    assert result["calibration"]["verdict"] in (tmp_path / "report.md").read_text()
     assert "systems alone, without the score" in page
     assert "How many anchor votes?" in page
 
@@ -129,18 +127,18 @@ def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):
 def test_the_card_of_a_calibration_counts_its_votes():
     result, head, _ = calibrate(opposed(), ["s"], bootstrap=50)
     data, measured = calibration_parts(result)
-    counts = f"{result.n_decided:,} decided votes of {result.n_battles:,} battles"
+    counts = f"{result['n_decided']:,} decided votes of {result['n_battles']:,} battles"
     assert data.startswith(f"## Data\n\nIts mix `preference` was fitted to {counts}")
     assert f"| s | {head.weights['s']:.3f} |" in data
     assert "in 10 folds that keep each" in measured
-    assert result.calibration.verdict in measured
+    assert result["calibration"]["verdict"] in measured
     rows = [line.split(" | ")[0] for line in measured.splitlines() if line.startswith("| ")]
-    assert rows[1:] == [f"| {CALIBRATED[name]}" for name in result.calibration.compared()]
+    assert rows[1:] == [f"| {CALIBRATED[name]}" for name in COMPARED]
 
 
 def test_leaderboard_report_holds_the_rank_correlation(tmp_path):
     result = leaderboards(opposed(), ["t"], bootstrap=50)
-    metrics = to_json(result)
+    metrics = result
     leaderboard_report(result, tmp_path)
     page = check_page(tmp_path / "report.html")
     assert f"{metrics['scores']['t']['rank_correlation']:.3f}" in page

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from apex_reward.arena.battles import battles_of
-from apex_reward.arena.reading import load_battles, load_embeddings
-from apex_reward.arena.sources import BattleFilter, audio_path, filter_rows, read_rows
+from apex_reward.arena.sources import (
+    BattleFilter,
+    audio_path,
+    filter_rows,
+    load_battles,
+    load_embeddings,
+    read_rows,
+)
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table
 from tests.arena.rows import row
@@ -162,7 +168,9 @@ def test_a_hub_that_does_not_answer_is_one_message(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
-    with pytest.raises(DataError, match=r"neither a file .* hub \(ConnectionError\)"):
+    with pytest.raises(
+        DataError, match=r"no file or folder here, .* hub does not provide it \(ConnectionError\)"
+    ):
         read_rows("somebody/something")
 
 

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
-from apex_reward.arena.reading import load_battles, load_rows
-from apex_reward.arena.voters import equal_and_kappa, voter_agreement, voter_words
+from apex_reward.arena.sources import load_battles, load_rows
+from apex_reward.arena.voters import equal_and_alpha, voter_agreement, voter_words
 from apex_reward.cli import app
 from apex_reward.errors import DataError
 from apex_reward.files.tables import write_table
@@ -21,20 +20,44 @@ def ballot(comparison, voter, preference, swapped=False, repeat=False, **more):
             "preference": preference, "swapped": swapped, "repeat": repeat, **more}  # fmt: skip
 
 
-def test_kappa_of_the_published_example():
-    # Fleiss (1971) as reprinted in many texts: 10 subjects, 14 raters, 5 categories, kappa 0.210.
-    counts = [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-              [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0],
-              [0, 2, 2, 3, 7]]  # fmt: skip
-    equal, kappa = equal_and_kappa(np.array(counts, np.float64))
-    assert (equal, kappa) == (pytest.approx(0.378, abs=5e-4), pytest.approx(0.210, abs=5e-4))
+def counts_of(units, categories):
+    """Votes per category of every unit with at least two votes; None is no vote."""
+    votes = [[vote for vote in unit if vote is not None] for unit in units]
+    return np.array(
+        [[found.count(name) for name in categories] for found in votes if len(found) > 1], float
+    )
 
 
-def test_kappa_of_two_raters_with_even_margins_is_cohens():
-    one, other = [0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 1]
-    counts = np.array([np.bincount(pair, minlength=2) for pair in zip(one, other, strict=True)])
-    assert equal_and_kappa(counts.astype(float))[1] == pytest.approx(cohen_kappa_score(one, other))
-    assert np.isnan(equal_and_kappa(np.array([[2.0, 0.0]]))[1])
+def test_alpha_of_the_published_example():
+    """Krippendorff (2011), example C: four observers, twelve units, five values; nominal 0.743."""
+    n = None
+    observers = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, n, n, n], [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, n, 3],
+        [n, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, n], [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, n],
+    ]  # fmt: skip
+    found = equal_and_alpha(counts_of(zip(*observers, strict=True), range(1, 6)))
+    assert found[0, 1] == pytest.approx(0.743, abs=5e-4)
+
+
+def test_alpha_of_two_observers_by_hand():
+    """Krippendorff (2011), example A: ten units, two observers, two values; alpha 0.095."""
+    one, other = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    found = equal_and_alpha(counts_of(zip(one, other, strict=True), (0, 1)))
+    assert found[0] == pytest.approx([0.6, 0.095], abs=5e-4)
+    assert np.isnan(equal_and_alpha(np.array([[2.0, 0.0]]))[0, 1])
+
+
+def test_a_voter_counts_once_per_comparison():
+    """One person who votes twice agrees with nobody: no pair of different voters is there."""
+    twice = [ballot("x", "ann", "A"), ballot("x", "ann", "A", date="2026-02-02"),
+             ballot("y", "ann", "B"), ballot("y", "ann", "B", date="2026-02-02")]  # fmt: skip
+    found = voter_agreement(twice)
+    assert found["between"]["comparisons"] == 0
+    assert (found["repeats"]["comparisons"], found["repeats"]["equal"]) == (2, 1.0)
+    # The first vote counts, whatever the order of rows.
+    more = [*twice, ballot("x", "bob", "B"), ballot("x", "ann", "B", date="2026-03-03")]
+    for rows in (more, more[::-1]):
+        assert voter_agreement(rows)["between"]["equal"] == 0.0
 
 
 def test_votes_are_turned_before_they_are_compared():
@@ -54,8 +77,8 @@ def test_votes_are_turned_before_they_are_compared():
     between, repeats = found["between"], found["repeats"]
     assert (between["comparisons"], between["votes"]) == (3, 6)
     assert between["equal"] == pytest.approx(2 / 3)
-    # shares: first 3/6, second 1/6, tie 2/6; chance 14/36
-    assert between["kappa"] == pytest.approx((2 / 3 - 14 / 36) / (1 - 14 / 36))
+    # six votes, three first, one second, two ties: 1 - (1 / 3) / (1 - (6 + 2) / 30)
+    assert between["alpha"] == pytest.approx(1 - (1 / 3) / (1 - 8 / 30))
     low, high = between["equal_ci95"]
     assert 0 <= low < 2 / 3 < high <= 1
     assert (repeats["comparisons"], repeats["equal"]) == (2, 0.5)
@@ -66,10 +89,13 @@ def test_votes_are_turned_before_they_are_compared():
 def test_votes_of_one_voter_without_repeats_say_so():
     found = voter_agreement([ballot("x", "ann", "A")])
     assert found["between"] == found["repeats"] == {
-        "comparisons": 0, "votes": 0, "equal": None, "equal_ci95": None, "kappa": None,
-        "kappa_ci95": None,
+        "comparisons": 0, "votes": 0, "equal": None, "equal_ci95": None, "alpha": None,
+        "alpha_ci95": None,
     }  # fmt: skip
-    assert voter_words(found) == ["No two voters were asked alike.", "No voter was asked twice."]
+    assert voter_words(found) == [
+        "No two voters voted on the same comparison.",
+        "No voter voted twice on a comparison.",
+    ]
     assert voter_agreement([{"preference": "A"}]) == {}
     assert voter_words({}) == []
 

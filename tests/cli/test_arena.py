@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from apex_reward.arena.classifiers import run_protocol
+from apex_reward.arena.protocol import run_protocol
 from apex_reward.arena.simulate import simulate_battles, simulate_heads
 from apex_reward.cli import app
 from apex_reward.files.tables import read_table, write_table
@@ -94,7 +94,7 @@ def test_several_tables_are_compared_on_the_same_battles(table, tmp_path):
 
 def test_classifiers_write_table_3(tmp_path, monkeypatch):
     fast = functools.partial(run_protocol, classifiers=["LR"])
-    monkeypatch.setattr("apex_reward.arena.classifiers.run_protocol", fast)
+    monkeypatch.setattr("apex_reward.arena.protocol.run_protocol", fast)
     write_table(tmp_path / "heads.parquet", simulate_heads(120))
     output = run("evaluate", tmp_path / "heads.parquet", "--score", "musicality", "--classifiers",
                  "--bootstrap", 20, "--output", tmp_path / "out")  # fmt: skip

@@ -5,17 +5,18 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from apex_reward.arena.battles import battles_of
-from apex_reward.arena.classifiers import (
+from apex_reward.arena.protocol import (
     PUBLISHED_RULE_AUCS,
+    antisymmetric_features,
     grouped_folds,
     make_classifier,
     out_of_fold,
     out_of_fold_odd,
+    published_features,
     run_protocol,
+    write_table3,
 )
-from apex_reward.arena.features import antisymmetric_features, published_features
 from apex_reward.arena.simulate import simulate_heads
-from apex_reward.arena.table3 import write_table3
 from apex_reward.errors import DataError
 from apex_reward.files.tables import read_table
 from apex_reward.scores.apex import HEADS, head_range
