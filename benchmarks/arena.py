@@ -16,8 +16,8 @@ import numpy as np
 from result_file import write_result
 from sklearn.metrics import roc_auc_score
 
-from apex_reward.arena.bootstrap import bootstrap_rounds
-from apex_reward.metrics import percentile_interval
+from apex_reward.arena.intervals import PairedRounds
+from apex_reward.metrics import bootstrap, percentile_interval
 from apex_reward.report.markdown import markdown_table
 
 COLUMNS = (
@@ -36,7 +36,7 @@ def plain_loop(difference, a_won, rounds, seed, prompts):
     rng = np.random.default_rng(seed)
     members = None
     if prompts is not None:
-        members = [np.flatnonzero(prompts == prompt) for prompt in dict.fromkeys(prompts.tolist())]
+        members = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
     accuracies, aucs = [], []
     for _ in range(rounds):
         if members is None:
@@ -59,7 +59,11 @@ def compare(kind, battles, rounds):
     start = time.perf_counter()
     loop = plain_loop(difference, a_won, rounds, 0, prompts)
     middle = time.perf_counter()
-    fast = bootstrap_rounds(difference, a_won, rounds=rounds, seed=0, clusters=prompts)
+    paired = PairedRounds(difference, a_won)
+    fast = [
+        bootstrap(statistic, battles, rounds=rounds, seed=0, clusters=prompts)
+        for statistic in (paired.accuracy, paired.auc)
+    ]
     end = time.perf_counter()
     gap = max(
         abs(a - b)

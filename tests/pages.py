@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -85,7 +84,7 @@ def arena_page(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
     folder.mkdir(parents=True)
     write_table(folder / "battles.jsonl", battles)
     voters = voter_agreement(battles, bootstrap=100)
-    metrics = replace(evaluate_battles(battles_of(battles), bootstrap=100), voters=voters)
+    metrics = {**evaluate_battles(battles_of(battles), bootstrap=100), "voters": voters}
     evaluation_report(metrics, folder, folder / "battles.jsonl")
     return folder / "report.html"
 

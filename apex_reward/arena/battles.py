@@ -205,6 +205,7 @@ def _read(
     # Without a prompt, votes on the same two songs belong together.
     prompts = [same_text(row.get("prompt")) or same_text(row.get("comparison")) for row in rows]
     units = [prompt or f"\0{place:09d}" for place, prompt in enumerate(prompts)]
+    none = np.zeros(len(rows), dtype=np.bool_)
     return Battles(
         n_read=n_read,
         uuid=_text(uuid_of(row) for row in rows),
@@ -216,9 +217,7 @@ def _read(
         clusters=np.unique(units, return_inverse=True)[1].astype(np.intp),
         month=_text(months),
         audio=np.array([[audio_name(row, side) for side in "ab"] for row in rows], dtype=np.str_),
-        unreadable=np.any(
-            [np.isinf(pair).any(axis=1) for pair in pairs.values()] or [[False] * len(rows)], axis=0
-        ),
+        unreadable=np.any([none, *(np.isinf(pair).any(axis=1) for pair in pairs.values())], axis=0),
         rank=np.arange(len(rows)),
         scores={name: np.where(np.isinf(pair), math.nan, pair) for name, pair in pairs.items()},
         by={column: _text(_label(row.get(column)) for row in rows) for column in by},
@@ -334,10 +333,7 @@ def _one_spelling(rows: Sequence[Row]) -> tuple[TextArray, list[str]]:
     spellings: dict[str, Counter[str]] = {}
     for key, name in zip(chain(*keys), chain(*cells), strict=True):
         spellings.setdefault(key, Counter())[name] += 1
-    chosen = {
-        key: min(counts, key=lambda name, counts=counts: (-counts[name], name))
-        for key, counts in spellings.items()
-    }
+    chosen = {key: max(sorted(counts), key=counts.__getitem__) for key, counts in spellings.items()}
     notes = [
         f"{' and '.join(sorted(counts))} were read as one system, {chosen[key]}"
         for key, counts in sorted(spellings.items())

@@ -71,7 +71,9 @@ class Design:
     def select(self, rows: IntArray) -> Design:
         """The battles of some rows."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {k: value[rows] for k, value in found.items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {
+            name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)
+        }
         return replace(self, **arrays)
 
     def uncalibrated(self) -> FloatArray:

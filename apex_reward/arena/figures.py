@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apex_reward.arena.battles import Battles
+from apex_reward.arena.battles import Battles, BoolArray
 from apex_reward.arena.intervals import (
     PairedRounds,
     accuracy_interval,
@@ -142,7 +142,7 @@ def strata(battles: Battles) -> Iterator[tuple[str, IntArray]]:
             yield f"{label}:{key}", np.flatnonzero(keys == key)
 
 
-def mcnemar(first: FloatArray, second: FloatArray, a_won: FloatArray) -> dict[str, Any]:
+def mcnemar(first: FloatArray, second: FloatArray, a_won: BoolArray) -> dict[str, Any]:
     """Exact McNemar test of two (N,) differences on the battles that have both (McNemar 1947).
 
     A battle counts for the score that is more right on it; a tied score is half right.

@@ -38,7 +38,7 @@ SCALE = 400.0
 CENTRE = 1000.0
 _POINTS = SCALE / math.log(10)  # Arena points per log-odds
 _LONGEST_STEP = 2.0  # log-odds a Newton step may move, so that no fit overshoots
-_HALVINGS = 32
+_HALVINGS = 22
 
 
 def leaderboards(
@@ -95,7 +95,9 @@ def arena_scores(wins: FloatArray, l2: float = L2) -> FloatArray:
     return np.asarray(_POINTS * (strength - strength.mean(axis=-1, keepdims=True)) + CENTRE)
 
 
-def strengths(wins: FloatArray, l2: float, pull: FloatArray | float = 0.0) -> FloatArray:
+def strengths(
+    wins: FloatArray, l2: float, pull: FloatArray | float = 0.0, start: FloatArray | float = 0.0
+) -> FloatArray:
     """(..., Y) strengths in log-odds of (..., Y, Y) wins, all leading dimensions at once.
 
     Newton's method on sum of wins[i, j] * log(1 + exp(s_j - s_i)) + l2 / 2 * |s|^2 - pull . s. No
@@ -103,10 +105,11 @@ def strengths(wins: FloatArray, l2: float, pull: FloatArray | float = 0.0) -> Fl
 
     Args:
         pull: (..., Y) force on each strength, for the profile likelihood.
+        start: (..., Y) strengths near the fit.
     """
     shape = np.broadcast_shapes(wins.shape[:-1], np.shape(pull))
     met, won = wins + np.swapaxes(wins, -1, -2), wins.sum(axis=-1)
-    strength = np.zeros(shape)
+    strength = np.zeros(shape) + start
     for _ in range(200):
         gap = strength[..., :, None] - strength[..., None, :]
         chance = 0.5 * (1 + np.tanh(gap / 2))
@@ -167,10 +170,10 @@ def profile_bounds(wins: FloatArray, drop: FloatArray) -> tuple[FloatArray, Floa
 
     bounds = []
     for sign in (-1.0, 1.0):
-        low, high = start - 7.0, start + 7.0
+        low, high, pulled = start - 7.0, start + 7.0, best
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            pulled = strengths(wins, WIDE_L2, sign * np.exp(middle)[:, None] * lead)
+            pulled = strengths(wins, WIDE_L2, sign * np.exp(middle)[:, None] * lead, pulled)
             beyond = log_posterior(best) - log_posterior(pulled) > drop
             low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
         bounds.append(_POINTS * (pulled * lead).sum(axis=1) + CENTRE)

@@ -151,7 +151,8 @@ def calibration_parts(metrics: Metrics) -> list[str]:
     """What the card of a model with a calibrated preference states: its votes and its figures."""
     part = metrics["calibration"]
     slopes = markdown_table(("head", "log-odds per point"), list(part["slope"].items()))
-    grid = _figure_grid("what", _compared(part))
+    overall = [(CALIBRATED[name], part[name]["overall"]) for name in COMPARED if name in part]
+    grid = _figure_grid("what", overall)
     return [
         f"## Data\n\nIts mix `preference` was fitted to {metrics['n_decided']:,} decided votes of "
         f"{metrics['n_battles']:,} battles between songs.\n\n{slopes}",

@@ -145,5 +145,5 @@ if __name__ == "__main__":
 
     battles = paper_battles()
     done = run_protocol(battles_of(battles), progress=lambda step: print(step, flush=True))
-    print({key: getattr(done, key) for key in ("n", "a_won", "instrumental", "vocal")}, flush=True)
-    print("largest gap:", largest_gap(done.published, table3(battles, CLASSIFIERS)))
+    print({key: done[key] for key in ("n", "a_won", "instrumental", "vocal")}, flush=True)
+    print("largest gap:", largest_gap(done["published"], table3(battles, CLASSIFIERS)))

@@ -55,7 +55,9 @@ def test_folds_keep_groups_together_and_hold_every_battle_once():
         assert not set(groups[train]) & set(groups[test])
         assert 20 < len(test) < 80
     other = group_folds(groups, 10, seed=1)
-    assert any(len(a) != len(b) or (a != b).any() for (_, a), (_, b) in zip(folds, other))
+    assert any(
+        len(a) != len(b) or (a != b).any() for (_, a), (_, b) in zip(folds, other, strict=True)
+    )
     assert [len(test) for _, test in group_folds(np.array([5, 6, 5]), 10, seed=0)] in (
         [1, 2],
         [2, 1],

@@ -46,7 +46,7 @@ def test_the_simulated_set_has_the_paper_s_proportions():
 def test_fast_rows_equal_a_plain_scikit_learn_script():
     rows = paper_battles()
     done = run_protocol(battles_of(rows), classifiers=["LR"])
-    assert largest_gap(done.published, table3(rows, ["LR"])) < 1e-12
+    assert largest_gap(done["published"], table3(rows, ["LR"])) < 1e-12
 
 
 @pytest.mark.filterwarnings("ignore:.*probability.*")
@@ -55,8 +55,8 @@ def test_every_row_equals_a_plain_scikit_learn_script_on_a_smaller_set():
     rows = paper_battles(160, a_won=86, instrumental=99)
     done = run_protocol(battles_of(rows))
     names = ["LR", "RF", "XGB", "AdaB", "SVM"]
-    assert list(done.published["with_aesthetics"]) == names
-    assert largest_gap(done.published, table3(rows, names)) < 1e-12
+    assert list(done["published"]["with_aesthetics"]) == names
+    assert largest_gap(done["published"], table3(rows, names)) < 1e-12
 
 
 @pytest.mark.filterwarnings("ignore:.*probability.*")
@@ -85,12 +85,12 @@ def test_the_published_svm_is_ranked_by_its_probabilities():
 
 def test_honest_rules_are_one_minus_the_published_ones():
     done = run_protocol(battles_of(paper_battles()), classifiers=[])
-    for rule, cells in done.published["rules"].items():
+    for rule, cells in done["published"]["rules"].items():
         for stratum in ("overall", "instrumental", "vocal"):
-            honest = done.honest["rules"][rule][f"auc_{stratum}"]
+            honest = done["honest"]["rules"][rule][f"auc_{stratum}"]
             assert honest == pytest.approx(1 - cells[f"auc_{stratum}"], abs=1e-12)
     for rule, value in PUBLISHED_RULE_AUCS.items():
-        assert f"{rule} {value:.3f} -> {1 - value:.3f}" in done.rules_line
+        assert f"{rule} {value:.3f} -> {1 - value:.3f}" in done["rules_line"]
 
 
 def test_published_constants_are_the_paper_s(shared_folder):
@@ -124,7 +124,7 @@ def test_scores_that_always_name_the_winner_are_all_right():
             row[f"{head}_{won}"] += 0.1 * (high - low)
     done = run_protocol(battles_of(rows), classifiers=["LR"])
     for section in ("with_aesthetics", "without_aesthetics"):
-        honest = done.honest[section]["LR"]
+        honest = done["honest"][section]["LR"]
         assert (honest["f1_overall"], honest["auc_overall"]) == (1.0, 1.0)
 
 
@@ -172,8 +172,8 @@ def test_without_xgboost_the_others_run_and_the_message_says_what_to_install(mon
         importlib.util, "find_spec", lambda name: None if name == "xgboost" else real(name)
     )
     done = run_protocol(battles_of(simulate_heads(120)), classifiers=["LR", "XGB"])
-    assert list(done.published["with_aesthetics"]) == ["LR"]
-    assert "pip install 'apex-reward[xgboost]'" in done.notes[0]
+    assert list(done["published"]["with_aesthetics"]) == ["LR"]
+    assert "pip install 'apex-reward[xgboost]'" in done["notes"][0]
 
 
 def test_unusable_battles_are_left_out_and_unknown_strata_are_null():
@@ -183,8 +183,8 @@ def test_unusable_battles_are_left_out_and_unknown_strata_are_null():
         row["is_instrumental"] = None
     decided = sum(row["preference"] in "AB" for row in rows[1:])
     done = run_protocol(battles_of(rows), classifiers=["LR"])
-    assert done.n == decided
-    cells = done.published["with_aesthetics"]["LR"]
+    assert done["n"] == decided
+    cells = done["published"]["with_aesthetics"]["LR"]
     assert cells["auc_vocal"] is None
     assert cells["f1_instrumental"] is None
     assert cells["auc_overall"] is not None
@@ -201,7 +201,7 @@ def test_table_3_is_written_in_the_paper_s_layout(tmp_path, shared_folder):
         paper_rows = [(row["section"], row["model"]) for row in paper.to_pylist()]
         assert rows == [key for key in paper_rows if key[1] in {name for _, name in rows}]
     text = (tmp_path / "table3.md").read_text()
-    assert done.rules_line in text
-    first = done.published["with_aesthetics"]["LR"]["auc_overall"]
-    second = done.honest["with_aesthetics"]["LR"]["auc_overall"]
+    assert done["rules_line"] in text
+    first = done["published"]["with_aesthetics"]["LR"]["auc_overall"]
+    second = done["honest"]["with_aesthetics"]["LR"]["auc_overall"]
     assert f"{first:.3f} / {second:.3f}" in text

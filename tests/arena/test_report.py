@@ -12,6 +12,7 @@ from apex_reward.arena.report import (
     leaderboard_report,
 )
 from apex_reward.arena.simulate import simulate_battles
+from tests.arena.rows import words_of
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three <b>": 1.0}
 

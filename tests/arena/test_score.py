@@ -115,3 +115,20 @@ def test_songs_are_found_by_battle_id_without_audio_columns(tmp_path):
         song_paths([{"battle_uuid": "u-2"}], tmp_path)
     with pytest.raises(DataError, match="is not a folder"):
         song_paths(rows, tmp_path / "nowhere")
+
+
+def test_rulers_are_added_under_their_name_and_columns_in_the_way_are_kept(folder):
+    rows = [{**battle("x", "0.wav", "1.wav"), "power_a": "mine"}, battle("y", "1.wav", "text.mp3")]
+    paths = song_paths(rows, folder)
+    model, rulers = Loudness(), Loudness()
+    count, failures = score_battles(
+        rows, paths, folder / "s.jsonl", Reward(model), rulers=Reward(rulers)
+    )
+    assert count == 3
+    assert len(failures) == 1
+    first, second = read_table(folder / "s.jsonl").to_pylist()
+    assert first["rulers.power_a"] == first["power_a"] > 0
+    assert first["input.power_a"] == "mine"
+    assert second["rulers.power_b"] is second["power_b"] is None
+    assert second["error_b"]
+    assert second["error_a"] is None

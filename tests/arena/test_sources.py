@@ -205,6 +205,27 @@ def test_other_scores_join_by_battle(tmp_path):
         load_battles(tmp_path / "battles.csv", tables=[tmp_path / "foreign.csv"])
 
 
+def test_tables_with_the_same_scores_are_refused_or_prefixed(tmp_path):
+    """Two models with a head of one name: neither overwrites the other, in any order."""
+    write_table(tmp_path / "battles.csv", [row(str(n), "AB"[n % 2], n, 3) for n in range(6)])
+    for name, sign in (("apex", 1.0), ("songeval", -1.0)):
+        cells = [{"battle_uuid": str(n), "clarity_a": sign * n, "clarity_b": 2.5, "s_a": None,
+                  "audio_a": "x.wav"} for n in range(6)]  # fmt: skip
+        write_table(tmp_path / f"{name}.csv", cells)
+    apex, songeval = tmp_path / "apex.csv", tmp_path / "songeval.csv"
+    for tables in ([apex, songeval], [songeval, apex]):
+        with pytest.raises(UsageError, match=r"clarity_a, clarity_b\. .* --table NAME="):
+            load_battles(tmp_path / "battles.csv", tables=tables)
+    battles = load_battles(
+        tmp_path / "battles.csv", tables=[apex, f"songeval={songeval}", f"rulers={apex}"]
+    )
+    assert list(battles.scores) == ["rulers.clarity", "songeval.clarity", "clarity", "s"]
+    np.testing.assert_equal(battles.difference("clarity"), np.arange(6) - 2.5)
+    np.testing.assert_equal(battles.difference("songeval.clarity"), -np.arange(6) - 2.5)
+    # An empty column does not win over one with numbers.
+    np.testing.assert_equal(battles.difference("s"), np.arange(6) - 3.0)
+
+
 def test_embeddings_are_lined_up_with_battles(tmp_path):
     battles = battles_of([row("1"), row("2")])
     path = tmp_path / "embeddings.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import numpy as np
@@ -139,4 +140,4 @@ def test_evaluate_reports_voters(tmp_path):
     assert words in " ".join(result.output.split())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Votes of each voter" in page
-    assert words in page
+    assert words in html.unescape(page)

@@ -187,7 +187,7 @@ def test_attaching_a_score_that_is_no_head_is_refused(table, tmp_path):
 def test_leaderboard_writes_the_contract(table, tmp_path):
     run("leaderboard", table, "--score", "s", "--bootstrap", 20, "--output", tmp_path / "out")
     board = read_table(tmp_path / "out" / "leaderboard.csv")
-    assert board.column_names == ["system", "score", "lower", "upper", "battles"]
+    assert board.column_names == ["system", "score", "lower", "upper", "battles", "component"]
     assert board["system"].to_pylist() == ["three", "two", "one"]
     assert np.mean(board["score"].to_pylist()) == pytest.approx(1000)
     assert (tmp_path / "out" / "leaderboard_s.csv").exists()
