@@ -133,7 +133,7 @@ def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
         UsageError: a reward file together with options that it holds; `--commercial` with a model
             whose licence does not clearly allow it; as `Reward`.
     """
-    from apex_reward.model.licences import check_commercial, licences_of
+    from apex_reward.model.licences import check_commercial
     from apex_reward.rewards.load import load_reward_model
     from apex_reward.rewards.reward import Reward
     from apex_reward.scores.mix import RewardMix
@@ -159,7 +159,7 @@ def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
         )
     reward.batch_segments = running.batch_segments
     if options.commercial:
-        check_commercial(licences_of(part.model for part in reward.parts.parts))
+        check_commercial(reward.licences())
     if reward.demonstration and os.environ.get("RANK", "0") == "0":
         show(DEMONSTRATION, "yellow")
     return reward

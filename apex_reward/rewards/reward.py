@@ -21,6 +21,7 @@ from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import NoSong
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import at_loudness
+from apex_reward.model.licences import Licence, licences_of
 from apex_reward.model.source import Source
 from apex_reward.prompt import prompts_of
 from apex_reward.report.songs import Rows, with_bar
@@ -312,6 +313,15 @@ class Reward:
             DataError: no such file, or not a saved reward; all problems are listed together.
         """
         return load_reward(cls, path, **options)
+
+    def licences(self) -> list[Licence]:
+        """The licences of the models' code and weights, each part once.
+
+        Each is a mapping of `part`, `licence`, `commercial` (whether it allows commercial use; None
+        where that is not clear) and `source` (where it is stated).
+        """
+        model = self.model
+        return licences_of(model.models.values() if isinstance(model, Panel) else [model])
 
     def to_values(self) -> dict[str, Any]:
         """The reward as plain values for `of_values`; local models by absolute paths."""

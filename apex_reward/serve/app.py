@@ -28,7 +28,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import NoSong
-from apex_reward.model.licences import licences_of
 from apex_reward.prompt import Prompt, prompt_of, prompts_of
 from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
@@ -324,7 +323,7 @@ def info_of(reward: Reward, settings: ServeSettings, about: dict[str, Any]) -> I
             "body": settings.body,
             "queue": settings.limits.queue,
         },
-        licences=licences_of(part.model for part in reward.parts.parts),
+        licences=reward.licences(),
     )
 
 

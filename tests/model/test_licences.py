@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from apex_reward import ApexReward
+from apex_reward import ApexReward, Head, Reward
 from apex_reward.errors import UsageError
 from apex_reward.model.licences import (
     CODE,
@@ -55,6 +55,28 @@ def test_apex_models() -> None:
     published = apex_licences("amaai-lab/apex", "m-a-p/MERT-v1-95M")
     assert [one["commercial"] for one in published] == [True, True, None]
     assert [one["commercial"] for one in apex_licences("mine", "my/encoder")] == [True, None, None]
+
+
+def test_a_reward_has_the_licences_of_its_models_each_part_once() -> None:
+    reward = Reward({"a": "apex-tiny", "b": "apex-tiny", "own": Own()}, "a.clarity=1")
+    assert [one["part"] for one in reward.licences()] == [
+        CODE["part"], "apex-tiny weights", "own",
+    ]  # fmt: skip
+    assert Reward("apex-tiny").licences() == ApexReward.from_pretrained("apex-tiny").licences
+    with pytest.raises(UsageError, match="own: not known"):
+        check_commercial(reward.licences())
+
+
+class Own:
+    """A model made in code, which states no licence."""
+
+    name = "own"
+    heads = (Head("power", 0, 1),)
+    sample_rate = 8_000
+    differentiable, reads_text = False, False
+
+    def __call__(self, *arguments: object, **options: object) -> None:
+        """Not called."""
 
 
 def test_commercial_use_is_refused_by_name() -> None:
