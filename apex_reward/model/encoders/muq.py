@@ -35,6 +35,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import weights_hash
+from apex_reward.model.encoders.winograd import conv3x3
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
 SAMPLE_RATE = 24_000
@@ -231,8 +232,28 @@ class _ResidualBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(inner)) + self.bn3(self.conv3(x)))
+        if torch.is_autocast_enabled(x.device.type):
+            inner = F.relu(self.bn1(self.conv1(x)))
+            return F.relu(self.bn2(self.conv2(inner)) + self.bn3(self.conv3(x)))
+        (first, shift), (second, added), (third, side) = (
+            _folded(conv, norm)
+            for conv, norm in (
+                (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3),
+            )
+        )  # fmt: skip
+        inner = F.conv2d(x, first, shift, stride=2, padding=1).relu_()
+        beside = F.conv2d(x, third, side + added, stride=2, padding=1)
+        return (conv3x3(inner, second) + beside).relu_()
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch norm behind it, in eval mode."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    assert conv.bias is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    weight = conv.weight * scale[:, None, None, None]
+    return weight, (conv.bias - norm.running_mean) * scale + norm.bias
 
 
 def log_mel(samples: Tensor, mean: float, std: float) -> Tensor:
