@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1
@@ -61,7 +62,7 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_x = conv3x3(gradient, weight.flip(2, 3).transpose(0, 1))
         if ctx.needs_input_grad[1]:
-            for_weight = torch.nn.grad.conv2d_weight(x, weight.shape, gradient, padding=1)
+            for_weight = conv2d_weight(x, weight.shape, gradient, padding=1)
         return for_x, for_weight
 
 
