@@ -101,22 +101,22 @@ def _embedded(model: RewardModel, paths: list[str]) -> tuple[Tensor, list[tuple[
     import torch
 
     from apex_reward.audio.decoding import decode_songs
-    from apex_reward.rewards.engine import run_songs
+    from apex_reward.rewards.engine import EngineSettings, run_songs
     from apex_reward.rewards.load import default_workers
-    from apex_reward.rewards.panel import parts_of
+    from apex_reward.rewards.panel import members_of
     from apex_reward.rewards.reward import decode_settings_of
 
-    parts = parts_of(model)
+    members = members_of(model)
     found, failed = [], []
     with progress_bar() as progress:
         task = progress.add_task("encoding", total=len(paths))
-        songs = decode_songs(paths, decode_settings_of(parts), default_workers())
-        for result in run_songs(parts, songs):
+        songs = decode_songs(paths, decode_settings_of(members), default_workers())
+        for result in run_songs(members, songs, EngineSettings(scored=False)):
             progress.advance(task)
             if result.error is not None:
                 failed.append((result.path, result.error))
                 continue
-            vector = parts.embeddings(result.features)
+            vector = members.embeddings(result.features)
             vector = result.features[0] if vector is None else vector
             found.append(vector.detach().reshape(-1).float().cpu())
     return (torch.stack(found) if found else torch.zeros(0, 1)), failed

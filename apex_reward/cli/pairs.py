@@ -71,7 +71,7 @@ def pairs(
     from apex_reward.pairs.hub import push_folder
     from apex_reward.pairs.reading import read_candidates
     from apex_reward.pairs.report import write_report
-    from apex_reward.rewards.provenance import provenance
+    from apex_reward.rewards.saved import provenance
 
     formats, folder = figure_formats(figures), candidates.parent
     if push_to_hub and form not in PUSHED:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar, overload
 from urllib.parse import quote
@@ -107,6 +108,10 @@ class Rows(list[dict[str, Any]]):
     def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | Rows:
         found = super().__getitem__(index)
         return Rows(found) if isinstance(found, list) else found
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`, a row per row and a column per name."""
+        return import_module("pandas").DataFrame(list(self))
 
     def _repr_html_(self) -> str:
         return rows_html(self)

@@ -19,9 +19,9 @@ from apex_reward.errors import AudioError
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
 from apex_reward.rewards.engine import SongResult
-from apex_reward.rewards.parts import Parts
+from apex_reward.rewards.members import Members
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.songs import gather
+from apex_reward.rewards.songs import cells_of
 
 
 def song_embeddings(
@@ -42,7 +42,11 @@ def song_embeddings(
     """
     results = list(
         reward.results(
-            gather(songs, sample_rate), prompts, workers=workers, settings=reward.engine_settings()
+            cells_of(songs),
+            prompts,
+            sample_rate,
+            workers=workers,
+            settings=reward.engine_settings(),
         )
     )
     for result in results:
@@ -54,11 +58,11 @@ def song_embeddings(
     return vectors
 
 
-def song_vectors(parts: Parts, results: Sequence[SongResult]) -> Tensor | None:
+def song_vectors(members: Members, results: Sequence[SongResult]) -> Tensor | None:
     """(N, W) of the results without an error, on the CPU; None where there are none."""
     with torch.no_grad():
         found = [
-            parts.song_vectors([feature.to(parts.device) for feature in result.features])
+            members.song_vectors([feature.to(members.device) for feature in result.features])
             for result in results
             if result.error is None
         ]

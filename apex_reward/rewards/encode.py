@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from apex_reward.audio.decoding import decode_songs
 from apex_reward.model.apex import ApexReward
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
-from apex_reward.rewards.panel import parts_of
+from apex_reward.rewards.panel import members_of
 from apex_reward.rewards.reward import decode_settings_of
 
 
@@ -23,6 +23,6 @@ def encode_files(
 
     Arguments and errors are those of `EngineSettings`; `workers` decode, 0 in this process.
     """
-    parts = parts_of(model)
-    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True)
-    return run_songs(parts, decode_songs(paths, decode_settings_of(parts), workers), settings)
+    members = members_of(model)
+    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True, scored=False)
+    return run_songs(members, decode_songs(paths, decode_settings_of(members), workers), settings)

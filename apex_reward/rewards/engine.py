@@ -1,45 +1,53 @@
-"""Songs through the models: heard block by block, pieces of many songs packed into batches.
+"""Songs to features to scores, block by block, with pieces of many songs in each encoder batch.
 
-The whole path of a song is `_Engine.take`: loudness, guards, every encoder's queue, then the
-members that take waveforms. Songs come out in the order in which they went in.
+The path of a song is `_Engine.take`: loudness, guards, the queue of every encoder, the models that
+take waveforms; `_Engine.finished` scores it. Songs come out in the order in which they went in. An
+exception while a song is read, encoded or scored is that song's error; a batch that fails is
+encoded again piece by piece.
 
-Shape key: T = samples, n = samples of a block, S = pieces of a song, W = embedding width.
+Shape key: T = samples, n = samples of a block, N = pieces, S = pieces of a song, W = width.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
 from torch import Tensor
 
+from apex_reward.audio.decoding import DecodedSong
 from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.audio.resample import BlockResampler
+from apex_reward.errors import ApexError, AudioError, UsageError
+from apex_reward.model.encode import SongEncoder, encode_pieces
 from apex_reward.prompt import Prompt
-from apex_reward.rewards.guards import Guards
-from apex_reward.rewards.parts import Parts, called
-from apex_reward.rewards.queues import EncoderQueue, Feed
-from apex_reward.rewards.songs import Song, in_blocks, with_last
+from apex_reward.rewards.guards import UNFAMILIAR, Guards
+from apex_reward.rewards.members import Members
+from apex_reward.rewards.songs import in_blocks
 from apex_reward.scores.scores import Scores
 
 BLOCK_SONGS = 16
+# Memory of a GPU for which the encoders' own batches are meant.
+ROOM_BYTES = 16 * 2**30
+CPU_SECONDS = 30
 NOT_FINITE = "the encoder's output is not finite; samples may lie far outside [-1, 1]"
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How songs are heard.
+    """How songs are encoded and scored.
 
     Args:
         loudness: LUFS that every song's mono mix is brought to; None leaves it.
-        guards: measured on what was decoded, before any gain.
+        guards: measured on the decoded song, before any gain.
         batch_segments: pieces per encoder batch; None takes `batch_size`.
-        block: songs after which every batch is encoded, full or not: batches are made up alike
+        block: songs after which every batch is encoded, full or not: batches hold the same songs
             whatever the timing, and a run that starts at a multiple of it gives the same bits.
         pieces: keep the features of the first encoder's pieces.
+        scored: score the features too.
 
     Raises:
         UsageError: a batch or block below 1.
@@ -50,6 +58,7 @@ class EngineSettings:
     batch_segments: int | None = None
     block: int = BLOCK_SONGS
     pieces: bool = False
+    scored: bool = True
 
     def __post_init__(self) -> None:
         if (self.batch_segments is not None and self.batch_segments < 1) or self.block < 1:
@@ -61,21 +70,21 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class SongResult:
-    """What the models made of one song, or why they made nothing.
+    """Features and scores of one song, or the reason why there are none.
 
     Attributes:
         index: position among the songs.
-        path: what the song is called.
-        prompt: its prompt, where one was given.
+        path: the song's name in rows.
+        prompt: its prompt, where there is one.
         duration: seconds of audio; None where there is an `error`.
         sample_rate: of the song in Hz; None where there is an `error`.
         features: (1, ...) float32 song means on the CPU, one per encoder.
-        called: what members that take waveforms said, by their number.
+        scores: (1,) of all models, on the CPU; None where there is an `error`.
         weights: shares of the first encoder's S pieces in the song's mean, summing to 1.
         seconds: real audio in each of those pieces, without padding.
         pieces: (S, ...) their features, where asked for.
-        measured: the guards' values by name.
-        flags: of the file, as in `apex_reward.audio.flags`.
+        measured: the guards' values by name, and `unfamiliar` where a model measures it.
+        flags: of the song, as in `apex_reward.audio.flags`.
         error: the reason, or None.
     """
 
@@ -85,7 +94,7 @@ class SongResult:
     duration: float | None = None
     sample_rate: int | None = None
     features: tuple[Tensor, ...] = ()
-    called: Mapping[int, Scores] = field(default_factory=dict)
+    scores: Scores | None = None
     weights: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     pieces: Tensor | None = None
@@ -93,25 +102,29 @@ class SongResult:
     flags: list[str] = field(default_factory=list)
     error: str | None = None
 
+    def failed(self, reason: str) -> SongResult:
+        """The same song with a reason instead of features and scores."""
+        return SongResult(self.index, self.path, self.prompt, error=reason)
+
 
 def run_songs(
-    parts: Parts,
-    songs: Iterable[Song],
+    members: Members,
+    songs: Iterable[DecodedSong],
     settings: EngineSettings | None = None,
-    prompts: Iterable[Prompt | None] | None = None,
+    prompts: Iterable[Prompt] | None = None,
 ) -> Iterator[SongResult]:
     """One SongResult per song, in order, each as soon as it is ready.
 
     Args:
-        parts: the models, on any device and dtype; resampling happens there too.
-        songs: as `decode_songs` gives them, or in memory.
-        prompts: one per song, for members that read them.
+        members: the models, on any device and dtype; resampling runs there too.
+        songs: as `decode_songs` and `song_of` give them.
+        prompts: one per song, for models that read them.
     """
     settings = settings or EngineSettings()
-    engine = _Engine(parts, settings)
+    engine = _Engine(members, settings)
     texts = iter(prompts) if prompts is not None else None
     for index, song in enumerate(songs):
-        engine.take(index, song, None if texts is None else next(texts))
+        engine.take(song, SongResult(index, song.path, None if texts is None else next(texts)))
         if (index + 1) % settings.block == 0:
             engine.flush()
         yield from engine.finished()
@@ -119,127 +132,324 @@ def run_songs(
     yield from engine.finished()
 
 
+def reason_of(error: Exception) -> str:
+    """Why a song failed: the message of an error raised on purpose, else its type too."""
+    if isinstance(error, ApexError):
+        return str(error)
+    return f"the model failed with {type(error).__name__}: {error}"
+
+
+def batch_size(encoder: SongEncoder, device: torch.device) -> int:
+    """Pieces per batch by default: the encoder's own, more or fewer where that is faster.
+
+    A GPU takes more, by its whole memory: the free memory may change between runs, whose batches
+    must be equal, and a batch that does not fit is halved. On a CPU more than half a minute of
+    audio no longer fits the caches.
+    """
+    own = encoder.batch_segments
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return own * max(1, memory // ROOM_BYTES)
+    if device.type == "cpu" and encoder.window is not None:
+        return max(1, min(own, CPU_SECONDS * encoder.sample_rate // encoder.window))
+    return own
+
+
+@dataclass
+class Track:
+    """The features of one song by one encoder, as they are encoded.
+
+    Attributes:
+        total: sum over pieces of mass times feature, (1, ...); None before the first.
+        masses: of the pieces cut so far; their shares are the pieces' weights in the song's mean.
+        real: real samples of the pieces.
+        kept: the pieces' features (1, ...), where they are asked for.
+        missing: pieces cut and not encoded.
+        error: why a piece could not be encoded.
+    """
+
+    total: Tensor | None = None
+    masses: list[float] = field(default_factory=list)
+    real: list[int] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+    missing: int = 0
+    error: str | None = None
+
+    @property
+    def weights(self) -> list[float]:
+        """Shares of the pieces in the song's mean, summing to 1."""
+        whole = sum(self.masses)
+        return [mass / whole for mass in self.masses]
+
+    @property
+    def mean(self) -> Tensor:
+        """The song's feature (1, ...)."""
+        if self.total is None:
+            raise ValueError("no piece of this song was encoded")
+        return self.total / sum(self.masses)
+
+
+@dataclass
+class _Piece:
+    track: Track
+    samples: Tensor
+    real: Tensor
+    mass: float
+
+
+class EncoderQueue:
+    """Fills encoder batches from songs in order.
+
+    Args:
+        encoder: whose batches are filled.
+        device: where it and the songs are.
+        size: pieces per batch; None takes `batch_size`.
+        keep: keep the pieces' features too.
+    """
+
+    def __init__(
+        self, encoder: SongEncoder, device: torch.device, size: int | None, keep: bool
+    ) -> None:
+        self.encoder, self._device, self._keep = encoder, device, keep
+        # A song without windows is a batch of its own: a neighbour's length must not change it.
+        self.size = 1 if encoder.window is None else size or batch_size(encoder, device)
+        self._waiting: deque[_Piece] = deque()
+        self._running: tuple[list[_Piece], Tensor] | None = None
+
+    def add(self, track: Track, song: Tensor) -> None:
+        """Cut a mono stretch (T,) at the encoder's rate and let its pieces wait."""
+        pieces = self.encoder.cut(song[None], [len(song)])
+        for samples, real in zip(pieces.samples, pieces.real, strict=True):
+            mass = float(real) if self.encoder.by_length else 1.0
+            track.masses.append(mass)
+            track.real.append(int(real))
+            track.missing += 1
+            self._waiting.append(_Piece(track, samples, real, mass))
+
+    def drop(self, track: Track) -> None:
+        """Forget the pieces of a song that failed."""
+        self._waiting = deque(piece for piece in self._waiting if piece.track is not track)
+
+    def encode(self, at_least: int | None = None) -> None:
+        """Encode batches while at least that many pieces wait; None: while a batch is full."""
+        least = self.size if at_least is None else at_least
+        while len(self._waiting) >= least and self._waiting:
+            count = min(self.size, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            try:
+                features = self._encoded(batch)
+            except Exception:
+                self._one_by_one(batch)
+                continue
+            # A GPU computes this batch now; reading the one before does not keep it waiting.
+            self._settle()
+            self._running = batch, features
+        if at_least is not None or self._device.type != "cuda":
+            self._settle()
+
+    def _encoded(self, batch: list[_Piece]) -> Tensor:
+        samples = torch.stack([piece.samples for piece in batch])
+        real = torch.stack([piece.real for piece in batch])
+        with torch.no_grad():
+            return encode_pieces(self.encoder, samples, real, self.size).float()
+
+    def _one_by_one(self, batch: list[_Piece]) -> None:
+        """Encode the pieces of a batch that failed; errors stay with the songs that cause them."""
+        for piece in batch:
+            self._settle()
+            try:
+                self._running = [piece], self._encoded([piece])
+            except Exception as error:
+                piece.track.error = reason_of(error)
+                piece.track.missing -= 1
+
+    def _settle(self) -> None:
+        if self._running is None:
+            return
+        batch, features = self._running
+        self._running = None
+        for piece, feature in zip(batch, features.cpu().split(1), strict=True):
+            track, weighed = piece.track, feature * piece.mass
+            track.total = weighed if track.total is None else track.total + weighed
+            track.missing -= 1
+            if self._keep:
+                track.kept.append(feature)
+
+
+class Feed:
+    """One song on its way into the queue of one encoder: resampled and cut as its blocks come."""
+
+    def __init__(self, queue: EncoderQueue, sample_rate: int) -> None:
+        self.queue, self.track = queue, Track()
+        self._resampler = BlockResampler(sample_rate, queue.encoder.sample_rate)
+        self._rest: Tensor | None = None
+
+    def push(self, block: Tensor, last: bool) -> None:
+        """Take a further block (n,) at the song's own rate."""
+        song = self._resampler.push(block, last)
+        if self._rest is not None:
+            song = torch.cat([self._rest, song])
+        if last:
+            self.queue.add(self.track, song)
+            return
+        window = self.queue.encoder.window
+        # A whole window waits with the rest: its weight depends on the length of the tail.
+        ready = 0 if window is None else max(0, len(song) // window - 1) * window
+        if ready:
+            self.queue.add(self.track, song[:ready])
+        self._rest = song[ready:]
+
+
 @dataclass
 class _OpenSong:
-    """A song whose pieces wait in the encoders' queues."""
+    """A song whose pieces wait in the queues, and its scores by the models of waveforms."""
 
     result: SongResult
     feeds: list[Feed] = field(default_factory=list)
+    called: dict[int, Scores] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
-        return sum(feed.heard.missing for feed in self.feeds)
+        return sum(feed.track.missing for feed in self.feeds)
 
 
 class _Engine:
-    def __init__(self, parts: Parts, settings: EngineSettings) -> None:
-        self._parts, self._settings = parts, settings
+    def __init__(self, members: Members, settings: EngineSettings) -> None:
+        self._members, self._settings = members, settings
         self._queues = [
             EncoderQueue(
-                encoder, parts.device, settings.batch_segments, settings.pieces and number == 0
+                encoder, members.device, settings.batch_segments, settings.pieces and number == 0
             )
-            for number, encoder in enumerate(parts.encoders)
+            for number, encoder in enumerate(members.encoders)
         ]
         self._songs: deque[_OpenSong] = deque()
 
-    def take(self, index: int, song: Song, prompt: Prompt | None) -> None:
-        """Hear a song; its result is finished when its last batch is."""
-        failed = SongResult(index, song.path, prompt, error=song.error)
+    def take(self, song: DecodedSong, begun: SongResult) -> None:
+        """Read a song; its result is finished when its last batch is."""
+        opened = _OpenSong(begun)
+        self._songs.append(opened)
         if song.error is not None:
-            self._songs.append(_OpenSong(failed))
+            opened.result = begun.failed(song.error)
             return
-        feeds: list[Feed] = []
         try:
             # Rates without a filter of sensible size are refused here.
-            feeds += [queue.open(song.sample_rate) for queue in self._queues]
-            result = self._hear(failed, song, feeds)
-        except AudioError as error:
-            for feed in feeds:
-                feed.queue.drop(feed.heard)
-            feeds, result = [], SongResult(index, song.path, prompt, error=str(error))
+            opened.feeds = [Feed(queue, song.sample_rate) for queue in self._queues]
+            self._read(opened, song)
+        except Exception as error:
+            for feed in opened.feeds:
+                feed.queue.drop(feed.track)
+            opened.feeds = []
+            opened.result = begun.failed(reason_of(error))
         finally:
             song.close()
-        self._songs.append(_OpenSong(result, feeds))
 
     def flush(self) -> None:
-        """Encode all that waits."""
+        """Encode all pieces that wait."""
         for queue in self._queues:
             queue.encode(at_least=1)
 
     def finished(self) -> Iterator[SongResult]:
-        """Songs at the front that are complete."""
+        """The songs at the front that are complete."""
         while self._songs and self._songs[0].missing == 0:
-            yield self._closed(self._songs.popleft())
+            song = self._songs.popleft()
+            try:
+                yield self._closed(song)
+            except Exception as error:
+                yield song.result.failed(reason_of(error))
 
-    def _hear(self, begun: SongResult, song: Song, feeds: list[Feed]) -> SongResult:
+    def _read(self, opened: _OpenSong, song: DecodedSong) -> None:
         """Every block through loudness, guards and queues, in memory of one block."""
-        heard, whole = 0, []
+        samples, whole, rate = 0, [], song.sample_rate
         gain, measured = self._gain(song), self._measured(song)
-        takes_waveforms = any(part.encoders is None for part in self._parts.parts)
-        for block, last in with_last(in_blocks(song, self._parts.device)):
-            heard += len(block)
+        for block, last in _with_last(in_blocks(song, self._members.device)):
+            samples += len(block)
             if gain is not None:
                 block = block * gain
-            for feed in feeds:
+            for feed in opened.feeds:
                 feed.push(block, last)
                 feed.queue.encode()
-            if takes_waveforms:
+            if self._members.takes_waveforms:
                 whole.append(block)
-        said = self._called(torch.cat(whole), song, begun.prompt) if whole else {}
-        return SongResult(
-            begun.index,
-            begun.path,
-            begun.prompt,
-            duration=heard / song.sample_rate,
-            sample_rate=song.sample_rate,
-            called=said,
+        if whole and self._settings.scored:
+            mono, prompt = torch.cat(whole)[None], opened.result.prompt
+            texts = None if prompt is None else [prompt]
+            with torch.no_grad():
+                called = self._members.call_models(mono, rate, None, texts)
+            opened.called = {n: scores.apply(_on_cpu) for n, scores in called.items()}
+        opened.result = replace(
+            opened.result,
+            duration=samples / rate,
+            sample_rate=rate,
             measured=measured,
             flags=list(song.facts.flags),
         )
 
-    def _gain(self, song: Song) -> float | None:
-        """The factor to the set loudness; a song of several blocks is heard once more for it."""
-        target, rate = self._settings.loudness, song.sample_rate
+    def _gain(self, song: DecodedSong) -> float | None:
+        """The factor to the set loudness; a song of several blocks is read once more for it."""
+        target = self._settings.loudness
         if target is None:
             return None
-        blocks = with_last(in_blocks(song, self._parts.device))
+        blocks = _with_last(in_blocks(song, self._members.device))
         first, only = next(blocks)
         if only:
-            loud = float(integrated_loudness(first[None], rate))
+            loud = float(integrated_loudness(first[None], song.sample_rate))
         else:
-            loud = float(loudness_of_blocks(chain([first], (b for b, _ in blocks)), rate))
+            rest = (block for block, _ in blocks)
+            loud = float(loudness_of_blocks(chain([first], rest), song.sample_rate))
         return None if loud == -float("inf") else 10 ** ((target - loud) / 20)
 
-    def _measured(self, song: Song) -> Mapping[str, float]:
+    def _measured(self, song: DecodedSong) -> Mapping[str, float]:
         guards = self._settings.guards
         if not guards.guards:
             return {}
-        return guards.measure_blocks(in_blocks(song, self._parts.device), song.sample_rate)
-
-    def _called(self, mono: Tensor, song: Song, prompt: Prompt | None) -> dict[int, Scores]:
-        """What the members say that take waveforms, off the graph."""
-        texts = None if prompt is None else [prompt]
-        said = {}
-        for number, part in enumerate(self._parts.parts):
-            if part.encoders is None:
-                wanted = self._parts.texts(part, texts, 1)
-                with torch.no_grad():
-                    scores = called(part.model, mono[None], song.sample_rate, None, wanted)
-                said[number] = scores.apply(lambda value: value.detach().float().cpu())
-        return said
+        return guards.measure_blocks(in_blocks(song, self._members.device), song.sample_rate)
 
     def _closed(self, song: _OpenSong) -> SongResult:
-        result = song.result
+        result, tracks = song.result, [feed.track for feed in song.feeds]
         if result.error is not None:
             return result
-        features = tuple(feed.heard.mean for feed in song.feeds)
+        if failed := [track.error for track in tracks if track.error is not None]:
+            return result.failed(failed[0])
+        features = tuple(track.mean for track in tracks)
         if not all(bool(torch.isfinite(feature).all()) for feature in features):
-            return SongResult(result.index, result.path, result.prompt, error=NOT_FINITE)
-        values = {**vars(result), "features": features}
-        if song.feeds:
-            first = song.feeds[0].heard
-            rate = song.feeds[0].queue.encoder.sample_rate
-            values["weights"] = first.weights
-            values["seconds"] = [real / rate for real in first.real]
-            values["pieces"] = torch.cat(first.kept) if first.kept else None
-        return SongResult(**values)
+            return result.failed(NOT_FINITE)
+        if tracks:
+            first, rate = tracks[0], song.feeds[0].queue.encoder.sample_rate
+            result = replace(
+                result,
+                features=features,
+                weights=first.weights,
+                seconds=[real / rate for real in first.real],
+                pieces=torch.cat(first.kept) if first.kept else None,
+            )
+        return self._scored(result, song.called) if self._settings.scored else result
+
+    def _scored(self, result: SongResult, called: Mapping[int, Scores]) -> SongResult:
+        members = self._members
+        features = [feature.to(members.device) for feature in result.features]
+        texts = None if result.prompt is None else [result.prompt]
+        with torch.inference_mode(), torch.autocast(members.device.type, enabled=False):
+            scores = members.score(features, called, texts).apply(_on_cpu)
+            far = members.unfamiliarity(features)
+        if broken := [name for name, value in scores.items() if not bool(torch.isfinite(value))]:
+            return result.failed(f"the score is not finite: {', '.join(broken)}")
+        measured = dict(result.measured)
+        if far is not None:
+            measured[UNFAMILIAR] = float(far)
+        return replace(result, scores=scores, measured=measured)
+
+
+def _with_last(blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Blocks, and whether each is the last; AudioError where there is none."""
+    ahead: Tensor | None = None
+    for block in blocks:
+        if ahead is not None:
+            yield ahead, False
+        ahead = block
+    if ahead is None:
+        raise AudioError("holds no audio samples")
+    yield ahead, True
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    return value.detach().float().cpu()

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import judged
 from apex_reward.rewards.songs import song_of
 from apex_reward.scores.mix import RewardMix
-from apex_reward.scores.resolve import spread
+from apex_reward.scores.resolve import member_rewards, spread
 from apex_reward.scores.scores import Scores
 
 Undecodable = float | Literal["floor"] | None
@@ -194,11 +194,11 @@ class Judge:
         Args:
             songs: of the largest group, for a mix normalised by `group`.
         """
-        lowest = floor_of(self.reward, songs)
+        lowest = self.reward.floor_of(songs)
         if self.ends is None:
             return lowest
         low, high = self.ends
-        penalties = penalties_of(self.reward)
+        penalties = self.reward.guards.penalties
         return (lowest + penalties - low) / (high - low) - penalties
 
     def figures(
@@ -252,7 +252,7 @@ class Judge:
             raise UsageError(f"scale is {scale!r}; expected 'none' or 'range'")
         if scale == "none":
             return None
-        low, high = ends_of(self.reward)
+        low, high = self.reward.mix.bounds(self.reward.heads, 1)
         if not math.isfinite(high - low) or high == low:
             raise UsageError(
                 "this mix has no range to map to [0, 1]; mix heads with bounds, normalised by "
@@ -281,7 +281,7 @@ class Judge:
         found = Judged([self._price(together)] * len(songs), [None] * len(songs), reasons)
         found.vectors = [None] * len(songs)
         vetoes = any(guard.action == "veto" for guard in reward.guards.guards)
-        lowest = self.floor(together) if vetoes and reward.guards.veto_reward is None else 0.0
+        lowest = self.floor(together) if vetoes else 0.0
         for i, value, (one, _, measured) in zip(places, raw, made, strict=True):
             if not math.isfinite(value):
                 reasons[i] = f"has the reward {value}, which is not finite"
@@ -299,21 +299,11 @@ class Judge:
         self, scores: Scores | None, keys: list[str], gather: Gather
     ) -> tuple[list[float], int]:
         """The mix of these songs, normalised over the groups of all processes; and their number."""
-        members: list[Any] = []
-        if scores is not None:
-            # (M, H) nested lists per song: plain values travel between processes.
-            stacked = scores.stack()[None] if scores.members is None else scores.members
-            members = stacked.transpose(0, 1).tolist()
-        entries, mine = gather(list(zip(keys, members, strict=True)))
+        songs = [] if scores is None else [scores.song(i) for i in range(scores.songs)]
+        entries, mine = gather(list(zip(keys, songs, strict=True)))
         if not entries:
             return [], 0
-        heads = list(self.reward.heads)
-        values = torch.tensor([value for _, value in entries]).transpose(0, 1)  # (M, B, H)
-        everyone = (
-            Scores.from_stack(values[0], heads)
-            if len(values) == 1
-            else Scores.from_members(values, heads)
-        )
+        everyone = Scores.of_songs([one for _, one in entries])
         groups = group_numbers([key for key, _ in entries])
         return self.reward.mix_scores(everyone, groups=groups)[mine].tolist(), len(entries)
 
@@ -373,37 +363,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_judges)
 
 
-def ends_of(reward: Reward, songs: int = 1) -> tuple[float, float]:
-    """The lowest and the highest value of the mix; infinite where it has none."""
-    mix = reward.mix
-    if not isinstance(mix, RewardMix):
-        return -math.inf, math.inf
-    opposite = replace(mix, weights={name: -weight for name, weight in mix.weights.items()})
-    return mix.lowest(songs, reward.heads), -opposite.lowest(songs, reward.heads)
-
-
-def penalties_of(reward: Reward) -> float:
-    """What all guards together can take from a reward, vetoes aside."""
-    return sum(guard.penalty for guard in reward.guards.guards if guard.action == "penalty")
-
-
-def floor_of(reward: Reward, songs: int = 1) -> float:
-    """The lowest value of the mix, less the largest caution, all penalties and 1% of its range.
-
-    Raises:
-        UsageError: the mix has no lowest value.
-    """
-    low, high = ends_of(reward, songs)
-    span = high - low if math.isfinite(high) else 1.0
-    caution = reward.caution * span / 2 if reward.members > 1 else 0.0
-    if not math.isfinite(low):
-        raise UsageError(
-            "this mix has no lowest value, so no reward lies below that of every song; give "
-            "undecodable=, what a completion without a score earns"
-        )
-    return low - caution - penalties_of(reward) - 0.01 * span
-
-
 def with_rate(item: Any, sample_rate: int) -> Any:
     """A tensor or array with its rate; everything else as it is."""
     return (item, sample_rate) if isinstance(item, (Tensor, np.ndarray)) else item
@@ -411,10 +370,9 @@ def with_rate(item: Any, sample_rate: int) -> Any:
 
 def member_spread(reward: Reward, scores: Scores) -> list[float]:
     """(b,) spread of the mixed reward over an ensemble's members; empty without one."""
-    if scores.members is None:
+    if not scores.ensembles:
         return []
-    members = [reward.mix_scores(scores.member(i)) for i in range(len(scores.members))]
-    return spread(torch.stack(members)).tolist()
+    return spread(member_rewards(reward.mix, scores)).tolist()
 
 
 __all__ = ["Judge", "Judged", "Scale", "Undecodable"]

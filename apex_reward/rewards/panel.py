@@ -1,4 +1,4 @@
-"""`Panel`: several reward models heard as one; its heads are named `model.head`.
+"""`Panel`: several reward models used as one; its heads are named `model.head`.
 
 Shape key: B = songs, C = channels, T = samples.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import Lengths, Prompts
-from apex_reward.rewards.parts import Parts
+from apex_reward.rewards.members import Members
 from apex_reward.rewards.protocol import RewardModel, check_model
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -43,7 +43,7 @@ class Panel:
         if not named:
             raise UsageError("a panel needs at least one reward model")
         self.models: dict[str, RewardModel] = {n: check_model(model, n) for n, model in named}
-        self.parts = Parts(dict(self.models.items()))
+        self.parts = Members(dict(self.models.items()))
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -76,10 +76,9 @@ class Panel:
 
         Args and errors as in any `RewardModel`; prompts go to the members that read them.
         """
-        scores, _ = self.parts.hear(waveforms, sample_rate, lengths, prompts)
-        return scores
+        return self.parts.forward(waveforms, sample_rate, lengths, prompts)[0]
 
 
-def parts_of(model: RewardModel) -> Parts:
-    """The parts of a panel, or of a lone model."""
-    return model.parts if isinstance(model, Panel) else Parts({None: model})
+def members_of(model: RewardModel) -> Members:
+    """The models of a panel, or a single model, with their encoders."""
+    return model.parts if isinstance(model, Panel) else Members({None: model})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from os import fspath
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,7 @@ from torch import Tensor
 
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.errors import UsageError
-from apex_reward.files.songs_inside import NoSong
 from apex_reward.model.encode import Lengths, Prompts
-from apex_reward.model.inputs import at_loudness
 from apex_reward.model.licences import Licence, licences_of
 from apex_reward.model.source import Source
 from apex_reward.prompt import prompts_of
@@ -28,8 +26,8 @@ from apex_reward.report.songs import Rows, with_bar
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
 from apex_reward.rewards.load import load_reward_model
-from apex_reward.rewards.panel import Panel, parts_of
-from apex_reward.rewards.parts import Parts
+from apex_reward.rewards.members import Members
+from apex_reward.rewards.panel import Panel, members_of
 from apex_reward.rewards.protocol import RewardModel, check_model
 from apex_reward.rewards.rows import Row, segment_rows, song_row
 from apex_reward.rewards.saved import (
@@ -38,7 +36,7 @@ from apex_reward.rewards.saved import (
     reward_values,
     save_reward,
 )
-from apex_reward.rewards.songs import TensorSong, gather
+from apex_reward.rewards.songs import cells_of, is_path, song_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.preference import PreferenceHead
@@ -87,7 +85,7 @@ class Reward:
         batch_segments: int | None = None,
     ) -> None:
         self.model = _model(model)
-        self.parts = parts_of(self.model)
+        self.parts = members_of(self.model)
         self.mix: RewardMix | PreferenceHead = resolve_mix(mix, self.model)
         self.loudness = loudness
         self.guards = as_guards(guards)
@@ -96,7 +94,8 @@ class Reward:
         self.caution = caution
         self.batch_segments = batch_segments
         self.home: str | None = None  # the device, while the models are offloaded
-        self.lowest()
+        if any(guard.action == "veto" for guard in self.guards.guards):
+            self.floor_of(1)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -106,7 +105,7 @@ class Reward:
     @property
     def sources(self) -> dict[str, str]:
         """What each model was loaded from, by its name; its class where it was made in code."""
-        models = {part.name or part.model.name: part.model for part in self.parts.parts}
+        models = {part.name or part.model.name: part.model for part in self.parts.members}
         return {
             name: str(getattr(model, "source", None) or type(model).__qualname__)
             for name, model in models.items()
@@ -120,12 +119,12 @@ class Reward:
     @property
     def members(self) -> int:
         """Members of the largest ensemble among the models; 1 where there is none."""
-        return max(int(getattr(part.model, "members", 1)) for part in self.parts.parts)
+        return max(int(getattr(part.model, "members", 1)) for part in self.parts.members)
 
     @property
     def demonstration(self) -> bool:
         """Whether a model only demonstrates; outputs say so."""
-        configs = [getattr(part.model, "config", None) for part in self.parts.parts]
+        configs = [getattr(part.model, "config", None) for part in self.parts.members]
         return any(getattr(config, "demonstration", False) for config in configs)
 
     def __call__(
@@ -149,14 +148,14 @@ class Reward:
             UsageError: wrong shapes, missing prompts, or a gradient asked of a model that has none.
             AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
         """
-        scores, embeddings = self._heard(waveforms, sample_rate, lengths, prompts)
+        scores, embeddings = self._forward(waveforms, sample_rate, lengths, prompts)
         return self.mix_scores(scores, embeddings, groups)
 
     def scores(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
     ) -> Scores:
         """The heads behind the reward, at the set loudness; arguments as in a call."""
-        return self._heard(waveforms, sample_rate, lengths, prompts)[0]
+        return self._forward(waveforms, sample_rate, lengths, prompts)[0]
 
     def mix_scores(
         self, scores: Scores, embeddings: Tensor | None = None, groups: Tensor | None = None
@@ -165,79 +164,79 @@ class Reward:
         return mix_scores(self.mix, scores, embeddings, groups, self.caution)
 
     def guarded(self, raw: float, flags: Sequence[str], songs: int = 1) -> float:
-        """A song's reward after penalties and vetoes of the guards that tripped."""
-        return self.guards.adjust(raw, flags, self.lowest(songs))
+        """A song's reward after the penalties and vetoes of the guards that tripped.
 
-    def lowest(self, songs: int = 1) -> float:
-        """The lowest reward among `songs` of a batch; 0 where no guard asks for it.
-
-        Raises:
-            UsageError: a guard vetoes and the mix has no lowest value.
+        Args:
+            raw: before guards.
+            flags: names of the guards that tripped.
+            songs: size of the batch; read by a mix that is normalised by `group` only.
         """
-        vetoes = any(guard.action == "veto" for guard in self.guards.guards)
-        if not vetoes or self.guards.veto_reward is not None:
-            return 0.0
-        lowest = -float("inf")
-        if isinstance(self.mix, RewardMix):
-            lowest = self.mix.lowest(songs, self.heads)
-        if lowest == -float("inf"):
-            raise UsageError(
-                "rewards of this mix have no lowest value; "
-                "give the vetoing guards one: Guards(..., veto_reward=X)"
-            )
-        return lowest
+        vetoed = any(g.action == "veto" and g.name in flags for g in self.guards.guards)
+        return self.guards.adjust(raw, flags, self.floor_of(songs) if vetoed else 0.0)
 
     @property
     def floor(self) -> float:
         """Reward of a vetoed song and of a song that cannot be judged: below that of any song.
 
         The lowest value of the mix, less the largest caution, less the sum of all penalties, less
-        1% of the mix's range.
+        1% of the mix's range. (The largest spread of values in a range is half of the range.) A
+        lower `veto_reward` of the guards replaces it.
 
         Raises:
             UsageError: the mix has no lowest value.
         """
-        low, high = -math.inf, math.inf
-        if isinstance(self.mix, RewardMix):
-            opposite = {name: -weight for name, weight in self.mix.weights.items()}
-            low = self.mix.lowest(1, self.heads)
-            high = -replace(self.mix, weights=opposite).lowest(1, self.heads)
-        if not math.isfinite(high - low):
-            raise UsageError("rewards of this mix have no lowest value")
-        spread = self.caution * (high - low) / 2 if self.members > 1 else 0.0
-        penalties = sum(g.penalty for g in self.guards.guards if g.action == "penalty")
-        return low - spread - penalties - 0.01 * (high - low)
+        return self.floor_of(None)
+
+    def floor_of(self, songs: int | None) -> float:
+        """`floor` among so many songs: a mix normalised by `group` has one for each number."""
+        veto = self.guards.veto_reward
+        low, high = self.mix.bounds(self.heads, songs)
+        if low == -math.inf or math.isnan(low):
+            if veto is not None:
+                return veto
+            raise UsageError(
+                "rewards of this mix have no lowest value; give undecodable= to the reward "
+                "function, and veto_reward= to guards that veto: Guards(..., veto_reward=X)"
+            )
+        spread = 0.0
+        if self.caution and self.members > 1:
+            spread = self.caution * (high - low) / 2
+        lowest = low - spread - self.guards.penalties - 0.01 * (high - low)
+        return lowest if veto is None else min(lowest, veto)
 
     def judge(
         self,
-        songs: Sequence[Any],
+        songs: Any,
         prompts: Prompts = None,
         *,
         sample_rate: int | None = None,
         workers: int = 0,
-    ) -> list[Row]:
+    ) -> Rows:
         """A row per song as `score --reward` writes it, without a graph.
 
         Args:
-            songs: paths, `Waveform`s, or float tensors and arrays (T,) or (C, T) in [-1, 1];
-                ragged, of any rates.
+            songs: one song or several, each as `song_of` takes it: paths, `Waveform`s, pairs
+                (samples, rate), Audio cells, or float tensors and arrays (T,) or (C, T) in [-1, 1].
             prompts: one per song, for models that read them.
             sample_rate: Hz of the tensors and arrays.
             workers: processes that decode files; 0 decodes in this one.
 
         Returns:
-            Rows in the order of the songs, in a notebook a table with players; one that cannot be
-            heard has its reason as `error`.
+            Rows in the order of the songs, in a notebook a table with players. A song that cannot
+            be judged has its reason as `error`. `to_pandas()` gives a table.
 
         Raises:
-            UsageError: missing prompts, songs of another kind, or a mix normalised by `group`.
+            UsageError: missing prompts, samples without a rate, or a mix normalised by `group`.
         """
         self.check_single()
+        cells = cells_of(songs)
+        if isinstance(prompts, str):
+            prompts = [prompts]
         results = self.results(
-            gather(songs, sample_rate), prompts, workers=workers, settings=self.engine_settings()
+            cells, prompts, sample_rate, workers=workers, settings=self.engine_settings()
         )
         rows = (song_row(self, result, rewarded=True) for result in results)
-        return Rows(with_bar(rows, len(songs), "songs"))
+        return Rows(with_bar(rows, len(cells), "songs"))
 
     def engine_settings(self, *, block: int = BLOCK_SONGS, pieces: bool = False) -> EngineSettings:
         """How the engine hears songs for this reward."""
@@ -247,18 +246,26 @@ class Reward:
         self,
         songs: Sequence[Any],
         prompts: Prompts = None,
+        sample_rate: int | None = None,
         *,
         workers: int = 0,
         settings: EngineSettings,
     ) -> Iterator[SongResult]:
-        """What the models made of each song: paths are decoded ahead, others are in memory."""
+        """Features and scores of each song, in order; `song_of` reads the cells.
+
+        Paths are decoded ahead, in other processes where there are workers.
+        """
         self.parts.check_prompts(prompts, len(songs))
-        prompts = None if prompts is None else prompts_of(prompts)
-        songs = [TensorSong.failed(s.reason, s) if isinstance(s, NoSong) else s for s in songs]
-        paths = [song for song in songs if isinstance(song, str)]
-        decoded = decode_songs(paths, self.decode_settings, workers)
-        stream = (next(decoded) if isinstance(song, str) else song for song in songs)
-        return run_songs(self.parts, stream, settings, prompts)
+        texts = None if prompts is None else prompts_of(prompts)
+        thresholds = self.decode_settings
+        decoded = decode_songs([fspath(c) for c in songs if is_path(c)], thresholds, workers)
+        stream = (
+            next(decoded)
+            if is_path(cell)
+            else song_of(cell, sample_rate, f"song {number}", thresholds)
+            for number, cell in enumerate(songs)
+        )
+        return run_songs(self.parts, stream, settings, texts)
 
     @property
     def decode_settings(self) -> DecodeSettings:
@@ -332,24 +339,28 @@ class Reward:
         """Inverse of `to_values`; options and errors as in `load`."""
         return reward_of_values(cls, values, **options)
 
-    def _heard(
+    def _forward(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts
     ) -> tuple[Scores, Tensor | None]:
-        self.parts.check_prompts(prompts, len(waveforms))
-        if self.loudness is not None:
-            waveforms = at_loudness(waveforms, sample_rate, self.loudness, lengths)
-        scores, features = self.parts.hear(
-            waveforms, sample_rate, lengths, prompts, self.batch_segments
+        scores, features = self.parts.forward(
+            waveforms, sample_rate, lengths, prompts, self.loudness, self.batch_segments
         )
         return scores, self.parts.embeddings(features)
 
+    def __repr__(self) -> str:
+        models = ", ".join(f"{name}: {source}" for name, source in self.sources.items())
+        mix = str(self.mix) if isinstance(self.mix, RewardMix) else "preference"
+        return (
+            f"Reward({models}; mix {mix}; loudness {self.loudness}; "
+            f"guards {', '.join(self.guards.names) or None}; caution {self.caution:g})"
+        )
 
-def decode_settings_of(parts: Parts) -> DecodeSettings:
-    """Segment length and rate of the first encoder; ten seconds where songs are heard whole."""
-    model = parts.parts[0].model
-    if not parts.encoders:
-        return DecodeSettings(WHOLE_SECONDS, model.sample_rate)
-    first = parts.encoders[0]
+
+def decode_settings_of(members: Members) -> DecodeSettings:
+    """Segment length and rate of the first encoder; ten seconds where it has no windows."""
+    if not members.encoders:
+        return DecodeSettings(WHOLE_SECONDS, members.members[0].model.sample_rate)
+    first = members.encoders[0]
     seconds = WHOLE_SECONDS if first.window is None else first.window / first.sample_rate
     return DecodeSettings(seconds, first.sample_rate)
 

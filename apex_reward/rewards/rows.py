@@ -1,4 +1,4 @@
-"""Result rows: a song's features through heads, mix and guards, as plain JSON-ready values."""
+"""Result rows: the scores of a song, mixed and guarded, as plain JSON-ready values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apex_reward.errors import UsageError
+from apex_reward.files.tables import printable
 from apex_reward.rewards.engine import SongResult
+from apex_reward.rewards.guards import UNFAMILIAR
 from apex_reward.scores.head import member_column
+from apex_reward.scores.scores import Scores
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
-    from apex_reward.scores.scores import Scores
 
-UNFAMILIAR = "unfamiliar"
 Row = dict[str, Any]
 
 
@@ -24,7 +25,7 @@ def row_columns(reward: Reward, rewarded: bool, members: bool = False) -> list[s
     """The names of a row's numbers: heads, their spreads with an ensemble, the rewards.
 
     Args:
-        members: what each member of an ensemble says of all these too.
+        members: the same numbers by each member of an ensemble too.
     """
     names = [head.name for head in reward.heads]
     rewards = ["reward_raw", "reward"] if rewarded else []
@@ -43,12 +44,12 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool =
         reward: models, mix and guards.
         result: of the engine.
         rewarded: whether the row gets `reward_raw` and `reward`.
-        members: whether it gets `<head>_member0` and so on of an ensemble, and of the rewards what
-            they would be with that member alone.
+        members: whether it gets `<head>_member0` and so on of an ensemble, and the rewards with
+            that member alone. Heads of a smaller ensemble keep their means for further members.
 
     Returns:
         `path`, `duration` (seconds), `sample_rate` (Hz), `segments` (their number), a column per
-        head, `<head>_std` with an ensemble, `reward_raw` and `reward`, `flags` (of the file, the
+        head, `<head>_std` with an ensemble, `reward_raw` and `reward`, `flags` (of the song, the
         guards that tripped, `unfamiliar`), `error` (None or text). In a row with an error
         `segments` is 0 and the other numbers are None.
     """
@@ -63,7 +64,7 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool =
         flags = [*dict.fromkeys([*flags, *tripped, *([UNFAMILIAR] if far else [])])]
         if raw is not None:
             values |= {"reward_raw": raw, "reward": reward.guarded(raw, tripped)}
-        if members and scores.members is not None:
+        if members and scores.ensembles:
             values |= _member_values(reward, result, scores, tripped if rewarded else None)
     return {
         "path": printable(result.path),
@@ -76,41 +77,35 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool =
     }
 
 
-def _member_values(
-    reward: Reward, result: SongResult, scores: Scores, tripped: Sequence[str] | None
-) -> Row:
-    """What each member says of one song; without `tripped`, of its heads only."""
-    parts = reward.parts
-    values: Row = {}
-    with torch.inference_mode():
-        embeddings = parts.embeddings([feature.to(parts.device) for feature in result.features])
-        for i in range(reward.members):
-            own = scores.member(i)
-            values |= {member_column(name, i): value.item() for name, value in own.items()}
-            if tripped is not None:
-                raw = reward.mix_scores(own.apply(lambda v: v.to(parts.device)), embeddings).item()
-                values[member_column("reward_raw", i)] = raw
-                values[member_column("reward", i)] = reward.guarded(raw, tripped)
-    return values
-
-
 def judged(
     reward: Reward, result: SongResult, rewarded: bool
 ) -> tuple[Scores, float | None, dict[str, float]]:
-    """Scores of one song, its reward before guards, and the guards' values."""
-    parts = reward.parts
-    features = [feature.to(parts.device) for feature in result.features]
-    prompts = None if result.prompt is None else [result.prompt]
-    measured = dict(result.measured)
-    with torch.inference_mode(), torch.autocast(parts.device.type, enabled=False):
-        scores = parts.score(features, result.called, prompts)
-        raw = None
-        if rewarded:
-            raw = reward.mix_scores(scores, parts.embeddings(features)).item()
-        far = parts.unfamiliarity(features)
-        if far is not None:
-            measured[UNFAMILIAR] = float(far)
-    return scores.apply(torch.Tensor.cpu), raw, measured
+    """Scores of one song without an error, its reward before guards, and the guards' values."""
+    assert result.scores is not None
+    raw = _mixed(reward, result, result.scores) if rewarded else None
+    return result.scores, raw, dict(result.measured)
+
+
+def _mixed(reward: Reward, result: SongResult, scores: Scores) -> float:
+    with torch.inference_mode(), torch.autocast(reward.parts.device.type, enabled=False):
+        features = [feature.to(reward.parts.device) for feature in result.features]
+        embeddings = reward.parts.embeddings(features)
+        return reward.mix_scores(scores, None if embeddings is None else embeddings.cpu()).item()
+
+
+def _member_values(
+    reward: Reward, result: SongResult, scores: Scores, tripped: Sequence[str] | None
+) -> Row:
+    """The numbers of one song by each member; without `tripped`, of its heads only."""
+    values: Row = {}
+    for i in range(reward.members):
+        own = scores.member(i)
+        values |= {member_column(name, i): value.item() for name, value in own.items()}
+        if tripped is not None:
+            raw = _mixed(reward, result, own)
+            values[member_column("reward_raw", i)] = raw
+            values[member_column("reward", i)] = reward.guarded(raw, tripped)
+    return values
 
 
 def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
@@ -120,13 +115,13 @@ def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
     segment alone.
 
     Raises:
-        UsageError: the reward is no single model that hears songs in windows.
+        UsageError: the reward is not a single model that cuts songs into windows.
     """
     if result.error is not None:
         return []
-    if result.pieces is None or len(result.features) != 1 or result.called:
+    if result.pieces is None or len(result.features) != 1 or reward.parts.takes_waveforms:
         raise UsageError(
-            "--segments needs one model that hears songs in windows; score the others without it"
+            "--segments needs one model that cuts songs into windows; score the others without it"
         )
     parts = reward.parts
     prompts = None if result.prompt is None else [result.prompt] * len(result.pieces)
@@ -138,11 +133,6 @@ def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
         {"path": path, "segment": n, "start": start, "end": end, **heads}
         for n, (start, end, heads) in enumerate(zip([0.0, *ends], ends, scores, strict=False), 1)
     ]
-
-
-def printable(path: str) -> str:
-    r"""Text that any file can hold: bytes of a name that are not UTF-8 become `\udcNN`."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def failures(rows: Sequence[Row]) -> list[str]:

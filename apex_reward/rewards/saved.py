@@ -1,17 +1,22 @@
-"""A `Reward` as a YAML file: models by their sources, mix, loudness, guards, caution."""
+"""A `Reward` as a YAML file, and what its numbers depend on, for the metadata of results."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
+from torch import nn
 
-from apex_reward.errors import ApexError, DataError
+from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.files.tables import write_text
+from apex_reward.model.encode import weights_hash
 from apex_reward.model.source import Source, source_of
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.load import KNOWN, load_reward_model
@@ -159,3 +164,67 @@ def _mix(value: Any) -> Any:
 
 def _guards(value: Any) -> Any:
     return Guards.from_dict(value) if isinstance(value, Mapping) else value
+
+
+def provenance(reward: Reward) -> dict[str, Any]:
+    """What a reward's numbers depend on, as plain values: the same for the same numbers.
+
+    `models` has an entry per member: where it is from, a hash of weights and settings, its segment
+    tail, dtype and device.
+    """
+    members = reward.parts.members
+    return {
+        "version": package_version(),
+        "models": {one.name or one.model.name: _about(one.model) for one in members},
+        "reward": _values(reward),
+        "batch_segments": reward.batch_segments,
+        "demonstration": reward.demonstration,
+    }
+
+
+def package_version() -> str:
+    """The installed version, or 0.0.0 in a source tree."""
+    try:
+        return version("apex-reward")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def _values(reward: Reward) -> dict[str, Any]:
+    try:
+        values = reward_values(reward)
+    except UsageError:  # a model made in code: its class has to do
+        values = {
+            "mix": reward.mix.to_dict(),
+            "loudness": reward.loudness,
+            "guards": list(reward.guards.names),
+            "caution": reward.caution,
+        }
+    return {name: value for name, value in values.items() if name != "models"}
+
+
+def _about(model: Any) -> dict[str, Any]:
+    try:
+        source = str(source_of(model))
+    except UsageError:
+        source = f"{type(model).__module__}.{type(model).__qualname__}"
+    config = getattr(model, "config", None)
+    return {
+        "source": source,
+        "hash": model_hash(model),
+        "segment_tail": getattr(config, "segment_tail", None),
+        "dtype": str(getattr(model, "dtype", None) or "float32").removeprefix("torch."),
+        "device": getattr(getattr(model, "device", None), "type", "cpu"),
+    }
+
+
+def model_hash(model: Any) -> str:
+    """A hash of weights and settings: the model behind a name may change."""
+    weights = weights_hash(model) if isinstance(model, nn.Module) else ""
+    config: Any = getattr(model, "config", None)
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference")
+    settings = json.dumps({name: values.get(name) for name in names}, sort_keys=True, default=str)
+    heads = [[head.name, head.low, head.high] for head in model.heads]
+    text = json.dumps([weights, settings, heads, type(model).__qualname__])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

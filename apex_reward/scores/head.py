@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 from apex_reward.errors import UsageError
 
+RESERVED = (
+    *("path", "duration", "sample_rate", "segments"),
+    *("reward", "reward_raw", "flags", "error"),
+)
+"""Columns of a row of scores; no head has such a name."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -18,7 +24,7 @@ class Head:
 
     Raises:
         UsageError: no name, a name with a comma or an equals sign (mixes are written
-            `HEAD=WEIGHT,...`), or a range that is empty.
+            `HEAD=WEIGHT,...`), a name of `RESERVED`, or a range that is empty.
     """
 
     name: str
@@ -26,6 +32,11 @@ class Head:
     high: float = math.inf
 
     def __post_init__(self) -> None:
+        if self.name in RESERVED:
+            raise UsageError(
+                f"a head is called {self.name}, which is a column of every row; choose another "
+                f"name than {', '.join(RESERVED)}"
+            )
         if not self.name or set(self.name) & set(",= \n"):
             raise UsageError(
                 f"a head is called {self.name!r}; expected a name without comma, = or space"
@@ -40,7 +51,7 @@ class Head:
 
 
 def member_column(name: str, member: int) -> str:
-    """The column of what one member (from 0) of an ensemble says of a head or the reward.
+    """The column of a head or the reward by one member (from 0) of an ensemble.
 
     >>> member_column("clarity", 3)
     'clarity_member3'

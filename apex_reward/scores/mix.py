@@ -8,21 +8,23 @@ Shape key: B = batch of songs, H = heads in the mix, G = groups (prompts).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.scores.apex import APEX_MIXES, known_heads
+from apex_reward.files.tables import read_table
+from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Normalization = Literal["range", "zscore", "group", "none"]
-Value = TypeVar("Value", "Tensor", float)
+Value = TypeVar("Value", Tensor, float)
 
 
 @dataclass(frozen=True)
@@ -143,29 +145,27 @@ class RewardMix:
                 `range`, or lacks the reference of `zscore`.
         """
         ranges = {head.name: head for head in heads}
-        if absent := [name for name in self.weights if name not in ranges]:
-            raise UsageError(
-                f"the mix weighs {', '.join(absent)}, which this model has not; "
-                f"its heads are {', '.join(ranges)}"
-            )
+        check_names(self.weights, ranges)
         for name in self.weights:
             self._ends(ranges[name])
 
-    def lowest(self, songs: int = 1, heads: Sequence[Head] | None = None) -> float:
-        """The lowest reward a song can get, from the ranges of the heads.
+    def bounds(self, heads: Sequence[Head], songs: int | None = None) -> tuple[float, float]:
+        """The lowest and the highest reward that a song can get, from the ranges of the heads.
 
         Args:
-            heads: of the model, for their ranges; None takes those of APEX.
-            songs: size of the largest group; read by `group` only, where a z-score of n songs lies
-                within sqrt(n - 1).
+            heads: of the model.
+            songs: size of the largest group; read by `group` only, where a z-score among n songs
+                lies within sqrt(n - 1). None: groups of any size, which have no bounds.
         """
-        bound = math.sqrt(max(songs - 1, 0))
-        ranges = {head.name: head for head in heads or known_heads(self.weights)}
-        total = 0.0
+        bound = math.inf if songs is None else math.sqrt(max(songs - 1, 0))
+        ranges = {head.name: head for head in heads}
+        low = high = 0.0
         for name, weight in self.weights.items():
             ends = (-bound, bound) if self.normalization == "group" else self._ends(ranges[name])
-            total += min(weight * end for end in ends) if weight else 0.0
-        return total
+            if weight:
+                low += min(weight * end for end in ends)
+                high += max(weight * end for end in ends)
+        return low, high
 
     def with_reference(self, songs: Scores | str | Path) -> RewardMix:
         """The same mix with `zscore` statistics of a set of songs (population std).
@@ -248,6 +248,21 @@ class RewardMix:
                 )
 
 
+def check_names(weighed: Iterable[str], names: Iterable[str]) -> None:
+    """Whether a model has all heads of these names.
+
+    Raises:
+        UsageError: naming the unknown ones, and a known one that looks like the first.
+    """
+    known = list(names)
+    if unknown := [name for name in weighed if name not in known]:
+        near = get_close_matches(unknown[0], known, 1)
+        raise UsageError(
+            f"unknown head {', '.join(unknown)}; this model has: {', '.join(known)}."
+            + (f" Did you mean {near[0]}?" if near else "")
+        )
+
+
 def as_mix(
     mix: str | Mapping[str, Any] | RewardMix,
     mixes: Mapping[str, Mapping[str, float]] = APEX_MIXES,
@@ -260,8 +275,6 @@ def as_mix(
 
 def _standardized_in_groups(score: Tensor, groups: Tensor | None) -> Tensor:
     """(B,) scores to zero mean and unit population std within each group; constant groups to 0."""
-    import torch
-
     if groups is None:
         groups = torch.zeros(score.shape[0], dtype=torch.long)
     names, index = torch.unique(groups.to(score.device), return_inverse=True)
@@ -283,8 +296,6 @@ def _mean_and_std(values: list[float]) -> tuple[float, float]:
 
 
 def _score_columns(path: str | Path, heads: tuple[str, ...]) -> dict[str, list[float]]:
-    from apex_reward.files.tables import read_table
-
     table = read_table(path)
     missing = [head for head in heads if head not in table.column_names]
     if missing:

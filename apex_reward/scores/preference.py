@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.scores.head import Head
+from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.scores import Scores
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _FIELDS = {"weights", "embedding_weights", "fitted"}
 
@@ -71,6 +73,12 @@ class PreferenceHead:
             total = total + term
         return total
 
+    def bounds(self, heads: Sequence[Head], songs: int | None = None) -> tuple[float, float]:
+        """The lowest and the highest reward; infinite with embeddings. See `RewardMix.bounds`."""
+        if self.embedding_weights is not None:
+            return -math.inf, math.inf
+        return RewardMix(self.weights, "none").bounds(heads, songs)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what `config.preference` of a model holds."""
         return {
@@ -112,8 +120,6 @@ class PreferenceHead:
         return cls.from_dict(value)
 
     def _embedding_term(self, embeddings: Tensor | None) -> Tensor:
-        import torch
-
         width = len(self.embedding_weights or ())
         if embeddings is None:
             raise UsageError(f"this preference head needs (B, {width}) song embeddings; none given")

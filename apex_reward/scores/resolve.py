@@ -5,16 +5,16 @@ Shape key: B = songs, M = members of an ensemble, W = embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.scores.mix import RewardMix, as_mix
+from apex_reward.scores.mix import RewardMix, as_mix, check_names
 from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.scores import Scores
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Mix = str | Mapping[str, Any] | RewardMix | PreferenceHead
 PREFERENCE = "preference"
@@ -36,11 +36,7 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
     if mix == PREFERENCE:
         mix = _preference(model)
     if isinstance(mix, PreferenceHead):
-        if absent := [name for name in mix.weights if name not in _names(model)]:
-            raise UsageError(
-                f"the preference head weighs {', '.join(absent)}, which this model has not; "
-                f"its heads are {', '.join(_names(model))}"
-            )
+        check_names(mix.weights, _names(model))
         return mix
     meant: Any = mix
     if mix is None:
@@ -65,35 +61,52 @@ def mix_scores(
     groups: Tensor | None = None,
     caution: float = 0.0,
 ) -> Tensor:
-    """Rewards (B,) of scores: their mix, less `caution` spreads over an ensemble's members.
+    """Rewards (B,) of scores: their mix, less `caution` spreads over the ensembles' members.
 
-    With members every one's scores are mixed; the reward is the mean of those rewards minus
-    `caution` times their population standard deviation (a lower confidence bound; Coste et al.
-    2023, arXiv 2310.02743). Without members there is no spread to subtract.
+    The reward is the mean over an ensemble's members of their mixed scores, minus `caution` times
+    their population standard deviation (a lower confidence bound; Coste et al. 2023, arXiv
+    2310.02743). Several ensembles of a panel are independent: their variances add up.
 
     Args:
         embeddings: (B, W), for a preference head that was fitted on embeddings too.
         groups: (B,) prompt of each song, for a mix normalised within groups.
     """
-    if scores.members is None:
+    if not scores.ensembles:
         return _mixed(mix, scores, embeddings, groups)
-    import torch
-
-    rewards = torch.stack(
-        [
-            _mixed(mix, scores.member(index), embeddings, groups)
-            for index in range(len(scores.members))
-        ]
-    )
-    mean = rewards.mean(dim=0)
+    rewards = member_rewards(mix, scores, embeddings, groups)
+    mean = rewards[0].mean(dim=0)
+    if len(rewards) > 1:
+        base = _mixed(mix, scores, embeddings, groups)
+        mean = base + sum(one.mean(dim=0) - base for one in rewards)
     return mean - caution * spread(rewards) if caution else mean
 
 
-def spread(rewards: Tensor) -> Tensor:
-    """Population standard deviation over the members of (M, B) rewards, with a gradient at 0."""
-    import torch
+def member_rewards(
+    mix: RewardMix | PreferenceHead,
+    scores: Scores,
+    embeddings: Tensor | None = None,
+    groups: Tensor | None = None,
+) -> list[Tensor]:
+    """Per ensemble the rewards (M, B) with each of its members, the others at their means."""
+    return [
+        torch.stack(
+            [
+                _mixed(mix, scores.member(index, number), embeddings, groups)
+                for index in range(len(tensor))
+            ]
+        )
+        for number, (_, tensor) in enumerate(scores.ensembles)
+    ]
 
-    variance = rewards.var(dim=0, correction=0)
+
+def spread(rewards: Sequence[Tensor]) -> Tensor:
+    """Standard deviation (B,) over the members of independent ensembles, with a gradient at 0.
+
+    Args:
+        rewards: (M, B) rewards of the members of each ensemble, as `member_rewards` gives them.
+    """
+    variance = sum(one.var(dim=0, correction=0) for one in rewards)
+    assert isinstance(variance, Tensor)
     varies = variance > 0
     return torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
 

@@ -1,36 +1,39 @@
-"""`Scores`: what a reward model says of a batch of songs, an open vocabulary of heads.
+"""`Scores`: the heads of a batch of songs, under any names.
 
-Shape key: B = batch of songs, H = heads, M = members of an ensemble.
+Shape key: B = batch of songs, H = heads, M = members of an ensemble, h = heads of one ensemble.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.apex import apex_heads, known_heads
 from apex_reward.scores.head import Head
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 MOST_SHOWN = 20
+# Names of an ensemble's heads, and the (M, B, h) scores of its members.
+Ensembles = tuple[tuple[tuple[str, ...], Tensor], ...]
 
 
-class Scores(Mapping[str, "Tensor"]):
+class Scores(Mapping[str, Tensor]):
     """Scores of a batch of songs: an ordered mapping of head name to a (B,) tensor.
 
     Heads are attributes too (`scores.musicality`), where their name is a Python name. Tensors stay
-    on the autograd graph. An ensemble's scores are the means over its members; `members` holds what
-    each member says and `std` their spread.
+    on the autograd graph. An ensemble's scores are the means over its members; `ensembles` holds
+    the scores of each member and `std` their spread.
 
     Args:
         values: head name to (B,) tensor, in head order.
         heads: the heads with their ranges, in the same order; None takes the ranges of APEX's
             heads by their names and none for others.
-        members: (M, B, H) scores of each member of an ensemble; None where there is none.
+        members: (M, B, H) scores of each member of an ensemble; None where there is none. Of
+            several ensembles side by side, (M, B, h) tensors with their heads' names.
 
     Raises:
         UsageError: no head, tensors that are not (B,) of one length, names that differ from
@@ -46,11 +49,15 @@ class Scores(Mapping[str, "Tensor"]):
         self,
         values: Mapping[str, Tensor],
         heads: Sequence[Head] | None = None,
-        members: Tensor | None = None,
+        members: Tensor | Ensembles | None = None,
     ) -> None:
         self._values = dict(values)
         self.heads: tuple[Head, ...] = tuple(known_heads(values) if heads is None else heads)
-        self.members = members
+        if members is None:
+            members = ()
+        self.ensembles: Ensembles = (
+            members if isinstance(members, tuple) else ((tuple(self._values), members),)
+        )
         names = [head.name for head in self.heads]
         if names != list(self._values) or not names:
             raise UsageError(
@@ -62,12 +69,12 @@ class Scores(Mapping[str, "Tensor"]):
             raise UsageError(
                 f"scores have shapes {', '.join(map(str, sorted(shapes)))}; expected (B,) each"
             )
-        expected = (self.songs, len(names))
-        if members is not None and tuple(members.shape[1:]) != expected:
-            raise UsageError(
-                f"members have shape {tuple(members.shape)}; expected (M, {expected[0]}, "
-                f"{expected[1]})"
-            )
+        for own, tensor in self.ensembles:
+            if tuple(tensor.shape[1:]) != (self.songs, len(own)):
+                raise UsageError(
+                    f"members have shape {tuple(tensor.shape)}; expected (M, {self.songs}, "
+                    f"{len(own)})"
+                )
 
     @classmethod
     def from_stack(
@@ -98,35 +105,25 @@ class Scores(Mapping[str, "Tensor"]):
 
     @classmethod
     def side_by_side(cls, parts: Sequence[Scores]) -> Scores:
-        """The heads of several scores of the same songs, in order.
-
-        Where one is of an ensemble, the others are repeated for every member; of two ensembles the
-        smaller one goes round.
-        """
-        import torch
-
-        values = {name: value for part in parts for name, value in part.items()}
-        heads = [head for part in parts for head in part.heads]
-        most = max((len(part.members) for part in parts if part.members is not None), default=0)
-        if not most:
-            return cls(values, heads)
-        columns = []
-        for part in parts:
-            own = part.stack()[None] if part.members is None else part.members
-            columns.append(own[torch.arange(most) % len(own)])
-        return cls(values, heads, torch.cat(columns, dim=2))
+        """The heads of several scores of the same songs, in order; each keeps its own members."""
+        return cls(
+            {name: value for part in parts for name, value in part.items()},
+            [head for part in parts for head in part.heads],
+            tuple(ensemble for part in parts for ensemble in part.ensembles),
+        )
 
     @classmethod
     def of_songs(cls, parts: Sequence[Scores]) -> Scores:
-        """Scores of several batches, one after the other."""
-        import torch
-
+        """Scores of several batches, one after the other; members where all of them have some."""
         first = parts[0]
-        members = [part.members for part in parts if part.members is not None]
+        known = all(len(part.ensembles) == len(first.ensembles) for part in parts)
         return cls(
             {name: torch.cat([part[name] for part in parts]) for name in first},
             first.heads,
-            torch.cat(members, dim=1) if len(members) == len(parts) else None,
+            tuple(
+                (own, torch.cat([part.ensembles[n][1] for part in parts], dim=1))
+                for n, (own, _) in enumerate(first.ensembles if known else ())
+            ),
         )
 
     @property
@@ -182,36 +179,66 @@ class Scores(Mapping[str, "Tensor"]):
 
     def stack(self) -> Tensor:
         """All heads as one (B, H) tensor in head order."""
-        import torch
-
         return torch.stack(list(self._values.values()), dim=1)
 
     @property
-    def std(self) -> Scores | None:
-        """Spread of an ensemble's members (population standard deviation); None without one."""
-        if self.members is None:
-            return None
-        spread = self.members.std(dim=0, correction=0)
-        return Scores.from_stack(spread, [Head(head.name, 0.0) for head in self.heads])
+    def members(self) -> Tensor | None:
+        """(M, B, H) scores of each member of one ensemble that gives all heads; else None."""
+        whole = [tensor for own, tensor in self.ensembles if len(own) == len(self)]
+        return whole[0] if whole else None
 
-    def member(self, index: int) -> Scores:
-        """What one member of an ensemble says."""
-        if self.members is None:
+    @property
+    def std(self) -> Scores | None:
+        """Spread of the members of each head's ensemble (population standard deviation).
+
+        0 for heads without an ensemble; None where there is no ensemble at all.
+        """
+        if not self.ensembles:
+            return None
+        spread = {name: torch.zeros_like(value) for name, value in self._values.items()}
+        for own, tensor in self.ensembles:
+            spread |= zip(own, tensor.std(dim=0, correction=0).unbind(dim=1), strict=True)
+        return Scores(spread, [Head(head.name, 0.0) for head in self.heads])
+
+    def member(self, index: int, ensemble: int | None = None) -> Scores:
+        """The scores of one member of every ensemble, or of one ensemble only.
+
+        Heads without such a member keep their values.
+        """
+        if not self.ensembles:
             raise UsageError("these scores are of one model; there are no members")
-        return Scores.from_stack(self.members[index], self.heads)
+        values = dict(self._values)
+        for number, (own, tensor) in enumerate(self.ensembles):
+            if ensemble in (None, number) and index < len(tensor):
+                values |= zip(own, tensor[index].unbind(dim=1), strict=True)
+        return Scores(values, self.heads)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Scores:
         """The same scores with `function` applied to every head's tensor (`.detach`, `.cpu`)."""
-        members = None if self.members is None else function(self.members)
         return Scores(
-            {name: function(value) for name, value in self._values.items()}, self.heads, members
+            {name: function(value) for name, value in self._values.items()},
+            self.heads,
+            tuple((own, function(tensor)) for own, tensor in self.ensembles),
+        )
+
+    def song(self, index: int) -> Scores:
+        """The scores of one song, (1,) each."""
+        return Scores(
+            {name: value[index : index + 1] for name, value in self._values.items()},
+            self.heads,
+            tuple((own, tensor[:, index : index + 1]) for own, tensor in self.ensembles),
         )
 
     def renamed(self, prefix: str) -> Scores:
         """The same scores under the names `prefix.head`, as in a panel."""
-        heads = [Head(f"{prefix}.{head.name}", head.low, head.high) for head in self.heads]
-        values = dict(zip((h.name for h in heads), self._values.values(), strict=True))
-        return Scores(values, heads, self.members)
+        return Scores(
+            {f"{prefix}.{name}": value for name, value in self._values.items()},
+            [Head(f"{prefix}.{head.name}", head.low, head.high) for head in self.heads],
+            tuple(
+                (tuple(f"{prefix}.{name}" for name in own), tensor)
+                for own, tensor in self.ensembles
+            ),
+        )
 
     def rows(self) -> list[dict[str, float]]:
         """One JSON-ready dict per song: the heads in order, then `<head>_std` with an ensemble."""

@@ -13,7 +13,6 @@ from apex_reward.files.songs_inside import undecoded
 from apex_reward.prompt import prompts_of
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import row_columns, song_row
-from apex_reward.rewards.songs import song_of
 
 BATCH = 16
 
@@ -83,11 +82,10 @@ def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
 def _scored(
     reward: Reward, batch: Mapping[str, list[Any]], audio: str, prompt: str
 ) -> dict[str, list[Any]]:
-    items = batch[audio]
+    songs = list(batch[audio])
     prompts = None
     if reward.model.reads_text:
         prompts = prompts_of(batch[prompt], batch.get("lyrics"))
-    songs = [song_of(item) for item in items]
     settings = reward.engine_settings(block=max(1, len(songs)))
     results = reward.results(songs, prompts, settings=settings)
     rows = [song_row(reward, result, rewarded=True) for result in results]

@@ -17,9 +17,9 @@ from apex_reward.files.stamps import Stamp, provenance_path, text_hash
 from apex_reward.files.tables import check_format, check_output, read_rows
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.engine import BLOCK_SONGS
-from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, row_columns
+from apex_reward.rewards.saved import provenance
 from apex_reward.scoring.engines import Engine
 from apex_reward.scoring.lists import Input
 from apex_reward.scoring.rows import (

@@ -29,9 +29,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import NoSong
 from apex_reward.prompt import Prompt, prompt_of, prompts_of
-from apex_reward.rewards.provenance import provenance
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row
+from apex_reward.rewards.saved import provenance
 from apex_reward.rewards.stacks.samples import path_in
 from apex_reward.serve.batching import Batcher, BusyError, OnBatch
 from apex_reward.serve.gate import Gate

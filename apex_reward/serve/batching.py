@@ -12,18 +12,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
-
+from apex_reward.audio.decoding import DecodedSong
 from apex_reward.audio.workers import DecodeProcess
 from apex_reward.errors import ApexError, AudioError
 from apex_reward.files.songs_inside import NoSong
 from apex_reward.prompt import Prompt
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, song_row
-from apex_reward.rewards.songs import TensorSong
 
 # The size of a batch, how many of it failed, and the seconds that its songs waited in all.
 OnBatch = Callable[[int, int, float], None]
@@ -73,7 +69,7 @@ class _Job:
     prompt: Prompt
     answer: Future[Row]
     since: float
-    song: TensorSong | None = None
+    song: DecodedSong | None = None
     seconds: float = 0.0
 
 
@@ -201,28 +197,24 @@ class Batcher:
                 raise AudioError(job.path.reason)
             job.song = self._read(job)
         except AudioError as error:
-            job.song = TensorSong.failed(str(error), job.name)
+            job.song = DecodedSong.failed(job.name, str(error))
         except Exception as error:  # whatever a decoder throws is that song's failure
-            job.song = TensorSong.failed(f"cannot be decoded: {error}", job.name)
+            job.song = DecodedSong.failed(job.name, f"cannot be decoded: {error}")
         self._ready.put(job)
 
-    def _read(self, job: _Job) -> TensorSong:
+    def _read(self, job: _Job) -> DecodedSong:
         process = getattr(self._local, "process", None)
         if process is None:
             process = self._local.process = DecodeProcess(self.reward.decode_settings)
             self._processes.append(process)
-        parts: list[Any] = []
-        flags: list[str] = []
-        rate, most = 0, self.limits.seconds
+        blocks, most = [], self.limits.seconds
         for block in process.blocks(job.path):
-            parts.append(block.samples)
+            blocks.append(block)
             rate = block.sample_rate
-            if sum(map(len, parts)) > most * min(rate, HIGHEST_RATE):
+            job.seconds = sum(len(one.samples) for one in blocks) / rate
+            if job.seconds > most * min(rate, HIGHEST_RATE) / rate:
                 raise AudioError(f"is longer than {most:g} s, the most that this server takes")
-            flags = block.facts.flags if block.facts is not None else flags
-        mono = torch.from_numpy(np.concatenate(parts))
-        job.seconds = len(mono) / rate
-        return TensorSong(mono, rate, job.name, flags)
+        return DecodedSong(job.name, lambda: iter(blocks))
 
     def _run(self) -> None:
         window = self.reward.decode_settings.segment_seconds
@@ -262,7 +254,7 @@ class Batcher:
         try:
             return self._rows([job])[0]
         except Exception as error:
-            job.song = TensorSong.failed(f"cannot be scored: {error}", job.name)
+            job.song = DecodedSong.failed(job.name, f"cannot be scored: {error}")
             job.prompt = Prompt("no song")
             return self._rows([job])[0]
 

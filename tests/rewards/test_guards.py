@@ -206,19 +206,18 @@ def test_actions() -> None:
         for action in ("flag", "penalty", "veto")
     )
     guards = Guards((flag, penalty))
-    assert guards.adjust(0.9, [], lowest=-1.0) == 0.9
-    assert guards.adjust(0.9, ["flag"], lowest=-1.0) == 0.9
-    assert guards.adjust(0.9, ["flag", "penalty"], lowest=-1.0) == pytest.approx(0.65)
+    assert guards.adjust(0.9, [], floor=-1.0) == 0.9
+    assert guards.adjust(0.9, ["flag"], floor=-1.0) == 0.9
+    assert guards.adjust(0.9, ["flag", "penalty"], floor=-1.0) == pytest.approx(0.65)
     guards = Guards((penalty, veto))
-    assert guards.adjust(0.9, ["veto", "penalty"], lowest=-1.0) == -1.0
-    assert Guards((veto,), veto_reward=-3.0).adjust(0.9, ["veto"], lowest=-1.0) == -3.0
+    assert guards.adjust(0.9, ["veto", "penalty"], floor=-1.0) == -1.0
 
 
 def test_penalties_of_several_guards_add_up() -> None:
     guards = Guards.of(["silence", "loudness"], action="penalty", penalty=0.2)
     flags = guards.flags(guards.measure(torch.zeros(RATE), RATE))
     assert flags == ["silence", "loudness"]
-    assert guards.adjust(1.0, flags, lowest=0.0) == pytest.approx(0.6)
+    assert guards.adjust(1.0, flags, floor=0.0) == pytest.approx(0.6)
 
 
 def test_choosing_guards() -> None:

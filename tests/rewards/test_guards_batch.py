@@ -126,7 +126,7 @@ def test_a_value_from_the_model_is_put_among_the_measured() -> None:
     assert guards.flags(measured) == []
     assert guards.flags({**measured, "unfamiliar": 1.01}) == ["unfamiliar"]
     assert guards.flags({**measured, "unfamiliar": 1.0}) == []
-    assert guards.adjust(0.5, ["unfamiliar"], lowest=-9.0) == -1.5
+    assert guards.adjust(0.5, ["unfamiliar"], floor=-9.0) == -1.5
 
 
 def test_guards_come_back_from_json() -> None:

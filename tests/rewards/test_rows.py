@@ -98,7 +98,7 @@ def test_a_failed_song_has_no_segment_rows(model: ApexReward, songs: list[str]) 
 def test_mixes_that_make_no_sense_here(model: ApexReward, songs: list[str]) -> None:
     with pytest.raises(UsageError, match="normalised by group"):
         list(score_songs(model, songs, mix=RewardMix({"clarity": 1.0}, "group")))
-    with pytest.raises(UsageError, match="weighs clarity, which this model has not"):
+    with pytest.raises(UsageError, match="unknown head clarity; this model has: "):
         list(score_songs(tiny_model(task="popularity"), songs, mix="clarity=1"))
     with pytest.raises(UsageError, match="calibrated head"):
         list(score_songs(model, songs[:1], mix="preference"))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from apex_reward import ApexReward, RewardMix
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table
-from apex_reward.scores.apex import APEX_MIXES, HEADS, head_range
+from apex_reward.scores.apex import APEX_HEADS, APEX_MIXES, HEADS, head_range
 from apex_reward.scores.mix import as_mix
 from apex_reward.scores.scores import Scores
 from tests.support import golden_song, tiny_model
@@ -140,14 +140,19 @@ def test_no_reward_lies_below_the_lowest(
     weights: dict[str, float], seed: int, normalization: str
 ) -> None:
     mix = mix_of(weights, normalization)
-    assert float(mix(random_scores(seed)).min()) >= mix.lowest(6) - 1e-9
+    assert float(mix(random_scores(seed)).min()) >= mix.bounds(APEX_HEADS, 6)[0] - 1e-9
+    assert float(mix(random_scores(seed)).max()) <= mix.bounds(APEX_HEADS, 6)[1] + 1e-9
 
 
 def test_the_lowest_reward_is_reached_at_the_ends_of_the_ranges() -> None:
     worst = Scores.from_stack(torch.tensor([[0.0, 100.0]]))
+    best = Scores.from_stack(torch.tensor([[100.0, 0.0]]))
     for normalization in ("range", "none"):
         mix = RewardMix({"score_streams": 2.0, "score_likes": -1.0}, normalization)
-        assert mix.lowest() == pytest.approx(mix(worst).item())
+        low, high = mix.bounds(APEX_HEADS)
+        assert low == pytest.approx(mix(worst).item())
+        assert high == pytest.approx(mix(best).item())
+    assert RewardMix({"clarity": 1.0}, "group").bounds(APEX_HEADS) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -196,7 +201,7 @@ def test_wrong_text_is_named(text: str, message: str) -> None:
 
 def test_wrong_uses_are_named() -> None:
     scores = random_scores(0)
-    with pytest.raises(UsageError, match="weighs tempo, which this model has not"):
+    with pytest.raises(UsageError, match="unknown head tempo; this model has: "):
         RewardMix({"tempo": 1.0}).check(scores.heads)
     with pytest.raises(UsageError, match="normalization is 'softmax'"):
         RewardMix({"clarity": 1.0}, "softmax")  # type: ignore[arg-type]

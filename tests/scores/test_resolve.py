@@ -45,8 +45,8 @@ def test_a_preference_head_by_name_by_content_or_saved_as_the_mix() -> None:
     ("mix", "message"),
     [
         ("preference", "needs a calibrated head, and this model holds none"),
-        (PreferenceHead({"a": 1.0, "c": 1.0}), "weighs c, which this model has not; .* are a, b"),
-        ("a=1,d=2", "the mix weighs d, which this model has not"),
+        (PreferenceHead({"a": 1.0, "c": 1.0}), "unknown head c; this model has: a, b"),
+        ("a=1,d=2", "unknown head d; this model has: a, b"),
         ("mine", "'mine' in the mix 'mine' is not HEAD=WEIGHT; the named mixes are overall"),
     ],
 )
@@ -77,8 +77,21 @@ def test_groups_and_embeddings_reach_the_mix() -> None:
 def test_a_spread_of_nothing_has_a_gradient() -> None:
     """d spread / d reward is (reward - mean) / (M spread): -1/2 and 1/2 of 1 and 3."""
     rewards = torch.tensor([[1.0, 2.0], [3.0, 2.0]], requires_grad=True)
-    found = spread(rewards)
+    found = spread([rewards])
     assert found.tolist() == [1.0, 0.0]
     found.sum().backward()
     assert rewards.grad is not None
     assert rewards.grad.tolist() == [[-0.5, 0.0], [0.5, 0.0]]
+
+
+def test_ensembles_of_other_sizes_keep_their_own_members() -> None:
+    """a: 1, 2, 3 and b: 10, 20 have means 2 and 15, variances 2/3 and 25."""
+    three = Scores.from_members(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), [Head("x")])
+    two = Scores.from_members(torch.tensor([[[10.0]], [[20.0]]]), [Head("x")])
+    scores = Scores.side_by_side([three.renamed("a"), two.renamed("b")])
+    mix = RewardMix({"a.x": 1.0}, "none")
+    assert mix_scores(mix, scores).item() == scores["a.x"].item() == 2.0
+    assert mix_scores(mix, scores, caution=1.0).item() == pytest.approx(2 - (2 / 3) ** 0.5)
+    both = RewardMix({"a.x": 1.0, "b.x": 1.0}, "none")
+    assert mix_scores(both, scores).item() == 17.0
+    assert mix_scores(both, scores, caution=2.0).item() == pytest.approx(17 - 2 * (77 / 3) ** 0.5)

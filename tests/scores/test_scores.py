@@ -76,7 +76,7 @@ def test_an_ensemble_has_means_and_spreads():
         Scores.from_stack(torch.ones(1, 7)).member(0)
 
 
-def test_models_stand_side_by_side_and_the_smaller_ensemble_goes_round():
+def test_models_stand_side_by_side_with_their_own_members():
     three = Scores.from_members(torch.tensor([[[1.0]], [[2.0]], [[6.0]]]), [Head("three")])
     two = Scores.from_members(torch.tensor([[[10.0]], [[20.0]]]), [Head("two")])
     one = Scores({"one": torch.tensor([7.0])}, [Head("one", 0, 9)])
@@ -84,7 +84,15 @@ def test_models_stand_side_by_side_and_the_smaller_ensemble_goes_round():
     assert found.names == ("one", "two", "three")
     assert found.heads[0] == Head("one", 0, 9)
     assert found.stack().tolist() == [[7.0, 15.0, 3.0]]
-    assert found.members[:, 0].tolist() == [[7.0, 10.0, 1.0], [7.0, 20.0, 2.0], [7.0, 10.0, 6.0]]
+    assert found.members is None
+    assert [(own, len(members)) for own, members in found.ensembles] == [
+        (("two",), 2),
+        (("three",), 3),
+    ]
+    assert found.member(1).stack().tolist() == [[7.0, 20.0, 2.0]]
+    assert found.member(2).stack().tolist() == [[7.0, 15.0, 6.0]]
+    assert found.member(0, ensemble=1).stack().tolist() == [[7.0, 15.0, 1.0]]
+    assert found.std.stack().tolist() == [[0.0, 5.0, pytest.approx((14 / 3) ** 0.5)]]
     plain = Scores.side_by_side([one, one.renamed("other")])
     assert plain.names == ("one", "other.one")
     assert plain.heads[1] == Head("other.one", 0, 9)

@@ -60,6 +60,7 @@ class Lyrics:
     sample_rate = 16_000
     differentiable = False
     reads_text = True
+    reads_lyrics = True
     licences: ClassVar[list[Licence]] = [
         CODE,
         licence("whisper-small weights", "Apache-2.0", True, HUB + DEFAULT_TRANSCRIBER),

@@ -7,6 +7,7 @@ music, so a policy that finds them will use them.
 
 from apex_reward.rewards.guards.guard import (
     DEFAULT_GUARDS,
+    UNFAMILIAR,
     Action,
     Combine,
     Guard,
@@ -29,6 +30,7 @@ from apex_reward.rewards.guards.slope import guard_price
 
 __all__ = [
     "DEFAULT_GUARDS",
+    "UNFAMILIAR",
     "Action",
     "Combine",
     "Guard",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pkgutil import resolve_name
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.guards import measures, saved
+from apex_reward.rewards.guards import measures
 from apex_reward.rewards.guards.blocks import BLOCK_SECONDS, TAIL_SECONDS, regrouped
 from apex_reward.rewards.guards.measures import BATCHED, Measure
 from apex_reward.rewards.guards.songs import Songs
 
 Action = Literal["flag", "penalty", "veto"]
 Combine = Literal["worst", "sum"]
+UNFAMILIAR = "unfamiliar"
+"""Guard and flag of songs far from a model's training songs; the model gives the value."""
 
 # Songs are measured together up to this many samples, 12 songs of 30 s: memory stays bounded.
 BATCH_SAMPLES = 1 << 24
@@ -34,7 +38,7 @@ class Guard:
         unit: of the measure and its limits.
         low, high: it trips below `low` or above `high`.
         action: `flag` only reports; `penalty` subtracts `penalty` from the reward; `veto` replaces
-            the reward by the lowest one (`Guards.veto_reward`).
+            the reward by `Reward.floor`.
         penalty: in units of the reward.
         combine: what the blocks of a long song give together: `worst`, the value farthest outside
             the limits (or nearest to them), or `sum`.
@@ -100,8 +104,8 @@ class Guards:
 
     Args:
         guards: any number of them, each name once. None of them: nothing is measured.
-        veto_reward: reward of a vetoed song; None takes the lowest that the mix can give
-            (`RewardMix.lowest`), so that a policy learns to stay away from it.
+        veto_reward: reward of a vetoed song for mixes without a lowest value; elsewhere it replaces
+            `Reward.floor` where it is lower.
     """
 
     guards: tuple[Guard, ...] = tuple(DEFAULT_GUARDS.values())
@@ -141,11 +145,8 @@ class Guards:
         Raises:
             UsageError: an unknown guard or key, or a measure that cannot be imported.
         """
-        entries = saved.entries(saved_guards)
-        return cls(
-            tuple(Guard(**saved.settings(entry, DEFAULT_GUARDS, Guard)) for entry in entries),
-            saved_guards.get("veto_reward"),
-        )
+        entries = _entries(saved_guards)
+        return cls(tuple(map(_guard_of, entries)), saved_guards.get("veto_reward"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, for JSON and YAML; None is "no limit".
@@ -158,7 +159,7 @@ class Guards:
                 inside another one, one of the main script).
         """
         return {
-            "guards": [saved.entry(guard, DEFAULT_GUARDS) for guard in self.guards],
+            "guards": [_entry(guard) for guard in self.guards],
             "veto_reward": self.veto_reward,
         }
 
@@ -183,6 +184,11 @@ class Guards:
     def names(self) -> tuple[str, ...]:
         """Names of the guards, in order."""
         return tuple(guard.name for guard in self.guards)
+
+    @property
+    def penalties(self) -> float:
+        """The sum of the penalties of all guards that penalise."""
+        return sum(guard.penalty for guard in self.guards if guard.action == "penalty")
 
     def measure(self, waveform: Tensor, sample_rate: int) -> dict[str, float]:
         """Every guard's measure of one song (T,) or (C, T); channels are averaged.
@@ -277,15 +283,14 @@ class Guards:
             if guard.name in measured and guard.trips(measured[guard.name])
         ]
 
-    def adjust(self, reward: float, flags: Sequence[str], lowest: float) -> float:
+    def adjust(self, reward: float, flags: Sequence[str], floor: float) -> float:
         """The reward after penalties and vetoes.
 
-        Penalties of several guards add up; `lowest` is the reward of a vetoed song unless
-        `veto_reward` says otherwise.
+        Penalties of several guards add up; a vetoed song gets `floor` (`Reward.floor`).
         """
         tripped = [guard for guard in self.guards if guard.name in flags]
         if any(guard.action == "veto" for guard in tripped):
-            return lowest if self.veto_reward is None else self.veto_reward
+            return floor
         return reward - sum(guard.penalty for guard in tripped if guard.action == "penalty")
 
     @torch.no_grad()
@@ -321,3 +326,82 @@ def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:
     if isinstance(guards, str):
         return Guards.default(guards)
     return guards if isinstance(guards, Guards) else Guards(tuple(guards))
+
+
+def _entry(guard: Guard) -> dict[str, Any]:
+    """One guard as a dictionary; limits at infinity are None."""
+    known = DEFAULT_GUARDS.get(guard.name)
+    own: dict[str, Any] = {}
+    if known is None or (known.measure, known.unit, known.combine) != (
+        guard.measure,
+        guard.unit,
+        guard.combine,
+    ):
+        address = None if guard.measure is None else _address(guard.name, guard.measure)
+        own = {"measure": address, "unit": guard.unit, "combine": guard.combine}
+    return {
+        "name": guard.name,
+        **own,
+        "low": guard.low if math.isfinite(guard.low) else None,
+        "high": guard.high if math.isfinite(guard.high) else None,
+        "action": guard.action,
+        "penalty": guard.penalty,
+    }
+
+
+def _entries(saved: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The guards of a saved dictionary, its form checked."""
+    unknown = sorted(set(saved) - {"guards", "veto_reward"})
+    found = saved.get("guards")
+    if unknown or not isinstance(found, Sequence) or isinstance(found, str):
+        raise UsageError(
+            "saved guards have the keys "
+            f"{', '.join(map(str, saved)) or 'none'}; expected guards (a list) and veto_reward"
+        )
+    for one in found:
+        if not isinstance(one, Mapping) or "name" not in one:
+            raise UsageError(f"a saved guard is {one!r}; expected a mapping with a name")
+    return found
+
+
+def _guard_of(saved: Mapping[str, Any]) -> Guard:
+    """A guard from one saved dictionary; what is missing comes from the default guard."""
+    name = saved["name"]
+    names = [field.name for field in fields(Guard)]
+    unknown = sorted(set(saved) - set(names))
+    if unknown:
+        raise UsageError(
+            f"saved guard {name} has {', '.join(unknown)}; expected {', '.join(names)}"
+        )
+    if name not in DEFAULT_GUARDS and not {"measure", "unit"} <= set(saved):
+        raise UsageError(
+            f"no guard {name}; the guards are {', '.join(DEFAULT_GUARDS)}; another one needs a "
+            "measure (package.module:NAME, or null) and a unit"
+        )
+    known = vars(DEFAULT_GUARDS[name]) if name in DEFAULT_GUARDS else {}
+    arguments = {**known, **saved}
+    if isinstance(arguments["measure"], str):
+        try:
+            arguments["measure"] = resolve_name(arguments["measure"])
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(
+                f"the measure of guard {name} is {arguments['measure']!r}, expected "
+                f"package.module:NAME of a function that can be imported here: {error}"
+            ) from error
+    for key, none in (("low", -math.inf), ("high", math.inf)):
+        if arguments.get(key) is None:
+            arguments[key] = none
+    return Guard(**arguments)
+
+
+def _address(name: str, measure: Measure) -> str:
+    """`package.module:NAME` of a function, checked to lead back to it."""
+    module = getattr(measure, "__module__", None)
+    function = getattr(measure, "__qualname__", None)
+    found = getattr(sys.modules.get(module or ""), function or "", None)
+    if module == "__main__" or found is not measure:
+        raise UsageError(
+            f"the measure of guard {name} is {function or measure!r} of {module}, which cannot be "
+            "imported by that name; define it at the top level of a module of its own"
+        )
+    return f"{module}:{function}"

@@ -58,7 +58,7 @@ class CMIRewardModel:
         self._judge = Judge(reward, undecodable=None)
         self._text_heads = [
             f"{part.name}.{head.name}" if part.name else head.name
-            for part in reward.parts.parts
+            for part in reward.parts.members
             for head in part.model.heads
             if part.model.reads_text and not getattr(part.model, "reads_lyrics", False)
         ]

@@ -1,0 +1,54 @@
+"""Tensor functions on a fake GPU: a mixed device raises, as on a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from apex_reward import Head, Scores
+from apex_reward.audio.loudness import loudness_of_block_tensors
+from apex_reward.rewards.members import Members
+from tests.support import tiny_model
+
+RATE = 24_000
+GPU = torch.device("cuda")
+
+
+class Power:
+    """A model of waveforms whose scores come back on the CPU, as from another process."""
+
+    name, heads, sample_rate = "power", (Head("power", 0, 10),), RATE
+    differentiable, reads_text = False, False
+
+    def __call__(self, waveforms: Tensor, sample_rate: int, lengths: Any = None,
+                 prompts: Any = None) -> Scores:  # fmt: skip
+        return Scores({"power": torch.zeros(len(waveforms))}, self.heads)
+
+
+@pytest.fixture
+def fake() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def test_loudness_of_blocks_stays_on_the_device(fake: None) -> None:
+    blocks = [torch.zeros(8_000 * n, device=GPU) for n in (3, 2)]
+    assert loudness_of_block_tensors(blocks, 8_000).device.type == "cuda"
+    short = [torch.zeros(800, device=GPU)]
+    assert loudness_of_block_tensors(short, 8_000).device.type == "cuda"
+
+
+def test_a_panel_with_a_model_of_waveforms_is_scored_on_the_device(fake: None) -> None:
+    model = tiny_model(3)
+    for own in (model.encoder, model.pooling, model.predictor):
+        own.to(GPU)
+    members = Members({"a": model, "b": Power()})
+    songs = torch.zeros(2, RATE, device=GPU)
+    scores, _ = members.forward_songs(songs, RATE, [RATE, RATE // 2], None, None)
+    assert {value.device.type for value in scores.values()} == {"cuda"}
+    assert scores.stack().shape == (2, 8)
