@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,12 @@ def source_of(model: Any) -> Source:
     """
     found = getattr(model, "source", None)
     if not isinstance(found, Source):
+        kind = type(model)
+        module = sys.modules.get(kind.__module__)
+        # An object without attributes of its own is what its class makes again.
+        named = kind.__module__ != "__main__" and getattr(module, kind.__qualname__, None) is kind
+        if named and getattr(model, "__dict__", None) == {}:
+            return Source(f"{kind.__module__}:{kind.__qualname__}")
         raise UsageError(
             f"the model {getattr(model, 'name', type(model).__name__)} was made in code and has "
             "no name to load it by; save it (save_pretrained) and load the folder, or load it with "

@@ -195,8 +195,9 @@ class Reward:
             if veto is not None:
                 return veto
             raise UsageError(
-                "rewards of this mix have no lowest value; give undecodable= to the reward "
-                "function, and veto_reward= to guards that veto: Guards(..., veto_reward=X)"
+                "this mix has no lowest value, so no reward lies below that of every song; give "
+                "undecodable= to the reward function, and guards that veto a "
+                "Guards(..., veto_reward=X)"
             )
         spread = 0.0
         if self.caution and self.members > 1:

@@ -90,7 +90,7 @@ def test_flags_of_a_file_and_of_its_samples_are_the_same(model: ApexReward) -> N
     quiet, tone = torch.zeros(2, RATE), torch.sin(torch.arange(RATE * 20) * 0.1)
     reward = Reward(model, "clarity=1")
     rows = reward.judge([(quiet, RATE), (torch.stack([tone, -tone]), 8_000), (tone[None], RATE)])
-    assert rows[0]["flags"] == ["silent", "short", "mono-duplicate"]
+    assert rows[0]["flags"] == ["silent", "mono-duplicate"]
     assert {"silent", "phase-cancelled", "upsampled"} <= set(rows[1]["flags"])
     assert rows[2]["flags"] == []
 
@@ -124,7 +124,7 @@ def test_a_veto_earns_the_floor_and_a_mix_without_one_says_so(model: ApexReward)
     (row,) = reward.judge(waves(0.3), sample_rate=RATE)
     assert row["reward"] == reward.floor == -0.01
     grouped = RewardMix({"clarity": 1.0}, "group")
-    with pytest.raises(UsageError, match="no lowest value; give undecodable="):
+    with pytest.raises(UsageError, match="this mix has no lowest value.*give undecodable="):
         _ = Reward(model, grouped).floor
     assert Reward(model, grouped).floor_of(5) == pytest.approx(-2 - 0.04)
     lower = Guards(guards.guards, veto_reward=-3.0)
@@ -140,7 +140,7 @@ def test_a_head_may_not_be_called_like_a_column() -> None:
 
 def test_a_guard_on_unfamiliar_holds_beside_a_second_model() -> None:
     far = Guard("unfamiliar", None, "thresholds", high=1.0, action="penalty", penalty=2.0)
-    noise = torch.randn(1, RATE * 6, generator=torch.Generator().manual_seed(1)) * 0.3
+    noise = torch.randn(1, RATE * 16, generator=torch.Generator().manual_seed(1)) * 0.3
     for models, mix in (("apex-tiny", "clarity=1"),
                         (["apex-tiny", tiny_model(3), Odd()][::2], "apex.clarity=1")):  # fmt: skip
         (row,) = Reward(models, mix, guards=[far]).judge([(noise, RATE)], ["a"])

@@ -168,5 +168,8 @@ def test_scores_of_other_heads_are_refused() -> None:
     class Wrong(Pulse):
         heads = (Head("power", 0, 1), Head("tempo", 0, 1))
 
+    reward = Reward(Wrong(), "power=1")
     with pytest.raises(UsageError, match="no head 'tempo'"):
-        Reward(Wrong(), "power=1").judge([torch.ones(100)], sample_rate=RATE)
+        reward(torch.ones(1, 100), RATE)
+    (row,) = reward.judge([torch.ones(100)], sample_rate=RATE)
+    assert row["error"].startswith("no head 'tempo'")

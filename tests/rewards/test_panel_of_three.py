@@ -83,7 +83,10 @@ def test_one_file_through_score_pairs_and_arena(folder: Path, file: Path, reward
 
 def test_a_step_of_grpo(reward: Reward, tmp_path: Path) -> None:
     function = ApexRewardFunction(
-        reward, decode=lambda completion_ids: [play(ids) for ids in completion_ids], name="panel"
+        reward,
+        decode=lambda completion_ids: [play(ids) for ids in completion_ids],
+        sample_rate=24_000,
+        name="panel",
     )
     logged, _ = train(tmp_path, function)
     for head in MIX:

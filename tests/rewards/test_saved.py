@@ -13,12 +13,13 @@ from torch import Tensor
 from apex_reward import ApexReward, Guards, load_reward_model
 from apex_reward.errors import ApexError, DataError
 from apex_reward.model import save_predictor
+from apex_reward.model.source import Source, source_of
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.scores import Scores
 from tests.muq_support import tiny_songeval
-from tests.support import tiny_model, write_best_model, write_mert_folder
+from tests.support import golden_song, tiny_model, write_best_model, write_mert_folder
 
 
 @pytest.fixture
@@ -71,7 +72,9 @@ def test_files_that_are_no_reward(folder: Path, text: str, message: str) -> None
         Reward.load(folder / "gone.yaml")
 
 
-SONG = torch.randn(1, 33 * 24_000, generator=torch.Generator().manual_seed(1)) * 0.1
+SONG = torch.cat(
+    [torch.tensor(golden_song(n, 24_000, 1, s)[0]) * n for n, s in ((1, 30.0), (9, 3.0))]
+)[None]
 
 
 class Own:
@@ -157,6 +160,9 @@ def test_weights_of_a_foreign_model_lie_beside_the_file(folder: Path) -> None:
 
 
 def test_a_model_made_in_code_is_refused(folder: Path) -> None:
-    for model in (tiny_model(), Own()):
+    own = Own()
+    assert source_of(own) == Source(f"{__name__}:Own")
+    own.gain = 2.0
+    for model in (tiny_model(), own):
         with pytest.raises(ApexError, match=f"the model {model.name} was made in code"):
             Reward(model, f"{model.heads[0].name}=1", guards=None).save(folder / "reward.yaml")

@@ -327,7 +327,7 @@ def test_the_mix_of_the_model_and_its_preference_head() -> None:
 
 def test_wrong_mixes_are_named() -> None:
     popularity = tiny_model(0, task="popularity")
-    with pytest.raises(UsageError, match="the mix weighs clarity, which this model has not"):
+    with pytest.raises(UsageError, match="unknown head clarity; this model has: "):
         ApexRewardFunction(popularity, "clarity=1", decode=by_first_id)
     with pytest.raises(UsageError, match="has no reference"):
         ApexRewardFunction(popularity, RewardMix.parse("popularity", "zscore"), decode=by_first_id)
