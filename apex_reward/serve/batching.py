@@ -214,7 +214,7 @@ class Batcher:
             job.seconds = sum(len(one.samples) for one in blocks) / rate
             if job.seconds > most * min(rate, HIGHEST_RATE) / rate:
                 raise AudioError(f"is longer than {most:g} s, the most that this server takes")
-        return DecodedSong(job.name, lambda: iter(blocks))
+        return DecodedSong(job.name, lambda: (block for block in blocks))
 
     def _run(self) -> None:
         window = self.reward.decode_settings.segment_seconds

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from apex_reward import Head, Scores
-from apex_reward.audio.loudness import loudness_of_block_tensors
+from apex_reward.audio.loudness import loudness_of_blocks
 from apex_reward.rewards.members import Members
 from tests.support import tiny_model
 
@@ -38,9 +38,9 @@ def fake() -> Iterator[None]:
 
 def test_loudness_of_blocks_stays_on_the_device(fake: None) -> None:
     blocks = [torch.zeros(8_000 * n, device=GPU) for n in (3, 2)]
-    assert loudness_of_block_tensors(blocks, 8_000).device.type == "cuda"
+    assert loudness_of_blocks(blocks, 8_000).device.type == "cuda"
     short = [torch.zeros(800, device=GPU)]
-    assert loudness_of_block_tensors(short, 8_000).device.type == "cuda"
+    assert loudness_of_blocks(short, 8_000).device.type == "cuda"
 
 
 def test_a_panel_with_a_model_of_waveforms_is_scored_on_the_device(
