@@ -78,7 +78,10 @@ def prepare(
     from apex_reward.data.metadata import read_metadata
     from apex_reward.data.prepare import PrepareSettings
     from apex_reward.data.prepare import prepare as run
+    from apex_reward.files.tables import check_output
 
+    for name in ("manifest.parquet", "report.json"):
+        check_output(output / name, metadata)
     songs = [song for path in metadata for song in read_metadata(path, preset, columns.named)]
     processes = decoding_processes(workers)
     settings = PrepareSettings(audio_dir, balance, per_platform, seed, processes)

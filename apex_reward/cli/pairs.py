@@ -65,6 +65,7 @@ def pairs(
         dry_run: print the table of drops and write nothing.
     """
     from apex_reward.files.stamps import read_provenance
+    from apex_reward.files.tables import check_output
     from apex_reward.pairs.build import build
     from apex_reward.pairs.export import write_folder
     from apex_reward.pairs.hub import FORMS as PUSHED
@@ -81,6 +82,9 @@ def pairs(
     if asked != RewardOptions() and not asked.given:
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     target = None if dry_run else output
+    written = ["pairs.parquet", "pairs.jsonl", "dropped.jsonl", *["scored.jsonl"] * asked.given]
+    for name in written if target is not None else ():
+        check_output(target / name, [candidates])
     table = read_candidates(candidates, None if target is None else target / "songs")
     made_by = read_provenance(candidates)
     if asked.given:

@@ -1,9 +1,9 @@
-"""One reading of dates: what tables write in a dozen ways becomes a moment in UTC, or is counted.
+"""One reader of dates: every form that tables have becomes a moment in UTC, or is counted.
 
 Read: ISO dates and times, `20240503`, worded dates (`3 May 2024`, `May 3, 2024 5 pm`), numeric
 ones (`03/05/2024`), Unix time in seconds, milliseconds, micro- or nanoseconds, as number or text,
-and what Parquet gives. A time without a zone is UTC. Not read: a bare year or month, which has no
-day; numeric dates whose order nothing in their column settles; a moment that is still to come.
+and dates and times of Parquet. A time without a zone is UTC. Not read: a bare year or month, which
+has no day; numeric dates whose order no cell of their column shows; a moment in the future.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Dates:
 
     Attributes:
         moments: a time in UTC per cell, None where there is none.
-        unread: cells that hold something that is no date, by position.
-        future: cells whose date is still to come, by position.
+        unread: cells that hold something else than a date, by position.
+        future: cells whose date lies in the future, by position.
     """
 
     moments: list[datetime | None]
@@ -74,7 +74,7 @@ def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
 
 
 def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
-    """A moment in UTC, or None for what is no date with a day.
+    """A moment in UTC, or None where the cell holds no date with a day.
 
     Args:
         day_first: order of numeric dates; None reads those alone that have one order only.
@@ -143,7 +143,7 @@ def _of_text(text: str, day_first: bool | None) -> datetime | None:
             return None
         day_first = orders == {True} if day_first is None else day_first
     else:
-        day_first = False  # of ISO dates dateutil would turn day and month round
+        day_first = False  # dateutil would swap day and month of ISO dates
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a zone that dateutil does not know

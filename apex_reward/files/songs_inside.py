@@ -104,7 +104,7 @@ def unpacked(batches: Iterable[Any], folder: Path | None = None, beside: Path = 
 
     Args:
         batches: tables or record batches, each with a column of songs.
-        folder: where songs are written; one that is there already is not written again.
+        folder: where songs are written, each once.
         beside: where a relative path in a cell is looked for.
 
     Raises:

@@ -63,7 +63,7 @@ class Share:
         finally:
             broadcast_object_list(begun)
         if begun[0] is None:
-            raise UsageError("the first process could not begin; its message says why")
+            raise UsageError("the first process could not begin; its message has the reason")
         return begun[0]
 
     def wait(self) -> None:

@@ -163,7 +163,7 @@ class _Run:
         in_files = engine.several or self.blocks.begun
         rows = self.blocks.rows(engine, start) if in_files else self.blocks.stream(start)
         for number, row in enumerate(rows, start):
-            # Segments first: a song's row says that its segments are there.
+            # Segments first: the row of a song means that its segments are written.
             if self.settings.segments:
                 self.parts.append(row.pop("segment_rows"))
             row = self.further.joined(number, row)

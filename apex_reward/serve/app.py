@@ -46,7 +46,7 @@ from apex_reward.serve.schemas import (
 )
 from apex_reward.serve.settings import ServeSettings
 
-# The file of a song (or what says that there is none), and its name in the row.
+# The file of a song (or a `NoSong` with the reason), and its name in the row.
 Named = tuple[str, str]
 STANDARD = str.maketrans("-_", "+/")
 

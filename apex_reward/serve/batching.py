@@ -33,11 +33,11 @@ class BusyError(ApexError):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What a server takes on.
+    """Bounds of batches, queue and songs.
 
     Args:
-        segments: a batch is closed once its songs have so many.
-        wait: seconds that a song waits at most for others that are on their way.
+        segments: segments at which a batch is closed.
+        wait: seconds that a song waits at most for others that are being decoded.
         queue: songs that wait at most; one more is refused.
         seconds: length of a song at most.
         workers: decoding processes.
@@ -52,7 +52,7 @@ class BatchLimits:
 
 @dataclass
 class BatchFigures:
-    """What the server counts."""
+    """Counts of the server."""
 
     songs: int = 0
     failed: int = 0
@@ -231,7 +231,7 @@ class Batcher:
             self._answer(batch)
 
     def _answer(self, batch: list[_Job]) -> None:
-        # From here on nobody can cancel them.
+        # From here on they cannot be cancelled.
         batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
         if not batch:
             return

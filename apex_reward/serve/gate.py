@@ -1,4 +1,4 @@
-"""What a request must be before its body reaches the application: allowed, small, and on time."""
+"""Checks of a request before its body reaches the application: token, length, encoding, time."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Gate:
             raise _Refused(415, "send the body as it is, without a content-encoding")
         length, most = headers.get("content-length", ""), self.settings.body
         if not (length.isascii() and length.isdigit()):
-            raise _Refused(411, "the request says no content-length")
+            raise _Refused(411, "the request has no content-length")
         if len(length) > 18 or int(length) > most:
             raise _Refused(413, f"{length[:18]} bytes; a request takes at most {most}")
         if self._held + int(length) > BODIES * most:

@@ -31,7 +31,7 @@ def replica_values(
     settings: ServeSettings,
     replicas: int,
 ) -> dict[str, Any]:
-    """All that replicas are made of, as JSON- and YAML-ready values; `application` takes them.
+    """Everything that replicas are made from, JSON- and YAML-ready; `application` takes it.
 
     Args:
         reward: its models have names to load them by.
@@ -127,7 +127,7 @@ def _counted() -> OnBatch:
     from ray.util.metrics import Counter, Histogram
 
     songs = Counter("apex_reward_songs", "Songs answered.")
-    failures = Counter("apex_reward_songs_failed", "Songs that could not be heard.")
+    failures = Counter("apex_reward_songs_failed", "Songs that could not be scored.")
     waits = Counter("apex_reward_wait_seconds", "Seconds that songs waited, in all.")
     sizes = Histogram(
         "apex_reward_batch_size", "Songs of a batch.", boundaries=[1, 2, 4, 8, 16, 32, 64, 128]

@@ -18,7 +18,7 @@ class ServeSettings:
     Args:
         limits: of batches, queue and waiting.
         songs: songs of one request at most.
-        body: bytes of a request at most; four times as many may be on their way at once.
+        body: bytes of a request at most; four times as many may arrive at once.
         body_seconds: that a request may take to arrive.
         token_file: file with the bearer token that requests must carry; None asks for none.
         audio_root: folder below which paths are read; None reads none.

@@ -33,6 +33,23 @@ def test_known_errors_become_one_message_and_an_exit_code(raised, code, capsys):
     assert capsys.readouterr().err == f"error: {raised}\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("arena score {} --audio-dir . --model apex-tiny --output {}", "battles.csv"),
+        ("prepare {} --output .", "manifest.parquet"),
+        ("pairs {} --axis musicality --output .", "pairs.jsonl"),
+    ],
+)
+def test_an_output_never_replaces_an_input(command, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("as it was")
+    result = CliRunner().invoke(app, command.format(name, name).split())
+    assert result.exit_code == 2
+    assert f"{name} is an input of this command" in result.stderr
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "as it was")]
+
+
 @pytest.mark.parametrize("code", [0, 1, None])
 def test_a_returned_code_is_the_exit_code(code):
     with pytest.raises(typer.Exit) as stop:
