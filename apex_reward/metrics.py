@@ -14,6 +14,7 @@ different lengths raise UsageError.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -211,6 +212,7 @@ def percentile_interval(samples: npt.ArrayLike, confidence: float = 0.95) -> tup
     return float(low), float(high)
 
 
+@functools.lru_cache(4096)
 def binomial_p_value(successes: int, trials: int) -> float:
     """Two-sided exact binomial test of `successes` in `trials` against one half; 1 without trials.
 

@@ -13,12 +13,13 @@ Shape key: N = battles, R = rounds.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from apex_reward.metrics import (
     FloatArray,
@@ -45,11 +46,14 @@ def accuracy_interval(
     n, total = len(right), float(right.sum())
     if n == 0:
         return None
-    ends = [
-        stats.binomtest(count, n).proportion_ci(confidence, method="exact")
-        for count in (math.floor(total), math.ceil(total))
-    ]
-    return float(ends[0].low), float(ends[1].high)
+    low, high = (_exact(count, n, confidence) for count in (math.floor(total), math.ceil(total)))
+    return low[0], high[1]
+
+
+@functools.lru_cache(4096)
+def _exact(count: int, n: int, confidence: float) -> Interval:
+    ends = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def auc_interval(auc: float, won: float, lost: float, confidence: float = 0.95) -> Interval | None:
@@ -62,7 +66,7 @@ def auc_interval(auc: float, won: float, lost: float, confidence: float = 0.95) 
     """
     if math.isnan(auc):
         return None
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     extra = (won + lost) / 2 - 1
 
     def gap(value: float) -> float:
@@ -120,7 +124,7 @@ def prompt_interval(
         return None
     if math.isnan(low):
         low = high = value
-    stretch = stats.t.ppf(0.975, prompts - 1) / stats.norm.ppf(0.975)
+    stretch = special.stdtrit(prompts - 1, 0.975) / special.ndtri(0.975)  # Student's t, normal
     stretched = value - stretch * (value - low), value + stretch * (high - value)
     return hull(around, (max(0.0, float(stretched[0])), min(1.0, float(stretched[1]))))
 

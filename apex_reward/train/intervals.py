@@ -10,11 +10,12 @@ Shape key: N = songs, H = heads, R = rounds, G = groups of tied values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.metrics import percentile_interval
+from apex_reward.metrics import percentile_interval, resample_counts
 
 METRICS = ("mse", "mae", "pearson", "spearman")
 FloatArray = npt.NDArray[np.float64]
@@ -32,12 +33,11 @@ def bootstrap_intervals(
     """
     x, y = np.asarray(pred, np.float64), np.asarray(label, np.float64)
     n = len(x)
-    rng = np.random.default_rng(seed)
     samples = np.full((rounds, x.shape[1], len(METRICS)), np.nan)
     ranked = [(_Ranks(x[:, head]), _Ranks(y[:, head])) for head in range(x.shape[1])]
     squared, absolute = (x - y) ** 2, np.abs(x - y)
-    for number in range(rounds):
-        counts = np.bincount(rng.integers(0, n, size=n), minlength=n).astype(np.float64)
+    drawn = chain.from_iterable(resample_counts(n, rounds=rounds, seed=seed))
+    for number, counts in enumerate(drawn):
         samples[number, :, 0] = counts @ squared / n
         samples[number, :, 1] = counts @ absolute / n
         for head, (ranks_x, ranks_y) in enumerate(ranked):
