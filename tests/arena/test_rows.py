@@ -97,7 +97,7 @@ def noise(seed, scores=10, n=100):
     values, won = rng.normal(size=(n, scores, 2)), rng.random(n) < 0.5
     return [
         {"battle_uuid": f"{k:03d}", "preference": "AB"[int(won[k])], "is_instrumental": k % 2 == 0,
-         "prompt": f"p{k}", "date": f"2026-0{1 + k % 3}-02",
+         "prompt": f"p{k}",
          **{f"n{m}_{s}": float(values[k, m, c]) for m in range(scores)
             for c, s in enumerate("ab")}}
         for k in range(n)
