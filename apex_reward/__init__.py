@@ -52,18 +52,9 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name == "__version__":
-        return _version()
+        # Importing the reader of package metadata takes as long as importing typer.
+        return import_module("apex_reward.version").package_version()
     raise AttributeError(f"module 'apex_reward' has no attribute {name!r}")
-
-
-def _version() -> str:
-    # Read when asked for: the reader of package metadata takes as long to import as all of typer.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("apex-reward")
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "0.0.0"
 
 
 def __dir__() -> list[str]:

@@ -107,8 +107,6 @@ def build_pairs(
         >>> [(row["audio"], row["reason"]) for row in dropped]
         [('2.wav', 'not selected by best-worst')]
     """
-    from apex_reward.pairs.export import dropped_table, pairs_table
-
     given = PairOptions(strategy=strategy, axis=axis, **_tidy(options))
     result = build(read_candidates(rows), given)
     return Rows(pairs_table(result).to_pylist()), Rows(dropped_table(result).to_pylist())
@@ -310,3 +308,64 @@ def _numbers_of(column: pa.ChunkedArray) -> Integers:
 
     codes = column.combine_chunks().dictionary_encode().indices
     return pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def pairs_table(result: PairSet) -> pa.Table:
+    """One row per pair, with the columns of `pairs.jsonl`."""
+    import pyarrow as pa
+
+    table, w, low = result.candidates.table, result.chosen, result.rejected
+    audio = table["audio"]
+    columns: dict[str, Any] = {
+        "prompt": table["prompt"].take(w),
+        "prompt_id": table["prompt_id"].take(w),
+        "chosen": audio.take(w),
+        "rejected": audio.take(low),
+    }
+    for axis in result.options.involved:
+        values = result.candidates.axes[axis]
+        columns[f"chosen_{axis}"], columns[f"rejected_{axis}"] = values[w], values[low]
+    columns["margin"] = result.margin
+    if result.agreement is not None:
+        columns["agreement"] = result.agreement
+    columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
+    columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
+    if "tokens" in table.column_names:
+        columns["chosen_tokens"] = table["tokens"].take(w)
+        columns["rejected_tokens"] = table["tokens"].take(low)
+    return pa.table(columns)
+
+
+def dropped_table(result: PairSet) -> pa.Table:
+    """One row per candidate in no pair, then one per proposed pair that a filter removed.
+
+    A pair's `audio` is `CHOSEN > REJECTED`.
+    """
+    import pyarrow as pa
+
+    table = result.candidates.table
+    rows = np.flatnonzero(~result.dropped.open)
+    candidates = pa.table(
+        {
+            "kind": pa.array(["candidate"] * len(rows), pa.string()),
+            "prompt_id": table["prompt_id"].take(rows),
+            "audio": table["audio"].take(rows),
+            "reason": pa.array(_texts(result.dropped.codes[rows], result.dropped), pa.string()),
+        }
+    )
+    gone = np.flatnonzero(~result.removed.open)
+    chosen, rejected = (side[gone] for side in result.proposed)
+    sides = (table["audio"].take(side).to_pylist() for side in (chosen, rejected))
+    pairs = pa.table(
+        {
+            "kind": pa.array(["pair"] * len(gone), pa.string()),
+            "prompt_id": table["prompt_id"].take(chosen),
+            "audio": pa.array([f"{a} > {b}" for a, b in zip(*sides, strict=True)], pa.string()),
+            "reason": pa.array(_texts(result.removed.codes[gone], result.removed), pa.string()),
+        }
+    )
+    return pa.concat_tables([candidates, pairs])
+
+
+def _texts(codes: Any, ledger: Any) -> list[str]:
+    return [ledger.text(code) for code in codes.tolist()]

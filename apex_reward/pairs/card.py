@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from apex_reward import __version__
 from apex_reward.model.licences import stated
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.options import PairOptions
 from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
+from apex_reward.version import package_version
 
 TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
 COLUMNS = (
@@ -101,7 +101,7 @@ def _making(options: PairOptions, counts: Mapping[str, Any]) -> str:
     drops = {**counts["dropped_candidates"], **counts["dropped_pairs"]}
     dropped = markdown_table(("dropped, by reason", "number"), list(drops.items()))
     return (
-        f"## How it was made\n\nBy `apex-reward pairs` {__version__} from "
+        f"## How it was made\n\nBy `apex-reward pairs` {package_version()} from "
         f"{counts['n_candidates']:,} candidates of {counts['n_prompts']:,} prompts.\n\n"
         + markdown_table(("option", "value"), rows)
         + (f"\n\n{dropped}" if drops else "")

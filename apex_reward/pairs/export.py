@@ -25,7 +25,7 @@ import numpy as np
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import json_line, write_json, write_table, write_text
 from apex_reward.pairs.audio_facts import song_file
-from apex_reward.pairs.build import PairSet
+from apex_reward.pairs.build import PairSet, dropped_table, pairs_table
 from apex_reward.pairs.card import pairs_card
 from apex_reward.pairs.forms import jkstep_document, tangoflux_rows
 from apex_reward.pairs.hub import FORMS, write_dataset
@@ -35,63 +35,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("folder", "trl", "kto", "tangoflux", "jkstep")
 ROWS_AT_ONCE = 50_000
-
-
-def pairs_table(result: PairSet) -> pa.Table:
-    """One row per pair, with the columns of `pairs.jsonl`."""
-    import pyarrow as pa
-
-    table, w, low = result.candidates.table, result.chosen, result.rejected
-    audio = table["audio"]
-    columns: dict[str, Any] = {
-        "prompt": table["prompt"].take(w),
-        "prompt_id": table["prompt_id"].take(w),
-        "chosen": audio.take(w),
-        "rejected": audio.take(low),
-    }
-    for axis in result.options.involved:
-        values = result.candidates.axes[axis]
-        columns[f"chosen_{axis}"], columns[f"rejected_{axis}"] = values[w], values[low]
-    columns["margin"] = result.margin
-    if result.agreement is not None:
-        columns["agreement"] = result.agreement
-    columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
-    columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
-    if "tokens" in table.column_names:
-        columns["chosen_tokens"] = table["tokens"].take(w)
-        columns["rejected_tokens"] = table["tokens"].take(low)
-    return pa.table(columns)
-
-
-def dropped_table(result: PairSet) -> pa.Table:
-    """One row per candidate in no pair, then one per proposed pair that a filter removed.
-
-    A pair's `audio` is `CHOSEN > REJECTED`.
-    """
-    import pyarrow as pa
-
-    table = result.candidates.table
-    rows = np.flatnonzero(~result.dropped.open)
-    candidates = pa.table(
-        {
-            "kind": pa.array(["candidate"] * len(rows), pa.string()),
-            "prompt_id": table["prompt_id"].take(rows),
-            "audio": table["audio"].take(rows),
-            "reason": pa.array(_texts(result.dropped.codes[rows], result.dropped), pa.string()),
-        }
-    )
-    gone = np.flatnonzero(~result.removed.open)
-    chosen, rejected = (side[gone] for side in result.proposed)
-    sides = (table["audio"].take(side).to_pylist() for side in (chosen, rejected))
-    pairs = pa.table(
-        {
-            "kind": pa.array(["pair"] * len(gone), pa.string()),
-            "prompt_id": table["prompt_id"].take(chosen),
-            "audio": pa.array([f"{a} > {b}" for a, b in zip(*sides, strict=True)], pa.string()),
-            "reason": pa.array(_texts(result.removed.codes[gone], result.removed), pa.string()),
-        }
-    )
-    return pa.concat_tables([candidates, pairs])
 
 
 def summary(result: PairSet) -> dict[str, Any]:
@@ -169,10 +112,6 @@ def _write_json_splits(result: PairSet, rows: list[dict[str, Any]], folder: Path
         )
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / f"{split}.json", text + "\n")
-
-
-def _texts(codes: Any, ledger: Any) -> list[str]:
-    return [ledger.text(code) for code in codes.tolist()]
 
 
 def _five_numbers(values: Any) -> dict[str, float]:
