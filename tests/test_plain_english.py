@@ -28,8 +28,17 @@ ROOMS = ("cli", "report")
 """Rooms whose docstrings and messages are checked."""
 LISTENING = ("listen.py", "arena.py", "votes.py", "training.py")
 """Modules in which people listen to songs."""
-PAGES: tuple[str, ...] = ()
-"""Pages of docs/ that are checked."""
+LATER = (
+    "benchmarks.md", "design.md", "limits.md", "guides/arena.md", "guides/conventions.md",
+    "guides/listen.md", "guides/models.md", "guides/pairs.md", "guides/rewards.md",
+    "guides/scoring.md", "guides/serving.md", "guides/tour.md", "guides/training.md",
+    "guides/uncertainty.md",
+)  # fmt: skip
+"""Pages of docs/ that are not rewritten yet; all others are checked."""
+PAGES = sorted(
+    page for path in (ROOT / "docs").rglob("*.md")
+    if (page := path.relative_to(ROOT / "docs").as_posix()) not in LATER
+)  # fmt: skip
 COMMANDS = [[]] + [
     [name]
     for name in ("demo", "score", "import", "serve", "pairs", "distance")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,9 +84,13 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     return run
 
 
-def show(text: str, colour: str | None = None) -> None:
-    """Print a line on stderr. Characters that stderr cannot encode are escaped."""
-    typer.secho(text.encode("utf-8", "backslashreplace").decode(), err=True, fg=colour)
+def show(text: str, colour: str | None = None, err: bool = True) -> None:
+    """Print a text on stderr or stdout: wrapped between words on a terminal, and always UTF-8."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if (sys.stderr if err else sys.stdout).isatty():
+        columns = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    typer.secho(text, err=err, fg=colour)
 
 
 def show_failures(lines: Sequence[str], where: str = "") -> int:

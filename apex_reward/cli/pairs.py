@@ -138,10 +138,10 @@ def _print_counts(result: PairSet) -> None:
     rows += [("pairs", "train", counts["n_train"]), ("pairs", "test", counts["n_test"])]
     print_table(f"{counts['strategy']} on {counts['axis']}", ("", "step", "number"), rows)
     if counts["n_pairs"] and result.options.test_share and not counts["n_test"]:
-        typer.echo(
+        show(
             "note: the test split is empty: every set of connected prompts and groups is larger "
-            f"than a share of {result.options.test_share:g}"
-        )
+            f"than a share of {result.options.test_share:g}", err=False,
+        )  # fmt: skip
 
 
 def _exit_code(result: PairSet, scored: bool) -> int:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 SHORT_NAMES = {
     "score_streams": "streams",
     "score_likes": "likes",
-    "coherence": "coher",
-    "musicality": "music",
-    "memorability": "memor",
+    "coherence": "coh.",
+    "musicality": "mus.",
+    "memorability": "mem.",
     "clarity": "clar",
-    "naturalness": "natur",
+    "naturalness": "nat.",
 }
 """With these names seven heads fit into 80 columns."""
 SEE = "; see the column 'error'"
