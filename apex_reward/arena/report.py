@@ -14,10 +14,11 @@ from apex_reward.arena.figures import CLAIMS
 from apex_reward.arena.findings import by_entries, findings
 from apex_reward.arena.protocol import table3_caption, table3_grid
 from apex_reward.arena.voters import voter_words
+from apex_reward.report.cells import Player
 from apex_reward.report.charts import Entry, Line, curves, forest, heat_map, nothing
 from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
 from apex_reward.report.markdown import markdown_table
-from apex_reward.report.songs import Player, place_songs
+from apex_reward.report.songs import place_songs
 
 Metrics = Mapping[str, Any]
 FIGURE_COLUMNS = ("n", "accuracy", "95%", "AUC", "AUC 95%", "direction")

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Integral, Real
 
 NOTHING = "-"
@@ -14,6 +15,24 @@ _NUMBERS = re.compile(r"[-+\[(]?[.\d][-+.,:;%±/()\[\]\d\s]*|[-+]?(?:\d[.\d]*e[-
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Scripts and emoji need these joiners. They do not move or hide text.
 _JOINERS = "\u200c\u200d"
+
+
+@dataclass(frozen=True)
+class Player:
+    """A song in a table: a page plays it, Markdown and a terminal show its label.
+
+    Attributes:
+        label: the text in the cell, usually the path as the user wrote it.
+        source: the address for the page; None where the file does not exist.
+        about: the player's name for screen readers, such as `chosen, prompt 3`.
+    """
+
+    label: str
+    source: str | None
+    about: str = ""
+
+    def __str__(self) -> str:
+        return self.label
 
 
 def cell(value: object, decimals: int = 3) -> str:

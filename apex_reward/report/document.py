@@ -21,10 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from apex_reward.files.tables import json_ready, write_text
-from apex_reward.report.cells import cell, is_numeric, middle_cut, visible
+from apex_reward.report.cells import Player, cell, is_numeric, middle_cut, visible
 from apex_reward.report.figures import inline_svg, save_figure
 from apex_reward.report.markdown import markdown_table, markdown_text
-from apex_reward.report.songs import Player
 
 LONGEST_TEXT, NARROWEST_TEXT, GAP = 72, 12, 2
 _INTERVAL = re.compile(r"95|interval", re.IGNORECASE)

@@ -9,11 +9,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar, overload
 from urllib.parse import quote
+
+from apex_reward.report.cells import Player
 
 EMBED_BYTES = 16_000_000
 """A page embeds its songs when all of them together are at most this large."""
@@ -23,24 +24,6 @@ BESIDE = "report_files"
 SONGS = ("path", "audio", "chosen", "rejected", "audio_a", "audio_b")
 MOST_ROWS = 20
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Player:
-    """A song in a table: a page plays it, Markdown and a terminal show its label.
-
-    Attributes:
-        label: the text in the cell, usually the path as the user wrote it.
-        source: the address for the page; None where the file does not exist.
-        about: the player's name for screen readers, such as `chosen, prompt 3`.
-    """
-
-    label: str
-    source: str | None
-    about: str = ""
-
-    def __str__(self) -> str:
-        return self.label
 
 
 def embedded(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,13 +15,10 @@ from apex_reward.rewards.guards import UNFAMILIAR
 from apex_reward.scores.head import member_column
 from apex_reward.scores.scores import Scores
 
-if TYPE_CHECKING:
-    from apex_reward.rewards.reward import Reward
-
 Row = dict[str, Any]
 
 
-def row_columns(reward: Reward, rewarded: bool, members: bool = False) -> list[str]:
+def row_columns(reward: Any, rewarded: bool, members: bool = False) -> list[str]:
     """The names of a row's numbers: heads, their spreads with an ensemble, the rewards.
 
     Args:
@@ -37,7 +34,7 @@ def row_columns(reward: Reward, rewarded: bool, members: bool = False) -> list[s
     return [*names, *spreads, *rewards, *own]
 
 
-def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool = False) -> Row:
+def song_row(reward: Any, result: SongResult, rewarded: bool, members: bool = False) -> Row:
     """The row of one song.
 
     Args:
@@ -78,7 +75,7 @@ def song_row(reward: Reward, result: SongResult, rewarded: bool, members: bool =
 
 
 def judged(
-    reward: Reward, result: SongResult, rewarded: bool
+    reward: Any, result: SongResult, rewarded: bool
 ) -> tuple[Scores, float | None, dict[str, float]]:
     """Scores of one song without an error, its reward before guards, and the guards' values."""
     assert result.scores is not None
@@ -86,7 +83,7 @@ def judged(
     return result.scores, raw, dict(result.measured)
 
 
-def _mixed(reward: Reward, result: SongResult, scores: Scores) -> float:
+def _mixed(reward: Any, result: SongResult, scores: Scores) -> float:
     with torch.inference_mode(), torch.autocast(reward.parts.device.type, enabled=False):
         features = [feature.to(reward.parts.device) for feature in result.features]
         embeddings = reward.parts.embeddings(features)
@@ -94,7 +91,7 @@ def _mixed(reward: Reward, result: SongResult, scores: Scores) -> float:
 
 
 def _member_values(
-    reward: Reward, result: SongResult, scores: Scores, tripped: Sequence[str] | None
+    reward: Any, result: SongResult, scores: Scores, tripped: Sequence[str] | None
 ) -> Row:
     """The numbers of one song by each member; without `tripped`, of its heads only."""
     values: Row = {}
@@ -108,7 +105,7 @@ def _member_values(
     return values
 
 
-def segment_rows(reward: Reward, result: SongResult) -> list[Row]:
+def segment_rows(reward: Any, result: SongResult) -> list[Row]:
     """A row per segment of a song; none for a song with an error.
 
     `path`, `segment` (from 1), `start` and `end` in seconds of real audio, and the heads of that

@@ -14,6 +14,7 @@ import torch
 from apex_reward import Head, Scores
 from apex_reward.audio import save_wav
 from apex_reward.report import charts, songs
+from apex_reward.report.cells import Player
 from apex_reward.report.document import (
     Grid,
     Heading,
@@ -26,7 +27,7 @@ from apex_reward.report.document import (
     render,
     write_document,
 )
-from apex_reward.report.songs import Player, Rows, place_songs, rows_html, with_bar
+from apex_reward.report.songs import Rows, place_songs, rows_html, with_bar
 
 HOSTILE = "</script><script>alert('1')</script> \"quoted\" \u202e\x1b | x"
 
