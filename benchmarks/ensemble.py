@@ -1,14 +1,24 @@
-"""What an ensemble of eight costs beside one predictor: its training alone, and the whole command.
+"""Ways to make an ensemble of eight, and what it costs beside one predictor.
 
     python benchmarks/ensemble.py --output benchmarks/results/ensemble.md
 
-- `an epoch`: eight members as one program, each on its own bootstrap draw, beside one predictor on
-  all songs; the trainer's own epochs, without any start-up. The floor is the draws' share of the
-  matrix products, at the rate measured for one large product.
-- `the command`: `apex-reward train --members 8` beside `apex-reward train` on the same shards, with
-  their default 50 epochs: start, reading, training, the test split, report and plots.
+Songs with a known signal (500, 1,500 and 10,000 for training, 2,000 for testing), a narrow network
+(96 wide, trunk 96-48, heads 24-12), 50 epochs at two learning rates. Eight members each:
 
-Embeddings carry a known signal (as in losses.py). Processor time, in turns.
+- `all songs`: every member trains on all songs in each epoch; the members differ in their seed.
+- `package`: as `apex-reward train --members 8`: in each epoch a member trains on half of the songs,
+  drawn anew, and on at least `MEMBER_LEAST` (all, where there are fewer).
+- `bootstrap`: every member trains on its own draw of the songs with replacement.
+- `half the features`: every member reads its own random half of the embedding, and all songs.
+
+`error / one`: mean squared error of the mean over the members, over that of one predictor on all
+songs (mean over eight seeds), averaged over the heads; in brackets the head that is worst.
+`spread`: rank correlation of spread and absolute error over the test songs, mean over the heads.
+`covered`: share of test songs within two spreads, scaled on the validation songs; 0.95 is wanted.
+`work`: processor time of the eight over that of one.
+
+`the command`: processor time of `apex-reward train --members 8` over `apex-reward train` on shards
+of the published size, start, reading, test split, report and plots included.
 """
 
 from __future__ import annotations
@@ -19,69 +29,118 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from clock import work_clock
-from floor import matmul_rate
 from losses import make_data
 from result_file import write_result
-from training import BATCH, random_samples, step_operations
 
-from apex_reward.data.shards import SPLITS, SongRows, write_shard
+from apex_reward.data.shards import SPLITS, EmbeddingSource, SongRows, write_shard
 from apex_reward.model import ApexConfig
-from apex_reward.model.files import EMBEDDED_FOLDER
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.report.markdown import markdown_table
-from apex_reward.scores.apex import HEADS
-from apex_reward.train.dataset import Data
-from apex_reward.train.program import Program
-from apex_reward.train.settings import Condition, TrainSettings, ensemble
-from apex_reward.train.stack import shape_of
+from apex_reward.scores.apex import HEADS, POPULARITY_HEADS
+from apex_reward.train.loop import SampleLoop
+from apex_reward.train.report import fit_spread_scale, spread_measures
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data, Samples, Split
 
-MEMBERS, EPOCH_SONGS = 8, 8192
-DISTINCT = 1 - 1 / math.e  # share of the songs in a bootstrap draw
-COLUMNS = (
-    "predictor",
-    "what",
-    "songs",
-    "one, s",
-    "eight, s",
-    "eight / one",
-    "floor of eight / one",
+MEMBERS, LATENT = 8, 16
+NARROW = ApexConfig(
+    encoder={"hidden_size": 96, "num_attention_heads": 4},
+    trunk_widths=(96, 48),
+    head_widths=(24, 12),
 )
+# Correlation of each label with its signal.
+RHO = dict(zip(HEADS, (0.6, 0.6, 0.85, 0.85, 0.85, 0.6, 0.4), strict=True))
+WAYS = ("all songs", "package", "bootstrap", "half the features")
+COLUMNS = ("songs", "lr", "way", "error / one", "spread", "covered", "work")
 
 
-def epoch_row(
-    size: str, config: ApexConfig, songs: int, rate: float, accelerator: Accelerator
-) -> list[str]:
-    """One epoch of eight members as one program, and of one."""
-    samples, val = random_samples(songs), random_samples(64)
-    for part in (samples, val):
-        part.features = np.ascontiguousarray(part.features[:, : config.width])
-    shape, device = shape_of(config), accelerator.device
+def known_data(songs: int, seed: int) -> Data:
+    """Embeddings of a 16-dimensional hidden vector; every second head reads a product too."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((LATENT, NARROW.width)) / math.sqrt(LATENT)
+    directions = rng.standard_normal((len(HEADS), 3, LATENT)) / math.sqrt(LATENT)
+    splits = {}
+    for split, count in (("train", songs), ("val", max(40, songs // 17)), ("test", 2000)):
+        hidden = rng.standard_normal((count, LATENT))
+        noise = 0.5 * rng.standard_normal((count, NARROW.width))
+        labels = np.empty((count, len(HEADS)), np.float32)
+        for column, head in enumerate(HEADS):
+            a, b, c = (hidden @ directions[column].T).T
+            signal = (a + 0.4 * b * c) / math.sqrt(1.16) if column % 2 else a
+            rest = math.sqrt(1 - RHO[head] ** 2) * rng.standard_normal(count)
+            latent = RHO[head] * signal + rest
+            rank = (np.argsort(np.argsort(latent)) + 1) / count
+            popular = head in POPULARITY_HEADS
+            labels[:, column] = 100 * rank**3.106 if popular else np.clip(3 + 0.65 * latent, 1, 5)
+        names = [f"{split}{i}" for i in range(count)]
+        ones = np.ones(count, np.float32)
+        features = (hidden @ mixing + noise).astype(np.float32)
+        splits[split] = Split(features, np.arange(count), ones, labels, names)
+    return Data(splits, EmbeddingSource.of(NARROW, LayerPooling()), "full")
 
-    def seconds(members: int) -> float:
-        settings = TrainSettings(batch_size=BATCH, bootstrap=members > 1)
-        table = ensemble(Condition(), members)
-        program = Program(table, shape, samples, val, settings, accelerator)
-        program.run_epoch()
-        started = work_clock(device)
-        program.run_epoch()
-        return work_clock(device) - started
 
-    pairs = [(seconds(1), seconds(MEMBERS)) for _ in range(3)]
-    one, eight = np.median(pairs, axis=0)
-    ratio = float(np.median([second / first for first, second in pairs]))
-    floor = MEMBERS * DISTINCT * songs / BATCH * step_operations(shape) / rate
-    return line(size, "an epoch", songs, float(one), float(eight), ratio, f"{floor / one:.2f}")
+def changed(samples: Samples, way: str, seed: int, training: bool) -> Samples:
+    """What a member of a way reads."""
+    rng = np.random.default_rng(seed)
+    features, labels = samples.features, samples.labels
+    if way == "half the features":
+        features = features.copy()
+        features[:, rng.permutation(features.shape[1])[: features.shape[1] // 2]] = 0
+    if way == "bootstrap" and training:
+        rows = rng.integers(0, len(labels), len(labels))
+        features, labels = features[rows], labels[rows]
+    return Samples(features, labels, samples.song, samples.weight)
 
 
-def command_row(size: str, config: ApexConfig, songs: int) -> list[str]:
+def trained(data: Data, way: str, lr: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Test and validation predictions (N, M, H) of eight members, and their processor time."""
+    parts = {split: data[split].samples("song", "full") for split in SPLITS}
+    test, val, started = [], [], time.process_time()
+    members = MEMBERS if way == "package" else 1
+    for seed in range(42, 42 + MEMBERS):
+        settings = TrainSettings(lr=lr, seed=seed, members=members)
+        own = {s: changed(part, way, seed, s == "train") for s, part in parts.items()}
+        loop = SampleLoop(settings, NARROW, own["train"], own["val"], Accelerator(cpu=True))
+        while not loop.finished:
+            loop.run_epoch()
+        with loop.at_best() as network:
+            for split, found in (("test", test), ("val", val)):
+                features = torch.as_tensor(own[split].features)
+                found.append(loop.predict(network, features).double().numpy())
+    return np.stack(test, 1), np.stack(val, 1), time.process_time() - started
+
+
+def rows_of(songs: int, lr: float, seed: int) -> list[list[str]]:
+    """A row per way."""
+    data, rows, one = known_data(songs, seed), [], np.ones(len(HEADS))
+    labels = data["test"].labels.astype(np.float64)
+    work = 1.0
+    for way in WAYS:
+        test, val, seconds = trained(data, way, lr)
+        if way == "all songs":  # its members are the single predictors
+            one = ((test - labels[:, None]) ** 2).mean(axis=(0, 1))
+            work = seconds / MEMBERS
+        ratio = ((test.mean(axis=1) - labels) ** 2).mean(axis=0) / one
+        scale = fit_spread_scale(val, data["val"].labels)
+        spread = spread_measures(test, labels, HEADS, scale).values()
+        mean = {key: np.mean([row[key] for row in spread]) for key in ("spearman", "coverage")}
+        error = f"{ratio.mean():.3f} ({ratio.max():.3f})"
+        cells = [f"{mean['spearman']:.3f}", f"{mean['coverage']:.3f}", f"{seconds / work:.1f}"]
+        rows.append([f"{songs:,}", f"{lr:g}", way, error, *cells])
+        print(rows[-1], flush=True)
+    return rows
+
+
+def command_row(songs: int) -> list[str]:
     """The command with and without members, each a process of its own."""
-    data, _ = make_data(songs, config)
+    data, _ = make_data(songs, ApexConfig())
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(data, folder / "shards")
@@ -89,7 +148,7 @@ def command_row(size: str, config: ApexConfig, songs: int) -> list[str]:
             command_seconds(folder, str(members), "--members", str(members))
             for members in (1, MEMBERS)
         )
-    return line(size, "the command", songs, one, eight, eight / one, "")
+    return [f"{songs:,}", f"{one:.1f}", f"{eight:.1f}", f"{eight / one:.2f}"]
 
 
 def write_shards(data: Data, folder: Path) -> None:
@@ -115,7 +174,7 @@ def command_seconds(folder: Path, run: str, *options: str) -> float:
                "--output", str(folder / run), *options]  # fmt: skip
     before = children_seconds()
     subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL,
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": threads, "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     return children_seconds() - before
@@ -127,31 +186,22 @@ def children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def line(
-    size: str, what: str, songs: int, one: float, eight: float, ratio: float, floor: str
-) -> list[str]:
-    return [size, what, f"{songs:,}", f"{one:.3g}", f"{eight:.3g}", f"{ratio:.2f}", floor]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="Markdown file")
     parser.add_argument("--quick", action="store_true", help="a small size, in seconds")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", default="500,1500,10000", help="training songs")
+    parser.add_argument("--commands", default="1500", help="training songs of the command")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    accelerator = Accelerator(cpu=True)
-    rate = matmul_rate(1024, torch.float32, accelerator.device, work_clock)
-    tiny = ApexConfig.from_pretrained(EMBEDDED_FOLDER)
-    rows = []
-    for size, config in (("the paper's size", ApexConfig()), ("apex-tiny's size", tiny)):
-        songs = 1024 if arguments.quick else EPOCH_SONGS
-        rows.append(epoch_row(size, config, songs, rate, accelerator))
-        for songs in (512,) if arguments.quick else (1024, 4096, 16384):
-            rows.append(command_row(size, config, songs))
-            print(rows[-1], flush=True)
-    text = f"{markdown_table(COLUMNS, rows)}\n\nfloat32; measured matrix-product rate "
-    write_result("Ensembles", f"{text}{rate / 1e9:.0f} GFLOP/s.", arguments.output)
+    torch.set_num_threads(1)
+    sizes = [200] if arguments.quick else [int(size) for size in arguments.sizes.split(",")]
+    rows = [row for songs in sizes for lr in (1e-4, 1e-3) for row in rows_of(songs, lr, 0)]
+    text = markdown_table(COLUMNS, rows)
+    sizes = [] if arguments.quick else [int(n) for n in arguments.commands.split(",") if n]
+    if commands := [command_row(songs) for songs in sizes]:
+        names = ("songs", "one, s", "eight, s", "eight / one")
+        text += f"\n\nThe command:\n\n{markdown_table(names, commands)}"
+    write_result("Ensembles", text, arguments.output)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from result_file import write_result
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
-from apex_reward.data.encoder import load_encoder
-from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, plan, start
+from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, start
+from apex_reward.data.shards import load_encoder
 from apex_reward.model import ApexReward
 from apex_reward.report.markdown import markdown_table
 
@@ -66,9 +66,9 @@ def extract(
     output: Path,
 ) -> None:
     """As `apex-reward extract`."""
-    shards = plan(songs)
-    start(shards, output, resume=False)
-    list(extract_shards(model, shards, ExtractSettings(folder, encoder, workers), output))
+    settings = ExtractSettings(folder, encoder, workers)
+    shards = start(songs, settings, output, resume=False)
+    list(extract_shards(model, shards, settings, output))
 
 
 def main() -> None:

@@ -21,10 +21,9 @@ from apex_reward.data.shards import EmbeddingSource
 from apex_reward.demo import DAMAGES, damage
 from apex_reward.demo.lessons import Batch, Material, make_batch
 from apex_reward.scores.apex import HEADS, head_range
-from apex_reward.train.dataset import Data
 from apex_reward.train.evaluate import Checkpoint
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.split import Split
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data, Split
 from apex_reward.train.trainer import train
 
 RATE, MEMBERS, TEXTURES = 24_000, 8, 0.15
@@ -115,11 +114,10 @@ def trained(
         for split, rows in parts.items()
     }
     data = Data(splits, EmbeddingSource.of(config, model.pooling), "full")
-    settings = TrainSettings(epochs=80, batch_size=64, lr=3e-3, patience=15)
+    settings = TrainSettings(
+        epochs=80, batch_size=64, lr=3e-3, patience=15, seed=seed, members=members
+    )
     with TemporaryDirectory() as folder:
-        train(
-            data, Condition("standardized", seed=seed), settings, Path(folder),
-            accelerator=Accelerator(cpu=True), members=members,
-        )  # fmt: skip
-        predictor = Checkpoint.load(Path(folder) / "best").predictor.eval()
-    return lambda x: predictor(x) if members > 1 else predictor(x)[None]
+        train(data, settings, Path(folder), accelerator=Accelerator(cpu=True))
+        predictors = Checkpoint.load(Path(folder) / "best").predictors
+    return lambda x: torch.stack([predictor(x) for predictor in predictors])

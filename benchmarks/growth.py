@@ -33,8 +33,9 @@ from sklearn.metrics import roc_auc_score
 from apex_reward import Reward
 from apex_reward.arena.agreement import evaluate_battles
 from apex_reward.arena.battles import battles_of
-from apex_reward.data.metadata import Song
-from apex_reward.data.prepare import PrepareSettings, prepare
+from apex_reward.data.metadata import read_metadata
+from apex_reward.data.prepare import prepare
+from apex_reward.data.settings import PrepareSettings
 from apex_reward.pairs.build import build
 from apex_reward.pairs.options import PairOptions
 from apex_reward.report.markdown import markdown_table
@@ -108,19 +109,22 @@ def judging(count: int, folder: Path) -> tuple[Way, Way]:
 
 
 def preparing(count: int, folder: Path) -> tuple[Way, Way]:
-    """Counts to scores, balance and split, against pandas' ranks alone."""
+    """A table to a manifest, against pandas: read, filter, rank, write."""
     rng = np.random.default_rng(0)
-    plays, likes = rng.lognormal(5, 2, (2, count)).astype(int) + 1
-    songs = [
-        Song(str(n), f"{n}.mp3", "suno", float(plays[n]), float(likes[n]), None)
-        for n in range(count)
-    ]
+    plays, likes = rng.lognormal(5, 2, (2, count)).astype(int)
+    table = {"id": [f"s{n}" for n in range(count)], "plays": plays, "likes": likes}
+    path = folder / "songs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).to_csv(path, index=False)
 
-    def ranks() -> Any:
-        frame = pd.DataFrame({"plays": plays, "likes": likes})
-        return frame.rank(method="average", pct=True) ** 3.106
+    def with_pandas() -> None:
+        frame = pd.read_csv(path)
+        frame = frame[frame.plays > 0].drop_duplicates("id")
+        scores = 100 * frame[["plays", "likes"]].rank(method="average", pct=True) ** 3.106
+        frame[["score_streams", "score_likes"]] = scores
+        frame.to_parquet(folder / "plain.parquet")
 
-    return (lambda: prepare(songs, PrepareSettings(), folder / "out")), ranks
+    return (lambda: prepare(read_metadata(path), PrepareSettings(), folder / "out")), with_pandas
 
 
 WORK = {

@@ -2,7 +2,7 @@
 
     python benchmarks/losses.py --output losses.md
 
-Two settings, the same seeds for every loss, all models of a setting in one batched program:
+Two settings, the same seeds for every loss, all models of a setting one after the other:
 
 - `short`: the published network (768-512-256, heads 128-64), 4,000 songs, 25 epochs, lr 1e-3;
 - `paper`: the paper's schedule (lr 1e-4, batch 512, 50 epochs of cosine annealing, patience 20)
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +33,10 @@ from apex_reward.model.predictor import LayerPooling
 from apex_reward.report.figures import new_panels, save_figure
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
-from apex_reward.train.dataset import Data
-from apex_reward.train.losses import LOSSES
-from apex_reward.train.program import Program
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.split import Split
-from apex_reward.train.trainer import build_program, test_reports
+from apex_reward.train.loop import SampleLoop
+from apex_reward.train.settings import LOSSES, TrainSettings
+from apex_reward.train.shards import Data, Split
+from apex_reward.train.trainer import checkpoint_of, sample_loop
 
 # Correlation of each label with its signal: popularity is noisy, as in the paper.
 RHO = {head: 0.6 if head in POPULARITY_HEADS else 0.85 for head in HEADS}
@@ -112,20 +110,29 @@ def _rated(latent: np.ndarray) -> np.ndarray:
     return np.clip(3 + AESTHETIC_SD * latent, 1, 5)
 
 
-def run(setting: Setting) -> tuple[Program, dict[str, list[list[float]]], float]:
-    """Train all losses and seeds together; per loss a row of reached shares per seed."""
+def run(setting: Setting) -> tuple[list[SampleLoop], dict[str, list[list[float]]], float]:
+    """Train all losses and seeds; per loss a row of reached shares per seed."""
     data, ceiling = make_data(setting.songs, setting.config)
-    table = [Condition(loss, seed=seed) for loss in LOSSES for seed in setting.seeds]
-    program = build_program(table, data, setting.settings, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    loops = [
+        sample_loop(data, replace(setting.settings, loss=loss, seed=seed), accelerator)
+        for loss in LOSSES
+        for seed in setting.seeds
+    ]
     started = time.perf_counter()
-    while not program.finished:
-        program.run_epoch()
+    for loop in loops:
+        while not loop.finished:
+            loop.run_epoch()
     seconds = time.perf_counter() - started
     reached: dict[str, list[list[float]]] = {loss: [] for loss in LOSSES}
-    for condition, report in zip(table, test_reports(program, data), strict=True):
-        shares = [report["metrics"][head]["spearman"] / ceiling[head] for head in HEADS]
-        reached[condition.loss].append(shares)
-    return program, reached, seconds
+    for loop in loops:
+        pred = checkpoint_of([loop], data).predict(data["test"])[:, 0]
+        labels = data["test"].labels
+        shares = [
+            spearman(pred[:, i], labels[:, i]) / ceiling[head] for i, head in enumerate(HEADS)
+        ]
+        reached[loop.settings.loss].append(shares)
+    return loops, reached, seconds
 
 
 def group_mean(shares: list[list[float]], group: tuple[str, ...]) -> tuple[float, float]:
@@ -149,22 +156,22 @@ def rows_of(
     return rows
 
 
-def plot(results: list[tuple[Setting, Program]], path: Path) -> None:
+def plot(results: list[tuple[Setting, list[SampleLoop]]], path: Path) -> None:
     """Explained validation variance per epoch, mean and range over seeds, a column per group."""
     figure, panels = new_panels(len(results), len(GROUPS), 11, 4 * len(results))
-    for place, (setting, program) in enumerate(results):
+    for place, (setting, loops) in enumerate(results):
         line = panels[place * len(GROUPS) : (place + 1) * len(GROUPS)]
-        labels = program.val_labels
+        labels = loops[0].val_labels
         variance = labels.var(dim=0, unbiased=False).tolist()
         for panel, (group, heads) in zip(line, GROUPS.items(), strict=True):
             for loss in LOSSES:
                 curves = [
                     [
                         np.mean([1 - row[f"val_mse_{h}"] / variance[HEADS.index(h)] for h in heads])
-                        for row in history
+                        for row in loop.history
                     ]
-                    for c, history in zip(program.conditions, program.history, strict=True)
-                    if c.loss == loss
+                    for loop in loops
+                    if loop.settings.loss == loss
                 ]
                 length = min(map(len, curves))
                 values = np.array([curve[:length] for curve in curves])
@@ -187,9 +194,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, results = [], []
     for setting in settings(arguments.quick):
-        program, reached, seconds = run(setting)
+        loops, reached, seconds = run(setting)
         rows += rows_of(setting, reached, seconds)
-        results.append((setting, program))
+        results.append((setting, loops))
     columns = ["setting", "loss", "popularity reached", "x equal", "aesthetics reached", "x equal"]
     text = markdown_table([*columns, "seconds (all models)"], rows)
     text += "\n\nReached: test Spearman over that of the noiseless signal."

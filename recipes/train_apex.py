@@ -28,23 +28,21 @@ import torch
 
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
-from apex_reward.data.extract import ExtractSettings, extract
-from apex_reward.data.manifest import read_manifest
+from apex_reward.data.extract import ExtractSettings, extract, read_manifest
 from apex_reward.data.metadata import read_metadata
-from apex_reward.data.prepare import PrepareSettings, prepare
+from apex_reward.data.prepare import prepare
+from apex_reward.data.settings import PrepareSettings
 from apex_reward.data.teacher import read_teacher
 from apex_reward.demo import make_song
 from apex_reward.files.tables import write_table
 from apex_reward.runs.log import write_run
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import score_songs
-from apex_reward.train.dataset import Data
-from apex_reward.train.evaluate import Checkpoint, predict_split
+from apex_reward.train.evaluate import Checkpoint
 from apex_reward.train.report import head_metrics
-from apex_reward.train.session import load_training_data, make_accelerator
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.stack import shape_of
-from apex_reward.train.trainer import train
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data, load_training_data
+from apex_reward.train.trainer import make_accelerator, train
 
 SAMPLE_RATE, TOY_SONGS, TOY_SECONDS = 24_000, 300, 2.0
 
@@ -99,8 +97,14 @@ def run_steps(
 
     report = train(
         data,
-        Condition(args.loss, task=task, seed=args.seed),
-        TrainSettings(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr),
+        TrainSettings(
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            lr=args.lr,
+            loss=args.loss,
+            task=task,
+            seed=args.seed,
+        ),
         args.output / "run",
         accelerator=make_accelerator(),
         on_epoch=on_epoch,
@@ -112,15 +116,13 @@ def run_steps(
 
 def untrained(model: Checkpoint, seed: int) -> Checkpoint:
     """The same checkpoint before training."""
-    shape = shape_of(model.config)
-    predictor = shape.predictor()
-    predictor.load_state_dict(shape.initial_state(seed))
-    return Checkpoint(model.config, predictor.eval(), model.pooling, {})
+    torch.manual_seed(seed)
+    return Checkpoint(model.config, [model.config.predictor()], model.pooling)
 
 
 def mean_spearman(model: Checkpoint, data: Data) -> list[float]:
     """Test Spearman of every head."""
-    pred = predict_split(model, data["test"], "song").mean(axis=1)
+    pred = model.predict(data["test"], "song").mean(axis=1)
     measured = head_metrics(pred, data["test"].labels.astype(np.float64), model.config.head_names)
     return [measures["spearman"] for measures in measured.values()]
 

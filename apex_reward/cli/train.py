@@ -1,15 +1,17 @@
-"""`apex-reward train`, `grid` and `evaluate`; with them `prepare` and `extract`."""
+"""`apex-reward train`, `grid` and `evaluate`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_reward.cli import data as data_commands
 from apex_reward.cli.common import (
+    OK,
     TRAINING,
     FiguresOption,
     add_command,
@@ -17,279 +19,259 @@ from apex_reward.cli.common import (
     print_table,
 )
 from apex_reward.cli.progress import progress_updates, resumable
-from apex_reward.cli.training import (
-    DataOptions,
-    Mode,
-    OutputOption,
-    ResumeOption,
-    ScheduleOptions,
-    TeacherFileOption,
-    TrackersOption,
-)
 from apex_reward.errors import UsageError
+from apex_reward.train.settings import PAPER_LOSSES, Mode, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
-    from apex_reward.train.settings import Condition, TrainSettings
     from apex_reward.train.trainer import OnEpoch
 
 MEASURES = ("mse", "mae", "pearson", "spearman")
-Shared = Literal["2", "3"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
-    data_commands.register(app)
     for command in (train, grid, evaluate):
         add_command(app, command, panel=TRAINING)
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Training data.
+
+    Args:
+        data: Folder with train/, val/ and test/.
+        encoder: Folder or hub id of the encoder that made the embeddings, where the shards do not
+            name it.
+        songeval: Table of aesthetic labels per song (.csv, .jsonl or .parquet), in place of the
+            shards' own.
+    """
+
+    data: Annotated[Path, "FOLDER"]
+    encoder: Annotated[str | None, "FOLDER"] = None
+    songeval: Annotated[Path | None, "FILE"] = None
+
+    def load(self, task: str, layers: bool) -> Any:
+        """The training data of a task, with layer embeddings where they are asked for."""
+        from apex_reward.train.shards import load_training_data
+
+        return load_training_data(
+            self.data, task, layers=layers, encoder=self.encoder, teacher_file=self.songeval
+        )
+
+
 def train(
     data: DataOptions,
-    schedule: ScheduleOptions,
-    output: OutputOption,
-    mode: Annotated[
-        Mode, typer.Option(help="What a sample is: a song, or each of its segments.")
-    ] = "song",
-    task: Annotated[
-        Literal["full", "popularity"], typer.Option(help="All seven heads, or the first two.")
-    ] = "full",
-    loss: Annotated[
-        Literal["equal", "weighted", "uncertainty", "standardized"],
-        typer.Option(metavar="NAME", help="equal, weighted, uncertainty or standardized."),
-    ] = "uncertainty",
-    shared: Annotated[Shared, typer.Option(help="Trunk layers.")] = "2",
-    seed: Annotated[int, typer.Option(metavar="N", help="Reaches every random choice.")] = 42,
-    tune_encoder: Annotated[
-        Literal["lora"] | None, typer.Option(help="Train adapters on the encoder, from audio.")
-    ] = None,
-    audio_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the songs are, for --tune-encoder."),
-    ] = None,
-    report_to: TrackersOption = None,
-    members: Annotated[
-        int, typer.Option(metavar="N", help="More than 1: an ensemble of seeds from --seed on.")
-    ] = 1,
-    bound: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Bind finished runs into an ensemble; repeat. Trains nothing.",
-        ),
-    ] = None,
+    settings: TrainSettings,
+    output: Annotated[Path, "FOLDER"],
+    tune_encoder: Literal["lora"] | None = None,
+    audio_dir: Annotated[Path | None, "FOLDER"] = None,
+    report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
+    bound: Annotated[list[Path], "RUN", "--from"] = [],  # noqa: B006
     figures: FiguresOption = None,
-    resume: ResumeOption = False,
+    resume: bool = False,
 ) -> int:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
 
     On several processes: accelerate launch -m apex_reward train ...
 
     Example: apex-reward train --data shards --output run
+
+    Args:
+        output: Folder for the results.
+        tune_encoder: Train adapters on the encoder too, from audio.
+        audio_dir: Folder of the songs, for --tune-encoder.
+        report_to: Trackers of accelerate, such as tensorboard and wandb; repeat.
+        bound: Bind finished runs into an ensemble; repeat. Trains nothing.
+        resume: Continue a run that was stopped.
     """
-    from apex_reward.train.settings import Condition
-
-    condition = Condition(loss, int(shared), mode, task, seed)
-    settings = schedule.settings()
-    if ((bound or tune_encoder) and members != 1) or (bound and tune_encoder):
+    if ((bound or tune_encoder) and settings.members != 1) or (bound and tune_encoder):
         raise UsageError("--members, --from and --tune-encoder go one at a time")
-    if bound:
-        return _bind(bound, data.load(task, schedule.train_pooling), output)
-    with resumable(lambda: _states(output)):
-        if tune_encoder is not None:
-            return _tune(data, audio_dir, output, condition, settings, resume)
-        return _train(
-            data, output, condition, settings, members, report_to or (), figure_formats(figures),
-            resume,
-        )  # fmt: skip
-
-
-def _states(output: Path) -> str:
-    """The epochs that an interrupted run has kept."""
-    found = [output / "state.pt", output / "frozen" / "state.pt"]
-    found += sorted((output / ".groups").glob("*.pt"))
-    kept = [str(path) for path in found if path.is_file()]
-    return f"all finished epochs, in {', '.join(kept)}" if kept else ""
-
-
-def _epoch_note(row: HistoryRow) -> str:
-    return f"loss {row['train_loss']:.4g}, validation {row['val_loss']:.4g}"
-
-
-def _train(
-    data: DataOptions,
-    output: Path,
-    condition: Condition,
-    settings: TrainSettings,
-    members: int,
-    report_to: Sequence[str],
-    formats: Sequence[str],
-    resume: bool,
-) -> int:
-    from apex_reward.train.session import make_accelerator
-    from apex_reward.train.settings import ensemble
-    from apex_reward.train.trainer import train as run
-
-    ensemble(condition, members)  # a wrong number is found before the data is read
-    found = data.load(condition.task, settings.train_pooling)
-    about = {**settings.to_dict(), **vars(condition), "members": members}
-    accelerator = make_accelerator(settings.precision, report_to, output, about)
-    with progress_updates() as update:
-
-        def on_epoch(row: HistoryRow) -> None:
-            update("train", row["epoch"], settings.epochs, _epoch_note(row))
-            accelerator.log(row, step=int(row["epoch"]))
-
-        report = run(
-            found, condition, settings, output, accelerator=accelerator, members=members,
-            resume=resume, formats=formats, on_epoch=on_epoch,
-        )  # fmt: skip
-    accelerator.end_training()
-    if accelerator.is_main_process:
-        _print_report(f"test split, {report['n_songs']} songs", report)
-    return 0
-
-
-def _bind(runs: Sequence[Path], data: Any, output: Path) -> int:
-    from apex_reward.train.bind import bind
-
-    report = bind(runs, data, output)
-    _print_report(f"test split, {report['n_songs']} songs", report)
-    return 0
-
-
-def _tune(
-    data: DataOptions,
-    audio_dir: Path | None,
-    output: Path,
-    condition: Condition,
-    settings: TrainSettings,
-    resume: bool,
-) -> int:
-    if audio_dir is None:
+    if tune_encoder and audio_dir is None:
         raise UsageError("--tune-encoder trains from audio: name its folder with --audio-dir")
-    from apex_reward.train.tune import tune_encoder
+    if bound:
+        from apex_reward.train.evaluate import bind
 
-    with progress_updates() as update:
+        return _shown(bind(bound, data.load(settings.task, settings.train_pooling), output))
+    with resumable(lambda: _states(output)), progress_updates() as update:
 
         def shown(name: str) -> OnEpoch:
             return lambda row: update(name, row["epoch"], settings.epochs, _epoch_note(row))
 
-        report = tune_encoder(
-            data.data, audio_dir, output, condition, settings,
-            encoder=data.encoder, teacher_file=data.teacher_file, resume=resume,
-            on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
-            on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
+        if audio_dir is not None and tune_encoder:
+            from apex_reward.train.tune import tune_encoder as tune
+
+            report = tune(
+                data.data, audio_dir, output, settings,
+                encoder=data.encoder, teacher_file=data.songeval, resume=resume,
+                on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
+                on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
+            )  # fmt: skip
+            return _shown(report)
+        return _train(
+            data, settings, output, report_to, figure_formats(figures), resume,
+            shown("train"),
         )  # fmt: skip
-    _print_report(f"test split, {report['n_songs']} songs", report)
-    return 0
+
+
+def _states(output: Path) -> str:
+    """The states that an interrupted run has kept."""
+    found = [output / "state.pt", output / "frozen" / "state.pt"]
+    found += sorted((output / ".runs").glob("*.pt"))
+    kept = [str(path) for path in found if path.is_file()]
+    return f"the epochs up to the last state, in {', '.join(kept)}" if kept else ""
+
+
+def _epoch_note(row: HistoryRow) -> str:
+    return f"loss {row['train_loss']:.4g}, validation error {row['val_error']:.4g}"
+
+
+def _train(
+    data: DataOptions,
+    settings: TrainSettings,
+    output: Path,
+    report_to: Sequence[str],
+    formats: Sequence[str],
+    resume: bool,
+    shown: OnEpoch,
+) -> int:
+    from apex_reward.train.trainer import make_accelerator
+    from apex_reward.train.trainer import train as run
+
+    found = data.load(settings.task, settings.train_pooling)
+    accelerator = make_accelerator(settings.precision, report_to, output, settings.to_dict())
+
+    def on_epoch(row: HistoryRow) -> None:
+        shown(row)
+        accelerator.log(row, step=int(row["epoch"]))
+
+    report = run(
+        found, settings, output, accelerator=accelerator, resume=resume, formats=formats,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+    accelerator.end_training()
+    return _shown(report) if accelerator.is_main_process else OK
 
 
 def grid(
     data: DataOptions,
-    schedule: ScheduleOptions,
-    output: OutputOption,
-    losses: Annotated[
-        str, typer.Option(metavar="A,B", help="Add standardized for the fourth loss.")
-    ] = "equal,weighted,uncertainty",
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", help="Repeat for several seeds.", show_default="42"),
-    ] = None,
-    report_to: TrackersOption = None,
+    schedule: Schedule,
+    output: Annotated[Path, "FOLDER"],
+    losses: Sequence[str] = PAPER_LOSSES,
+    seed: list[int] = [42],  # noqa: B006
+    report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
     figures: FiguresOption = None,
-    paper_data: Annotated[
-        bool, typer.Option("--paper-data", help="The data is the paper's: compare the figures.")
-    ] = False,
-    resume: ResumeOption = False,
+    paper_data: bool = False,
+    resume: bool = False,
 ) -> int:
     """Train all conditions of the paper's ablation, then write its tables.
 
+    Every condition selects its epoch by the paper's rule, val_loss.
+
     Example: apex-reward grid --data shards --output grid
+
+    Args:
+        output: Folder for the results.
+        losses: Losses of the conditions; standardized is the fourth.
+        seed: Random seed; repeat for several.
+        report_to: Trackers of accelerate, such as tensorboard and wandb; repeat.
+        paper_data: Compare the figures with the paper's; the data is the paper's.
+        resume: Continue a run that was stopped.
     """
     from apex_reward.train.grid import run_grid
-    from apex_reward.train.session import make_accelerator
     from apex_reward.train.settings import conditions
+    from apex_reward.train.trainer import make_accelerator
 
-    table = conditions(
-        [name.strip() for name in losses.split(",")], list(dict.fromkeys(seed or [42]))
-    )
-    settings, epochs = schedule.settings(), schedule.epochs
+    runs = conditions(losses, list(dict.fromkeys(seed)), schedule)
     found = data.load("full", schedule.train_pooling)
-    formats = figure_formats(figures)
-    about = {**settings.to_dict(), "conditions": len(table)}
-    accelerator = make_accelerator(settings.precision, report_to or (), output, about)
-    groups = len({condition.group for condition in table})
+    formats, about = figure_formats(figures), {**vars(schedule), "runs": len(runs)}
+    accelerator = make_accelerator(schedule.precision, report_to, output, about)
     with resumable(lambda: _states(output)), progress_updates() as update:
         done: dict[str, float] = {}
 
-        def on_epoch(group: str, epoch: int, models: int, means: HistoryRow) -> None:
-            done[group] = epoch / epochs if models else 1.0
-            step = list(done).index(group) * epochs + epoch  # trackers want rising steps
-            accelerator.log({f"{group}/{name}": value for name, value in means.items()}, step=step)
-            update("grid", sum(done.values()), groups, "groups")
-            update(group, epoch if models else epochs, epochs, f"{models} models")
+        def on_epoch(name: str, row: HistoryRow | None) -> None:
+            epoch = schedule.epochs if row is None else int(row["epoch"])
+            done.setdefault(name, 0.0)
+            if row is not None:
+                step = (len(done) - 1) * schedule.epochs + epoch  # trackers want rising steps
+                accelerator.log({f"{name}/{key}": v for key, v in row.items()}, step=step)
+            update("grid", len(done), len(runs), f"{name}, epoch {epoch}")
 
         run_grid(
-            found, table, settings, output, accelerator=accelerator, resume=resume,
-            paper_data=paper_data, formats=formats, on_epoch=on_epoch,
+            found, runs, output, accelerator=accelerator, resume=resume, paper_data=paper_data,
+            formats=formats, on_epoch=on_epoch,
         )  # fmt: skip
     accelerator.end_training()
     if accelerator.is_main_process:
         typer.echo((output / "table1.md").read_text(encoding="utf-8"))
         typer.echo((output / "table2.md").read_text(encoding="utf-8"))
-    return 0
+    return OK
 
 
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="MODEL", help="Folder of a model, or a best_model.pt.")
-    ],
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Of shards, as DIR/test.")],
-    output: OutputOption,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="What a sample is.", show_default="as the checkpoint was trained"),
-    ] = None,
-    teacher_file: TeacherFileOption = None,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Resamples for the intervals.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the resamples.")] = 0,
+    checkpoint: Annotated[str, "MODEL"],
+    data: Annotated[Path, "FOLDER"],
+    output: Annotated[Path, "FOLDER"],
+    mode: Mode | None = None,
+    songeval: Annotated[Path | None, "FILE"] = None,
+    bootstrap: Annotated[int, (0, None)] = 1000,
+    seed: int = 0,
     figures: FiguresOption = None,
 ) -> int:
     """Measure a checkpoint on a split: errors, correlations, intervals, examples.
 
     Example: apex-reward evaluate --checkpoint run/best --data shards/test --output figures
+
+    Args:
+        checkpoint: Folder of a model, or a best_model.pt.
+        data: Folder of shards, such as DIR/test.
+        output: Folder for the results.
+        mode: What a sample is. None: as the checkpoint was trained.
+        songeval: Table of aesthetic labels per song, in place of the shards' own.
+        bootstrap: Number of resamples for the intervals.
+        seed: Random seed of the resamples.
     """
     from apex_reward.data.teacher import read_teacher
     from apex_reward.train.evaluate import evaluate_checkpoint
-    from apex_reward.train.session import make_accelerator
+    from apex_reward.train.trainer import make_accelerator
 
     formats = figure_formats(figures)
     accelerator = make_accelerator()
     report = evaluate_checkpoint(
         checkpoint, data, output, mode=mode,
-        teacher=read_teacher(teacher_file) if teacher_file else None, bootstrap=bootstrap,
+        teacher=read_teacher(songeval) if songeval else None, bootstrap=bootstrap,
         seed=seed, accelerator=accelerator, formats=formats,
     )  # fmt: skip
-    if accelerator.is_main_process:
-        _print_report(f"{data}, {report['n_songs']} songs, {report['mode']} mode", report)
-    return 0
+    return _shown(report, str(data)) if accelerator.is_main_process else OK
 
 
-def _print_report(title: str, report: dict[str, Any]) -> None:
-    rows = [[head, *(row[m] for m in MEASURES)] for head, row in report["metrics"].items()]
+def _shown(report: dict[str, Any], split: str = "test split") -> int:
+    """Print the measures with their intervals, and warn of small splits on stderr."""
+    title = f"{split}, {report['n_songs']} songs, {report['mode']} mode; 95% intervals"
+    rows = [
+        [head, *(_with_interval(row[m], report["ci95"][head][m]) for m in MEASURES)]
+        for head, row in report["metrics"].items()
+    ]
     print_table(title, ["head", *MEASURES], rows)
-    if "spread" not in report:
-        return
-    columns = ["head", "mse of a member", "spread's spearman", "covered"]
-    print_table(
-        f"{report['members']} members: does their spread tell the error?",
-        columns,
-        [
-            [head, report["member_metrics"][head]["mse"], row["spearman"], row["coverage"]]
-            for head, row in report["spread"].items()
-        ],
-    )
+    for warning in report["warnings"]:
+        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+    if "spread" in report:
+        columns = ["head", "mse of a member", "spread's spearman", "covered"]
+        print_table(
+            f"{report['members']} members: does their spread tell the error?",
+            columns,
+            [
+                [head, report["member_metrics"][head]["mse"], row["spearman"], row["coverage"]]
+                for head, row in report["spread"].items()
+            ],
+        )
+    return OK
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    """A figure with its interval, as `0.61 [0.40, 0.77]`; a dash where nothing is known."""
+    if math.isnan(value):
+        return "-"
+    low, high = interval
+    ends = "[unknown]" if math.isnan(low) else f"[{low:.3g}, {high:.3g}]"
+    return f"{value:.3g} {ends}"

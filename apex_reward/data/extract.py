@@ -12,22 +12,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-from apex_reward.data.shards import EmbeddingSource, SongRows, write_shard
+from apex_reward.data.shards import (
+    SPLITS,
+    EmbeddingSource,
+    SongRows,
+    load_encoder,
+    write_shard,
+)
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
-from apex_reward.errors import UsageError
+from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.atomic import writing
 from apex_reward.files.stamps import Stamp, text_hash
-from apex_reward.files.tables import read_jsonl, write_table
-from apex_reward.scores.apex import AESTHETIC_HEADS
+from apex_reward.files.tables import read_jsonl, read_table, with_numbers, write_table
+from apex_reward.model.apex import ApexReward
+from apex_reward.rewards.encode import encode_files
+from apex_reward.rewards.engine import BLOCK_SONGS, SongResult
+from apex_reward.rewards.load import usable_device
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 from apex_reward.scoring.engines import Engine, Worker
-
-if TYPE_CHECKING:
-    from apex_reward.model.apex import ApexReward
-    from apex_reward.rewards.engine import SongResult
 
 # A multiple of the scoring engine's block, so that a shard's batches are its own.
 SHARD_SONGS = 64
@@ -36,12 +43,61 @@ WORK = ".extract"
 
 @dataclass(frozen=True)
 class ManifestSong:
-    """A song to extract: where its audio is, and the labels that go with it."""
+    """A song to extract: where its audio is, and the labels that go with it.
+
+    Attributes:
+        error: why its row of the manifest cannot be used; empty where it can.
+    """
 
     audio_id: str
     path: str
     split: str
     labels: dict[str, Any]
+    error: str = ""
+
+    def failure(self, error: str) -> dict[str, str]:
+        """As a row of `failed.jsonl`."""
+        return {**{k: getattr(self, k) for k in ("audio_id", "path", "split")}, "error": error}
+
+
+def read_manifest(path: Path, teacher: TeacherScores | None = None) -> list[ManifestSong]:
+    """The songs of a manifest, in its order. A row that cannot be used has an `error`.
+
+    Args:
+        path: `.parquet`, `.csv` or `.jsonl` with `audio_id` and `path`; `split` (without it every
+            song goes to train), `platform`, the popularity heads, the aesthetic heads.
+        teacher: aesthetic labels by `audio_id`, over the manifest's.
+
+    Raises:
+        DataError: no rows, or no columns `audio_id` and `path`.
+    """
+    table = read_table(path)
+    missing = [name for name in ("audio_id", "path") if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path} has no column {listed(missing)}; it has {table.column_names}")
+    if len(table) == 0:
+        raise DataError(f"the manifest {path} has no rows")
+    heads = [head for head in HEADS if head in table.column_names]
+    table, unreadable = with_numbers(table, heads)
+    bad = {row: f"unreadable: {head}" for head, rows in unreadable.items() for row in rows}
+    songs, seen = [], set[str]()
+    for number, row in enumerate(table.to_pylist()):
+        name, file = (str(row[key] if row[key] is not None else "") for key in ("audio_id", "path"))
+        labels = {key: row[key] for key in ("platform", *heads) if row.get(key) is not None}
+        split, error = row.get("split") or "train", bad.get(number, "")
+        if not name or not file:
+            error = "the row lacks audio_id or path"
+        elif name in seen:
+            error = "an earlier row has the same audio_id"
+        elif split not in SPLITS:
+            error = f"the split is {split}; expected {', '.join(SPLITS)}"
+        elif teacher is not None:
+            scores = teacher.get(name, {"error": "the table has no row for it"})
+            labels |= scores
+            error = f"no teacher scores: {scores['error']}" if "error" in scores else error
+        seen.add(name)
+        songs.append(ManifestSong(name, file, split, labels, error))
+    return songs
 
 
 @dataclass(frozen=True)
@@ -101,26 +157,31 @@ def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
     return shards
 
 
-def start(shards: Sequence[Shard], output: Path, resume: bool, teacher: str | None = None) -> int:
-    """Make the output folder ready; how many shards there are.
+def start(
+    songs: Sequence[ManifestSong], settings: ExtractSettings, output: Path, resume: bool
+) -> list[Shard]:
+    """Make the output folder ready; the shards to extract.
 
     Raises:
-        UsageError: a run to resume that had another manifest or teacher.
+        UsageError: a run to resume that had another manifest, encoder, teacher or other audio.
     """
-    work = output / WORK
-    manifest = text_hash((s.name, [song.audio_id for song in s.songs]) for s in shards)
-    stamp, plan = Stamp({"manifest": manifest, "teacher": teacher}), work / "plan.json"
+    work, plan_file = output / WORK, output / WORK / "plan.json"
+    rows = text_hash(vars(song) for song in songs)
+    inputs = [settings.audio_dir / song.path for song in songs if not song.error]
+    inputs += sorted(file for file in Path(settings.encoder).rglob("*") if file.is_file())
+    values = {"manifest": rows, "encoder": settings.encoder, "teacher": settings.teacher}
+    stamp = Stamp(values, inputs)
     if not resume:
-        for split in dict.fromkeys(shard.split for shard in shards):
+        for split in SPLITS:
             shutil.rmtree(output / split, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
         (output / "failed.jsonl").unlink(missing_ok=True)
-    elif plan.is_file():
-        stamp.check(plan, output)
+    elif plan_file.is_file():
+        stamp.check(plan_file, output)
     for leftover in output.glob("*/.*.tmp"):  # a killed run's half-written file
         leftover.unlink()
-    stamp.write(plan)
-    return len(shards)
+    stamp.write(plan_file)
+    return plan([song for song in songs if not song.error])
 
 
 def extract_shards(
@@ -140,9 +201,6 @@ def extract_shards(
     Yields:
         1 after every song.
     """
-    from apex_reward.rewards.encode import encode_files
-    from apex_reward.rewards.engine import BLOCK_SONGS
-
     assert SHARD_SONGS % BLOCK_SONGS == 0, "a shard's batches must not depend on its neighbours"
     source = EmbeddingSource.of_model(model)
     for group in _aligned(shards, BLOCK_SONGS):
@@ -180,38 +238,26 @@ def _finish(
     teacher: Teacher | None,
 ) -> None:
     """Write a shard and, last, its failures: their file says that the shard is done."""
-    heard = [s for s, r in zip(shard.songs, results, strict=True) if r.error is None]
-    labels, errors = _taught(heard, settings, teacher)
-    errors |= {s.audio_id: r.error for s, r in zip(shard.songs, results, strict=True) if r.error}
+    errors = {s.audio_id: r.error for s, r in zip(shard.songs, results, strict=True) if r.error}
+    todo = [s for s in shard.songs if s.audio_id not in errors]
+    todo = [s for s in todo if not all(head in s.labels for head in AESTHETIC_HEADS)]
+    labels: dict[str, dict[str, Any]] = {}
+    if teacher is not None and todo:
+        scores = call_teacher(teacher, [settings.audio_dir / song.path for song in todo])
+        labels = {song.audio_id: row for song, row in zip(todo, scores, strict=True)}
+        errors |= {name: row["error"] for name, row in labels.items() if "error" in row}
     rows = [
-        _rows(model, replace(song, labels={**song.labels, **labels.get(song.audio_id, {})}), result)
+        _rows(model, replace(song, labels=song.labels | labels.get(song.audio_id, {})), result)
         for song, result in zip(shard.songs, results, strict=True)
         if song.audio_id not in errors
     ]
     if rows:
         write_shard(output / shard.name, rows, source)
-    failures = [
-        {"audio_id": s.audio_id, "path": s.path, "split": s.split, "error": errors[s.audio_id]}
-        for s in shard.songs
-        if s.audio_id in errors
-    ]
+    failures = [s.failure(errors[s.audio_id]) for s in shard.songs if s.audio_id in errors]
     write_table(_failures_file(output, shard), failures)
 
 
-def _taught(
-    songs: Sequence[ManifestSong], settings: ExtractSettings, teacher: Teacher | None
-) -> tuple[TeacherScores, dict[str, str]]:
-    """Labels of the songs whose rows lack them, and why the teacher gave none."""
-    todo = [s for s in songs if not all(head in s.labels for head in AESTHETIC_HEADS)]
-    if teacher is None or not todo:
-        return {}, {}
-    paths = [settings.audio_dir / song.path for song in todo]
-    return call_teacher(teacher, [song.audio_id for song in todo], paths)
-
-
 def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows:
-    import torch
-
     assert result.pieces is not None
     with torch.no_grad():
         pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
@@ -221,13 +267,6 @@ def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows
 
 def _failures_file(output: Path, shard: Shard) -> Path:
     return output / WORK / f"{shard.split}-{shard.number:05d}.jsonl"
-
-
-def finish(shards: Sequence[Shard], output: Path) -> list[dict[str, Any]]:
-    """Gather every shard's failures in `failed.jsonl`, in manifest order; returns them."""
-    failed = [row for shard in shards for row in read_jsonl(_failures_file(output, shard))]
-    write_table(output / "failed.jsonl", failed)
-    return failed
 
 
 @dataclass(frozen=True)
@@ -241,9 +280,6 @@ class ShardWork:
 
     def __call__(self, device: str | None) -> Worker:
         """The worker of one process, its models on the device."""
-        from apex_reward.data.encoder import load_encoder
-        from apex_reward.rewards.load import usable_device
-
         settings = replace(self.settings, device=device or self.settings.device)
         model = load_encoder(settings.encoder, usable_device(settings.device))
         teacher = self.teacher or settings.loaded_teacher()
@@ -277,22 +313,28 @@ def extract(
         on_song: called after every song (local engine) or with every finished shard's songs.
 
     Returns:
-        The failed songs: `audio_id`, `path`, `split`, `error`; on the first process only.
+        The failed songs: `audio_id`, `path`, `split`, `error`; on the first process only. Rows
+        that `read_manifest` could not use are among them.
     """
     if engine.name == "ray" and teacher is not None:
         raise UsageError(
             "with the engine ray a teacher is loaded on every machine: name it in the settings "
             "(package.module:callable) instead of handing it over"
         )
-    shards = plan(songs)
+    shards = plan([song for song in songs if not song.error])
     with ExitStack() as held:
 
         def begin() -> int:
             held.enter_context(writing(output / WORK))
-            return start(shards, output, resume, settings.teacher)
+            return len(start(songs, settings, output, resume))
 
         todo = range(engine.share.begun(begin))
         for done in engine.run(todo, ShardWork(shards, settings, output, teacher)):
             for _ in range(done):
                 on_song()
-        return finish(shards, output) if engine.share.first else []
+        if not engine.share.first:
+            return []
+        failed = [song.failure(song.error) for song in songs if song.error]
+        failed += [row for shard in shards for row in read_jsonl(_failures_file(output, shard))]
+        write_table(output / "failed.jsonl", failed)
+        return failed

@@ -18,74 +18,82 @@ Shape key: R = rows (segments), L = layers, W = embedding width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
 
 from apex_reward.files.atomic import atomic
+from apex_reward.model.apex import ApexReward
+from apex_reward.model.config import ApexConfig
+from apex_reward.model.files import local_path, read_config
+from apex_reward.model.predictor import LayerPooling
+from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from apex_reward.model.apex import ApexReward
-    from apex_reward.model.config import ApexConfig
-    from apex_reward.model.predictor import LayerPooling
 
 SPLITS = ("train", "val", "test")
 METADATA_KEY = b"apex_reward"
 # What of a model configuration decides its embeddings; the rest is of the predictor behind them.
 EMBEDDING_FIELDS = (
-    "encoder", "encoder_name", "layers", "sample_rate", "segment_seconds", "segment_tail",
+    "encoder", "layers", "sample_rate", "segment_seconds", "segment_tail",
 )  # fmt: skip
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class EmbeddingSource:
-    """What made the embeddings: the model configuration and the pooling, ready for JSON."""
+    """What made the embeddings: the model configuration and the pooling, ready for JSON.
+
+    Attributes:
+        weights: hash of the encoder's weights; empty where it is not known.
+    """
 
     config: Mapping[str, Any]
     pooling_weight: tuple[float, ...]
     pooling_bias: float
+    weights: str = ""
 
     @classmethod
     def of_model(cls, model: ApexReward) -> EmbeddingSource:
         """The source that a model's embeddings have."""
-        return cls.of(model.config, model.pooling)
+        digest = hashlib.sha256()
+        for name, value in sorted(model.encoder.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+        return cls.of(model.config, model.pooling, digest.hexdigest())
 
     @classmethod
-    def of(cls, config: ApexConfig, pooling: LayerPooling) -> EmbeddingSource:
-        """The source with this configuration and layer pooling."""
+    def of(cls, config: ApexConfig, pooling: LayerPooling, weights: str = "") -> EmbeddingSource:
+        """The source with this configuration, layer pooling and hash of the encoder's weights."""
         assert pooling.bias is not None
         weight = tuple(pooling.weight.detach().flatten().tolist())
-        return cls(config.to_dict(), weight, float(pooling.bias.detach()))
+        return cls(config.to_dict(), weight, float(pooling.bias.detach()), weights)
+
+    @classmethod
+    def of_encoder(cls, name: str) -> EmbeddingSource:
+        """The source that shards of an encoder have, without loading its weights."""
+        config = encoder_config(name)
+        return cls.of(config, LayerPooling(len(config.layers)))
 
     @classmethod
     def published(cls) -> EmbeddingSource:
         """MERT-v1-95M with the published layer pooling."""
-        from apex_reward.model.config import ApexConfig
-        from apex_reward.model.predictor import LayerPooling
-
         return cls.of(ApexConfig(), LayerPooling())
 
     def model_config(self) -> ApexConfig:
         """The configuration as an object."""
-        from apex_reward.model.config import ApexConfig
-
         return ApexConfig.from_dict(dict(self.config))
 
     def layer_pooling(self) -> LayerPooling:
         """The layer pooling as a module."""
-        import torch
-
-        from apex_reward.model.predictor import LayerPooling
-
         pooling = LayerPooling(len(self.pooling_weight))
         weight = torch.tensor(self.pooling_weight).view(1, -1, 1)
         pooling.load_state_dict({"weight": weight, "bias": torch.tensor([self.pooling_bias])})
@@ -93,9 +101,27 @@ class EmbeddingSource:
 
     def same_embeddings(self, other: EmbeddingSource) -> bool:
         """Whether both give a song the same embedding, whatever predictor stands behind it."""
+        return not self.encoder_differences(other) and self.same_pooling(other)
+
+    def encoder_differences(self, other: EmbeddingSource) -> list[str]:
+        """What differs between the encoders, a sentence each; empty for the same encoder.
+
+        Where both hashes of the weights are known, the hashes decide and the names do not matter.
+        """
         mine, others = self.model_config(), other.model_config()
-        alike = all(getattr(mine, name) == getattr(others, name) for name in EMBEDDING_FIELDS)
-        return alike and self.same_pooling(other)
+        found = [
+            f"{name} is {getattr(mine, name)}, of the other {getattr(others, name)}"
+            for name in EMBEDDING_FIELDS
+            if getattr(mine, name) != getattr(others, name)
+        ]
+        if self.weights and other.weights:
+            if self.weights != other.weights:
+                found.append(f"the encoders {mine.encoder_name} and {others.encoder_name} differ")
+        elif (
+            None not in (names := [mine.encoder_name, others.encoder_name]) and len(set(names)) > 1
+        ):
+            found.append(f"the encoder is {mine.encoder_name}, of the other {others.encoder_name}")
+        return found
 
     def same_pooling(self, other: EmbeddingSource) -> bool:
         """Whether both pool layers alike, to float32 rounding."""
@@ -109,6 +135,7 @@ class EmbeddingSource:
             "config": self.config,
             "pooling_weight": self.pooling_weight,
             "pooling_bias": self.pooling_bias,
+            "encoder_weights": self.weights,
         }
         return {METADATA_KEY: json.dumps(value, sort_keys=True).encode()}
 
@@ -118,7 +145,50 @@ class EmbeddingSource:
         if not metadata or METADATA_KEY not in metadata:
             return None
         value = json.loads(metadata[METADATA_KEY])
-        return cls(value["config"], tuple(value["pooling_weight"]), value["pooling_bias"])
+        pooling = tuple(value["pooling_weight"]), value["pooling_bias"]
+        return cls(value["config"], *pooling, value.get("encoder_weights", ""))
+
+
+def encoder_config(name: str | Path) -> ApexConfig:
+    """The configuration of a model with this encoder; `encoder_name` finds it again.
+
+    Args:
+        name: folder or hub id in MERT's layout, a folder of a whole ApexReward, or `apex-tiny`.
+
+    Raises:
+        CheckpointError: nothing there, or another kind of model.
+    """
+    folder = local_path(name)
+    if read_config(folder).get("model_type") == ApexConfig.model_type:
+        config = ApexConfig.from_pretrained(folder)
+    else:
+        config = ApexConfig(encoder=read_encoder_config(folder))
+    config.encoder_name = _lasting(name)
+    return config
+
+
+def load_encoder(
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> ApexReward:
+    """A model whose encoder and layer pooling are to be used; its predictor may be untrained."""
+    folder = local_path(name)
+    if read_config(folder).get("model_type") == ApexConfig.model_type:
+        model = ApexReward.from_pretrained(folder)
+        model.config.encoder_name = _lasting(name)
+    else:
+        model = ApexReward(encoder_config(name))
+        state = read_encoder_state(folder, model.encoder.state_dict())
+        model.encoder.load_state_dict(state)
+    if dtype is not None:
+        torch.nn.Module.to(model.encoder, dtype)
+    torch.nn.Module.to(model, torch.device(device))
+    return model
+
+
+def _lasting(name: str | Path) -> str:
+    """A folder's full path, so that it is found from any working folder; a hub id as it is."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else str(name)
 
 
 @dataclass
@@ -141,8 +211,6 @@ class SongRows:
 
 def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) -> None:
     """Write one shard whole. Songs keep their order, their segments too."""
-    import pyarrow.parquet as pq
-
     table = shard_table(songs).replace_schema_metadata(source.to_metadata())
     with atomic(path) as temporary:
         pq.write_table(table, temporary)
@@ -150,8 +218,6 @@ def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) 
 
 def shard_table(songs: Sequence[SongRows]) -> pa.Table:
     """The rows of `songs` as an Arrow table in the shard layout."""
-    import pyarrow as pa
-
     owners = [song for song in songs for _ in range(len(song.pooled))]
     numbers = [n for song in songs for n in range(1, len(song.pooled) + 1)]
     columns: dict[str, pa.Array] = {
@@ -186,8 +252,6 @@ def _songeval_text(labels: Mapping[str, Any]) -> str | None:
 
 def list_column(values: npt.NDArray[Any]) -> pa.Array:
     """(R, ...) numbers as an Arrow column of (nested) lists of equal length."""
-    import pyarrow as pa
-
     column = pa.array(values.reshape(-1))
     for size in reversed(values.shape[1:]):
         rows = len(column) // size
@@ -202,9 +266,6 @@ def list_values(column: pa.ChunkedArray, shape: tuple[int, ...]) -> tuple[FloatA
 
     Rows may be nested or flat lists. The array is empty where there is a problem.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     nothing = np.empty((0, *shape), np.float32)
     lists = column.combine_chunks()
     if isinstance(lists, pa.ChunkedArray):

@@ -1,4 +1,4 @@
-"""Aesthetic labels from a teacher: a file of scores per song, or a callable that hears songs.
+"""Aesthetic labels from a teacher: a table of scores per song, or a callable that scores songs.
 
 The paper's labels are the outputs of the released SongEval model; any model or panel that gives
 the five aesthetic scores in [1, 5] serves.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,18 +16,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.files.tables import read_table
+from apex_reward.files.tables import read_table, with_numbers
 from apex_reward.scores.apex import AESTHETIC_HEADS, head_range
 from apex_reward.scores.mix import RewardMix
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from apex_reward.rewards.protocol import RewardModel
 
-TeacherScores = dict[str, dict[str, float]]
+TeacherScores = dict[str, dict[str, Any]]
+"""By `audio_id` the five scores, or `error` with the reason why there are none."""
 Teacher = Callable[[Sequence[Path]], Iterable[Mapping[str, Any]]]
 ID_COLUMNS = ("audio_id", "id", "path", "audio")
 
@@ -35,10 +36,11 @@ def read_teacher(path: str | Path) -> TeacherScores:
     """Scores by `audio_id` from a `.jsonl`, `.csv` or `.parquet` file.
 
     The file has `audio_id` (or `id`; else the name of `path` or `audio` without its ending) and
-    either the five aesthetic columns or one `songeval_scores` with JSON text.
+    either the five aesthetic columns or one `songeval_scores` with JSON text. A song that is there
+    twice, or whose scores are not numbers in [1, 5], has an `error` in place of its scores.
 
     Raises:
-        DataError: missing columns, a song twice, scores that are not numbers in [1, 5].
+        DataError: missing columns.
     """
     table = read_table(path)
     key = next((name for name in ID_COLUMNS if name in table.column_names), None)
@@ -48,14 +50,16 @@ def read_teacher(path: str | Path) -> TeacherScores:
     if key in ("path", "audio"):
         names = [Path(name).stem for name in names]
     if "songeval_scores" in table.column_names:
-        scores, problems = parse_songeval(table["songeval_scores"])
+        scores, _ = parse_songeval(table["songeval_scores"])
         rows = [dict(zip(AESTHETIC_HEADS, row, strict=True)) for row in scores.tolist()]
     else:
         missing = [head for head in AESTHETIC_HEADS if head not in table.column_names]
         if missing:
             raise DataError(f"{path} has no column {listed(missing)}; expected the five heads")
-        rows, problems = table.select(AESTHETIC_HEADS).to_pylist(), []
-    return _checked(str(path), names, rows, problems)
+        rows = with_numbers(table, AESTHETIC_HEADS)[0].select(AESTHETIC_HEADS).to_pylist()
+    found = {name: checked_scores(row) for name, row in zip(names, rows, strict=True)}
+    repeated = {name: {"error": "there twice"} for name, n in Counter(names).items() if n > 1}
+    return found | repeated
 
 
 def load_teacher(name: str, device: str | None = None) -> Teacher:
@@ -97,7 +101,7 @@ class ModelTeacher:
         if lacking := [head for head in AESTHETIC_HEADS if head not in names]:
             raise UsageError(f"{model.name} is no teacher: it has no head {', '.join(lacking)}")
         if model.reads_text:
-            raise UsageError(f"{model.name} judges songs by their prompts; a teacher hears only")
+            raise UsageError(f"{model.name} reads prompts; a teacher gets songs alone")
         mix = RewardMix(dict.fromkeys(AESTHETIC_HEADS, 1 / len(AESTHETIC_HEADS)))
         self._reward = Reward(model, mix)
 
@@ -112,51 +116,36 @@ class ModelTeacher:
         ]
 
 
-def call_teacher(
-    teacher: Teacher, audio_ids: Sequence[str], paths: Sequence[Path]
-) -> tuple[TeacherScores, dict[str, str]]:
-    """Scores by `audio_id` from a callable: paths in, one mapping of five scores per path out.
-
-    Returns:
-        The scores, and the reasons of the songs for which it gave `{"error": reason}` instead.
+def call_teacher(teacher: Teacher, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The five scores of every path from a callable, or its `error`.
 
     Raises:
-        DataError: another number of results, or scores that are not numbers in [1, 5].
+        DataError: another number of results than of songs.
     """
     rows = [dict(row) for row in teacher(paths)]
     if len(rows) != len(paths):
         raise DataError(f"the teacher gave {len(rows)} results for {len(paths)} songs")
-    named = dict(zip(audio_ids, rows, strict=True))
-    errors = {name: str(row["error"]) for name, row in named.items() if row.get("error")}
-    good = {name: row for name, row in named.items() if name not in errors}
-    return _checked("the teacher", list(good), list(good.values()), []), errors
+    return [checked_scores(row) for row in rows]
 
 
-def _checked(
-    source: str, names: Sequence[str], rows: Sequence[Mapping[str, Any]], problems: list[str]
-) -> TeacherScores:
+def checked_scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The five scores of a row as floats, or `error` with the reason.
+
+    >>> checked_scores({**dict.fromkeys(AESTHETIC_HEADS, 3), "clarity": 5.5})
+    {'error': 'clarity is 5.5; expected 1 to 5'}
+    """
+    if row.get("error"):
+        return {"error": str(row["error"])}
     low, high = head_range(AESTHETIC_HEADS[0])
-    repeated = (
-        sorted({name for name in names if names.count(name) > 1})
-        if (len(set(names)) < len(names))
-        else []
-    )
-    problems = list(problems)
-    if repeated:
-        problems.append(f"songs given twice: {listed(repeated, 4)}")
-    for name, row in zip(names, rows, strict=True):
-        for head in AESTHETIC_HEADS:
-            value = row.get(head)
-            number = isinstance(value, (int, float)) and math.isfinite(value)
-            if not number or not low <= float(value or 0) <= high:
-                problems.append(f"{name}: {head} is {value}; expected {low:g} to {high:g}")
-    if problems:
-        shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
-        raise DataError.listing(f"teacher scores of {source}", shown)
-    return {
-        name: {head: float(row[head]) for head in AESTHETIC_HEADS}
-        for name, row in zip(names, rows, strict=True)
-    }
+    scores: dict[str, Any] = {}
+    for head in AESTHETIC_HEADS:
+        value = row.get(head)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not low <= float(value or 0) <= high:  # NaN is not between them
+            said = "missing or unreadable" if value is None or value != value else value
+            return {"error": f"{head} is {said}; expected {low:g} to {high:g}"}
+        scores[head] = float(value or 0)
+    return scores
 
 
 def parse_songeval(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -165,8 +154,6 @@ def parse_songeval(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], li
     Returns:
         The scores, NaN where a row has none, and what is wrong with the column's form.
     """
-    import pyarrow as pa
-
     encoded = column.combine_chunks()
     if pa.types.is_string(encoded.type) or pa.types.is_large_string(encoded.type):
         # Every segment of a song repeats its text: parse each text once.

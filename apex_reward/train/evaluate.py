@@ -1,4 +1,4 @@
-"""Measure a predictor on a split: errors and correlations per head, with intervals and examples.
+"""Saved predictors: load, save, bind into an ensemble, and measure on a split.
 
 Shape key: N = songs, M = members, H = heads.
 """
@@ -7,47 +7,136 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.errors import UsageError
-from apex_reward.files.tables import write_table
-from apex_reward.model.predictor import members_of
-from apex_reward.train.dataset import load_data, recorded_sources
-from apex_reward.train.intervals import bootstrap_intervals
+from apex_reward.errors import DataError, UsageError
+from apex_reward.files.atomic import atomic
+from apex_reward.files.tables import write_json, write_table
+from apex_reward.model.checkpoint import load_parts, save_predictor
+from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
+from apex_reward.model.predictor import (
+    Familiarity,
+    LayerPooling,
+    Predictor,
+    PredictorEnsemble,
+    members_of,
+)
+from apex_reward.train.loop import Network, predict
 from apex_reward.train.plots import plot_metrics
-from apex_reward.train.report import FloatArray, ensemble_mean, metrics_report, write_report
-from apex_reward.train.split import MODES, Split, song_means
+from apex_reward.train.report import (
+    ROUNDS,
+    FloatArray,
+    ensemble_mean,
+    few_songs,
+    fit_spread_scale,
+    metrics_report,
+    write_report,
+    write_trained_card,
+)
+from apex_reward.train.settings import MODES
+from apex_reward.train.shards import Data, Split, load_data, recorded_sources, song_means
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from apex_reward.model.config import ApexConfig
-    from apex_reward.model.predictor import LayerPooling, Predictor, PredictorEnsemble
-
 TRAINING_FILE = "training.json"
+# What the members of one ensemble have alike.
+ALIKE = (
+    "encoder", "encoder_name", "layers", "task", "shared", "trunk_widths", "head_widths",
+    "sample_rate", "segment_seconds", "segment_tail",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoint:
-    """A predictor or ensemble with what is known of its training."""
+    """Predictors of one shape with what is known of their training.
+
+    Attributes:
+        predictors: one, or the members of an ensemble.
+        training: the content of `training.json`: `mode`, `loss`, `seed`, `epoch`, the validation
+            figures and `encoder_weights`; of an ensemble `members` has those of each.
+    """
 
     config: ApexConfig
-    predictor: Predictor | PredictorEnsemble
+    predictors: list[Predictor]
     pooling: LayerPooling
-    training: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
         """From a folder that `train` or `save_pretrained` left, or a published `best_model.pt`."""
-        from apex_reward.model.checkpoint import load_parts
-
         config, predictor, pooling, _ = load_parts(path)
-        return cls(config, predictor, pooling, _training_of(Path(path)))
+        return cls(config, members_of(predictor), pooling, _training_of(Path(path)))
+
+    def save(self, folder: Path, familiar: Familiarity | None = None) -> None:
+        """Write a folder that `score --model` and `load` read."""
+        many = len(self.predictors) > 1
+        whole = PredictorEnsemble(self.predictors) if many else self.predictors[0]
+        with atomic(folder) as temporary:
+            save_predictor(temporary, self.config, whole, self.pooling, familiar)
+            write_json(temporary / TRAINING_FILE, self.training)
+
+    @property
+    def mode(self) -> str:
+        """What a training sample was; `song` where it is not known."""
+        return self.training.get("mode") or "song"
+
+    @property
+    def source(self) -> EmbeddingSource:
+        """What made the embeddings that the predictors take."""
+        config = ApexConfig.from_dict(self.config.to_dict())
+        if config.encoder_name == PUBLISHED_ENCODER and "seed" not in self.training:
+            config.encoder_name = None  # a published file does not name its encoder
+        weights = self.training.get("encoder_weights") or ""
+        return EmbeddingSource.of(config, self.pooling, weights)
+
+    def about(self, mode: str | None = None) -> dict[str, Any]:
+        """The first keys of `metrics.json`."""
+        loss = self.training.get("loss")
+        shape = {"task": self.config.task, "loss": loss, "shared": self.config.shared}
+        return {"mode": mode or self.mode, **shape}
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What is known of each member's training."""
+        if "members" in self.training:
+            return list(self.training["members"])
+        shared = ("mode", "encoder_weights")
+        return [{k: v for k, v in self.training.items() if k not in shared}]
+
+    def predict(
+        self, split: Split, mode: str | None = None, accelerator: Accelerator | None = None
+    ) -> FloatArray:
+        """(N, M, H) predictions of a split's songs; in segment mode means over a song's segments.
+
+        M is 1 for a single predictor.
+        """
+        samples = split.samples(mode or self.mode, self.config.task)
+        features = torch.as_tensor(samples.features)
+        pooling = self.pooling if features.ndim == 3 else None
+        networks = [Network(predictor, pooling) for predictor in self.predictors]
+        if accelerator is None:
+            scores = [predict(network, features) for network in networks]
+        else:
+            device, features = accelerator.device, features.to(accelerator.device)
+            ranks = accelerator.process_index, accelerator.num_processes
+            scores = [predict(n.to(device), features, accelerator.reduce, *ranks) for n in networks]
+        values = torch.stack(scores, dim=1).double().numpy()
+        return song_means(values, samples.song, samples.weight)
+
+
+def training_notes(mode: str, source: EmbeddingSource, notes: Sequence[dict[str, Any]]) -> Any:
+    """The content of `training.json` from the notes of each member."""
+    known = {"mode": mode, "encoder_weights": source.weights}
+    if len(notes) == 1:
+        return {**known, **notes[0]}
+    losses = {note.get("loss") for note in notes}
+    return {**known, "loss": losses.pop() if len(losses) == 1 else "mixed", "members": list(notes)}
 
 
 def _training_of(path: Path) -> dict[str, Any]:
@@ -57,8 +146,6 @@ def _training_of(path: Path) -> dict[str, Any]:
     files = [path] if path.is_file() else sorted(path.glob("best_model.pt"))
     if not files:
         return {}
-    import torch
-
     saved = torch.load(files[0], map_location="cpu", weights_only=True)
     return {key: saved[key] for key in ("mode", "loss") if isinstance(saved.get(key), str)}
 
@@ -70,80 +157,58 @@ def evaluate_checkpoint(
     *,
     mode: str | None = None,
     teacher: dict[str, dict[str, float]] | None = None,
-    bootstrap: int = 1000,
+    bootstrap: int = ROUNDS,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of shards and write what came out.
 
-    Writes `metrics.json` (with 95% bootstrap intervals over songs; of an ensemble also what
-    `apex_reward.train.report` says), `predictions.csv` (a row per song) and `examples.csv` (per
-    head, the ten songs predicted best and the ten predicted worst).
+    Writes `metrics.json` (with 95% intervals over songs; see `apex_reward.train.report`),
+    `predictions.csv` (a row per song) and `examples.csv` (per head, the ten songs predicted best
+    and the ten predicted worst).
 
     Args:
         checkpoint: a folder or a published `best_model.pt`.
         data: folder with `*.parquet`.
         formats: in which the measures are drawn with their intervals, a file per kind of head.
-        mode: `song` or `segment`; None takes the checkpoint's, or `song` where it tells none.
+        mode: `song` or `segment`; None means the checkpoint's, or `song` where it tells none.
+        bootstrap, seed: resamples of the intervals.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; `warnings` names splits of fewer than 30 songs.
+
+    Raises:
+        DataError: the shards come from another encoder than the checkpoint's, or are unusable.
     """
     if mode is not None and mode not in MODES:
         raise UsageError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     loaded = Checkpoint.load(checkpoint)
-    mode = mode or loaded.training.get("mode") or "song"
-    task = loaded.config.task
-    own = EmbeddingSource.of(loaded.config, loaded.pooling)
-    # The stored segment embeddings serve unless the checkpoint trained its own pooling.
-    layers = not recorded_sources(sorted(data.glob("*.parquet")))[0].same_pooling(own)
-    shards = load_data({"data": data}, task, source=own, layers=layers, teacher=teacher)
-    split = shards["data"]
-    members = predict_split(loaded, split, mode, accelerator)
-    pred, heads = ensemble_mean(members), loaded.config.head_names
-    about = {
-        "mode": mode,
-        "task": task,
-        "loss": loaded.training.get("loss"),
-        "shared": loaded.config.shared,
-    }
-    report = metrics_report(about, members, split.labels, heads, loaded.config.spread_scale)
-    report["ci95"] = bootstrap_intervals(pred, split.labels, heads, bootstrap, seed)
+    layers = False
+    for recorded in recorded_sources(sorted(data.glob("*.parquet"))):
+        if differences := recorded.encoder_differences(loaded.source):
+            raise DataError.listing(
+                f"{data} holds embeddings of another encoder than {checkpoint} was trained on; "
+                "extract the songs with the checkpoint's encoder",
+                differences,
+            )
+        # The stored segment embeddings serve unless the checkpoint trained its own pooling.
+        layers = layers or not recorded.same_pooling(loaded.source)
+    shards = load_data(
+        {"data": data}, loaded.config.task, source=loaded.source, layers=layers, teacher=teacher
+    )
+    split, heads = shards["data"], loaded.config.head_names
+    members = loaded.predict(split, mode, accelerator)
+    report = metrics_report(
+        loaded.about(mode), members, split.labels, heads, loaded.config.spread_scale, bootstrap,
+        seed,
+    )  # fmt: skip
+    report["warnings"] = few_songs({data.name: len(split.audio_ids)})
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
-        write_examples(output, pred, split, heads)
+        write_examples(output, ensemble_mean(members), split, heads)
         plot_metrics(report, output, formats)
     return report
-
-
-def predict_split(
-    checkpoint: Checkpoint, split: Split, mode: str, accelerator: Accelerator | None = None
-) -> FloatArray:
-    """(N, M, H) predictions of a split's songs; in segment mode means over a song's segments.
-
-    M is 1 for a single predictor.
-    """
-    import torch
-
-    from apex_reward.train.stack import PredictorStack, shape_of
-    from apex_reward.train.steps import predict
-
-    samples = split.samples(mode, checkpoint.config.task)
-    layered = samples.features.ndim == 3
-    stack = PredictorStack(
-        shape_of(checkpoint.config),
-        [member.state_dict() for member in members_of(checkpoint.predictor)],
-        [checkpoint.pooling] * checkpoint.config.members if layered else None,
-    )
-    features = torch.as_tensor(samples.features)
-    if accelerator is None:
-        scores = predict(stack, features)
-    else:
-        stack, features = stack.to(accelerator.device), features.to(accelerator.device)
-        ranks = accelerator.process_index, accelerator.num_processes
-        scores = predict(stack, features, accelerator.reduce, *ranks)
-    return song_means(scores.double().numpy(), samples.song, samples.weight)
 
 
 def write_examples(
@@ -177,3 +242,80 @@ def write_examples(
             for name, values, labels in songs
         ],
     )
+
+
+def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
+    """Make one ensemble of finished runs and measure it; writes `best/` and `metrics.json`.
+
+    Args:
+        runs: folders that `train` left, or of models (as a grid's `models/*`); an ensemble gives
+            all its members.
+        data: for the spread's scale (val), the statistics of the songs (train) and the measures
+            (test); with layer embeddings where the runs trained their pooling.
+
+    Raises:
+        UsageError: fewer than two predictors, or runs that differ in encoder, pooling, task, shape
+            or mode; all differences are listed.
+    """
+    folders = [run / "best" if (run / "best").is_dir() else run for run in runs]
+    found = [Checkpoint.load(folder) for folder in folders]
+    _check_alike(folders, found)
+    predictors = [predictor for one in found for predictor in one.predictors]
+    if len(predictors) < 2:
+        raise UsageError(f"{folders[0]} alone is no ensemble; name two runs or more with --from")
+    first = found[0]
+    notes = [note for one in found for note in one.notes()]
+    config = ApexConfig.from_dict(first.config.to_dict())
+    config.mix = config.preference = None
+    training = training_notes(first.mode, first.source, notes)
+    whole = Checkpoint(config, predictors, first.pooling, training)
+    report = finish_checkpoint(whole, data, output / "best", [("bound from", f"{len(runs)} runs")])
+    write_report(output, report)
+    return report
+
+
+def _check_alike(folders: Sequence[Path], found: Sequence[Checkpoint]) -> None:
+    first, problems = found[0], []
+    for folder, one in zip(folders[1:], found[1:], strict=True):
+        for name in ALIKE:
+            mine, theirs = getattr(first.config, name), getattr(one.config, name)
+            if mine != theirs:
+                problems.append(f"{folder}: {name} is {theirs}, of {folders[0]} {mine}")
+        if first.mode != one.mode:
+            problems.append(f"{folder}: mode is {one.mode}, of {folders[0]} {first.mode}")
+        if not first.source.same_pooling(one.source):
+            problems.append(f"{folder}: another layer pooling")
+    if problems:
+        raise UsageError("these runs are no ensemble:\n  " + "\n  ".join(problems))
+
+
+def finish_checkpoint(
+    checkpoint: Checkpoint,
+    data: Data,
+    folder: Path,
+    how: Sequence[tuple[str, Any]] = (),
+    accelerator: Accelerator | None = None,
+) -> dict[str, Any]:
+    """Measure a trained checkpoint, and write its folder with its card.
+
+    The scale of an ensemble's spread is fitted on the split val; the measures are of test.
+
+    Args:
+        how: further rows of the card on how it was trained.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    heads = checkpoint.config.head_names
+    labels = {split: data[split].labels[:, : len(heads)] for split in data.splits}
+    if len(checkpoint.predictors) > 1:
+        val = checkpoint.predict(data["val"], None, accelerator)
+        checkpoint.config.spread_scale = fit_spread_scale(val, labels["val"])
+    test = checkpoint.predict(data["test"], None, accelerator)
+    scale = checkpoint.config.spread_scale
+    report = metrics_report(checkpoint.about(), test, labels["test"], heads, scale)
+    report["warnings"] = few_songs(data.songs)
+    if accelerator is None or accelerator.is_main_process:
+        checkpoint.save(folder, data.familiarity(checkpoint.pooling))
+        write_trained_card(folder, data.songs, report, how)
+    return report

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from sklearn.covariance import LedoitWolf
 
 from apex_reward.model.predictor import Familiarity
 
@@ -32,8 +34,6 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
     Returns:
         None for fewer than 100 songs, or where all embeddings are alike.
     """
-    import torch
-
     x = embeddings[:: math.ceil(len(embeddings) / MOST_SONGS)].astype(np.float64)
     if len(x) < LEAST_SONGS or np.ptp(x, axis=0).max() == 0:
         return None
@@ -59,7 +59,5 @@ def fit_familiarity(embeddings: npt.NDArray[Any]) -> Familiarity | None:
 
 def _statistics(x: npt.NDArray[np.float64]) -> tuple[Any, Any]:
     """Mean (W,), and (W, W) whose product with its transpose inverts the shrunk covariance."""
-    from sklearn.covariance import LedoitWolf
-
     fitted = LedoitWolf().fit(x)
     return fitted.location_, np.linalg.cholesky(fitted.precision_)

@@ -1,4 +1,4 @@
-"""The ablation: every condition and seed, models of one shape training together as one program."""
+"""The ablation: every condition and seed, trained one after the other, and the tables of all."""
 
 from __future__ import annotations
 
@@ -6,58 +6,50 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from accelerate import Accelerator
 
 from apex_reward.files.atomic import writing
 from apex_reward.files.tables import read_jsonl, write_table
-from apex_reward.train.dataset import Data
+from apex_reward.train.evaluate import finish_checkpoint
+from apex_reward.train.loop import HistoryRow, run_epochs
 from apex_reward.train.plots import plot_tables
-from apex_reward.train.resume import run_epochs
-from apex_reward.train.settings import Condition, TrainSettings
+from apex_reward.train.report import METRICS
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data
 from apex_reward.train.table import write_comparison, write_tables
-from apex_reward.train.trainer import (
-    build_program,
-    familiarity,
-    mean_row,
-    save_best,
-    test_reports,
-)
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from apex_reward.train.loop import HistoryRow
+from apex_reward.train.trainer import checkpoint_of, run_stamp, sample_loop
 
 ResultRow = dict[str, Any]
-WORK = ".groups"
-# Told the group, the epoch, how many of its models still train, and their means in the epoch.
-OnEpoch = Callable[[str, int, int, "HistoryRow"], None]
+WORK = ".runs"
+# Called with the run's name and the new row of its history; None when an earlier run finished it.
+OnEpoch = Callable[[str, HistoryRow | None], None]
 
 
 def run_grid(
     data: Data,
-    conditions: Sequence[Condition],
-    settings: TrainSettings,
+    runs: Sequence[TrainSettings],
     output: Path,
     *,
     accelerator: Accelerator,
     resume: bool = False,
     paper_data: bool = False,
     formats: Sequence[str] = (),
-    on_epoch: OnEpoch = lambda group, epoch, models, means: None,
+    on_epoch: OnEpoch = lambda name, row: None,
 ) -> list[ResultRow]:
-    """Train all conditions and write `results.csv`, the tables, and every model in `models/`.
+    """Train all runs and write `results.csv`, `intervals.csv`, the tables, and `models/`.
 
-    With several processes each takes whole groups. A resumed grid goes on from every group's last
-    epoch and ends with the same bytes.
+    With several processes each trains whole runs. A resumed grid keeps finished runs, goes on from
+    the last state of the others and ends with the same bytes.
 
     Args:
-        conditions: as `apex_reward.train.settings.conditions` gives them.
+        runs: as `apex_reward.train.settings.conditions` gives them.
         formats: of the figures beside the tables, next to PNG.
         paper_data: the data is the paper's: compare with its figures in `comparison.md`.
 
     Returns:
-        The rows of `results.csv` in the order of `conditions`.
+        The rows of `results.csv` in the order of `runs`.
     """
     work, main = output / WORK, accelerator.is_main_process
     with writing(work) if main else nullcontext():
@@ -65,17 +57,15 @@ def run_grid(
             shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(output / "models", ignore_errors=True)
         accelerator.wait_for_everyone()
-        names = list(dict.fromkeys(condition.group for condition in conditions))
-        for group in names[accelerator.process_index :: accelerator.num_processes]:
-            members = [condition for condition in conditions if condition.group == group]
-            _run_group(members, data, settings, output, accelerator, resume, on_epoch)
+        for run in runs[accelerator.process_index :: accelerator.num_processes]:
+            _train_run(run, data, output, accelerator, resume, on_epoch)
         accelerator.wait_for_everyone()
-        found = [row for group in names for row in read_jsonl(work / f"{group_name(group)}.jsonl")]
-        order = {_key(vars(condition)): i for i, condition in enumerate(conditions)}
-        rows = sorted(found, key=lambda row: order[_key(row)])
+        found = [row for run in runs for row in read_jsonl(work / f"{run_name(run)}.jsonl")]
+        rows = [{k: v for k, v in row.items() if k != "ci95"} for row in found]
         if main:
             write_table(output / "results.csv", rows)
-            write_tables(rows, output)
+            write_table(output / "intervals.csv", _interval_rows(found))
+            write_tables(rows, output, {run.select for run in runs}, len(data["test"].audio_ids))
             plot_tables(rows, output, tuple(dict.fromkeys(("png", *formats))))
             if paper_data:
                 write_comparison(rows, output)
@@ -83,53 +73,49 @@ def run_grid(
     return rows
 
 
-def group_name(group: tuple[int, str, str]) -> str:
-    """A group as a file name.
+def run_name(run: TrainSettings) -> str:
+    """A run as a file name.
 
-    >>> group_name((2, "song", "full"))
-    '2-song-full'
+    >>> run_name(TrainSettings(loss="equal", seed=1))
+    'equal-2-song-full-1'
     """
-    return "-".join(map(str, group))
+    return "-".join(map(str, run.condition.values()))
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["loss"], row["shared"], row["mode"], row["task"], row["seed"]
-
-
-def _run_group(
-    members: Sequence[Condition],
+def _train_run(
+    run: TrainSettings,
     data: Data,
-    settings: TrainSettings,
     output: Path,
     accelerator: Accelerator,
     resume: bool,
     on_epoch: OnEpoch,
 ) -> None:
-    """Train one group; its rows are in `.groups/<group>.jsonl` once it is done."""
-    name = group_name(members[0].group)
+    """Train one run; its rows are in `.runs/<name>.jsonl` once it is done."""
+    name, stamp = run_name(run), run_stamp(data, run)
     state, done = output / WORK / f"{name}.pt", output / WORK / f"{name}.jsonl"
-    program = build_program(members, data, settings, accelerator, together=False)
-    for _ in run_epochs(program, state, resume):
-        on_epoch(name, program.epoch, len(program.active), mean_row(program))
-    for index, condition in enumerate(members):
-        folder = output / "models" / f"{condition.loss}-{name}-{condition.seed}"
-        save_best(program, [index], data, folder, None, familiarity(program, data, index))
-    write_table(done, _result_rows(members, test_reports(program, data)))
-
-
-def _result_rows(
-    members: Sequence[Condition], reports: Sequence[dict[str, Any]]
-) -> list[ResultRow]:
-    return [
-        {
-            "loss": condition.loss,
-            "shared": condition.shared,
-            "mode": condition.mode,
-            "task": condition.task,
-            "seed": condition.seed,
-            "head": head,
-            **measures,
-        }
-        for condition, report in zip(members, reports, strict=True)
+    if done.is_file():
+        stamp.check(state.with_name(state.name + ".json"), done)
+        on_epoch(name, None)
+        return
+    loop = sample_loop(data, run, accelerator, together=False)
+    for _ in run_epochs([loop], state, stamp, resume):
+        on_epoch(name, loop.history[-1])
+    report = finish_checkpoint(checkpoint_of([loop], data), data, output / "models" / name)
+    rows = [
+        {**run.condition, "head": head, **measures, "ci95": report["ci95"][head]}
         for head, measures in report["metrics"].items()
     ]
+    write_table(done, rows)
+    state.unlink(missing_ok=True)
+
+
+def _interval_rows(found: Sequence[ResultRow]) -> list[ResultRow]:
+    """A row per condition, seed, head and measure with its 95% interval over the test songs."""
+    rows = []
+    for row in found:
+        named = {k: v for k, v in row.items() if k not in ("ci95", *METRICS)}
+        for name in METRICS:
+            lower, upper = row["ci95"][name]
+            interval = {"lower": lower, "upper": upper}
+            rows.append({**named, "measure": name, "value": row[name], **interval})
+    return rows

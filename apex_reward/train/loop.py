@@ -1,15 +1,21 @@
-"""The one training loop: epochs of a stack of models, each stopping when its validation says so.
+"""The one training loop: epochs of one predictor, which stops when its validation says so.
 
-What an epoch hears is a subclass's: stored embeddings (`program.py`) or audio (`tune.py`).
+A subclass says what an epoch reads: stored embeddings (`SampleLoop`, here) or audio (`tune.py`).
+Every random choice follows from (seed, epoch, rank), so that a resumed run has nothing to restore
+and a predictor trains alike alone, as a member of an ensemble and in a grid.
 
-Shape key: M = models still training, A = all models, N = samples of a batch, H = heads.
+Shape key: N = samples of a batch, n = samples, L = layers, W = embedding width, H = heads.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,264 +23,431 @@ import torch
 from torch import Tensor, nn
 
 from apex_reward.data.shards import FloatArray
-from apex_reward.errors import DataError
-from apex_reward.model.predictor import LayerPooling
-from apex_reward.train.draws import DropoutDraws
+from apex_reward.errors import DataError, listed
+from apex_reward.files.atomic import atomic
+from apex_reward.files.stamps import Stamp
+from apex_reward.model.config import ApexConfig
+from apex_reward.model.predictor import LayerPooling, Predictor
 from apex_reward.train.losses import combine
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.stack import PredictorStack
-from apex_reward.train.steps import clip_per_model, label_variances, running_statistics
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Samples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 HistoryRow = dict[str, float | int]
+Reduce = Callable[[Tensor], Tensor]
+ORDER, DROPOUT = 0, 1  # purposes, so that two streams never coincide
+CLIP = 1.0  # largest norm of a gradient
+EVALUATION_ROWS = 4096
+MEMBER_SHARE = 0.5
+"""Share of the samples that a member of an ensemble trains on in each epoch, drawn anew."""
+MEMBER_LEAST = 1536
+"""Least number of samples of such a draw; a smaller data set is drawn whole."""
+SAVE_SECONDS = 10.0
+"""Least time between two saved states of a run."""
+
+
+def stream(*key: int) -> int:
+    """A 63-bit generator seed from whole numbers, as (seed, epoch, purpose, rank).
+
+    >>> stream(42, 1, ORDER) != stream(42, 1, DROPOUT)
+    True
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from a seed of its own within the block; the global random state stays as it was."""
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def epoch_batches(
+    samples: int,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    share: float = 1.0,
+) -> list[Tensor]:
+    """One epoch's batches for one process: sample numbers, (N,) each.
+
+    Every drawn sample is used once. Batches differ by at most one sample, so none is nearly empty;
+    all have at most `batch_size` samples per process.
+
+    Args:
+        share: share of the samples that the epoch draws, in as many steps as all would take.
+    """
+    generator = torch.Generator().manual_seed(stream(seed, epoch, ORDER))
+    steps = max(1, math.ceil(samples / (batch_size * world)))
+    drawn = max(2 * steps * world, math.ceil(share * samples))
+    batches = torch.randperm(samples, generator=generator)[:drawn].tensor_split(steps)
+    return [batch.tensor_split(world)[rank] for batch in batches]
+
+
+def weighted_mean(tensors: Sequence[Tensor], weight: float, reduce: Reduce) -> list[Tensor]:
+    """The mean of every tensor over the processes, in one exchange.
+
+    Args:
+        tensors: this process's values.
+        weight: their weight: the number of samples that they are means of.
+        reduce: sums a tensor over the processes.
+    """
+    flat = torch.cat([t.reshape(-1) for t in tensors] + [tensors[0].new_ones(1)]) * weight
+    flat = reduce(flat)
+    pieces = (flat[:-1] / flat[-1]).split([t.numel() for t in tensors])
+    return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def label_variances(labels: FloatArray, heads: Sequence[str], loss: str) -> Tensor:
+    """(H,) population variances of (n, H) training labels.
+
+    Raises:
+        DataError: a constant label where the loss divides by its variance.
+    """
+    variances = labels.astype(np.float64).var(axis=0)
+    constant = [head for head, value in zip(heads, variances, strict=True) if value == 0]
+    if constant and loss == "standardized":
+        raise DataError(
+            f"the training labels of {listed(constant)} are all equal; the loss 'standardized' "
+            "divides by their variance. Correct the labels or choose another loss"
+        )
+    return torch.as_tensor(variances, dtype=torch.float32)
+
+
+class Network(nn.Module):
+    """What a run trains: predictor, learned log sigmas and, where it trains, the layer pooling."""
+
+    def __init__(self, predictor: Predictor, pooling: LayerPooling | None = None) -> None:
+        super().__init__()
+        self.predictor, self.pooling = predictor, pooling
+        self.log_sigma = nn.Parameter(torch.zeros(len(predictor.heads)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N, H) of (N, W) embeddings, or of (N, L, W) where the pooling trains."""
+        if self.pooling is not None:
+            x = self.pooling(x.to(self.pooling.weight.dtype))
+        return self.predictor(x).float()
+
+
+def predict(
+    network: Network,
+    features: Tensor,
+    reduce: Reduce | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Tensor:
+    """Scores (n, H) of samples (n, ...) in evaluation mode, on the CPU.
+
+    Whole chunks are dealt to the processes in turn, so that the result has the same bytes for
+    any number of them.
+
+    Args:
+        reduce: sums a tensor over the processes; needed where there are several.
+    """
+    training = network.training
+    network.eval()
+    scores = torch.zeros(len(features), len(network.log_sigma), device=features.device)
+    with torch.inference_mode():
+        for number, start in enumerate(range(0, len(features), EVALUATION_ROWS)):
+            if number % world == rank:
+                chunk = features[start : start + EVALUATION_ROWS]
+                scores[start : start + EVALUATION_ROWS] = network(chunk)
+    network.train(training)
+    return (scores if reduce is None or world == 1 else reduce(scores)).cpu()
 
 
 class Loop(ABC):
-    """Models of one shape in training. Call `run_epoch` until `finished`.
+    """One predictor in training. Call `run_epoch` until `finished`.
 
     Args:
-        conditions: A of them, alike but for loss and seed.
-        stack: the models, on the accelerator's device.
-        parameters: what is trained; the stack's and, for one model, those of other modules.
+        settings: of this run; of an ensemble's member its own seed.
+        network: what is trained, on the accelerator's device.
+        parameters: what is trained; the network's and, with adapters, those of the encoder.
         labels: (n, H) of the training samples.
-        settings: of the optimiser and schedule.
         accelerator: device, precision and processes.
-        together: True where all processes work on these models, each on its share of a batch;
-            False where this process works on them alone.
+        together: True where all processes train this predictor, each on its share of a batch;
+            False where this process trains it alone.
 
     Attributes:
-        history: per condition a list of rows, one an epoch.
+        history: a row per epoch.
         epoch: epochs done.
-        active: positions of the models that still train.
+        best_epoch: the epoch with the lowest validation figure, `best_figure`.
     """
 
     def __init__(
         self,
-        conditions: Sequence[Condition],
-        stack: PredictorStack,
+        settings: TrainSettings,
+        network: Network,
         parameters: Iterable[nn.Parameter],
         labels: FloatArray,
-        settings: TrainSettings,
         accelerator: Accelerator,
         together: bool = True,
     ) -> None:
-        self.conditions, self.settings, self.accelerator = list(conditions), settings, accelerator
+        self.settings, self.network, self.accelerator = settings, network, accelerator
         self.rank = accelerator.process_index if together else 0
         self.world = accelerator.num_processes if together else 1
-        self.stack, self.labels_hash = stack, hashlib.sha256(labels.tobytes()).hexdigest()
-        variances = label_variances(labels, stack.shape.heads, conditions)
-        self.variances = variances.to(accelerator.device)
-        self.optimizer = accelerator.prepare_optimizer(
-            torch.optim.AdamW(
-                parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-            )
+        self.heads = network.predictor.heads
+        device = accelerator.device
+        self.variances = label_variances(labels, self.heads, settings.loss).to(device)
+        self.parameters = list(parameters)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
-        self.epoch = 0
-        self.active = list(range(len(self.conditions)))
-        self.history: list[list[HistoryRow]] = [[] for _ in self.conditions]
-        self.best = {name: value.clone() for name, value in stack.state_dict().items()}
-        self.best_loss = [float("inf")] * len(self.conditions)
-        self.best_epoch = [0] * len(self.conditions)
-        self.index_active()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.epoch, self.best_epoch, self.best_figure = 0, 0, math.inf
+        self.history: list[HistoryRow] = []
+        self.best = self.snapshot()
 
     @abstractmethod
     def train_epoch(self) -> tuple[Tensor, Tensor]:
-        """All steps of an epoch; mean errors (M, H) and losses (M,) over its samples (CPU)."""
+        """All steps of an epoch: mean errors (H,) and the mean loss () over its samples."""
 
     @abstractmethod
     def validation_errors(self) -> Tensor:
-        """(M, H) mean squared errors over the validation samples, float64 on the CPU."""
-
-    def about(self) -> dict[str, Any]:
-        """What a resumed run must have alike."""
-        conditions = [vars(condition) for condition in self.conditions]
-        return {**self.settings.to_dict(), "conditions": conditions, "labels": self.labels_hash}
+        """(H,) mean squared errors over the validation samples, float64 on the CPU."""
 
     @property
     def finished(self) -> bool:
-        """Whether every model has stopped."""
-        return not self.active
-
-    def index_active(self) -> None:
-        """What follows from which models still train."""
-        conditions = [self.conditions[i] for i in self.active]
-        self.seeds = list(dict.fromkeys(c.seed for c in conditions))
-        device = self.accelerator.device
-        self.seed_of = torch.tensor([self.seeds.index(c.seed) for c in conditions], device=device)
-        self.losses = {
-            loss: torch.tensor([i for i, c in enumerate(conditions) if c.loss == loss]).to(device)
-            for loss in dict.fromkeys(c.loss for c in conditions)
-        }
-        self.draws = DropoutDraws(self.seeds, self.stack.shape.dropouts, device)
+        """Whether the epochs or the patience are used up."""
+        out_of_patience = self.epoch - self.best_epoch >= self.settings.patience
+        return self.epoch >= self.settings.epochs or out_of_patience
 
     def run_epoch(self) -> None:
-        """Train for one epoch, validate, note what is best, and drop the models that are done."""
+        """Train for one epoch, validate, and keep the network if it is the best so far."""
         self.epoch += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr_at(self.epoch)
-        self.stack.train()
-        self.draws.start(self.epoch, self.rank)
-        train_errors, train_loss = self.train_epoch()
-        val_errors = self.validation_errors()
-        log_sigma = self.stack.log_sigma.detach().cpu().double()
-        val_loss = self.losses_of(val_errors, log_sigma, self.variances.cpu().double())
-        for position, condition in enumerate(self.active):
-            loss = float(val_loss[position])
-            if not np.isfinite(loss) and not np.isfinite(self.best_loss[condition]):
-                raise DataError(
-                    f"the validation loss of {self.conditions[condition]} is {loss} in epoch "
-                    f"{self.epoch}; try a smaller --lr or --precision no"
-                )
-            self.history[condition].append(
-                self._row(
-                    float(train_loss[position]),
-                    loss,
-                    train_errors[position],
-                    val_errors[position],
-                    log_sigma[position].exp(),
-                )
-            )
-            if loss < self.best_loss[condition]:
-                self.best_loss[condition], self.best_epoch[condition] = loss, self.epoch
-                self.keep_best(position, condition)
-        self._drop_finished()
-
-    def step(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        masks: Sequence[Tensor],
-        weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """One optimisation step of every model; its errors (M, H) and losses (M,).
-
-        Args:
-            features, labels: (N, M or 1, ...) and (N, M or 1, H).
-            masks: of the dropout, as `DropoutDraws.draw` gives them.
-            weights: (N, M) what each sample counts for each model; None where all count alike.
-        """
-        with self.accelerator.autocast():
-            scores = self.stack(features, masks)
-        squares = (scores - labels).square()
-        if weights is None:
-            errors = squares.mean(dim=0)
-        else:
-            errors = torch.einsum("nmh,nm->mh", squares, weights / weights.sum(dim=0))
-        losses = self.losses_of(errors, self.stack.log_sigma, self.variances)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(losses.sum())
-        groups = self.optimizer.param_groups
-        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
-        if self.world > 1:
-            self._average_gradients(parameters, len(features))
-        if self.settings.precision == "fp16":
-            self.accelerator.unscale_gradients(self.optimizer)
-        self.clip(parameters)
-        self.optimizer.step()
-        return errors.detach(), losses.detach()
-
-    def clip(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Bound the norm of each model's gradient."""
-        clip_per_model(parameters, self.settings.clip)
-
-    def losses_of(self, errors: Tensor, log_sigma: Tensor, variances: Tensor) -> Tensor:
-        """(M,) losses, each model's own."""
-        losses = errors.new_zeros(len(errors))
-        for name, models in self.losses.items():
-            index = models.to(errors.device)
-            values = combine(name, errors[index], log_sigma[index], variances)
-            losses = losses.index_copy(0, index, values)
-        return losses
-
-    def _average_gradients(self, parameters: Iterable[nn.Parameter], samples: int) -> None:
-        """Mean over processes, weighted by their samples, in one exchange."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients] + [gradients[0].new_ones(1)]) * samples
-        flat = self.accelerator.reduce(flat, "sum")
-        pieces = (flat[:-1] / flat[-1]).split([g.numel() for g in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
-
-    def _row(
-        self, train_loss: float, val_loss: float, train: Tensor, val: Tensor, sigma: Tensor
-    ) -> HistoryRow:
+        self.network.train()
+        key = self.settings.seed, self.epoch, DROPOUT, self.rank
+        with seeded(stream(*key), self.accelerator.device):
+            train_errors, train_loss = self.train_epoch()
+        errors = self.validation_errors()
+        log_sigma = self.network.log_sigma.detach().cpu().double()
+        variances = self.variances.cpu().double()
         row: HistoryRow = {
             "epoch": self.epoch,
             "lr": self.settings.lr_at(self.epoch),
-            "train_loss": train_loss,
-            "val_loss": val_loss,
+            "train_loss": float(train_loss),
+            "val_loss": float(combine(self.settings.loss, errors, log_sigma, variances)),
+            "val_error": scaled_error(errors, variances),
         }
-        for name, values in (("train_mse", train), ("val_mse", val), ("sigma", sigma)):
-            heads = zip(self.stack.shape.heads, values.tolist(), strict=True)
+        named = (("train_mse", train_errors), ("val_mse", errors), ("sigma", log_sigma.exp()))
+        for name, values in named:
+            heads = zip(self.heads, values.tolist(), strict=True)
             row |= {f"{name}_{head}": value for head, value in heads}
-        return row
+        figure = row[self.settings.select]
+        if not math.isfinite(figure) and not math.isfinite(self.best_figure):
+            raise DataError(
+                f"the validation figure {self.settings.select} is {figure} in epoch {self.epoch}; "
+                "try a smaller --lr or --precision no"
+            )
+        self.history.append(row)
+        if figure < self.best_figure:
+            self.best_figure, self.best_epoch = figure, self.epoch
+            self.best = self.snapshot()
 
-    def keep_best(self, position: int, condition: int) -> None:
-        """Note the model at `position` in the stack as the best so far of a condition."""
-        for name, value in self.stack.state_dict().items():
-            self.best[name][condition].copy_(value[position])
+    def step(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimisation step on (N, ...) features and (N, H) labels; errors (H,) and the loss.
 
-    def _drop_finished(self) -> None:
-        """Take the models that are out of patience or epochs out of the stack."""
-        kept = [
-            position
-            for position, condition in enumerate(self.active)
-            if self.epoch < self.settings.epochs
-            and self.epoch - self.best_epoch[condition] < self.settings.patience
-        ]
-        if len(kept) < len(self.active):
-            self.active = [self.active[position] for position in kept]
-            self.resize(torch.tensor(kept, dtype=torch.long, device=self.accelerator.device))
+        A process with more samples than another counts for more, as its samples do.
+        """
+        with self.accelerator.autocast():
+            scores = self.network(features)
+        errors = (scores - labels).square().mean(dim=0)
+        log_sigma = self.network.log_sigma
+        loss = combine(self.settings.loss, errors, log_sigma, self.variances)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if self.world > 1:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            means = weighted_mean(gradients, len(features), self.accelerator.reduce)
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean)
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return errors.detach(), loss.detach()
 
-    def resize(self, kept: Tensor) -> None:
-        """Keep the models at positions `kept` in the stack and in the optimiser."""
-        for parameter in self.stack.parameters():
-            parameter.data = parameter.data[kept]
-            parameter.grad = None
-            state = self.optimizer.state.get(parameter, {})
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in state:
-                    state[name] = state[name][kept]
-        for _, buffer in running_statistics(self.stack):
-            buffer.data = buffer.data[kept]
-        self.index_active()
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of what is trained."""
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
 
-    def best_stack(self) -> PredictorStack:
-        """All A models as they were at their best validation loss, in evaluation mode."""
-        shape = self.stack.shape
-        weight = self.stack.pool_weight
-        poolings = None if weight is None else [LayerPooling(weight.shape[1])]
-        states = [shape.initial_state(0)]
-        stack = PredictorStack(shape, states, poolings).to(self.accelerator.device)
-        for tensor_name, tensor in [*stack.named_parameters(), *running_statistics(stack)]:
-            tensor.data = self.best[tensor_name].clone()
-        return stack.eval()
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to a snapshot."""
+        self.network.load_state_dict(snapshot)
+
+    @contextmanager
+    def at_best(self) -> Iterator[Network]:
+        """The network of the best epoch, in evaluation mode, for the length of the block."""
+        last = self.snapshot()
+        self.restore(self.best)
+        self.network.eval()
+        try:
+            yield self.network
+        finally:
+            self.restore(last)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs beside `about`: plain tensors, numbers and lists of them."""
-        scaler = self.accelerator.scaler
+        """All that a resumed run needs: plain tensors, numbers and text."""
         return {
             "epoch": self.epoch,
-            "active": self.active,
-            "stack": self.stack.state_dict(),
+            "network": self.snapshot(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
-            "history": self.history,
+            "scaler": self.scaler.state_dict(),
+            "history": json.dumps(self.history),
             "best": self.best,
-            "best_loss": self.best_loss,
+            "best_figure": self.best_figure,
             "best_epoch": self.best_epoch,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.epoch, self.active = state["epoch"], list(state["active"])
-        kept = torch.tensor(self.active, dtype=torch.long, device=self.accelerator.device)
-        self.resize(kept)
-        self.stack.load_state_dict(state["stack"])
+        self.restore(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.history, self.best = state["history"], state["best"]
-        self.best_loss, self.best_epoch = list(state["best_loss"]), list(state["best_epoch"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history, self.best = json.loads(state["history"]), state["best"]
+        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
+        self.best_figure = state["best_figure"]
+
+
+def scaled_error(errors: Tensor, variances: Tensor) -> float:
+    """Mean over the heads of squared error over label variance; 1 is the best constant's.
+
+    Heads with a constant label are left out, unless every label is constant.
+
+    >>> scaled_error(torch.tensor([400.0, 1.0, 3.0]), torch.tensor([800.0, 4.0, 0.0]))
+    0.375
+    """
+    varied = variances > 0
+    return float((errors[varied] / variances[varied]).mean() if varied.any() else errors.mean())
+
+
+class SampleLoop(Loop):
+    """A predictor in training on samples in memory.
+
+    Args:
+        config: of the model: the embeddings' width and the predictor's shape.
+        train, val: samples in the settings' mode and task.
+        pooling: the layer pooling to start from, where it trains.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        config: ApexConfig,
+        train: Samples,
+        val: Samples,
+        accelerator: Accelerator,
+        pooling: LayerPooling | None = None,
+        together: bool = True,
+    ) -> None:
+        device = accelerator.device
+        with seeded(settings.seed):
+            predictor = shaped(config, settings).predictor()
+        assert isinstance(predictor, Predictor)
+        network = Network(predictor, pooling).to(device)
+        super().__init__(
+            settings, network, network.parameters(), train.labels, accelerator, together
+        )
+        if len(train) < 2 * self.world:
+            raise DataError(f"{len(train)} training samples; expected 2 or more per process")
+        self.share = 1.0
+        if settings.members > 1:
+            self.share = max(MEMBER_SHARE, min(1.0, MEMBER_LEAST / len(train)))
+        self.features = torch.as_tensor(train.features).to(device)
+        self.labels = torch.as_tensor(train.labels).to(device)
+        self.val_features = torch.as_tensor(val.features).to(device)
+        self.val_labels = torch.as_tensor(val.labels).double()
+
+    def train_epoch(self) -> tuple[Tensor, Tensor]:
+        """All steps of an epoch: mean errors (H,) and the mean loss () over its samples."""
+        settings, count = self.settings, 0
+        key = len(self.features), settings.seed, self.epoch, settings.batch_size
+        errors, losses = torch.zeros_like(self.variances), self.variances.new_zeros(())
+        for batch in epoch_batches(*key, self.rank, self.world, self.share):
+            rows = batch.to(self.features.device)
+            step_errors, step_loss = self.step(self.features[rows], self.labels[rows])
+            errors, losses = errors + step_errors * len(rows), losses + step_loss * len(rows)
+            count += len(rows)
+        errors, losses = errors / count, losses / count
+        if self.world > 1:
+            errors, losses = weighted_mean([errors, losses], count, self.accelerator.reduce)
+            # Each process normalises by its own batch; the statistics become their mean.
+            for name, buffer in self.network.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    buffer.copy_(self.accelerator.reduce(buffer, "mean"))
+        return errors, losses
+
+    def predict(self, network: Network, features: Tensor) -> Tensor:
+        """(n, H) scores of samples, shared by the processes that train together."""
+        return predict(network, features, self.accelerator.reduce, self.rank, self.world)
+
+    def validation_errors(self) -> Tensor:
+        """(H,) mean squared errors over the validation samples, float64 on the CPU."""
+        scores = self.predict(self.network, self.val_features)
+        return (scores.double() - self.val_labels).square().mean(dim=0)
+
+
+def shaped(config: ApexConfig, settings: TrainSettings) -> ApexConfig:
+    """The configuration with the task and trunk of a run.
+
+    The 3-layer trunk has one layer more, halfway between the two of the 2-layer one, as the
+    published widths have (512-256 and 512-384-256).
+    """
+    result = ApexConfig.from_dict(config.to_dict())
+    first, last = result.trunk_widths[0], result.trunk_widths[-1]
+    if settings.shared != result.shared:
+        middle = [(first + last) // 2] if settings.shared == 3 else []
+        result.trunk_widths = [first, *middle, last]
+    result.task, result.shared, result.members = settings.task, settings.shared, 1
+    # A saved mix may name heads that this task lacks; its scale belongs to other predictors.
+    result.mix = result.preference = result.spread_scale = None
+    return result
+
+
+def run_epochs(loops: Sequence[Loop], path: Path, stamp: Stamp, resume: bool) -> Iterator[bool]:
+    """Train all loops to their end, an epoch of each in turn; yields after each turn.
+
+    The state of all is in `path` at the end, and at least every `SAVE_SECONDS` of training; the
+    yielded value says whether it was written. The first process writes.
+
+    Args:
+        stamp: what the result depends on.
+        resume: go on from `path`, where it exists; its epochs are yielded first.
+
+    Raises:
+        UsageError: the state was left by a run with another stamp.
+        DataError: the state cannot be read.
+    """
+    first = loops[0]
+    beside, saved = path.with_name(path.name + ".json"), time.monotonic()
+    if resume and path.is_file():
+        stamp.check(beside, path)
+        try:
+            states = torch.load(path, map_location=first.accelerator.device, weights_only=True)
+        except Exception as error:  # torch.load raises what its readers raise
+            raise DataError(f"{path} cannot be read ({error}); leave out --resume") from error
+        for loop, state in zip(loops, states, strict=True):
+            loop.load(state)
+        yield True
+    elif first.rank == 0:
+        path.unlink(missing_ok=True)
+        stamp.write(beside)
+    while not all(loop.finished for loop in loops):
+        for loop in loops:
+            if not loop.finished:
+                loop.run_epoch()
+        finished = all(loop.finished for loop in loops)
+        due = finished or time.monotonic() - saved >= SAVE_SECONDS
+        if due and first.rank == 0:
+            with atomic(path) as temporary:
+                torch.save([loop.state() for loop in loops], temporary)
+            saved = time.monotonic()
+        yield due

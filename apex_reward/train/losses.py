@@ -14,17 +14,13 @@ Shape key: H = heads (2 or 7), M = models.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.apex import POPULARITY_HEADS
+from apex_reward.train.settings import LOSSES
 
-Loss = Literal["equal", "weighted", "uncertainty", "standardized"]
-LOSSES: tuple[str, ...] = get_args(Loss)
-PAPER_LOSSES = ("equal", "weighted", "uncertainty")
 POPULARITY_WEIGHT = 5.0
 
 

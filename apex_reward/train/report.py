@@ -1,13 +1,14 @@
-"""Measures of predictions against labels: the content of `metrics.json`, assembled here only.
+"""Measures of predictions against labels, their intervals, and the card that states them.
 
-An ensemble's report has the measures of its mean under `metrics`, and beside them:
+The content of `metrics.json` is made here only. An ensemble's report has the measures of its mean
+under `metrics`, and beside them:
 
-- `members`: how many.
-- `member_metrics`: per head, the mean of its members' own measures.
+- `members`: their number.
+- `member_metrics`: per head, the mean of the members' own measures.
 - `spread`: per head `scale` (see `fit_spread_scale`), `spearman` (the rank correlation of spread
   and absolute error over songs) and `coverage` (the share of songs within 2 scaled spreads).
 
-Shape key: N = songs, M = members, H = heads.
+Shape key: N = songs, M = members, H = heads, R = rounds.
 """
 
 from __future__ import annotations
@@ -19,16 +20,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from apex_reward import metrics
-from apex_reward.files.tables import write_json
-from apex_reward.train.intervals import METRICS
+from apex_reward.files.tables import json_ready, write_json
+from apex_reward.model.card import write_card
+from apex_reward.report.markdown import markdown_table
 
 FloatArray = npt.NDArray[np.float64]
 HeadMetrics = dict[str, dict[str, float]]
+Interval = tuple[float, float]
+METRICS = ("mse", "mae", "pearson", "spearman")
 MEASURES: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
     name: getattr(metrics, name) for name in METRICS
 }
+ROUNDS = 1000
+FEW_SONGS = 30
 COVERED = 0.95
 # The least spread that a scale divides by, as a share of the median one.
 LEAST_SPREAD = 1e-6
@@ -40,14 +47,17 @@ def metrics_report(
     labels: npt.ArrayLike,
     heads: Sequence[str],
     spread_scale: Sequence[float] | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """The content of `metrics.json`: `about`, then `n_songs`, `metrics` and the spread's measures.
+    """The content of `metrics.json`: `about`, `n_songs`, `metrics`, the spread's, `ci95`.
 
     Args:
         about: `mode`, `task`, `loss`, `shared`.
         members: (N, M, H) predictions; M is 1 for a single predictor.
         labels: (N, H).
         spread_scale: per head; None where it was not fitted.
+        rounds, seed: of the bootstrap, see `measure_intervals`.
     """
     true = np.asarray(labels, np.float64)
     mean = ensemble_mean(members)
@@ -60,6 +70,7 @@ def metrics_report(
             for head in heads
         }
         report["spread"] = spread_measures(members, true, heads, spread_scale)
+    report["ci95"] = measure_intervals(mean, true, heads, rounds, seed)
     return report
 
 
@@ -74,6 +85,93 @@ def head_metrics(pred: FloatArray, label: FloatArray, heads: Sequence[str]) -> H
         head: {name: measure(pred[:, i], label[:, i]) for name, measure in MEASURES.items()}
         for i, head in enumerate(heads)
     }
+
+
+def measure_intervals(
+    pred: npt.ArrayLike, label: npt.ArrayLike, heads: Sequence[str], rounds: int, seed: int
+) -> dict[str, dict[str, Interval]]:
+    """95% intervals of the four measures per head of (N, H) predictions, over songs.
+
+    The hull of the percentile bootstrap and of the textbook interval: Student's t for the mean
+    errors, Fisher's z for the correlations (with the variance 1.06 / (N - 3) of Fieller, Hartley
+    and Pearson 1957 for Spearman's). NaN where the data cannot tell: fewer than four songs, equal
+    errors, a correlation of 1, `rounds` of 0.
+    """
+    x, y = np.asarray(pred, np.float64), np.asarray(label, np.float64)
+    n, found = len(x), {}
+    for column, head in enumerate(heads):
+        a, b = x[:, column], y[:, column]
+        around = {"mse": _around_mean((a - b) ** 2), "mae": _around_mean(np.abs(a - b))}
+        for name, factor in (("pearson", 1.0), ("spearman", 1.06)):
+            around[name] = _around_correlation(MEASURES[name](a, b), n, factor)
+
+        def measured(counts: FloatArray, a: FloatArray = a, b: FloatArray = b) -> FloatArray:
+            errors = [counts @ (a - b) ** 2 / n, counts @ np.abs(a - b) / n]
+            ranks = _correlations(_ranks(a, counts), _ranks(b, counts), counts)
+            return np.stack([*errors, _correlations(a, b, counts), ranks], axis=1)
+
+        drawn = metrics.bootstrap(measured, n, rounds=rounds, seed=seed)
+        found[head] = {
+            name: _hull(metrics.percentile_interval(drawn[:, i] if rounds else []), around[name])
+            for i, name in enumerate(METRICS)
+        }
+    return found
+
+
+def _correlations(x: FloatArray, y: FloatArray, counts: FloatArray) -> FloatArray:
+    """(R,) Pearson correlations of (n,) or (R, n) inputs that occur `counts` times."""
+    n = counts.sum(axis=1, keepdims=True)
+    absent = counts == 0
+    varied = np.ones(len(counts), bool)
+    for values in (x, y):  # compared as given: equal floats less their mean need not be zero
+        shown = np.ma.array(np.broadcast_to(values, counts.shape), mask=absent)
+        varied &= np.asarray(shown.max(axis=1) > shown.min(axis=1))
+    x = x - (counts * x).sum(axis=1, keepdims=True) / n
+    y = y - (counts * y).sum(axis=1, keepdims=True) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = [(counts * a * b).sum(axis=1) for a, b in ((x, y), (x, x), (y, y))]
+        return np.where(varied, sums[0] / np.sqrt(sums[1] * sums[2]), np.nan)
+
+
+def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
+    """(R, n) average ranks of (n,) values that occur `counts` times."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    per_group = np.add.reduceat(counts[:, order], starts, axis=1)
+    last = np.cumsum(per_group, axis=1)
+    return np.asarray((last - (per_group - 1) / 2)[:, group])
+
+
+def _around_mean(values: FloatArray) -> Interval:
+    if len(values) < 4 or np.ptp(values) == 0:
+        return math.nan, math.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return max(0.0, float(values.mean() - half)), float(values.mean() + half)
+
+
+def _around_correlation(value: float, n: int, factor: float) -> Interval:
+    if n < 4 or math.isnan(value) or abs(value) > 1 - 1e-12:
+        return math.nan, math.nan
+    half = stats.norm.ppf(0.975) * math.sqrt(factor / (n - 3))
+    low, high = np.tanh(np.arctanh(value) + np.array([-half, half]))
+    return float(low), float(high)
+
+
+def _hull(drawn: Interval, around: Interval) -> Interval:
+    """The smallest interval that holds both; NaN unless both are known."""
+    if math.isnan(drawn[0]) or math.isnan(around[0]):
+        return math.nan, math.nan
+    return min(drawn[0], around[0]), max(drawn[1], around[1])
+
+
+def few_songs(counts: Mapping[str, int]) -> list[str]:
+    """A sentence for every split of fewer than 30 songs, by name."""
+    return [
+        f"the split {name} has {count} songs; figures of fewer than {FEW_SONGS} songs vary widely"
+        for name, count in counts.items()
+        if count < FEW_SONGS
+    ]
 
 
 def spread_measures(
@@ -117,12 +215,34 @@ def fit_spread_scale(members: FloatArray, labels: npt.ArrayLike) -> list[float]:
 
 def write_report(output: Path, report: Mapping[str, Any]) -> None:
     """`metrics.json`; an undefined measure (a constant input) is null."""
-    write_json(output / "metrics.json", _nan_to_none(report))
+    write_json(output / "metrics.json", json_ready(report))
 
 
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def write_trained_card(
+    folder: Path,
+    songs: Mapping[str, int],
+    report: Mapping[str, Any],
+    how: Sequence[tuple[str, Any]] = (),
+) -> None:
+    """Write the card of a trained model.
+
+    Args:
+        folder: of the model.
+        songs: number of songs of the splits `train`, `val` and `test`.
+        report: the content of `metrics.json`.
+        how: further rows on how it was trained.
+    """
+    names = {"train": "trained on", "val": "chosen on", "test": "measured on"}
+    rows: list[tuple[str, Any]] = [(t, f"{songs[split]:,} songs") for split, t in names.items()]
+    rows += [(name, report[name]) for name in ("mode", "loss", "task", "members") if name in report]
+    training = markdown_table(("training", "was"), [(n, str(v)) for n, v in (*rows, *how)])
+    figures = markdown_table(
+        ("head", *METRICS),
+        [(head, *(row[name] for name in METRICS)) for head, row in report["metrics"].items()],
+    )
+    note = (
+        f"Measured on the {report['n_songs']:,} songs of the test split, which come from the same "
+        "source as the training songs; other music may be judged worse. Errors are in points of "
+        "the head."
+    )
+    write_card(folder, [f"## Data\n\n{training}", f"## Measured\n\n{note}\n\n{figures}"])

@@ -1,4 +1,4 @@
-"""What is trained and how: the conditions of the paper's ablation and its training settings."""
+"""What is trained and how. The module is light: the command line reads its help from here."""
 
 from __future__ import annotations
 
@@ -6,90 +6,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any, Literal, get_args
 
 from apex_reward.errors import UsageError
-from apex_reward.scores.apex import task_heads
-from apex_reward.train.losses import LOSSES, PAPER_LOSSES
-from apex_reward.train.split import MODES
+from apex_reward.scores.apex import Task
 
-PRECISIONS = ("no", "bf16", "fp16")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One trained model of the ablation.
-
-    Attributes:
-        loss: `equal`, `weighted`, `uncertainty` or `standardized`.
-        shared: trunk layers, 2 or 3.
-        mode: `song` or `segment`.
-        task: `popularity` or `full`.
-        seed: reaches the initial weights, the order of the samples and the dropout.
-    """
-
-    loss: str = "uncertainty"
-    shared: int = 2
-    mode: str = "song"
-    task: str = "full"
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        task_heads(self.task)
-        if self.loss not in LOSSES:
-            raise UsageError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
-        if self.shared not in (2, 3):
-            raise UsageError(f"shared is {self.shared}; expected 2 or 3 trunk layers")
-        if self.mode not in MODES:
-            raise UsageError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}")
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}; expected 0 or more")
-
-    @property
-    def group(self) -> tuple[int, str, str]:
-        """Conditions with the same group train as one program."""
-        return self.shared, self.mode, self.task
-
-
-def conditions(
-    losses: Sequence[str] = PAPER_LOSSES, seeds: Sequence[int] = (42,)
-) -> list[Condition]:
-    """The paper's 24 conditions (for three losses) by seeds, in the order of its table.
-
-    >>> len(conditions()), len(conditions(seeds=(42, 43)))
-    (24, 48)
-    """
-    table = product((2, 3), losses, ("segment", "song"), ("popularity", "full"), seeds)
-    return [Condition(loss, shared, mode, task, seed) for shared, loss, mode, task, seed in table]
-
-
-def ensemble(condition: Condition, members: int) -> list[Condition]:
-    """The conditions of an ensemble's members: the same with the seeds from `condition.seed` on.
-
-    Raises:
-        UsageError: fewer than one member.
-
-    >>> tuple([member.seed for member in ensemble(Condition(seed=7), 3)])
-    (7, 8, 9)
-    """
-    if members < 1:
-        raise UsageError(f"members is {members}; expected 1 or more")
-    return [replace(condition, seed=condition.seed + number) for number in range(members)]
+Loss = Literal["equal", "weighted", "uncertainty", "standardized"]
+Mode = Literal["song", "segment"]
+Precision = Literal["no", "bf16", "fp16"]
+Select = Literal["val_error", "val_loss"]
+LOSSES: tuple[str, ...] = get_args(Loss)
+PAPER_LOSSES = ("equal", "weighted", "uncertainty")
+MODES: tuple[str, ...] = get_args(Mode)
+PAPER: dict[str, Any] = {"loss": "uncertainty", "members": 1, "select": "val_loss"}
+"""What the paper's recipe sets."""
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """The paper's optimiser and schedule as defaults.
+class Schedule:
+    """Optimiser and schedule. The defaults are the paper's.
 
-    Attributes:
-        epochs: length of the cosine annealing.
-        batch_size: samples per process and step.
-        lr: AdamW's first learning rate.
-        weight_decay: AdamW's.
-        patience: epochs without a better validation loss before a model stops.
-        precision: `no` (float32), `bf16` or `fp16` matrix products.
-        clip: largest norm of a model's gradient.
-        train_pooling: train the layer pooling too; needs `layer_embeddings`.
-        bootstrap: every model trains on its seed's own draw of whole songs, with replacement.
+    Args:
+        epochs: Number of epochs of the cosine annealing.
+        batch_size: Samples per process and step.
+        lr: First learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        patience: Epochs without a better validation figure before training stops.
+        precision: Number type of the matrix products; no means float32.
+        train_pooling: Train the layer pooling too (needs layer_embeddings in the shards).
     """
 
     epochs: int = 50
@@ -97,37 +41,122 @@ class TrainSettings:
     lr: float = 1e-4
     weight_decay: float = 1e-4
     patience: int = 20
-    precision: str = "no"
-    clip: float = 1.0
+    precision: Precision = "no"
     train_pooling: bool = False
-    bootstrap: bool = False
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {value}; expected {expected}"
-            for name, value, good, expected in (
-                ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
-                ("batch_size", self.batch_size, self.batch_size >= 2, "2 or more"),
-                ("lr", self.lr, 0 < self.lr < math.inf, "more than 0"),
-                ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-                ("patience", self.patience, self.patience >= 1, "1 or more"),
-                ("precision", self.precision, self.precision in PRECISIONS, str(PRECISIONS)),
-                ("clip", self.clip, self.clip > 0, "more than 0"),
+            f"{name} is {getattr(self, name)}; expected {expected}"
+            for name, good, expected in (
+                ("epochs", self.epochs >= 1, "1 or more"),
+                ("batch_size", self.batch_size >= 2, "2 or more"),
+                ("lr", 0 < self.lr < math.inf, "more than 0"),
+                ("weight_decay", self.weight_decay >= 0, "0 or more"),
+                ("patience", self.patience >= 1, "1 or more"),
+                ("precision", *_one_of(self.precision, Precision)),
+                *self._more_checks(),
             )
             if not good
         ]
         if problems:
             raise UsageError("; ".join(problems))
 
+    def _more_checks(self) -> Sequence[tuple[str, bool, str]]:
+        return ()
+
     def lr_at(self, epoch: int) -> float:
         """Cosine annealing to zero, by epoch from 1: lr (1 + cos(pi (epoch - 1) / epochs)) / 2.
 
         Examples:
-            >>> [round(TrainSettings(epochs=2, lr=1.0).lr_at(epoch), 12) for epoch in (1, 2)]
+            >>> [round(Schedule(epochs=2, lr=1.0).lr_at(epoch), 12) for epoch in (1, 2)]
             [1.0, 0.5]
         """
         return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 
-    def to_dict(self) -> dict[str, object]:
+
+@dataclass(frozen=True)
+class TrainSettings(Schedule):
+    """Training run.
+
+    Args:
+        loss: How the errors of the heads become one number.
+        shared: Number of trunk layers, 2 or 3.
+        mode: What a training sample is: a song, or each of its segments.
+        task: Which heads are trained: full means all seven, popularity the first two.
+        seed: Random seed of the initial weights, the order of the samples and the dropout.
+        members: Number of predictors; more than 1 makes an ensemble with seeds from --seed on.
+        select: Validation figure that chooses the epoch: val_error is the mean over the heads of
+            the squared error over the label variance; val_loss is the training loss.
+        paper: Use the paper's recipe: loss uncertainty, one member, selection on val_loss.
+    """
+
+    loss: Loss = "standardized"
+    shared: int = 2
+    mode: Mode = "song"
+    task: Task = "full"
+    seed: int = 42
+    members: int = 1
+    select: Select = "val_error"
+    paper: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.paper:
+            return
+        for name, value in PAPER.items():
+            default = getattr(TrainSettings, name)
+            if getattr(self, name) not in (default, value):
+                raise UsageError(f"--paper sets {name} to {value}; leave out --{name} or --paper")
+            object.__setattr__(self, name, value)
+
+    def _more_checks(self) -> Sequence[tuple[str, bool, str]]:
+        return (
+            ("loss", *_one_of(self.loss, Loss)),
+            ("shared", self.shared in (2, 3), "2 or 3 trunk layers"),
+            ("mode", *_one_of(self.mode, Mode)),
+            ("task", *_one_of(self.task, Task)),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("members", self.members >= 1, "1 or more"),
+            ("select", *_one_of(self.select, Select)),
+        )
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What tells two runs of a grid apart: the first columns of `results.csv`."""
+        names = ("loss", "shared", "mode", "task", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def each(self) -> list[TrainSettings]:
+        """The settings of each member: the same with seeds from `seed` on.
+
+        >>> [one.seed for one in TrainSettings(seed=7, members=3).each()]
+        [7, 8, 9]
+        """
+        return [replace(self, seed=self.seed + number) for number in range(self.members)]
+
+    def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+
+def conditions(
+    losses: Sequence[str] = PAPER_LOSSES,
+    seeds: Sequence[int] = (42,),
+    schedule: Schedule | None = None,
+) -> list[TrainSettings]:
+    """The paper's 24 conditions (for three losses) by seeds, in the order of its table.
+
+    Every condition selects its epoch by the paper's rule, `val_loss`.
+
+    >>> len(conditions()), len(conditions(seeds=(42, 43)))
+    (24, 48)
+    """
+    table = product((2, 3), losses, ("segment", "song"), ("popularity", "full"), seeds)
+    fixed: dict[str, Any] = {**asdict(schedule or Schedule()), "select": "val_loss"}
+    names = ("shared", "loss", "mode", "task", "seed")
+    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in table]
+    return [TrainSettings(**fixed, **row) for row in rows]
+
+
+def _one_of(value: str, kind: Any) -> tuple[bool, str]:
+    return value in get_args(kind), f"one of {', '.join(get_args(kind))}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from apex_reward.files.tables import write_text
 from apex_reward.report.markdown import latex_table, markdown_table
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
-from apex_reward.train.intervals import METRICS
+from apex_reward.train.report import METRICS, few_songs
 
 Row = dict[str, Any]
 Cell = tuple[float, float]  # mean and spread over seeds
@@ -70,19 +71,30 @@ def _conditions(results: Iterable[Row]) -> list[tuple[str, str, int, str, str]]:
 
 
 def _over_seeds(rows: Iterable[Row]) -> dict[str, Cell]:
-    """Mean and sample standard deviation (0 for one seed) of every measure."""
+    """Mean and sample standard deviation of every measure; 0 for one seed, NaN for undefined."""
     found = list(rows)
     cells = {}
     for metric in METRICS:
-        values = [float(row[metric]) if row[metric] is not None else math.nan for row in found]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        cells[metric] = (statistics.fmean(values), spread)
+        values = np.array([row[metric] for row in found], np.float64)
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        cells[metric] = (float(values.mean()), spread)
     return cells
 
 
-def write_tables(results: Sequence[Row], output: Path) -> None:
-    """`table1` and `table2` as `.md`, `.csv` and `.tex`; no table 2 without task full."""
+def write_tables(
+    results: Sequence[Row], output: Path, select: Iterable[str] = ("val_loss",), songs: int = 0
+) -> None:
+    """`table1` and `table2` as `.md`, `.csv` and `.tex`; no table 2 without task full.
+
+    Args:
+        select: figures by which the epochs were chosen, stated below the Markdown table.
+        songs: number of test songs, stated there too.
+    """
     seeds = len({row["seed"] for row in results})
+    rule = {"val_loss": "val_loss, the paper's rule", "val_error": "val_error"}
+    note = f"Epochs chosen by {', '.join(rule[name] for name in sorted(select))}. "
+    note += f"Measured on {songs} test songs; 95% intervals over them are in intervals.csv."
+    note = "\n\n".join([note, *few_songs({"test": songs})])
     for name, rows, keys, digits in (
         ("table1", table1(results), TABLE1_KEYS, DIGITS),
         ("table2", table2(results), TABLE2_KEYS, FINE_DIGITS),
@@ -91,7 +103,7 @@ def write_tables(results: Sequence[Row], output: Path) -> None:
             continue
         columns = list(rows[0])
         body = [[_text(row[c], c, digits, seeds) for c in columns] for row in rows]
-        write_text(output / f"{name}.md", markdown_table(columns, body) + "\n")
+        write_text(output / f"{name}.md", f"{markdown_table(columns, body)}\n\n{note}\n")
         write_text(output / f"{name}.tex", latex_table(columns, body) + "\n")
         write_text(output / f"{name}.csv", _csv(rows, keys, seeds))
 
@@ -100,20 +112,25 @@ def _text(value: Any, column: str, digits: dict[str, int], seeds: int) -> str:
     if not isinstance(value, tuple):
         return str(value)
     places = digits[column.rsplit("_", 1)[-1]]
-    mean, spread = value
-    return f"{mean:.{places}f}" + (f" ± {spread:.{places}f}" if seeds > 1 else "")
+    mean, spread = (f"{part:.{places}f}" for part in value)
+    if math.isnan(value[0]):
+        return "-"
+    return f"{mean} ± {spread}" if seeds > 1 else mean
 
 
 def _csv(rows: Sequence[Row], keys: Sequence[str], seeds: int) -> str:
-    """Means under the paper's column names; with several seeds their spreads in `_std` columns."""
+    """Means under the paper's column names; with several seeds their spreads in `_std` columns.
+
+    An undefined figure is an empty cell.
+    """
     flat = []
     for row in rows:
         out = {key: row[key] for key in keys}
-        for name, value in row.items():
+        for name in row:
             if name not in keys:
-                out[name] = f"{value[0]:.6g}"
-                if seeds > 1:
-                    out[f"{name}_std"] = f"{value[1]:.6g}"
+                parts = zip((name, f"{name}_std"), row[name], strict=True)
+                cells = {n: "" if math.isnan(part) else f"{part:.6g}" for n, part in parts}
+                out |= cells if seeds > 1 else {name: cells[name]}
         flat.append(out)
     return _csv_text([list(flat[0]), *(list(row.values()) for row in flat)])
 

@@ -19,7 +19,7 @@ from apex_reward.cli import app
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
-from apex_reward.train import session
+from apex_reward.train import trainer
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
 from tests.train.test_trainer import Remembering
@@ -96,6 +96,23 @@ def _has_song(folder: Path, name: str) -> bool:
     return name in pq.read_table(folder, columns=["audio_id"])["audio_id"].to_pylist()
 
 
+def test_paper_and_the_default_recipe(tmp_path: Path) -> None:
+    """The default loss is standardized; --paper sets loss, members and the rule of selection."""
+    data = write_shards(tmp_path / "data", {"train": 40, "val": 12, "test": 12}, width=16)
+    for words, loss, best in (((), "standardized", "val_error"), (("--paper",), "uncertainty", "")):
+        output = tmp_path / (loss or "run")
+        result = run("train", "--data", data, "--output", output, "--epochs", 3, *words)
+        assert result.exit_code == 0, result.output
+        report = json.loads((output / "metrics.json").read_text())
+        assert report["loss"] == loss
+        assert report["ci95"]["clarity"]["mse"][0] < report["metrics"]["clarity"]["mse"]
+        rows = read_jsonl(output / "history.jsonl")
+        chosen = json.loads((output / "best" / "training.json").read_text())["epoch"]
+        figures = [row[best or "val_loss"] for row in rows]
+        assert chosen == figures.index(min(figures)) + 1
+        assert "warning: the split val has 12 songs" in result.output
+
+
 def test_failed_songs_exit_with_one(audio: Path, tmp_path: Path) -> None:
     write_table(tmp_path / "m.jsonl", [{"audio_id": "x", "path": "meta.csv"}])
     result = run(
@@ -110,7 +127,9 @@ def test_wrong_usage_exits_with_two_before_training(extracted: Path, tmp_path: P
     for wrong, message in (
         (["--loss", "focal"], "'focal' is not one of"),
         (["--epochs", "0", "--lr", "0"], "epochs is 0; expected 1 or more; lr is 0.0"),
-        (["--shared", "4"], "'4' is not one of"),
+        (["--shared", "4"], "shared is 4; expected 2 or 3 trunk layers"),
+        (["--paper", "--members", "8"], "--paper sets members to 1; leave out --members"),
+        (["--paper", "--loss", "equal"], "--paper sets loss to uncertainty"),
         (["--tune-encoder", "full"], "'full' is not"),
         (["--tune-encoder", "lora"], "--audio-dir"),
         (["--precision", "fp8"], "'fp8' is not one of"),
@@ -132,13 +151,13 @@ def test_bad_data_exits_with_one_before_training(tmp_path: Path) -> None:
 
 
 def test_grid_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker, make = Remembering(), session.make_accelerator
+    tracker, make = Remembering(), trainer.make_accelerator
 
     def remembering(precision: str, names: list[str], *rest: Any) -> Any:
         assert names == ["remembering"]
         return make(precision, [tracker], *rest)
 
-    monkeypatch.setattr(session, "make_accelerator", remembering)
+    monkeypatch.setattr(trainer, "make_accelerator", remembering)
     data = write_shards(tmp_path / "data", {"train": 60, "val": 20, "test": 30}, width=16)
     result = run(
         "grid", "--data", data, "--output", tmp_path / "grid", "--epochs", 1,
@@ -153,8 +172,10 @@ def test_grid_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "2 seeds, 95% intervals of the mean" in drawing
         assert "MAE (points)" in drawing
         assert (tmp_path / "grid" / f"{table}.png").is_file()
-    assert [step for step, _ in tracker.rows] == list(range(1, 9))
-    assert any(name == "2-song-full/val_loss" for _, row in tracker.rows for name in row)
+    assert [step for step, _ in tracker.rows] == list(range(1, 33))
+    names = {name for _, row in tracker.rows for name in row}
+    assert "standardized-2-song-full-1/val_loss" in names
+    assert "Epochs chosen by val_loss, the paper's rule." in result.output
 
 
 def test_adapters_change_the_encoder_and_the_result_scores(

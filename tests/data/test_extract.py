@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
-from apex_reward.data.extract import ExtractSettings, ManifestSong, extract, plan
-from apex_reward.data.manifest import read_manifest
-from apex_reward.data.teacher import load_teacher
+from apex_reward.data.extract import (
+    ExtractSettings,
+    ManifestSong,
+    extract,
+    plan,
+    read_manifest,
+)
+from apex_reward.data.teacher import load_teacher, read_teacher
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model import ApexReward
@@ -53,7 +59,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Manifest
         samples = 0.1 * rng.standard_normal((1 + i % 2, int(rate * seconds)))
         save_wav(folder / f"{i}.wav", samples.astype(np.float32), rate)
         split = ("val", "test")[i % 2] if i < 20 else "train"
-        labels = {"platform": "suno", "score_streams": i / 2, "score_likes": 50.0}
+        labels = {"platform": "suno", "score_streams": i / 2, "score_likes": 50.0 - i / 4}
         manifest.append(ManifestSong(f"a{i}", f"{i}.wav", split, labels))
     (folder / "7.wav").write_text("no audio")
     manifest.append(ManifestSong("gone", "gone.wav", "train", {}))
@@ -166,7 +172,7 @@ def test_resume_with_another_manifest_is_refused(
 ) -> None:
     settings = ExtractSettings(songs[0], str(encoder))
     extract(songs[1][:3], settings, tmp_path)
-    with pytest.raises(UsageError, match="made with other manifest;"):
+    with pytest.raises(UsageError, match="made with other manifest"):
         extract(songs[1][:4], settings, tmp_path, resume=True)
 
 
@@ -190,22 +196,6 @@ def test_plan_keeps_manifest_order() -> None:
         "val/00000.parquet", "train/00000.parquet", "train/00001.parquet",
     ]  # fmt: skip
     assert [song.audio_id for song in shards[1].songs] == ["1", "2", "4", "5"]
-
-
-def test_manifest_problems_are_listed_together(tmp_path: Path) -> None:
-    rows = [
-        {"audio_id": "a", "path": "a.wav", "split": "train"},
-        {"audio_id": "a", "path": "b.wav", "split": "dev"},
-        {"audio_id": "c", "path": None, "split": "val"},
-    ]
-    write_table(tmp_path / "m.jsonl", rows)
-    with pytest.raises(DataError) as error:
-        read_manifest(tmp_path / "m.jsonl")
-    for part in ("1 audio_ids repeat: a", "splits dev; expected train", "1 rows lack audio_id"):
-        assert part in str(error.value)
-    write_table(tmp_path / "n.csv", [{"id": 1}])
-    with pytest.raises(DataError, match="no column audio_id, path"):
-        read_manifest(tmp_path / "n.csv")
 
 
 def test_unknown_engine(tmp_path: Path) -> None:
@@ -308,3 +298,100 @@ def test_ray_actors_load_the_teacher_by_its_name(
         ray.shutdown()
     assert [row["audio_id"] for row in failed] == ["a22"]
     assert shards_of(tmp_path / "ray") == shards_of(tmp_path / "here")
+
+
+TEACHER = {"1": {"clarity": 2.0}, "b": {"clarity": 4.0}}
+
+
+def test_labels_of_the_manifest_and_of_the_teacher(tmp_path: Path) -> None:
+    rows = [
+        {"audio_id": "1", "path": "a.wav", "split": "val", "platform": "suno", "clarity": 5.0,
+         "score_likes": 7.0, "note": "x"},
+        {"audio_id": "b", "path": "b.wav", "split": None, "platform": None, "clarity": 1.0,
+         "score_likes": None, "note": "y"},
+    ]  # fmt: skip
+    write_table(tmp_path / "m.jsonl", rows)
+    first, second = read_manifest(tmp_path / "m.jsonl")
+    assert (first.audio_id, first.path, first.split) == ("1", "a.wav", "val")
+    assert first.labels == {"platform": "suno", "clarity": 5.0, "score_likes": 7.0}
+    assert (second.split, second.labels) == ("train", {"clarity": 1.0})
+    taught = read_manifest(tmp_path / "m.jsonl", TEACHER)
+    assert [song.labels["clarity"] for song in taught] == [2.0, 4.0]
+    assert taught[0].labels["score_likes"] == 7.0
+
+
+def test_songs_without_splits_are_trained_on(tmp_path: Path) -> None:
+    write_table(tmp_path / "m.csv", [{"audio_id": 1, "path": "a.wav"}])
+    (song,) = read_manifest(tmp_path / "m.csv", TEACHER)
+    assert (song.audio_id, song.split, song.labels) == ("1", "train", {"clarity": 2.0})
+
+
+def test_a_bad_row_is_a_failure_and_costs_no_other(encoder: Path, tmp_path: Path) -> None:
+    """Unreadable labels, missing names, repeats, unknown splits, missing teacher scores."""
+    save_wav(tmp_path / "a.wav", np.full((1, 24_000), 0.1, np.float32), 24_000)
+    rows = [
+        {"audio_id": name, "path": "a.wav", "score_likes": 5.0}
+        for name in ("1", "1", "b", None, "c", "d", "e", "f")
+    ]
+    rows[2]["score_likes"] = "many"
+    rows[4] |= {"score_likes": "4.2"}
+    rows[5]["path"] = ""
+    rows[6]["split"] = "dev"
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = {"1": {"clarity": 2.0}, "b": {}, "c": {}, "e": {}, "f": {"error": "clarity is 9"}}
+    songs = read_manifest(tmp_path / "m.jsonl", teacher)
+    assert [song.error for song in songs] == [
+        "",
+        "an earlier row has the same audio_id",
+        "unreadable: score_likes",
+        "the row lacks audio_id or path",
+        "",
+        "the row lacks audio_id or path",
+        "the split is dev; expected train, val, test",
+        "no teacher scores: clarity is 9",
+    ]
+    assert songs[4].labels["score_likes"] == 4.2
+    failed = extract(songs, ExtractSettings(tmp_path, str(encoder)), tmp_path / "out")
+    assert [row["error"] for row in failed] == [song.error for song in songs if song.error]
+    assert read_jsonl(tmp_path / "out" / "failed.jsonl") == failed
+    table = pq.read_table(tmp_path / "out" / "train" / "00000.parquet")
+    assert set(table["audio_id"].to_pylist()) == {"1", "c"}
+    (tmp_path / "n.csv").write_text("audio_id,path\n")
+    with pytest.raises(DataError, match="has no rows"):
+        read_manifest(tmp_path / "n.csv")
+
+
+def test_repeated_ids_take_linear_time(tmp_path: Path) -> None:
+    """40,000 rows of 20,000 songs: a quadratic count takes minutes."""
+    write_table(tmp_path / "m.csv", [{"audio_id": f"s{i % 20_000}", "path": "a.wav"}
+                                     for i in range(40_000)])  # fmt: skip
+    songs = read_manifest(tmp_path / "m.csv")
+    assert sum(bool(song.error) for song in songs) == 20_000
+    labels = [{"audio_id": f"s{i % 20_000}", **dict.fromkeys(AESTHETIC_HEADS, 3.0)}
+              for i in range(40_000)]  # fmt: skip
+    write_table(tmp_path / "t.csv", labels)
+    assert read_teacher(tmp_path / "t.csv")["s7"] == {"error": "there twice"}
+
+
+@pytest.mark.parametrize("change", ["labels", "path", "audio"])
+def test_resume_refuses_another_manifest_or_audio(
+    change: str, encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
+) -> None:
+    """The same ids with other labels or paths, and audio that was replaced."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    chosen = [song for song in songs[1] if song.split == "train"][:3]
+    for song in (*chosen, songs[1][0]):
+        (folder / song.path).write_bytes((songs[0] / song.path).read_bytes())
+    settings = ExtractSettings(folder, str(encoder))
+    extract(chosen, settings, tmp_path / "out")
+    assert extract(chosen, settings, tmp_path / "out", resume=True) == []
+    if change == "labels":
+        other = replace(chosen[0], labels={**chosen[0].labels, "score_likes": 51.0})
+    elif change == "path":
+        other = replace(chosen[0], path=songs[1][0].path)
+    else:
+        other = chosen[0]
+        (folder / other.path).write_bytes((folder / songs[1][0].path).read_bytes())
+    with pytest.raises(UsageError, match="was made with other (manifest|content of the inputs)"):
+        extract([other, *chosen[1:]], settings, tmp_path / "out", resume=True)

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from apex_reward.data.metadata import Song, choose_columns, count_of, read_metadata
+from apex_reward.data.metadata import (
+    Songs,
+    choose_columns,
+    count_of,
+    counts_of,
+    dates_of,
+    read_metadata,
+)
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table
 
-MAY = datetime(2024, 5, 1, tzinfo=UTC)
+MAY = np.datetime64("2024-05-01", "us")
 
 
-def songs_of(folder: Path, name: str, rows: list[dict[str, Any]], **how: Any) -> list[Song]:
+def songs_of(folder: Path, name: str, rows: list[dict[str, Any]], **how: Any) -> Songs:
     write_table(folder / name, rows)
     return read_metadata(folder / name, **how)
+
+
+def row_of(songs: Songs, row: int = 0) -> tuple[Any, ...]:
+    texts = (getattr(songs, name)[row].as_py() for name in ("audio_id", "path", "platform"))
+    counts = (None if math.isnan(v[row]) else v[row] for v in (songs.streams, songs.likes))
+    date = songs.released[row]
+    return *texts, *counts, None if np.isnat(date) else date
 
 
 @pytest.mark.parametrize(
@@ -27,34 +42,68 @@ def songs_of(folder: Path, name: str, rows: list[dict[str, Any]], **how: Any) ->
         ({"id": "a", "play_count": 7, "upvote_count": 3, "created_at": "2024-05-01"}, "suno"),
         ({"id": "a", "plays": 7, "likes": 3, "published_at": "2024-05-01"}, "udio"),
         ({"id": "a", "plays": 7, "likes": 3, "created_at": "2024-05-01"}, "udio"),
-        ({"song_id": "a", "listens": 7, "like_count": 3, "date": "2024-05-01"}, "mine"),
+        ({"song_id": "a", "listens": 7, "like_count": 3, "date": "2024-05-01"}, ""),
     ],
 )
 def test_each_preset_gives_the_same_song(tmp_path: Path, row: dict, platform: str) -> None:
-    (song,) = songs_of(tmp_path, "mine.jsonl", [row])
-    assert song == Song("a", "a.mp3", platform, 7.0, 3.0, MAY)
-    (named,) = songs_of(tmp_path, "mine.jsonl", [{**row, "platform": "own"}])
-    assert named.platform == "own"
+    assert row_of(songs_of(tmp_path, "mine.jsonl", [row])) == (
+        "a",
+        "a.mp3",
+        platform,
+        7.0,
+        3.0,
+        MAY,
+    )
+    named = songs_of(tmp_path, "mine.jsonl", [{**row, "platform": "own"}])
+    assert named.platform.to_pylist() == ["own"]
 
 
 def test_cells_that_are_missing(tmp_path: Path) -> None:
     rows = [
-        {"id": 5, "path": None, "plays": None, "likes": -1, "published_at": None},
+        {"id": "5", "path": None, "plays": None, "likes": -1, "published_at": None},
         {"id": None, "path": "x.wav", "plays": 0, "likes": 2.5, "published_at": "soon"},
         {"id": "c", "path": "", "plays": 1, "likes": 1, "published_at": "2999-01-01"},
     ]
-    first, second, third = songs_of(tmp_path, "a.jsonl", [{**r, "id": r["id"] and str(r["id"])}
-                                                          for r in rows])  # fmt: skip
-    assert first == Song("5", "5.mp3", "udio", None, None, None)
-    assert second == Song("", "x.wav", "udio", 0.0, 2.5, None, "cannot be read: soon")
-    assert third == Song("c", "c.mp3", "udio", 1.0, 1.0, None, "in the future: 2999-01-01")
+    songs = songs_of(tmp_path, "a.jsonl", rows)
+    assert row_of(songs, 0) == ("5", "5.mp3", "udio", None, None, None)
+    assert row_of(songs, 1) == ("", "x.wav", "udio", 0.0, 2.5, None)
+    assert row_of(songs, 2) == ("c", "c.mp3", "udio", 1.0, 1.0, None)
+    assert songs.undated == {1: "cannot be read: soon", 2: "in the future: 2999-01-01"}
+    joined = Songs.joined([songs, songs])
+    assert row_of(joined, 4) == row_of(songs, 1)
+    assert set(joined.undated) == {1, 2, 4, 5}
+
+
+def test_dates_of_every_form_agree() -> None:
+    """ISO dates are read together, the others one by one, and a bad one costs no other."""
+    texts = ["2024-05-01", "2024-05-01T02:00:00+02:00", "2024-05-01 00:00:00Z", "1 May 2024"]
+    texts += ["2024-05-01T00:00:00.000000", "20240501", "2024-02-30", "", None]
+    moments, wrong = dates_of(pa.chunked_array([texts]))
+    assert moments[:6].tolist() == [MAY.item()] * 6
+    assert np.isnat(moments[6:]).all()
+    assert wrong == {6: "cannot be read: 2024-02-30"}
+    days = pa.chunked_array([pa.array([MAY.item()], pa.timestamp("ns", "UTC"))])
+    assert dates_of(days)[0].tolist() == [MAY.item()]
+
+
+def test_unreadable_counts_are_not_missing_ones() -> None:
+    column = pa.chunked_array([["5", "many", None, "", " 7 ", "-1", "true", "1.2M", "n/a"]])
+    values, bad = counts_of(column)
+    assert [None if math.isnan(v) else v for v in values] == [
+        5, None, None, None, 7, None, None, 1_200_000, None
+    ]  # fmt: skip
+    assert np.flatnonzero(bad).tolist() == [1, 6]
+    assert counts_of(pa.chunked_array([[True, None]]))[1].tolist() == [True, False]
+    assert counts_of(pa.chunked_array([[1.0, math.inf, math.nan, -2.0]]))[1].tolist() == [
+        False, True, False, False
+    ]  # fmt: skip
 
 
 def test_columns_named_by_hand_go_over_the_preset_s(tmp_path: Path) -> None:
     row = {"id": "a", "key": "k", "plays": 7, "likes": 3, "hearts": 9, "where": "here"}
     how = {"columns": {"audio_id": "key", "likes": "hearts", "platform": "where"}}
-    (song,) = songs_of(tmp_path, "a.jsonl", [row], **how)
-    assert (song.audio_id, song.streams, song.likes, song.platform) == ("k", 7.0, 9.0, "here")
+    songs = songs_of(tmp_path, "a.jsonl", [row], **how)
+    assert row_of(songs) == ("k", "k.mp3", "here", 7.0, 9.0, None)
     by_hand = {"audio_id": "key", "streams": "plays", "likes": "hearts"}
     names = ["key", "plays", "hearts"]
     assert choose_columns(Path("x"), names, "auto", by_hand)[0] == "udio"
@@ -77,7 +126,7 @@ def test_what_cannot_be_chosen_is_said() -> None:
 @pytest.mark.parametrize(
     ("cell", "count"),
     [
-        ("12", 12), (3, 3), (0, 0), ("0", 0), (" 5 ", 5), (4.0, 4), ("12.", 12), (True, 1),
+        ("12", 12), (3, 3), (0, 0), ("0", 0), (" 5 ", 5), (4.0, 4), ("12.", 12), (True, None),
         ("1,234", 1234), ("1,234,567", 1234567), ("1,204.5", 1204.5), ("381K", 381_000),
         ("381 k", 381_000), ("1.2M", 1_200_000), ("2.3M", 2_300_000), ("2B", 2e9), ("3b", 3e9),
         ("1,2M", 1_200_000), ("1,2K", 1200), ("1,25 m", 1_250_000), ("1,250K", 1_250_000),

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from apex_reward.train.dataset import Data, load_data, split_folders
+from apex_reward.train.shards import Data, load_data, split_folders
 from tests.train.shards_builder import write_shards
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from apex_reward.data.shards import EmbeddingSource, list_column
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.predictor import PUBLISHED_BIAS, PUBLISHED_WEIGHT
+from apex_reward.model.predictor import LayerPooling
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 
 WIDTH = 32
@@ -48,7 +48,7 @@ def small_source(width: int = WIDTH) -> EmbeddingSource:
         "intermediate_size": 2 * width,
     }
     config = ApexConfig(encoder=encoder, trunk_widths=(48, 24), head_widths=(16, 8))
-    return EmbeddingSource(config.to_dict(), PUBLISHED_WEIGHT, PUBLISHED_BIAS)
+    return EmbeddingSource.of(config, LayerPooling())
 
 
 def reachable_spearman(head: str, songs: int, directions: int = 4 * WIDTH) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,13 @@ import torch
 from accelerate import Accelerator
 
 from apex_reward import metrics
-from apex_reward.errors import UsageError
+from apex_reward.errors import DataError, UsageError
 from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import HEADS
-from apex_reward.train.dataset import Data, load_data, split_folders
 from apex_reward.train.evaluate import evaluate_checkpoint
-from apex_reward.train.intervals import bootstrap_intervals
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.split import song_means
+from apex_reward.train.report import few_songs, measure_intervals
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data, load_data, song_means, split_folders
 from apex_reward.train.trainer import train
 from tests.support import write_best_model
 from tests.train.shards_builder import write_shards
@@ -29,9 +29,8 @@ from tests.train.shards_builder import write_shards
 def test_segment_predictions_are_averaged_per_song(
     shards: Path, data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    condition = Condition("standardized", mode="segment")
-    settings = TrainSettings(epochs=2, batch_size=64, lr=3e-3)
-    trained = train(data, condition, settings, tmp_path / "run", accelerator=accelerator)
+    settings = TrainSettings(epochs=2, batch_size=64, lr=3e-3, mode="segment")
+    trained = train(data, settings, tmp_path / "run", accelerator=accelerator)
     report = evaluate_checkpoint(
         tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
                       formats=("png", "pdf"))  # fmt: skip
@@ -48,8 +47,9 @@ def test_segment_predictions_are_averaged_per_song(
             value = getattr(metrics, name)(slow[:, column], split.labels[:, column])
             assert report["metrics"][head][name] == pytest.approx(value, rel=1e-5)
             assert trained["metrics"][head][name] == pytest.approx(value, rel=1e-5)
-        low, high = report["ci95"][head]["mse"]
-        assert low < report["metrics"][head]["mse"] < high
+            for measured in (report, trained):
+                low, high = measured["ci95"][head][name]
+                assert low < measured["metrics"][head][name] < high
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["metrics"] == report["metrics"]
     with open(tmp_path / "out" / "examples.csv", newline="") as file:
@@ -69,17 +69,88 @@ def test_song_means() -> None:
     assert song_means(scores, song, weight).tolist() == [[1.4], [7.0]]
 
 
-def test_intervals_equal_the_general_loop() -> None:
+def test_intervals_hold_the_bootstrap_and_the_textbook() -> None:
+    """Bootstrap ends of the general loop; Fisher's z and Student's t by hand."""
     rng = np.random.default_rng(1)
     label = np.round(rng.normal(size=(60, 2)), 1)  # with ties
     pred = np.round(label + rng.normal(size=(60, 2)), 1)
-    found = bootstrap_intervals(pred, label, ["a", "b"], rounds=40, seed=5)
+    found = measure_intervals(pred, label, ("a", "b"), rounds=40, seed=5)
+    ends = -1.959964, 1.959964
     for column, head in enumerate("ab"):
-        for name in ("mse", "mae", "pearson", "spearman"):
-            expected = metrics.bootstrap_interval(
-                getattr(metrics, name), pred[:, column], label[:, column], rounds=40, seed=5
-            )
-            np.testing.assert_allclose(found[head][name], expected, rtol=1e-9)
+        x, y = pred[:, column], label[:, column]
+        r, rho = metrics.pearson(x, y), metrics.spearman(x, y)
+        squares, distances = (x - y) ** 2, np.abs(x - y)
+        half = {"mse": 2.000995 * squares.std(ddof=1) / math.sqrt(60)}
+        half["mae"] = 2.000995 * distances.std(ddof=1) / math.sqrt(60)
+        around = {
+            "mse": [squares.mean() - half["mse"], squares.mean() + half["mse"]],
+            "mae": [distances.mean() - half["mae"], distances.mean() + half["mae"]],
+            "pearson": [math.tanh(math.atanh(r) + z / math.sqrt(57)) for z in ends],
+            "spearman": [math.tanh(math.atanh(rho) + z * math.sqrt(1.06 / 57)) for z in ends],
+        }  # fmt: skip
+        for name, (low, high) in around.items():
+            drawn = metrics.bootstrap_interval(getattr(metrics, name), x, y, rounds=40, seed=5)
+            expected = min(low, drawn[0]), max(high, drawn[1])
+            np.testing.assert_allclose(found[head][name], expected, rtol=1e-6)
+
+
+def test_intervals_never_claim_certainty() -> None:
+    """Two songs correlate by 1 or -1, and equal errors have no spread: nothing is known."""
+    both = math.nan, math.nan
+    for label in ([[3.0], [4.0]], [[3.0], [3.0]], [[1.0], [9.0]]):
+        found = measure_intervals([[1.0], [2.0]], label, ["a"], rounds=20, seed=0)["a"]
+        assert np.isnan([*found.values()]).all(), label
+    five = np.arange(5.0)[:, None]
+    found = measure_intervals(five, five * 2, ["a"], rounds=200, seed=0)["a"]
+    assert np.isnan(found["pearson"]).all()
+    assert not np.isnan(found["mse"]).any()
+    low, high = measure_intervals(five, [[1.0], [0.0], [2.0], [4.0], [3.0]], ["a"], 200, 0)["a"][
+        "pearson"
+    ]
+    assert low < -0.2, "five songs tell little"
+    assert high > 0.95
+    none = measure_intervals(five, five + 1, ["a"], rounds=0, seed=0)["a"]
+    assert list(none.values()) == [pytest.approx(both, nan_ok=True)] * 4
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Of 200 sets of 20 songs with a correlation of 0.5, at least 93% hold it."""
+    rng, held = np.random.default_rng(0), 0
+    for number in range(200):
+        x = rng.standard_normal((20, 1))
+        y = 0.5 * x + math.sqrt(0.75) * rng.standard_normal((20, 1))
+        low, high = measure_intervals(x, y, ["a"], rounds=200, seed=number)["a"]["pearson"]
+        held += low <= 0.5 <= high
+    assert held >= 186
+
+
+def test_small_splits_are_named() -> None:
+    assert few_songs({"train": 46, "val": 3, "test": 30}) == [
+        "the split val has 3 songs; figures of fewer than 30 songs vary widely"
+    ]
+
+
+def test_shards_of_another_encoder_are_refused(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """The same architecture with other weights, or another folder where weights are unknown."""
+    known = replace(data.source, weights="a")
+    first = Data(data.splits, known, "full")
+    train(first, TrainSettings(epochs=1), tmp_path / "run", accelerator=accelerator)
+    other = dict(data.source.config) | {"encoder_name": "elsewhere"}
+    for name, source, ok in (
+        ("same", known, True),
+        ("moved", replace(known, config=other), True),
+        ("other", replace(known, weights="b"), False),
+        ("unknown", replace(data.source, config=other), False),
+    ):
+        folder = write_shards(tmp_path / name, {"test": 30}, width=16, source=source) / "test"
+        if ok:
+            report = evaluate_checkpoint(tmp_path / "run" / "best", folder, tmp_path / "out")
+            assert report["warnings"] == []
+            continue
+        with pytest.raises(DataError, match="holds embeddings of another encoder than"):
+            evaluate_checkpoint(tmp_path / "run" / "best", folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("task", "shared"), [("full", 2), ("popularity", 3)])
@@ -104,7 +175,7 @@ def test_trained_pooling_is_evaluated_on_the_layers(
 ) -> None:
     layered = load_data(split_folders(shards), "full", layers=True)
     settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
-    trained = train(layered, Condition(), settings, tmp_path / "run", accelerator=accelerator)
+    trained = train(layered, settings, tmp_path / "run", accelerator=accelerator)
     report = evaluate_checkpoint(
         tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=0
     )
@@ -118,13 +189,3 @@ def test_trained_pooling_is_evaluated_on_the_layers(
 def test_unknown_mode(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mode is 'album'"):
         evaluate_checkpoint("x", tmp_path, tmp_path, mode="album")
-
-
-def test_a_correlation_with_a_constant_has_no_interval() -> None:
-    """Resamples of (1, 2) are constant in half of all rounds; those that are not correlate by 1."""
-    found = bootstrap_intervals([[1.0], [2.0]], [[3.0], [4.0]], ["a"], rounds=20, seed=0)["a"]
-    assert all(math.isnan(end) for name in found for end in found[name])  # no round differs
-    flat = bootstrap_intervals([[1.0], [2.0]], [[3.0], [3.0]], ["a"], rounds=20, seed=0)["a"]
-    assert all(math.isnan(end) for end in (*flat["pearson"], *flat["spearman"]))
-    none = bootstrap_intervals([[1.0], [2.0]], [[3.0], [4.0]], ["a"], rounds=0, seed=0)["a"]
-    assert all(math.isnan(end) for ends in none.values() for end in ends)

@@ -90,7 +90,7 @@ def test_training_hears_what_the_model_hears(tail: str, tmp_path) -> None:
 
     from apex_reward.audio import load_audio
     from apex_reward.data.extract import ExtractSettings, ManifestSong, extract
-    from apex_reward.train.dataset import load_data
+    from apex_reward.train.shards import load_data
     from tests.support import write_wav
 
     model = tiny_model(segment_tail=tail)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apex_reward.train import plots
-from apex_reward.train.intervals import METRICS
+from apex_reward.train.report import METRICS
 from apex_reward.train.table import paper_table, table1, table2, write_comparison, write_tables
 
 
@@ -91,8 +91,7 @@ def test_a_figure_per_table_with_seed_intervals(tmp_path: Path) -> None:
     assert first.get_xlabel() == "MSE (squared points)"
     assert len(first.get_yticklabels()) == 24
     assert first.get_yticklabels()[0].get_text() == "A equal 2 segment popularity"
-    (bars,) = first.containers[0].lines[2]
-    low, high = bars.get_segments()[0][:, 0]
+    low, high = first.collections[0].get_segments()[0][:, 0]
     # Two seeds, mean 714.98, deviation sqrt(2): t(0.975, 1 degree) x sqrt(2) / sqrt(2) = 12.706.
     assert (low, high) == pytest.approx((714.98 - 12.706, 714.98 + 12.706), abs=1e-3)
     assert drawn["table2"].legends[0].texts[0].get_text() == "coherence"

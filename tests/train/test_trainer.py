@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from accelerate.tracking import GeneralTracker
 
 from apex_reward.errors import DataError, UsageError
 from apex_reward.model.checkpoint import load_parts
-from apex_reward.train.dataset import Data, load_data, split_folders
-from apex_reward.train.session import make_accelerator
-from apex_reward.train.settings import Condition, TrainSettings
-from apex_reward.train.trainer import train
+from apex_reward.train import loop
+from apex_reward.train.settings import TrainSettings
+from apex_reward.train.shards import Data, load_data, split_folders
+from apex_reward.train.trainer import make_accelerator, train
 from tests.train.shards_builder import small_source
 
 SETTINGS = TrainSettings(epochs=6, batch_size=64, lr=3e-3)
@@ -37,71 +38,76 @@ def history(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def _every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+
+
 @pytest.mark.parametrize(
-    ("condition", "pooled"),
-    [(Condition("uncertainty"), False), (Condition("equal", 3, "segment", "popularity"), True)],
+    "changes",
+    [
+        {"paper": True},
+        {"loss": "equal", "shared": 3, "mode": "segment", "task": "popularity",
+         "train_pooling": True},
+    ],
     ids=["song", "segment-trained-pooling"],
-)
+)  # fmt: skip
 def test_stopped_and_resumed_is_the_same(
-    shards: Path, accelerator: Accelerator, tmp_path: Path, condition: Condition, pooled: bool
+    shards: Path, accelerator: Accelerator, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    data = load_data(split_folders(shards), condition.task, layers=pooled)
-    settings = TrainSettings(epochs=4, batch_size=64, lr=3e-3, train_pooling=pooled)
+    settings = TrainSettings(epochs=4, batch_size=64, lr=3e-3, **changes)
+    data = load_data(split_folders(shards), settings.task, layers=settings.train_pooling)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(data, condition, settings, whole, accelerator=accelerator)
+    train(data, settings, whole, accelerator=accelerator)
 
     def stop(row: dict[str, float | int]) -> None:
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(data, condition, settings, broken, accelerator=accelerator, on_epoch=stop)
+        train(data, settings, broken, accelerator=accelerator, on_epoch=stop)
     assert not (broken / "history.jsonl").exists()
     assert len((broken / "history.jsonl.partial").read_text().splitlines()) == 2
-    train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+    train(data, settings, broken, accelerator=accelerator, resume=True)
     assert result_bytes(broken) == result_bytes(whole)
     assert not (broken / "history.jsonl.partial").exists()
 
 
 def test_killed_at_ten_random_moments(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
-    condition, settings = (
-        Condition("standardized"),
-        TrainSettings(epochs=40, batch_size=64, lr=3e-3),
-    )
+    settings = TrainSettings(epochs=40, batch_size=64, lr=3e-3)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.perf_counter()
-    train(data, condition, settings, whole, accelerator=accelerator)
+    train(data, settings, whole, accelerator=accelerator)
     seconds = time.perf_counter() - started
     moments = random.Random(0)
     kills = 0
     for _ in range(10):
         child = os.fork()
         if child == 0:
-            train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+            train(data, settings, broken, accelerator=accelerator, resume=True)
             os._exit(0)
         time.sleep(moments.uniform(0, seconds / 8))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         kills += os.WIFSIGNALED(status)
     assert kills, "the run ended before any kill came; make it longer"
-    train(data, condition, settings, broken, accelerator=accelerator, resume=True)
+    train(data, settings, broken, accelerator=accelerator, resume=True)
     assert result_bytes(broken) == result_bytes(whole)
 
 
-def test_resume_with_other_settings_is_refused(
+def test_resume_with_other_settings_or_data_is_refused(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
-    other = TrainSettings(epochs=2)
+    one = TrainSettings(epochs=1)
+    train(data, one, tmp_path, accelerator=accelerator)
     with pytest.raises(UsageError, match=r"state.pt was made with other epochs \(1, now 2\)"):
-        train(data, Condition(), other, tmp_path, accelerator=accelerator, resume=True)
-    labels = data["train"].labels[::-1].copy()
-    relabelled = {**data.splits, "train": dataclasses.replace(data["train"], labels=labels)}
-    with pytest.raises(UsageError, match="made with other labels; resume with the same"):
-        train(
-            Data(relabelled, data.source, "full"), Condition(), TrainSettings(epochs=1), tmp_path,
-            accelerator=accelerator, resume=True,
-        )  # fmt: skip
+        train(data, TrainSettings(epochs=2), tmp_path, accelerator=accelerator, resume=True)
+    split = data["train"]
+    for name, values in (("labels", split.labels), ("embeddings", split.embeddings)):
+        changed = dataclasses.replace(split, **{name: values[::-1].copy()})
+        other = Data({**data.splits, "train": changed}, data.source, "full")
+        with pytest.raises(UsageError, match="made with other data; resume with the same"):
+            train(other, one, tmp_path, accelerator=accelerator, resume=True)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(
@@ -109,11 +115,10 @@ def test_a_second_run_in_the_same_folder_is_refused(
 ) -> None:
     def again(row: dict[str, float | int]) -> None:
         with pytest.raises(UsageError, match="history.jsonl is being written by another run"):
-            train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+            train(data, TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
 
     train(
         data,
-        Condition(),
         TrainSettings(epochs=1),
         tmp_path,
         accelerator=accelerator,
@@ -124,8 +129,8 @@ def test_a_second_run_in_the_same_folder_is_refused(
 def test_a_new_run_replaces_an_old_one(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    train(data, Condition(), TrainSettings(epochs=3), tmp_path, accelerator=accelerator)
-    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+    train(data, TrainSettings(epochs=3), tmp_path, accelerator=accelerator)
+    train(data, TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
     assert len(history(tmp_path)) == 1
 
 
@@ -133,14 +138,47 @@ def test_early_stopping_keeps_the_best_epoch(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=60, batch_size=64, lr=2e-2, patience=3)
-    train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
+    train(data, settings, tmp_path, accelerator=accelerator)
     rows = history(tmp_path)
-    losses = [row["val_loss"] for row in rows]
-    best = int(np.argmin(losses)) + 1
+    errors = [row["val_error"] for row in rows]
+    best = int(np.argmin(errors)) + 1
     assert len(rows) == best + 3 < 60
     training = json.loads((tmp_path / "best" / "training.json").read_text())
     assert training["epoch"] == best
-    assert training["val_loss"] == min(losses)
+    assert training["val_error"] == min(errors)
+
+
+def test_the_learned_sigma_does_not_keep_a_run_alive(
+    data: Data, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """With the paper's rule sigma falls to the last epoch; with ours the errors decide."""
+    stopped = {}
+    for select in ("val_error", "val_loss"):
+        settings = TrainSettings(
+            epochs=80, batch_size=64, lr=2e-2, patience=8, loss="uncertainty", select=select
+        )
+        train(data, settings, tmp_path / select, accelerator=accelerator)
+        rows = history(tmp_path / select)
+        errors = [row["val_error"] for row in rows]
+        best = json.loads((tmp_path / select / "best" / "training.json").read_text())["epoch"]
+        stopped[select] = len(rows), errors[best - 1] / min(errors)
+    assert stopped["val_error"][0] < stopped["val_loss"][0]
+    assert stopped["val_error"][1] == 1.0
+
+
+def test_small_splits_are_warned_of(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
+    few = data["val"]
+    chosen = few.song < 5
+    few = dataclasses.replace(
+        few, embeddings=few.embeddings[chosen], song=few.song[chosen], weight=few.weight[chosen],
+        labels=few.labels[:5], audio_ids=few.audio_ids[:5],
+    )  # fmt: skip
+    small = Data({**data.splits, "val": few}, data.source, "full")
+    report = train(small, TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+    assert report["warnings"] == [
+        "the split val has 5 songs; figures of fewer than 30 songs vary widely"
+    ]
+    assert json.loads((tmp_path / "metrics.json").read_text())["warnings"] == report["warnings"]
 
 
 def test_the_best_model_so_far_is_there_after_every_epoch(
@@ -149,15 +187,13 @@ def test_the_best_model_so_far_is_there_after_every_epoch(
     losses: list[float] = []
 
     def look(row: dict[str, float | int]) -> None:
-        losses.append(row["val_loss"])
+        losses.append(row["val_error"])
         training = json.loads((tmp_path / "best" / "training.json").read_text())
         assert training["epoch"] == int(np.argmin(losses)) + 1
-        assert training["val_loss"] == min(losses)
+        assert training["val_error"] == min(losses)
 
     settings = TrainSettings(epochs=60, batch_size=64, lr=2e-2, patience=3)
-    train(
-        data, Condition("standardized"), settings, tmp_path, accelerator=accelerator, on_epoch=look
-    )
+    train(data, settings, tmp_path, accelerator=accelerator, on_epoch=look)
     assert len(losses) > int(np.argmin(losses)) + 1, "the last epoch was the best"
 
 
@@ -167,7 +203,7 @@ def test_resume_of_nothing_starts_and_of_the_end_adds_nothing(
     settings, told = TrainSettings(epochs=2, batch_size=64), []
     for _ in range(2):
         train(
-            data, Condition(), settings, tmp_path, accelerator=accelerator, resume=True,
+            data, settings, tmp_path, accelerator=accelerator, resume=True,
             on_epoch=lambda row: told.append(row["epoch"]),
         )  # fmt: skip
         assert [row["epoch"] for row in history(tmp_path)] == [1, 2]
@@ -177,11 +213,11 @@ def test_resume_of_nothing_starts_and_of_the_end_adds_nothing(
 def test_a_state_that_cannot_be_read_is_named(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    train(data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
+    train(data, TrainSettings(epochs=1), tmp_path, accelerator=accelerator)
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(DataError, match=r"state\.pt cannot be read .*; leave out --resume"):
         train(
-            data, Condition(), TrainSettings(epochs=1), tmp_path, accelerator=accelerator,
+            data, TrainSettings(epochs=1), tmp_path, accelerator=accelerator,
             resume=True,
         )  # fmt: skip
 
@@ -189,7 +225,7 @@ def test_a_state_that_cannot_be_read_is_named(
 def test_best_predicts_what_metrics_say(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    report = train(data, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
+    report = train(data, SETTINGS, tmp_path, accelerator=accelerator)
     config, predictor, pooling, _ = load_parts(tmp_path / "best")
     assert (config.task, config.shared, config.width) == ("full", 2, 16)
     assert torch.equal(pooling.weight, small_source(16).layer_pooling().weight)
@@ -212,18 +248,17 @@ def test_trained_pooling_moves_and_frozen_does_not(
     data = load_data(split_folders(shards), "full", layers=True)
     first = data.source.layer_pooling().weight
     settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2, train_pooling=True)
-    train(data, Condition("standardized"), settings, tmp_path, accelerator=accelerator)
+    train(data, settings, tmp_path, accelerator=accelerator)
     pooling = load_parts(tmp_path / "best").pooling
     assert (pooling.weight - first).abs().max() > 1e-3
 
 
 def test_mixed_precision_stays_near(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
-    condition = Condition("standardized")
-    train(data, condition, SETTINGS, tmp_path / "full", accelerator=accelerator)
+    train(data, SETTINGS, tmp_path / "full", accelerator=accelerator)
     settings = TrainSettings(epochs=6, batch_size=64, lr=3e-3, precision="bf16")
     AcceleratorState._reset_state()  # accelerate keeps one precision per process
     half = make_accelerator("bf16")
-    train(data, condition, settings, tmp_path / "half", accelerator=half)
+    train(data, settings, tmp_path / "half", accelerator=half)
     full, low = history(tmp_path / "full"), history(tmp_path / "half")
     assert full != low
     assert low[-1]["val_loss"] == pytest.approx(full[-1]["val_loss"], rel=0.05)
@@ -238,7 +273,7 @@ def test_constant_label_and_standardized(
     constant = dataclasses.replace(train_split, labels=labels)
     changed = Data({**data.splits, "train": constant}, data.source, "full")
     with pytest.raises(DataError, match="labels of musicality are all equal"):
-        train(changed, Condition("standardized"), SETTINGS, tmp_path, accelerator=accelerator)
+        train(changed, SETTINGS, tmp_path, accelerator=accelerator)
 
 
 class Remembering(GeneralTracker):
@@ -262,12 +297,11 @@ class Remembering(GeneralTracker):
         self.rows.append((step, values))
 
 
-def test_trackers_hear_every_epoch(data: Data, tmp_path: Path) -> None:
+def test_trackers_get_every_epoch(data: Data, tmp_path: Path) -> None:
     tracker = Remembering()
     own = make_accelerator("no", [tracker], tmp_path, {"lr": 1.0})
     train(
         data,
-        Condition(),
         TrainSettings(epochs=3),
         tmp_path,
         accelerator=own,
@@ -277,6 +311,12 @@ def test_trackers_hear_every_epoch(data: Data, tmp_path: Path) -> None:
     assert [(step, values) for step, values in tracker.rows] == [
         (int(row["epoch"]), row) for row in history(tmp_path)
     ]
+
+
+def test_trackers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [])
+    with pytest.raises(UsageError, match="--report-to wandb,aim: not installed here"):
+        make_accelerator("no", ["wandb", "aim"])
 
 
 def test_unknown_tracker() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ from apex_reward.data.extract import ExtractSettings, ManifestSong, extract
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_jsonl
 from apex_reward.model import ApexReward
-from apex_reward.train import tune
+from apex_reward.train import loop, tune
 from apex_reward.train.evaluate import Checkpoint
-from apex_reward.train.settings import Condition, TrainSettings
+from apex_reward.train.settings import TrainSettings
 from apex_reward.train.tune import Tuner, tune_encoder
 from tests.support import tiny_model
 
 RATE = 24_000
 SPLITS = {"train": 12, "val": 4, "test": 4}
-CONDITION = Condition("standardized", task="popularity", mode="song")
-SETTINGS = TrainSettings(epochs=3, batch_size=6, lr=0.02)
+SETTINGS = TrainSettings(epochs=3, batch_size=6, lr=0.02, task="popularity")
 
 
 def labels_of(song: int, count: int) -> dict[str, float]:
@@ -54,7 +54,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(
     songs: Path, output: Path, settings: TrainSettings = SETTINGS, **more: Any
 ) -> dict[str, Any]:
-    return tune_encoder(songs / "data", songs, output, CONDITION, settings, **more)
+    return tune_encoder(songs / "data", songs, output, settings, **more)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,11 @@ def result_bytes(output: Path) -> dict[str, bytes]:
     return {name: (output / name).read_bytes() for name in names}
 
 
-def test_stopped_and_resumed_is_the_same(songs: Path, whole: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_the_same(
+    songs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+
     def stop(row: dict[str, float | int]) -> None:
         if row["epoch"] == 2:
             raise KeyboardInterrupt
@@ -82,11 +86,10 @@ def test_stopped_and_resumed_is_the_same(songs: Path, whole: Path, tmp_path: Pat
 
 
 def test_another_seed_is_another_run(songs: Path, whole: Path, tmp_path: Path) -> None:
-    other = Condition("standardized", task="popularity", mode="song", seed=CONDITION.seed + 1)
-    tune_encoder(songs / "data", songs, tmp_path, other, SETTINGS)
+    tuned(songs, tmp_path, replace(SETTINGS, seed=SETTINGS.seed + 1))
     name = "best/model.safetensors"
     assert (tmp_path / name).read_bytes() != (whole / name).read_bytes()
-    assert json.loads((tmp_path / "best/training.json").read_text())["seed"] == CONDITION.seed + 1
+    assert json.loads((tmp_path / "best/training.json").read_text())["seed"] == SETTINGS.seed + 1
 
 
 def test_metrics_are_the_saved_models_own(songs: Path, whole: Path) -> None:
@@ -112,9 +115,9 @@ def test_the_best_epoch_is_kept_not_the_last(
 ) -> None:
     """With a learning rate that grows the validation gets worse again."""
     monkeypatch.setattr(TrainSettings, "lr_at", lambda self, epoch: 2e-3 * 4.0**epoch)
-    tuned(songs, tmp_path, TrainSettings(epochs=5, batch_size=6, patience=6))
+    tuned(songs, tmp_path, replace(SETTINGS, epochs=5, batch_size=6, patience=6))
     rows = read_jsonl(tmp_path / "history.jsonl")
-    losses = [row["val_loss"] for row in rows]
+    losses = [row["val_error"] for row in rows]
     best = int(np.argmin(losses))
     assert best < len(rows) - 1, "the last epoch was the best; nothing is told apart"
     assert json.loads((tmp_path / "best/training.json").read_text())["epoch"] == best + 1
@@ -143,17 +146,17 @@ def test_training_figures_are_means_over_songs(
         return errors, losses
 
     monkeypatch.setattr(Tuner, "step", measured)
-    tuned(songs, tmp_path, TrainSettings(epochs=1, batch_size=5, lr=1e-3))
+    tuned(songs, tmp_path, replace(SETTINGS, epochs=1, batch_size=5, lr=1e-3))
     assert [count for count, _, _ in seen] == [4, 4, 4]
     (row,) = read_jsonl(tmp_path / "history.jsonl")
-    loss = sum(count * float(losses[0]) for count, _, losses in seen) / 12
-    likes = sum(count * float(errors[0, 1]) for count, errors, _ in seen) / 12
+    loss = sum(count * float(losses) for count, _, losses in seen) / 12
+    likes = sum(count * float(errors[1]) for count, errors, _ in seen) / 12
     assert row["train_loss"] == pytest.approx(loss)
     assert row["train_mse_score_likes"] == pytest.approx(likes)
 
 
 def test_pooling_trained_with_the_encoder_is_the_saved_models(songs: Path, tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=2, batch_size=6, lr=0.02, train_pooling=True)
+    settings = replace(SETTINGS, epochs=2, batch_size=6, lr=0.02, train_pooling=True)
     report = tuned(songs, tmp_path, settings)
     model = ApexReward.from_pretrained(tmp_path / "best")
     first = Checkpoint.load(tmp_path / "frozen" / "best").pooling.weight
@@ -188,7 +191,7 @@ def test_progress_counts_every_song_once_an_epoch(songs: Path, tmp_path: Path) -
     told: list[tuple[int, int]] = []
     frozen: list[float] = []
     tuned(
-        songs, tmp_path, TrainSettings(epochs=2, batch_size=5, lr=1e-3),
+        songs, tmp_path, replace(SETTINGS, epochs=2, batch_size=5, lr=1e-3),
         on_songs=lambda done, total: told.append((done, total)),
         on_frozen=lambda row: frozen.append(row["epoch"]),
     )  # fmt: skip
@@ -201,23 +204,25 @@ def test_adapters_and_predictor_are_clipped_as_one(
 ) -> None:
     """With a bound of 1e-3 the norm over all gradients is the bound, whatever its parts."""
     norms: list[float] = []
-    clip = Tuner.clip
+    step = Tuner.step
 
-    def measured(self: Tuner, parameters: list[torch.nn.Parameter]) -> None:
-        clip(self, parameters)
-        with_gradient = [p.grad for p in parameters if p.grad is not None]
+    def measured(self: Tuner, *arguments: Any) -> Any:
+        result = step(self, *arguments)
+        with_gradient = [p.grad for p in self.parameters if p.grad is not None]
         names = {id(p) for p in self.adapters.parameters()}
-        assert names & {id(p) for p in parameters}, "no adapter is trained"
+        assert names & {id(p) for p in self.parameters}, "no adapter is trained"
         norms.append(float(torch.stack([g.norm() for g in with_gradient]).norm()))
+        return result
 
-    monkeypatch.setattr(Tuner, "clip", measured)
-    tuned(songs, tmp_path, TrainSettings(epochs=1, batch_size=6, lr=1e-3, clip=1e-3))
-    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
+    monkeypatch.setattr(Tuner, "step", measured)
+    monkeypatch.setattr(loop, "CLIP", 1e-3)
+    tuned(songs, tmp_path, replace(SETTINGS, epochs=1, lr=1e-3))
+    assert norms[-2:] == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
 def test_missing_audio_is_listed_before_training(songs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)songs without audio in .*train0\.wav") as found:
-        tune_encoder(songs / "data", tmp_path, tmp_path / "out", CONDITION, SETTINGS)
+        tune_encoder(songs / "data", tmp_path, tmp_path / "out", SETTINGS)
     assert "test3.wav" in str(found.value)
     assert not (tmp_path / "out").exists()
 

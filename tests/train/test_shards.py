@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ import pytest
 from apex_reward.data.shards import EmbeddingSource, list_column
 from apex_reward.errors import DataError
 from apex_reward.scores.apex import AESTHETIC_HEADS
-from apex_reward.train.dataset import Data, load_data, split_folders
+from apex_reward.train.shards import Data, load_data, load_training_data, split_folders
+from tests.support import tiny_model
 from tests.train.shards_builder import small_source, write_shards
+
+REST = (small_source(16), "full")
 
 
 def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -193,6 +197,46 @@ def test_shards_of_one_encoder_with_different_predictors_behind(tmp_path: Path) 
     assert len(load_data(split_folders(tmp_path), "full")["test"].labels) == 4
     shorter = EmbeddingSource({**config, "segment_seconds": 10.0}, same.pooling_weight, 0.0)
     assert not same.same_embeddings(shorter)
+
+
+def test_the_weights_tell_encoders_apart_where_they_are_known() -> None:
+    """A folder that moved is the same encoder; other weights in the same folder are not."""
+    plain = small_source(16)
+    mine, moved, other, unknown = (
+        EmbeddingSource(
+            {**plain.config, "encoder_name": name}, plain.pooling_weight, plain.pooling_bias, hash_
+        )
+        for name, hash_ in (("/a", "1"), ("/b", "1"), ("/a", "2"), ("/b", ""))
+    )
+    assert mine.same_embeddings(moved)
+    assert mine.encoder_differences(other) == ["the encoders /a and /a differ"]
+    assert mine.encoder_differences(unknown) == ["the encoder is /a, of the other /b"]
+    read = EmbeddingSource.from_metadata(mine.to_metadata())
+    assert read is not None
+    assert (read.weights, read.same_embeddings(moved)) == ("1", True)
+
+
+def test_a_named_encoder_stands_for_shards_that_name_none(tmp_path: Path) -> None:
+    tiny_model(width=16).save_pretrained(tmp_path / "encoder")
+    write_shards(tmp_path / "data", {"train": 6, "val": 4, "test": 4}, width=16)
+    for file in (tmp_path / "data").rglob("*.parquet"):
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    with pytest.raises(DataError, match="expected 768"):
+        load_training_data(tmp_path / "data")
+    data = load_training_data(tmp_path / "data", encoder=str(tmp_path / "encoder"))
+    assert data.source.model_config().encoder_name == str(tmp_path / "encoder")
+    assert len(data["train"].audio_ids) == 6
+
+
+def test_the_digest_holds_every_label_name_and_embedding(data: Data) -> None:
+    for name in ("embeddings", "labels", "weight", "song"):
+        values = getattr(data["val"], name).copy()
+        values.flat[3] += 1
+        changed = Data({**data.splits, "val": replace(data["val"], **{name: values})}, *REST)
+        assert changed.digest != data.digest, name
+    renamed = replace(data["test"], audio_ids=["x", *data["test"].audio_ids[1:]])
+    assert Data({**data.splits, "test": renamed}, *REST).digest != data.digest
+    assert Data(dict(data.splits), *REST).digest == data.digest
 
 
 def test_shards_of_two_encoders(tmp_path: Path) -> None:

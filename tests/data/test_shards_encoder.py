@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apex_reward.data.encoder import encoder_config, load_encoder
+from apex_reward.data.shards import encoder_config, load_encoder
 from apex_reward.errors import CheckpointError
 from tests.support import TINY_ENCODER, formula_weights, tiny_model, write_mert_folder
 

@@ -1,0 +1,386 @@
+"""Training shards in memory: one block of embeddings per split; every problem is found at once.
+
+Shape key: R = segments, N = songs, n = samples, L = layers, W = embedding width, H = heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from apex_reward.data.shards import SPLITS, EmbeddingSource, FloatArray, list_values
+from apex_reward.data.teacher import TeacherScores, parse_songeval, read_teacher
+from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.model.predictor import Familiarity, LayerPooling
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS, head_range, task_heads
+from apex_reward.train.familiar import fit_familiarity
+
+IntArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
+WEIGHT = "segment_weight"
+
+
+@dataclass
+class Samples:
+    """What a model trains on or is evaluated on.
+
+    Attributes:
+        features: (n, W) embeddings, or (n, L, W) where the layer pooling trains.
+        labels: (n, H) in head order.
+        song: (n,) song number of each sample, rising; in song mode 0 to n - 1.
+        weight: (n,) weight of each sample in its song's mean, 1 for the largest of a song.
+    """
+
+    features: npt.NDArray[np.floating]
+    labels: FloatArray
+    song: IntArray
+    weight: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Split:
+    """One split in memory; the rows of a song are neighbours, in song order.
+
+    Attributes:
+        embeddings: (R, W) float32, or (R, L, W) float16 layer embeddings.
+        song: (R,) song number of each row, rising.
+        weight: (R,) weight of each row in its song's mean, 1 for the largest of a song.
+        labels: (N, H) float32.
+        audio_ids: N names.
+    """
+
+    embeddings: npt.NDArray[np.floating]
+    song: IntArray
+    weight: FloatArray
+    labels: FloatArray
+    audio_ids: list[str]
+
+    def samples(self, mode: str, task: str) -> Samples:
+        """The samples of a mode: each song's mean embedding (`song`), or each segment.
+
+        The layer pooling is linear, so the mean of the layer embeddings serves where it trains.
+        """
+        labels = self.labels[:, : len(task_heads(task))]
+        if mode == "segment":
+            return Samples(self.embeddings, labels[self.song], self.song, self.weight)
+        if mode != "song":
+            raise UsageError(f"mode is {mode!r}; expected 'song' or 'segment'")
+        means = song_means(self.embeddings, self.song, self.weight, np.float32)
+        songs = len(labels)
+        return Samples(means, labels, np.arange(songs), np.ones(songs, np.float32))
+
+
+def song_means(
+    values: npt.NDArray[Any], song: IntArray, weight: FloatArray, dtype: npt.DTypeLike = np.float64
+) -> npt.NDArray[Any]:
+    """Weighted mean over each song's samples: (n, ...) with rising song numbers -> (N, ...).
+
+    Args:
+        weight: (n,) weight of each sample in its song.
+        dtype: of the sums.
+    """
+    starts = np.flatnonzero(np.diff(song, prepend=-1))
+    shape = -1, *[1] * (values.ndim - 1)
+    if not (weight == 1).all():  # else the product is a copy of what may be gigabytes
+        values = values * weight.reshape(shape)
+    sums = np.add.reduceat(values, starts, axis=0, dtype=dtype)
+    return np.asarray(sums / np.add.reduceat(weight, starts, dtype=dtype).reshape(shape))
+
+
+@dataclass
+class Data:
+    """The splits of a data set, and what made their embeddings."""
+
+    splits: dict[str, Split]
+    source: EmbeddingSource
+    task: str
+
+    def __getitem__(self, split: str) -> Split:
+        return self.splits[split]
+
+    def familiarity(self, pooling: LayerPooling) -> Familiarity | None:
+        """Statistics of the training songs' (N, W) embeddings; None for fewer than 100 songs.
+
+        Args:
+            pooling: pools the embeddings where the splits hold layer embeddings.
+        """
+        features = self["train"].samples("song", "popularity").features
+        if features.ndim == 2:
+            return self._familiarity
+        with torch.no_grad():
+            return fit_familiarity(pooling.cpu()(torch.as_tensor(features).float()).numpy())
+
+    @cached_property
+    def _familiarity(self) -> Familiarity | None:
+        return fit_familiarity(self["train"].samples("song", "popularity").features)
+
+    @property
+    def songs(self) -> dict[str, int]:
+        """Number of songs of each split."""
+        return {name: len(split.audio_ids) for name, split in self.splits.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of every embedding, label and name: a resumed run must have the same."""
+        digest = hashlib.sha256()
+        for name, split in self.splits.items():
+            digest.update("\n".join([name, *split.audio_ids]).encode())
+            for values in (split.embeddings, split.song, split.weight, split.labels):
+                digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+        return digest.hexdigest()
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders of a data set's three splits.
+
+    Raises:
+        DataError: `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one with {', '.join(SPLITS)}")
+    return {split: folder / split for split in SPLITS}
+
+
+def load_training_data(
+    folder: Path,
+    task: str = "full",
+    *,
+    layers: bool = False,
+    encoder: str | None = None,
+    teacher_file: Path | None = None,
+) -> Data:
+    """The three splits of a data set, checked.
+
+    Args:
+        layers: read the layer embeddings, for training the layer pooling.
+        encoder: what made the embeddings, where the shards do not say and it is not MERT-v1-95M.
+        teacher_file: table of aesthetic labels per song, in place of the shards' own.
+    """
+    source = EmbeddingSource.of_encoder(encoder) if encoder else None
+    teacher = read_teacher(teacher_file) if teacher_file else None
+    folders = split_folders(folder)
+    return load_data(folders, task, source=source, layers=layers, teacher=teacher)
+
+
+def load_data(
+    folders: Mapping[str, Path],
+    task: str,
+    *,
+    source: EmbeddingSource | None = None,
+    layers: bool = False,
+    teacher: TeacherScores | None = None,
+) -> Data:
+    """Read and check the shards `*.parquet` of every split.
+
+    Args:
+        folders: by split name.
+        task: `popularity` or `full`; the latter needs aesthetic labels.
+        source: what made the embeddings; None takes what the shards say, else MERT-v1-95M.
+        layers: read `layer_embeddings` instead of `segment_embedding`.
+        teacher: aesthetic labels by `audio_id`, in place of the shards' `songeval_scores`.
+
+    Raises:
+        DataError: everything that is wrong, listed together.
+    """
+    files = {split: sorted(folder.glob("*.parquet")) for split, folder in folders.items()}
+    problems = [f"{name}: no shards {folders[name]}/*.parquet" for name in files if not files[name]]
+    recorded = recorded_sources([file for found in files.values() for file in found])
+    if len(recorded) > 1:
+        problems.append("the shards come from different encoders or poolings; extract them anew")
+    source = source or next(iter(recorded), EmbeddingSource.published())
+    splits = {}
+    for split, found in files.items():
+        if found:
+            reader = SplitReader(split, task, source, layers, teacher)
+            read = reader.read(found)
+            problems += reader.problems
+            if read is not None:
+                splits[split] = read
+    for first, second in combinations(splits, 2):  # such a song is tested on what it trained
+        shared = set(splits[first].audio_ids) & set(splits[second].audio_ids)
+        if shared:
+            problems.append(f"{first} and {second} share the songs {listed(sorted(shared), 4)}")
+    if problems:
+        raise DataError.listing("the training data cannot be used", problems)
+    return Data(splits, source, task)
+
+
+def recorded_sources(files: Sequence[Path]) -> list[EmbeddingSource]:
+    """What the shards say made them, each once; published shards stand for MERT-v1-95M."""
+    sources: list[EmbeddingSource] = []
+    for file in files:
+        try:
+            metadata = pq.read_metadata(file).metadata
+        except (OSError, ValueError):
+            continue  # reported when the file is read
+        source = EmbeddingSource.from_metadata(metadata) or EmbeddingSource.published()
+        if not any(source.same_embeddings(known) for known in sources):
+            sources.append(source)
+    return sources
+
+
+class SplitReader:
+    """Reads one split's shards and notes everything that is wrong with them."""
+
+    def __init__(
+        self,
+        split: str,
+        task: str,
+        source: EmbeddingSource,
+        layers: bool,
+        teacher: TeacherScores | None,
+    ) -> None:
+        self.split, self.task, self.teacher = split, task, teacher
+        width = source.model_config().width
+        self.column = "layer_embeddings" if layers else "segment_embedding"
+        self.shape = (len(source.pooling_weight), width) if layers else (width,)
+        self.dtype = np.float16 if layers else np.float32
+        self.problems: list[str] = []
+
+    def read(self, files: Sequence[Path]) -> Split | None:
+        """The split, or None where there is a problem."""
+        embeddings: list[npt.NDArray[Any]] = []
+        tables: list[pa.Table] = []
+        for file in files:
+            table = self._table(file)
+            if table is None:
+                continue
+            values, wrong = list_values(table[self.column], self.shape)
+            where = f"{self.split}/{file.name}: {self.column}"
+            self.problems += [f"{where}: {text}" for text in wrong]
+            embeddings.append(values.astype(self.dtype, copy=False))
+            tables.append(table.drop_columns([self.column]))
+        rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
+        if rows is None or len(rows) == 0:
+            self.problems += [f"{self.split}: no rows"] if rows is not None else []
+            return None
+        songs = self._songs(rows)
+        if songs is None:
+            return None
+        order, song, audio_ids = songs
+        labels = self._labels(rows, order, song, audio_ids)
+        weight = self._weights(rows, order, song)
+        if self.problems:
+            return None
+        values = embeddings[0] if len(embeddings) == 1 else np.concatenate(embeddings)
+        if not np.array_equal(order, np.arange(len(order))):
+            values = values[order]
+        return Split(values, song, weight, labels, audio_ids)
+
+    def _table(self, file: Path) -> pa.Table | None:
+        names = ["audio_id", "segment_id", *POPULARITY_HEADS, self.column]
+        if self.task == "full" and self.teacher is None:
+            names.append("songeval_scores")
+        try:
+            present = set(pq.read_schema(file).names)
+            missing = [name for name in names if name not in present]
+            for name in missing:
+                why = " (task full needs it)" if name == "songeval_scores" else ""
+                self.problems.append(f"{self.split}/{file.name}: no column {name}{why}")
+            names += [WEIGHT] if WEIGHT in present else []
+            return None if missing else pq.read_table(file, columns=names)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            self.problems.append(f"{self.split}/{file.name} cannot be read: {error}")
+            return None
+
+    def _songs(self, rows: pa.Table) -> tuple[IntArray, IntArray, list[str]] | None:
+        """Row order that brings a song's segments together, song numbers in it, names."""
+        codes = rows["audio_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+        if codes.null_count:
+            self.problems.append(f"{self.split}: {codes.null_count} rows without audio_id")
+            return None
+        segment = rows["segment_id"].cast(pa.string())
+        repeats = len(rows) - len(pc.unique(segment))
+        if repeats:
+            self.problems.append(f"{self.split}: {repeats} rows repeat a segment_id")
+        numbers = pc.struct_field(pc.extract_regex(segment, r"_(?P<number>\d{1,9})$"), "number")
+        number = np.asarray(pc.fill_null(numbers.cast(pa.int64()), 0), np.int64)
+        song = np.asarray(codes.indices, np.int64)
+        order = np.lexsort((number, song))
+        return order, song[order], codes.dictionary.to_pylist()
+
+    def _labels(
+        self, rows: pa.Table, order: IntArray, song: IntArray, audio_ids: list[str]
+    ) -> FloatArray:
+        """(N, H) labels, checked: present, finite, in range, one per song."""
+        columns = {head: _numbers(rows[head]) for head in POPULARITY_HEADS}
+        if self.task == "full":
+            columns |= self._aesthetic(rows, audio_ids)
+        first = np.searchsorted(song, np.arange(len(audio_ids)))
+        labels = np.empty((len(audio_ids), len(columns)), np.float32)
+        for position, (head, values) in enumerate(columns.items()):
+            ordered = values[order]
+            labels[:, position] = ordered[first]
+            self._check_label(head, ordered, ordered[first][song])
+        return labels
+
+    def _weights(self, rows: pa.Table, order: IntArray, song: IntArray) -> FloatArray:
+        """(R,) weight of each row in its song, 1 for the largest of a song; equal where absent.
+
+        Relative to the largest, so that songs of equal weights have sums without rounding.
+        """
+        if WEIGHT not in rows.column_names:
+            return np.ones(len(order), np.float32)
+        shares = _numbers(rows[WEIGHT])[order]
+        wrong = int((~np.isfinite(shares) | (shares < 0)).sum())
+        largest = np.maximum.reduceat(shares, np.flatnonzero(np.diff(song, prepend=-1)))
+        if wrong:
+            self.problems.append(f"{self.split}: {WEIGHT} is missing or negative in {wrong} rows")
+        elif not largest.all():
+            empty = int((largest == 0).sum())
+            self.problems.append(f"{self.split}: {WEIGHT} is 0 in all rows of {empty} songs")
+        else:
+            return np.asarray(shares / largest[song], np.float32)
+        return np.ones(len(order), np.float32)
+
+    def _check_label(self, head: str, values: DoubleArray, of_song: DoubleArray) -> None:
+        low, high = head_range(head)
+        finite = np.isfinite(values)
+        outside = np.unique(values[finite & ((values < low) | (values > high))])
+        shown = listed([f"{value:g}" for value in outside], limit=4)
+        differing = int((finite & np.isfinite(of_song) & (values != of_song)).sum())
+        missing = int((~finite).sum())
+        for wrong, text in (
+            (missing, f"is missing, NaN or infinite in {missing} rows"),
+            (len(outside), f"outside [{low:g}, {high:g}]: {shown}"),
+            (differing, f"differs between segments of a song in {differing} rows"),
+        ):
+            self.problems += [f"{self.split}: {head} {text}"] if wrong else []
+
+    def _aesthetic(self, rows: pa.Table, audio_ids: list[str]) -> dict[str, DoubleArray]:
+        """Aesthetic labels per row, from the teacher or from `songeval_scores`."""
+        if self.teacher is None:
+            values, wrong = parse_songeval(rows["songeval_scores"])
+            self.problems += [f"{self.split}: songeval_scores: {text}" for text in wrong]
+        else:
+            absent = [name for name in audio_ids if name not in self.teacher]
+            if absent:
+                self.problems.append(f"{self.split}: no teacher scores for {listed(absent, 4)}")
+            by_row = [self.teacher.get(name, {}) for name in rows["audio_id"].to_pylist()]
+            values = np.array(
+                [[scores.get(head, np.nan) for head in AESTHETIC_HEADS] for scores in by_row]
+            )
+        return {head: values[:, i] for i, head in enumerate(AESTHETIC_HEADS)}
+
+
+def _numbers(column: pa.ChunkedArray) -> DoubleArray:
+    """A column as floats, null as NaN."""
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowInvalid:
+        return np.full(len(column), np.nan)
