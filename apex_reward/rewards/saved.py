@@ -17,6 +17,7 @@ from torch import nn
 from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.files.tables import write_text
 from apex_reward.model.encode import weights_hash
+from apex_reward.model.licences import licences_of
 from apex_reward.model.source import Source, source_of
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.load import KNOWN, load_reward_model
@@ -215,6 +216,7 @@ def _about(model: Any) -> dict[str, Any]:
         "segment_tail": getattr(config, "segment_tail", None),
         "dtype": str(getattr(model, "dtype", None) or "float32").removeprefix("torch."),
         "device": getattr(getattr(model, "device", None), "type", "cpu"),
+        "licences": licences_of([model]),
     }
 
 

@@ -18,6 +18,7 @@ from apex_reward.model.licences import (
     stated,
 )
 from apex_reward.rewards.load import FOREIGN
+from apex_reward.rewards.saved import provenance
 
 KEYS = {"part", "licence", "commercial", "source"}
 
@@ -63,6 +64,9 @@ def test_a_reward_has_the_licences_of_its_models_each_part_once() -> None:
         CODE["part"], "apex-tiny weights", "own",
     ]  # fmt: skip
     assert Reward("apex-tiny").licences() == ApexReward.from_pretrained("apex-tiny").licences
+    about = provenance(reward)["models"]
+    assert stated(about["a"]["licences"]) == "apex-tiny weights: Apache-2.0"
+    assert about["own"]["licences"][0]["commercial"] is None
     with pytest.raises(UsageError, match="own: not known"):
         check_commercial(reward.licences())
 

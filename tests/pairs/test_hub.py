@@ -178,7 +178,7 @@ def _no_network(*args: Any, **options: Any) -> None:
     raise OSError("no route")
 
 
-def test_a_song_that_cannot_be_heard_is_named(tmp_path: Path) -> None:
+def test_a_song_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     pair = {"prompt": "calm", "chosen": str(tmp_path / "none.wav"), "rejected": "x.wav"}
-    with pytest.raises(DataError, match=r"none\.wav of a pair cannot be heard"):
+    with pytest.raises(DataError, match=r"none\.wav of a pair does not exist"):
         to_trl([pair], encode=loudest_bins)

@@ -44,7 +44,8 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert set(values["models"]) == {"apex", "songeval", "clap"}
     assert values["mix"]["normalization"] == "zscore"
     assert set(values["mix"]["reference"]) == set(values["mix"]["weights"])
-    values["models"] = {name: name for name in values["models"]}  # folders beside the file
+    folders = {"apex": "apex", "songeval": "songeval:songeval", "clap": "clap:clap"}
+    values["models"] = folders  # beside the file
     (folder / "panel.yaml").write_text(yaml.safe_dump(values))
     return folder / "panel.yaml"
 

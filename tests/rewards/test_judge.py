@@ -22,7 +22,7 @@ RATE = 8_000
 
 
 class Level:
-    """`power` is the mean of the samples; NaN where it is below 0."""
+    """`power` is the mean of the samples: NaN below 0, an exception above 0.8."""
 
     name = "level"
     heads = (Head("power", 0.0, 1.0), Head("twice", -math.inf, math.inf))
@@ -37,6 +37,8 @@ class Level:
                  prompts: Any = None) -> Scores:  # fmt: skip
         self.batches.append(len(waveforms))
         mean = waveforms.mean(dim=-1)
+        if bool((mean > 0.8).any()):
+            raise RuntimeError("too loud for this model")
         power = torch.where(mean < 0, torch.nan, mean)
         return Scores({"power": power, "twice": 2 * power}, self.heads)
 
@@ -45,7 +47,7 @@ def level(value: float) -> tuple[Tensor, int]:
     return torch.full((100,), value), RATE
 
 
-SONGS = [level(0.5), None, level(-0.1), (torch.zeros(0), RATE), "absent.wav"]
+SONGS = [level(0.5), None, level(-0.1), (torch.zeros(0), RATE), "absent.wav", level(0.9)]
 
 
 @pytest.mark.parametrize(
@@ -58,22 +60,23 @@ SONGS = [level(0.5), None, level(-0.1), (torch.zeros(0), RATE), "absent.wav"]
     ],
 )
 def test_what_has_no_score_earns_the_floor(mix: str, guards: Any, floor: float) -> None:
-    """No song, a NaN score, no samples, no file: each the same."""
+    """No song, a NaN score, no samples, no file, a model that fails: each the same."""
     judge = Judge(Reward(Level(), mix, guards=guards))
     found = judge(SONGS)
-    assert found.rewards[1:] == pytest.approx([floor] * 4)
+    assert found.rewards[1:] == pytest.approx([floor] * 5)
     assert judge.floor() == pytest.approx(floor)
-    assert [row is None for row in found.rows] == [False, *[True] * 4]
-    assert set(found.reasons) == {1, 2, 3, 4}
+    assert [row is None for row in found.rows] == [False, *[True] * 5]
+    assert set(found.reasons) == {1, 2, 3, 4, 5}
     assert "not finite" in found.reasons[2]
+    assert "too loud for this model" in found.reasons[5]
     assert found.rewards[0] > floor or guards == "veto"
     assert all(type(one["score"]) is float for one in judge.answers(found))
 
 
 def test_undecodable_is_a_number_or_none() -> None:
     reward = Reward(Level(), "power=1")
-    assert Judge(reward, undecodable=-3.0)(SONGS).rewards[1:] == [-3.0] * 4
-    assert Judge(reward, undecodable=None)(SONGS).rewards[1:] == [None] * 4
+    assert Judge(reward, undecodable=-3.0)(SONGS).rewards[1:] == [-3.0] * 5
+    assert Judge(reward, undecodable=None)(SONGS).rewards[1:] == [None] * 5
     endless = Reward(Level(), RewardMix({"twice": 1.0}, "none"))
     with pytest.raises(UsageError, match="no lowest value"):
         Judge(endless)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from apex_reward import Prompt
+from apex_reward import Prompt, Reward
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.rewards.foreign.lyrics import Lyrics, PipelineTranscriber
 from apex_reward.scores.head import Head
@@ -75,6 +75,10 @@ def test_lyrics_come_as_texts_or_beside_the_prompt():
     assert score("one two", Prompt("calm", lyrics="one two")) == [1.0]
     with pytest.raises(UsageError, match="empty for songs 0 of the batch"):
         score("calm", Prompt("calm"))  # a prompt is not graded as if it were the lyrics
+    panel = Reward({"sung": Lyrics(Fixed("one two"))}, "sung.lyric_match=1")
+    rows = panel.judge(list(SONGS), ["one two", Prompt("x", "one two")], sample_rate=16_000)
+    assert [row["sung.lyric_match"] for row in rows] == [None, 1.0]
+    assert "needs the lyrics" in rows[0]["error"]
 
 
 def test_what_it_says_of_itself_and_what_it_hears():
