@@ -26,7 +26,7 @@ MARKED = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
 CODE = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`|^>>> .*$", re.DOTALL | re.MULTILINE)
 ROOMS = ("cli", "report")
 """Rooms whose docstrings and messages are checked."""
-LISTENING = ("listen.py", "arena.py", "votes.py", "training.py")
+LISTENING = ("listen.py", "arena.py", "training.py")
 """Modules in which people listen to songs."""
 LATER = (
     "benchmarks.md", "design.md", "limits.md", "guides/arena.md", "guides/conventions.md",

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.cli import rewards as given
-from apex_reward.cli.common import OK, VOTES, add_command, progress_bar, show_failures
-from apex_reward.cli.progress import kept_rows, resumable
-from apex_reward.cli.votes import BattlesArgument, FigureOptions, VoteOptions
+from apex_reward.cli.common import (
+    OK,
+    VOTES,
+    Figures,
+    File,
+    Folder,
+    add_command,
+    figure_formats,
+    kept_rows,
+    progress_bar,
+    resumable,
+    show_failures,
+)
+from apex_reward.cli.rewards import EngineOptions, RewardOptions, build_reward
 from apex_reward.errors import UsageError
+from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
     from apex_reward.arena.battles import Row
+    from apex_reward.arena.sources import BattleFilter
     from apex_reward.scores.preference import PreferenceHead
-
-_curve = partial(typer.Option, rich_help_panel="Learning curve")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,33 +44,106 @@ def register(app: typer.Typer) -> None:
     app.add_typer(arena, rich_help_panel=VOTES)
 
 
+@dataclass(frozen=True)
+class VoteOptions:
+    """Which battles.
+
+    Args:
+        table: scores of another model, joined by battle_uuid; NAME goes before its columns. Repeat
+            it for more.
+        last_months: only the newest N calendar months.
+        with_audio: only battles whose two songs exist.
+        min_listening: only battles whose voter listened to each song this long.
+        no_prebaked: leave out battles on the Arena's own prompts.
+        binary: only votes for A or B.
+    """
+
+    table: Annotated[list[str] | None, "[NAME=]FILE"] = None
+    last_months: Annotated[int | None, (1, None)] = None
+    with_audio: bool = False
+    min_listening: Annotated[float | None, "SECONDS"] = None
+    no_prebaked: bool = False
+    binary: bool = False
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that are joined to the battles."""
+        return tuple(self.table or ())
+
+    @property
+    def keep(self) -> BattleFilter:
+        """The filter that battles pass."""
+        from apex_reward.arena.sources import BattleFilter
+
+        return BattleFilter(
+            last_months=self.last_months,
+            binary=self.binary,
+            audio=self.with_audio,
+            min_listening=self.min_listening,
+            prebaked=not self.no_prebaked,
+        )
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """Figures.
+
+    Args:
+        score: score with columns NAME_a and NAME_b; repeat it for more. None: every score.
+        output: folder for metrics.json and the report.
+        figures: write the plots as files too: pdf, svg, png.
+        seed: random seed of resampling, folds and draws.
+        bootstrap: bootstrap rounds.
+    """
+
+    score: Annotated[list[str] | None, "NAME"] = None
+    output: Folder | None = None
+    figures: Figures = None
+    seed: int = 0
+    bootstrap: Annotated[int, (1, None)] = 1000
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats in which the report's plots are written as files."""
+        return figure_formats(self.figures)
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """Learning curve.
+
+    Args:
+        anchors: numbers of votes.
+        test_size: test battles of each draw.
+        repeats: seeded draws.
+    """
+
+    anchors: Annotated[Sequence[int], "0,10,100"] = ()
+    test_size: Annotated[int, (1, None)] = 299
+    repeats: Annotated[int, (1, None)] = 5
+
+
 def score(
-    battles: BattlesArgument,
-    asked: given.RewardOptions,
-    running: given.EngineOptions,
-    output: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Battles with scores: .csv, .jsonl or .parquet."),
-    ],
-    audio_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder that the songs' paths are relative to.",
-            show_default="the battles' own",
-        ),
-    ] = None,
-    rulers: Annotated[
-        bool,
-        typer.Option("--rulers", help="Add plain measures of each song: length, loudness, ..."),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the songs that a killed run scored.")
-    ] = False,
+    battles: str,
+    /,
+    asked: RewardOptions,
+    running: EngineOptions,
+    *,
+    output: File,
+    audio_dir: Annotated[Path | None, "FOLDER"] = None,
+    rulers: bool = False,
+    resume: bool = False,
 ) -> int:
     """Score both songs of every battle; a song that fails is a row with its reason.
 
     Example: apex-reward arena score battles.csv --model apex-tiny --output scored.csv
+
+    Args:
+        battles: votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.
+        output: battles with scores: .csv, .jsonl or .parquet.
+        audio_dir: folder that the songs' paths are relative to. None: the battles' own.
+        rulers: add plain measures of each song, such as length and loudness.
+        resume: keep the songs that a stopped run scored.
     """
     from apex_reward.arena.score import score_battles, song_paths, songs_table
     from apex_reward.arena.sources import read_rows
@@ -74,7 +156,7 @@ def score(
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
     engine, workers = running.engine_and_workers()
-    judge = given.build_reward(asked, running)
+    judge = build_reward(asked, running)
     measures = Reward(load_reward_model("rulers")) if rulers else None
     total = len({path for pair in paths for path in pair if path}) * (1 + rulers)
     with resumable(kept_rows(songs_table(output))), progress_bar() as bar:
@@ -92,24 +174,26 @@ def score(
             on_song=lambda row: bar.update(task, advance=1),
         )
     if engine.share.first:
-        typer.echo(f"{len(rows)} battles, {scored} songs -> {output}")
+        typer.echo(f"{counted(len(rows), 'battle')}, {counted(scored, 'song')} -> {output}")
     return engine.ended(show_failures(failures))
 
 
 def evaluate(
+    battles: str,
+    /,
     votes: VoteOptions,
     figures: FigureOptions,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN", help="Figures per value of a column; may be repeated."),
-    ] = None,
-    classifiers: Annotated[
-        bool, typer.Option("--classifiers", help="The paper's five classifiers on the seven heads.")
-    ] = False,
+    by: Annotated[list[str] | None, "COLUMN"] = None,
+    classifiers: bool = False,
 ) -> int:
     """Measure how far scores agree with people: accuracy, AUC, intervals, baselines.
 
     Example: apex-reward arena evaluate scored.csv --score musicality --output report
+
+    Args:
+        battles: votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.
+        by: figures per value of a column; repeat it for more.
+        classifiers: the paper's five classifiers on the seven heads.
     """
     from apex_reward.arena.agreement import evaluate_battles
     from apex_reward.arena.battles import battles_of
@@ -119,29 +203,31 @@ def evaluate(
     from apex_reward.arena.voters import voter_agreement
     from apex_reward.report.document import print_blocks
 
-    rows, dropped = load_rows(votes.battles, keep=votes.keep, tables=votes.tables)
-    battles = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
-    metrics = evaluate_battles(battles, bootstrap=figures.bootstrap, seed=figures.seed)
+    rows, dropped = load_rows(battles, keep=votes.keep, tables=votes.tables)
+    found = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
+    metrics = evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
     voters = voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
     if voters:
         metrics["voters"] = voters
     if classifiers:
         metrics["classifiers"] = _run_classifiers(rows, dropped)
     print_blocks(evaluation_summary(metrics))
-    if output := _write(metrics, votes, figures):
-        evaluation_report(metrics, output, Path(votes.battles), figures.formats)
+    if output := _write(metrics, battles, votes, figures):
+        evaluation_report(metrics, output, Path(battles), figures.formats)
         if classifiers:
             write_table3(metrics["classifiers"], output)
         typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
     return OK
 
 
-def _write(metrics: dict[str, Any], votes: VoteOptions, figures: FigureOptions) -> Path | None:
+def _write(
+    metrics: dict[str, Any], battles: str, votes: VoteOptions, figures: FigureOptions
+) -> Path | None:
     """Write `metrics.json` with what made the scores; the output folder, if there is one."""
     from apex_reward.arena.sources import provenance
     from apex_reward.files.tables import write_json
 
-    metrics["provenance"] = provenance(votes.battles, votes.tables)
+    metrics["provenance"] = provenance(battles, votes.tables)
     if figures.output is not None:
         write_json(figures.output / "metrics.json", metrics)
     return figures.output
@@ -160,52 +246,23 @@ def _run_classifiers(rows: Sequence[Row], dropped: Mapping[str, int]) -> dict[st
         return run_protocol(battles_of(rows, dropped=dropped), progress=show)
 
 
-@dataclass(frozen=True)
-class CurveOptions:
-    """The learning curve of a calibration."""
-
-    anchors: Annotated[
-        str | None,
-        _curve(metavar="0,10,100", help="Learning curve over these numbers of votes."),
-    ] = None
-    test_size: Annotated[
-        int,
-        _curve(min=1, metavar="N", help="Test battles of the curve."),
-    ] = 299
-    repeats: Annotated[
-        int,
-        _curve(min=1, metavar="N", help="Seeded draws of the curve."),
-    ] = 5
-
-    @property
-    def counts(self) -> list[int]:
-        """The numbers of votes; raises UsageError where they are none."""
-        try:
-            return [int(part) for part in self.anchors.split(",")] if self.anchors else []
-        except ValueError:
-            raise UsageError(
-                f"--anchors {self.anchors!r}; expected numbers, as 0,10,30,100,250"
-            ) from None
-
-
 def calibrate(
+    battles: str,
+    /,
     votes: VoteOptions,
     figures: FigureOptions,
     curve: CurveOptions,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Song embeddings: rows battle_uuid, side, vector."),
-    ] = None,
-    attach: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Model to save in OUTPUT/model with the mix 'preference'."
-        ),
-    ] = None,
+    embeddings: Annotated[Path | None, "FILE"] = None,
+    attach: Annotated[str | None, "MODEL"] = None,
 ) -> int:
     """Fit a preference head and per-system biases to votes, judged on held-out ones.
 
     Example: apex-reward arena calibrate scored.csv --score musicality --output calibrated
+
+    Args:
+        battles: votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.
+        embeddings: song embeddings: rows battle_uuid, side, vector.
+        attach: model to save in OUTPUT/model with the mix `preference`.
     """
     from apex_reward.arena.battles import RULERS
     from apex_reward.arena.calibration import calibrate as fit
@@ -217,26 +274,23 @@ def calibrate(
 
     if attach is not None and figures.output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
-    counts = curve.counts
-    battles = load_battles(
-        votes.battles, scores=figures.score, keep=votes.keep, tables=votes.tables
-    )
-    names = figures.score or [name for name in battles.scores if not name.startswith(RULERS)]
+    found = load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.tables)
+    names = figures.score or [name for name in found.scores if not name.startswith(RULERS)]
     if figures.score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
     if attach is not None:
         _check_heads(names)
-    vectors = None if embeddings is None else load_embeddings(embeddings, battles)
+    vectors = None if embeddings is None else load_embeddings(embeddings, found)
     metrics, head, design = fit(
-        battles, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=figures.seed
+        found, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=figures.seed
     )
-    if counts:
+    if curve.anchors:
         metrics["calibration"]["learning_curve"] = learning_curve(
-            design, anchors=counts, test_size=curve.test_size, repeats=curve.repeats,
+            design, anchors=curve.anchors, test_size=curve.test_size, repeats=curve.repeats,
             seed=figures.seed,
         )  # fmt: skip
     print_blocks(calibration_summary(metrics))
-    if output := _write(metrics, votes, figures):
+    if output := _write(metrics, battles, votes, figures):
         write_json(output / "preference.json", head.to_dict())
         calibration_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
@@ -278,10 +332,13 @@ def _attach(head: PreferenceHead, name: str, folder: Path, metrics: Mapping[str,
     typer.echo(f"{folder}: score with --model {folder} --mix preference")
 
 
-def leaderboard(votes: VoteOptions, figures: FigureOptions) -> int:
+def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> int:
     """Rank systems by votes, and by any score.
 
     Example: apex-reward arena leaderboard scored.csv --score musicality --output board
+
+    Args:
+        battles: votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.
     """
     from apex_reward.arena.leaderboard import leaderboards
     from apex_reward.arena.report import leaderboard_report, leaderboard_summary
@@ -290,10 +347,10 @@ def leaderboard(votes: VoteOptions, figures: FigureOptions) -> int:
     from apex_reward.report.document import print_blocks
 
     names = figures.score or ()
-    battles = load_battles(votes.battles, scores=names, keep=votes.keep, tables=votes.tables)
-    metrics = leaderboards(battles, names, bootstrap=figures.bootstrap, seed=figures.seed)
+    found = load_battles(battles, scores=names, keep=votes.keep, tables=votes.tables)
+    metrics = leaderboards(found, names, bootstrap=figures.bootstrap, seed=figures.seed)
     print_blocks(leaderboard_summary(metrics))
-    if output := _write(metrics, votes, figures):
+    if output := _write(metrics, battles, votes, figures):
         write_table(output / "leaderboard.csv", metrics["leaderboard"])
         for name, part in metrics["scores"].items():
             write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])

@@ -83,8 +83,9 @@ def pairs(
         raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
     target = None if dry_run else output
     written = ["pairs.parquet", "pairs.jsonl", "dropped.jsonl", *["scored.jsonl"] * asked.given]
-    for name in written if target is not None else ():
-        check_output(target / name, [candidates])
+    if target is not None:
+        for name in written:
+            check_output(target / name, [candidates])
     table = read_candidates(candidates, None if target is None else target / "songs")
     made_by = read_provenance(candidates)
     if asked.given:
