@@ -80,8 +80,8 @@ def score(
         members: add the scores of each member of an ensemble.
         resume: continue a stopped run that had --output.
     """
-    if output is None and (segments or resume):
-        raise UsageError("--segments and --resume need --output FILE")
+    if output is None and (segments or resume or running.engine == "ray"):
+        raise UsageError("--segments, --resume and --engine ray need --output FILE")
     check_reachable(asked)  # before torch loads
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output

@@ -140,7 +140,7 @@ def test_the_calibrated_preference_as_a_mix(songs: Path, tmp_path: Path) -> None
         (["{songs}", "--output", "f.xlsx"], "expected .jsonl, .csv, .parquet"),
         (["{songs}", "--resume"], "need --output"),
         (["{songs}", "--segments"], "need --output"),
-        (["{songs}", "--mix", "loudness=1"], "weighs loudness, which this model has not"),
+        (["{songs}", "--mix", "loudness=1"], "unknown head loudness; this model has"),
         (["{songs}", "--mix", "preference"], "calibrated head"),
         (["{songs}", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["{songs}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),

@@ -166,7 +166,7 @@ def test_who_works() -> None:
 def test_several_processes_need_a_file(songs: list[str]) -> None:
     refused = CliRunner().invoke(app, ["score", songs[0], "--engine", "ray"])
     assert refused.exit_code == 2
-    assert "give --output FILE" in refused.output
+    assert "--engine ray need --output FILE" in refused.output
 
 
 class DiesOnce:
