@@ -27,7 +27,7 @@ NEXT_SECONDS = 30.0
 """
 MIN_RATE, MAX_RATE = 2_000, 1_000_000
 """Hz. Sound of a lower rate, resampled, grows without bound; a higher one is a broken header."""
-SLOT = 16 * CHUNK
+SLOT = 8 * CHUNK
 """Samples of a piece: a worker hands over some seconds at a time."""
 
 Samples = NDArray[np.float32]

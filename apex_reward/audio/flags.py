@@ -35,6 +35,7 @@ TRUNCATED_SECONDS = 0.5
 """`truncated`: seconds of audio that the file's header promises and that are not there."""
 INTEGER_LIKE_PEAK = 256.0
 """Level above which samples are integers in a float file: no mix goes 48 dB over full scale."""
+HALVES = np.full(2, 0.5, np.float32)
 
 Samples = NDArray[np.float32]
 
@@ -88,8 +89,8 @@ class FlagMeter:
     def __init__(self, channels: int, sample_rate: int) -> None:
         self.samples = 0
         self._rate = sample_rate
-        self._power = np.zeros(2)  # of the mono mix and of all channels, over the song
-        self._second = np.zeros(2)  # and over the second that is being filled
+        # Powers of the mono mix and of all channels, over the song and over the second so far.
+        self._mono = self._every = self._mono_second = self._every_second = 0.0
         self._filled = self._sounding = self._cancelled = 0
         self._apart = False
         self._clipped = np.zeros(channels, np.int64)
@@ -123,18 +124,22 @@ class FlagMeter:
         while start < len(mono):
             stop = min(len(mono), start + self._rate - self._filled)
             one, every = mono[start:stop], chunk[start:stop].ravel(order="K")
-            self._second += float(np.dot(one, one)), float(np.dot(every, every))
+            self._mono_second += float(np.dot(one, one))
+            self._every_second += float(np.dot(every, every))
             self._filled += stop - start
             start = stop
             if self._filled == self._rate:
                 self._end_second()
 
     def _end_second(self) -> None:
-        mono, every = self._second / (max(1, self._filled) * np.array([1, self._clipped.size]))
-        self._sounding += bool(every >= 10 ** (SILENT_BELOW_DBFS / 10))
-        self._cancelled += _cancels(mono, every)
-        self._power += self._second
-        self._second[:], self._filled = 0.0, 0
+        samples = max(1, self._filled)
+        every = self._every_second / (samples * self._clipped.size)
+        if every >= 10 ** (SILENT_BELOW_DBFS / 10):
+            self._sounding += 1
+            self._cancelled += self._mono_second / samples < 10 ** (CANCELLED_DB / 10) * every
+        self._mono += self._mono_second
+        self._every += self._every_second
+        self._filled, self._mono_second, self._every_second = 0, 0.0, 0.0
 
     def _count_clipped(self, chunk: Samples) -> NDArray[np.int64]:
         """Samples of each channel beyond 1, or flat at full scale.
@@ -168,9 +173,9 @@ class FlagMeter:
         # A beginning of a second counts as one only where the song has no whole second.
         if self._sounding == 0:
             self._end_second()
-        power = self._power + self._second
         samples, channels = max(1, self.samples), self._clipped.size
-        mono, every = power / (samples * np.array([1, channels]))
+        mono = (self._mono + self._mono_second) / samples
+        every = (self._every + self._every_second) / (samples * channels)
         share = self._cancelled / max(1, self._sounding)
         checks = {
             "silent": mono < 10 ** (SILENT_BELOW_DBFS / 10),
@@ -190,7 +195,7 @@ def mix(chunk: Samples, mono: Samples) -> None:
     if chunk.shape[1] == 1:
         mono[:] = chunk[:, 0]
     elif chunk.shape[1] == 2:  # the same numbers in a third of the time
-        np.dot(chunk, np.full(2, 0.5, np.float32), out=mono)
+        np.dot(chunk, HALVES, out=mono)
     else:
         np.ascontiguousarray(chunk.T).mean(axis=0, dtype=np.float32, out=mono)
 
@@ -201,9 +206,3 @@ def check_finite(chunk: Samples, before: int, rate: int) -> None:
     if not finite.all():
         first = (before + int(np.argmin(finite.all(axis=1)))) / rate
         raise AudioError(f"holds NaN or infinite samples, the first at {first:.3f} s")
-
-
-def _cancels(mono: float, every: float) -> bool:
-    """Whether a second with sound loses `CANCELLED_DB` in the mono mix; both are mean powers."""
-    sounds = every >= 10 ** (SILENT_BELOW_DBFS / 10)
-    return bool(sounds and mono < 10 ** (CANCELLED_DB / 10) * every)

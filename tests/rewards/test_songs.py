@@ -43,6 +43,19 @@ def test_every_form_of_samples_with_a_rate(cell: Any) -> None:
     assert decoded(cell) == decoded(cell, 4_000) == ([0.25, 0.25], 8_000)
 
 
+def test_a_decoder_object_of_a_column_with_one_channel_is_the_mean(tmp_path: Path) -> None:
+    """FFmpeg's own mix of two channels to one is 0.707 of their sum, 3 dB above the mean."""
+    file = write_wav(tmp_path / "s.wav", 0.1, 16_000, channels=2)
+    mean = load_audio(file).mono.tolist()
+    mixed = torch.tensor(mean)[None] * 2**0.5
+    for encoded in ({"bytes": file.read_bytes(), "path": None}, {"bytes": None, "path": str(file)}):
+        cell = SimpleNamespace(
+            get_all_samples=lambda: SimpleNamespace(data=mixed, sample_rate=16_000),
+            _hf_encoded=encoded,
+        )
+        assert decoded(cell) == (pytest.approx(mean, abs=1e-6), 16_000)
+
+
 @pytest.mark.parametrize("cell", [TWO, torch.from_numpy(TWO), TWO.tolist(),
                                   {"array": TWO, "sampling_rate": None}])  # fmt: skip
 def test_samples_without_a_rate_are_wrong_usage(cell: Any) -> None:
