@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from apex_reward.demo.flow import toy_flow
 from apex_reward.demo.musicgen import CODES, FRAMES, SAMPLE_RATE, SECONDS, STYLES
-from apex_reward.rewards.noisy import NoisyPath, euler_step, noisy_scheduler
-from apex_reward.rewards.policy import clipped_gain
+from apex_reward.runs.advantages import clipped_gain
 from apex_reward.runs.loop import LoopSettings, PolicyRun
+from apex_reward.runs.samplers import NoisyPath, euler_step, noisy_scheduler
 from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
 
 

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration, set_se
 from transformers.modeling_outputs import BaseModelOutput
 
 from apex_reward.demo.musicgen import FRAMES, SECONDS, STYLES, toy_musicgen
-from apex_reward.rewards.policy import clipped_gain, drift
+from apex_reward.runs.advantages import clipped_gain, drift
 from apex_reward.runs.loop import LoopSettings, PolicyRun
 from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
 

@@ -36,12 +36,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from apex_reward.demo.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
-from apex_reward.rewards.gradient import LastSteps, guarded_gradient
+from apex_reward.rewards.gradient import guarded_gradient
 from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.judge import Judge, Judged
 from apex_reward.rewards.stacks.holdout import StopRule, write_holdout
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog
+from apex_reward.runs.samplers import LastSteps
 from apex_reward.runs.settings import (
     RewardSettings,
     build_holdout,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from apex_reward.audio.load import Waveform
-from apex_reward.rewards.gradient import run_sampler
 
 SAMPLE_RATE = 24_000
 FRAMES, FRAME_SECONDS = 16, 0.25
@@ -56,11 +55,13 @@ class MelodyFlow(nn.Module):
         condition = _one_hot([_style(prompt) for prompt in prompts]).to(self.output.weight.device)
         noise = torch.randn(len(prompts), CONTROLS, FRAMES, generator=random).to(condition)
 
-        def step(x: Tensor, index: int) -> Tensor:
-            time_ = torch.full((len(x),), index / self.steps, device=x.device)
-            return x + self._velocity(x, time_, condition) / self.steps
-
-        return synthesize(run_sampler(step, noise, self.steps, self.last).float())
+        x = noise
+        for index in range(self.steps):
+            last = index >= self.steps - self.last and torch.is_grad_enabled()
+            with torch.set_grad_enabled(last):
+                time_ = torch.full((len(x),), index / self.steps, device=x.device)
+                x = x + self._velocity(x, time_, condition) / self.steps
+        return synthesize(x.float())
 
     def _velocity(self, x: Tensor, time_: Tensor, condition: Tensor) -> Tensor:
         """(B, K, F) at times (B,) under conditions (B, REGISTERS + DENSITIES)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from apex_reward.demo.notes import note_references
 from apex_reward.errors import UsageError
 from apex_reward.rewards.groups import everywhere, prompt_keys
-from apex_reward.rewards.policy import group_advantages
+from apex_reward.runs.advantages import group_advantages
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog, before_and_after
 from apex_reward.runs.settings import RewardSettings, build_judge, said

@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from apex_reward import ApexReward, RewardMix
 from apex_reward.errors import UsageError
-from apex_reward.rewards.gradient import LastSteps, reward_and_gradient, run_sampler
+from apex_reward.rewards.gradient import reward_and_gradient
 from apex_reward.rewards.reward import Reward
+from apex_reward.runs.samplers import LastSteps, run_sampler
 from tests.support import golden_song, tiny_model
 
 MIX = "musicality=1,score_likes=-0.3"

@@ -176,3 +176,16 @@ def test_what_cannot_be_saved_or_read_is_named() -> None:
         Guards.from_dict({"guard": []})
     with pytest.raises(UsageError, match="a saved guard is 'dc'; expected a mapping"):
         Guards.from_dict({"guards": ["dc"]})
+
+
+@pytest.mark.parametrize(("level", "rate", "seconds"), [(0.1, 48_000, 20), (0.9, 8_000, 3)])
+def test_padding_does_not_move_the_measure_of_a_constant(
+    level: float, rate: int, seconds: int
+) -> None:
+    constant = torch.full((rate * seconds,), level)
+    batch = torch.zeros(2, 20 * len(constant))
+    batch[0, : len(constant)] = constant
+    batch[1] = torch.randn(20 * len(constant), generator=torch.Generator().manual_seed(0)) * 0.1
+    guards = Guards.of(["inaudible"])
+    first, _ = guards.measure_batch(batch, [len(constant), batch.shape[1]], rate)
+    assert first == guards.measure(constant, rate) == {"inaudible": 0.0}

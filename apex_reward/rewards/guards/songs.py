@@ -89,8 +89,15 @@ class Songs:
     def mean_square(self) -> Tensor:
         """(B,) power of each song without its mean."""
         count = self.waveforms.new_tensor(self.lengths)
-        mean = self.waveforms.sum(dim=1) / count
-        return (self.waveforms.square().sum(dim=1) / count - mean.square()).clamp(min=0)
+        # In double precision, or the rounding of a constant would depend on the padding.
+        mean = self.waveforms.sum(dim=1, dtype=torch.float64) / count
+        return (self.square - mean.square()).clamp(min=0).to(self.waveforms.dtype)
+
+    @cached_property
+    def square(self) -> Tensor:
+        """(B,) power of each song with its mean."""
+        count = self.waveforms.new_tensor(self.lengths)
+        return self.waveforms.square().sum(dim=1, dtype=torch.float64) / count
 
     def low_spectrum(self) -> tuple[Tensor, Tensor]:
         """Mean |STFT|^2 (B, k) of `low` in 1 s Hann frames, and the frequencies (k,) in Hz."""

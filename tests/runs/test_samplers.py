@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteSc
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.noisy import NoisyPath, euler_step, noisy_scheduler
+from apex_reward.runs.samplers import NoisyPath, euler_step, noisy_scheduler
 
 
 def path(noise: float = 0.5) -> NoisyPath:

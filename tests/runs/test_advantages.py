@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.policy import clipped_gain, drift, group_advantages
+from apex_reward.runs.advantages import clipped_gain, drift, group_advantages
 
 
 def test_advantages_are_rewards_less_their_groups_mean() -> None:
