@@ -7,22 +7,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import write_json
+from apex_reward.version import package_version
 
 PIECE = 1 << 16  # bytes of a file that are read at its beginning, middle and end
-
-
-def package_version() -> str:
-    """The installed version of apex-reward, or 0.0.0 in a source tree."""
-    try:
-        return version("apex-reward")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 def text_hash(values: Iterable[object]) -> str:

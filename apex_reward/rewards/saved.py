@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from torch import nn
@@ -23,14 +22,14 @@ from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.load import KNOWN, load_reward_model
 from apex_reward.rewards.panel import Panel
 from apex_reward.scores.mix import RewardMix
+from apex_reward.version import package_version
 
-if TYPE_CHECKING:
-    from apex_reward.rewards.reward import Reward
+Made = TypeVar("Made")
 
 KEYS = ("models", "mix", "loudness", "guards", "caution")
 
 
-def reward_values(reward: Reward, folder: Path | None = None) -> dict[str, Any]:
+def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
     """The reward as plain values, JSON- and YAML-ready.
 
     Args:
@@ -55,13 +54,13 @@ def reward_values(reward: Reward, folder: Path | None = None) -> dict[str, Any]:
     }
 
 
-def save_reward(reward: Reward, path: str | Path) -> None:
+def save_reward(reward: Any, path: str | Path) -> None:
     """Write `reward_values` as YAML, whole."""
     values = reward_values(reward, Path(path).resolve().parent)
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def load_reward(kind: type[Reward], path: str | Path, **options: Any) -> Reward:
+def load_reward(kind: Callable[..., Made], path: str | Path, **options: Any) -> Made:
     """Read what `save_reward` wrote, or a person in its form; see `Reward.load`."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -73,8 +72,8 @@ def load_reward(kind: type[Reward], path: str | Path, **options: Any) -> Reward:
 
 
 def reward_of_values(
-    kind: type[Reward], values: Any, path: str | Path = "reward.yaml", **options: Any
-) -> Reward:
+    kind: Callable[..., Made], values: Any, path: str | Path = "reward.yaml", **options: Any
+) -> Made:
     """The reward of `reward_values`.
 
     Args:
@@ -167,7 +166,7 @@ def _guards(value: Any) -> Any:
     return Guards.from_dict(value) if isinstance(value, Mapping) else value
 
 
-def provenance(reward: Reward) -> dict[str, Any]:
+def provenance(reward: Any) -> dict[str, Any]:
     """What a reward's numbers depend on, as plain values: the same for the same numbers.
 
     `models` has an entry per member: where it is from, a hash of weights and settings, its segment
@@ -183,15 +182,7 @@ def provenance(reward: Reward) -> dict[str, Any]:
     }
 
 
-def package_version() -> str:
-    """The installed version, or 0.0.0 in a source tree."""
-    try:
-        return version("apex-reward")
-    except PackageNotFoundError:
-        return "0.0.0"
-
-
-def _values(reward: Reward) -> dict[str, Any]:
+def _values(reward: Any) -> dict[str, Any]:
     try:
         values = reward_values(reward)
     except UsageError:  # a model made in code: its class has to do
