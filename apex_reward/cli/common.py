@@ -30,10 +30,6 @@ P = ParamSpec("P")
 # Called with a name, the number of finished steps, the total, and a note.
 Update = Callable[[str, float, float, str], None]
 Figures = Annotated[str | None, "A,B"]
-FiguresOption = Annotated[
-    str | None,
-    typer.Option("--figures", metavar="A,B", help="Write the plots as files too: pdf, svg, png."),
-]
 Folder = Annotated[Path, "FOLDER", "-o"]
 File = Annotated[Path, "FILE", "-o"]
 

@@ -10,6 +10,7 @@ import typer
 from apex_reward.cli.common import (
     OK,
     TRAINING,
+    Folder,
     add_command,
     print_table,
     progress_bar,
@@ -17,7 +18,7 @@ from apex_reward.cli.common import (
     resumable,
     show_failures,
 )
-from apex_reward.cli.rewards import EngineOptions, WorkersOption, decoding_processes
+from apex_reward.cli.rewards import EngineOptions, decoding_processes
 from apex_reward.data.settings import ColumnOptions, PrepareSettings
 
 MERT = "m-a-p/MERT-v1-95M"
@@ -34,8 +35,8 @@ def prepare(
     /,
     columns: ColumnOptions,
     settings: PrepareSettings,
-    output: Annotated[Path, "FOLDER"],
-    workers: WorkersOption = None,
+    output: Folder,
+    workers: Annotated[int | None, (0, None)] = None,
 ) -> int:
     """Turn play counts into popularity scores, filtered, balanced and split.
 
@@ -46,6 +47,7 @@ def prepare(
     Args:
         metadata: Tables: .csv, .jsonl or .parquet.
         output: Folder for the manifest, the report and the plots.
+        workers: Decoding processes; with 0, this process decodes. None: chosen by the cores.
     """
     from apex_reward.data.metadata import Songs, read_metadata
     from apex_reward.data.prepare import prepare as run
@@ -76,7 +78,7 @@ def extract(
     /,
     running: EngineOptions,
     audio_dir: Annotated[Path, "FOLDER"],
-    output: Annotated[Path, "FOLDER"],
+    output: Folder,
     encoder: Annotated[str, "FOLDER"] = MERT,
     songeval: Annotated[Path | None, "FILE"] = None,
     teacher: Annotated[str | None, "MODEL"] = None,

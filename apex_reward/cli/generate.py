@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import ArgumentInfo, OptionInfo
 
 from apex_reward.errors import UsageError
 
@@ -111,8 +110,6 @@ def _made(
 ) -> tuple[inspect.Parameter, Read]:
     """The parameter of one option, and the function that reads its value."""
     hint, extras = _unwrapped(hint)
-    if any(isinstance(extra, (ArgumentInfo, OptionInfo)) for extra in extras):
-        return _parameter(name, Annotated[hint, *extras], default), lambda value: value
     kind, placeholder, read = _kind(name, hint)
     text, _, unset = text.partition("None: ")
     settings: dict[str, Any] = {"help": _sentence(text), "rich_help_panel": panel}

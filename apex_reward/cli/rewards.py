@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
 
 from apex_reward.cli.common import show
 from apex_reward.errors import ApexError, UsageError
@@ -18,12 +15,6 @@ if TYPE_CHECKING:
     from apex_reward.scoring.engines import Engine
 
 DEFAULT_MODEL = "amaai-lab/apex"
-_how = partial(typer.Option, rich_help_panel="How it runs")
-DeviceOption = Annotated[
-    str | None,
-    _how(metavar="NAME", help="cpu, cuda, cuda:1, mps.", show_default="a GPU where there is one"),
-]
-WorkersOption = Annotated[int | None, _how(min=0, metavar="N", help="Decoding processes.")]
 DEMONSTRATION = (
     "note: these scores are from a demonstration model, not the published one; they show how the "
     "command works, not how good a song is"

@@ -13,12 +13,14 @@ import typer
 from apex_reward.cli.common import (
     OK,
     TRAINING,
-    FiguresOption,
+    Figures,
+    Folder,
     add_command,
     figure_formats,
     print_table,
+    progress_updates,
+    resumable,
 )
-from apex_reward.cli.progress import progress_updates, resumable
 from apex_reward.errors import UsageError
 from apex_reward.train.settings import PAPER_LOSSES, Mode, Schedule, TrainSettings
 
@@ -63,12 +65,12 @@ class DataOptions:
 def train(
     data: DataOptions,
     settings: TrainSettings,
-    output: Annotated[Path, "FOLDER"],
+    output: Folder,
     tune_encoder: Literal["lora"] | None = None,
     audio_dir: Annotated[Path | None, "FOLDER"] = None,
     report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
     bound: Annotated[list[Path], "RUN", "--from"] = [],  # noqa: B006
-    figures: FiguresOption = None,
+    figures: Figures = None,
     resume: bool = False,
 ) -> int:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
@@ -84,6 +86,7 @@ def train(
         report_to: Trackers of accelerate, such as tensorboard and wandb; repeat.
         bound: Bind finished runs into an ensemble; repeat. Trains nothing.
         resume: Continue a run that was stopped.
+        figures: Write the plots as files too: pdf, svg, png.
     """
     if ((bound or tune_encoder) and settings.members != 1) or (bound and tune_encoder):
         raise UsageError("--members, --from and --tune-encoder go one at a time")
@@ -156,11 +159,11 @@ def _train(
 def grid(
     data: DataOptions,
     schedule: Schedule,
-    output: Annotated[Path, "FOLDER"],
+    output: Folder,
     losses: Sequence[str] = PAPER_LOSSES,
     seed: list[int] = [42],  # noqa: B006
     report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
-    figures: FiguresOption = None,
+    figures: Figures = None,
     paper_data: bool = False,
     resume: bool = False,
 ) -> int:
@@ -177,6 +180,7 @@ def grid(
         report_to: Trackers of accelerate, such as tensorboard and wandb; repeat.
         paper_data: Compare the figures with the paper's; the data is the paper's.
         resume: Continue a run that was stopped.
+        figures: Write the plots as files too: pdf, svg, png.
     """
     from apex_reward.train.grid import run_grid
     from apex_reward.train.settings import conditions
@@ -211,12 +215,12 @@ def grid(
 def evaluate(
     checkpoint: Annotated[str, "MODEL"],
     data: Annotated[Path, "FOLDER"],
-    output: Annotated[Path, "FOLDER"],
+    output: Folder,
     mode: Mode | None = None,
     songeval: Annotated[Path | None, "FILE"] = None,
     bootstrap: Annotated[int, (0, None)] = 1000,
     seed: int = 0,
-    figures: FiguresOption = None,
+    figures: Figures = None,
 ) -> int:
     """Measure a checkpoint on a split: errors, correlations, intervals, examples.
 
@@ -230,6 +234,7 @@ def evaluate(
         songeval: Table of aesthetic labels per song, in place of the shards' own.
         bootstrap: Number of resamples for the intervals.
         seed: Random seed of the resamples.
+        figures: Write the plots as files too: pdf, svg, png.
     """
     from apex_reward.data.teacher import read_teacher
     from apex_reward.train.evaluate import evaluate_checkpoint

@@ -83,6 +83,15 @@ def test_help_is_grouped_names_an_example_and_starts_with_one_sentence(words):
     assert "Options ─" in result.output
 
 
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_option_has_a_sentence(words):
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    lacking = [p.name for p in command.params if not getattr(p, "help", None)]
+    assert lacking == []
+
+
 def test_the_defaults_and_the_choices_of_shared_options_are_shown():
     output = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "120"}).output
     assert "What is rewarded ─" in output
