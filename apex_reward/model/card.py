@@ -60,7 +60,7 @@ def write_card(folder: Path, measured: Sequence[str] = (), started_from: str = "
 
 def _gives(config: ApexConfig) -> str:
     rows = [(head.name, f"{head.low:g} to {head.high:g}") for head in config.heads]
-    text = "It hears a song and gives these scores; higher is better."
+    text = "It gives a song these scores; higher is better."
     if config.members > 1:
         text += f" They are means over {config.members} members, whose spread comes with them."
     return f"{text}\n\n{markdown_table(('head', 'range'), rows)}"
@@ -84,7 +84,7 @@ def _made_of(config: ApexConfig, licence: str) -> str:
         ("hidden states kept", ", ".join(map(str, config.layers))),
         ("task", config.task),
         ("trunk layers", config.shared),
-        ("hears", f"segments of {config.segment_seconds:g} s at {config.sample_rate} Hz"),
+        ("input", f"segments of {config.segment_seconds:g} s at {config.sample_rate} Hz"),
         ("last segment", config.segment_tail),
         ("mix", None if config.mix is None else str(config.mix.get("weights"))),
     ]

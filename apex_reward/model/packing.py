@@ -41,7 +41,7 @@ def gradient_settings(
     """Inside, songs are put on the graph this way.
 
     Args:
-        graph_segments: pieces per encoder (songs, where it hears them whole) whose graph is kept
+        graph_segments: pieces per encoder (songs, where it encodes them whole) whose graph is kept
             from the forward pass; the others cost a second forward pass in the backward one. None
             keeps one encoder batch: what the backward pass of the others needs anyway.
         segments: how many pieces of each song get a gradient, drawn at random (torch's generator)

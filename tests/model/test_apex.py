@@ -54,7 +54,7 @@ def test_order_padding_and_batch_size_do_not_matter(order, size, extra):
     batch = songs()
     expected = model(batch, RATE, lengths=LENGTHS).stack()[list(order)]
     padded = torch.nn.functional.pad(batch[list(order)], (0, extra))
-    padded[:, LENGTHS[0] :] = 0.7  # what lies beyond a song's end must not be heard
+    padded[:, LENGTHS[0] :] = 0.7  # samples beyond a song's end change nothing
     lengths = [LENGTHS[i] for i in order]
     found = model(padded, RATE, lengths=lengths, batch_segments=size).stack()
     assert (found - expected).abs().max() < 1e-4

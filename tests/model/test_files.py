@@ -1,4 +1,4 @@
-"""Weight files: what is read from them and what is said of tensors that do not fit."""
+"""Weight files: reading them, and the errors for tensors that do not fit."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_a_scaled_gradient_leaves_the_value() -> None:
 
 
 class Whole:
-    """Hears songs whole and counts how often."""
+    """Encodes whole songs and counts how often."""
 
     name, sample_rate, batch_segments, by_length = "whole", RATE, 1, False
     window: int | None = None
@@ -185,7 +185,7 @@ class Whole:
 
 
 @pytest.mark.parametrize(("songs", "kept", "passes"), [(1, None, 1), (3, None, 5), (3, 3, 3)])
-def test_a_song_heard_whole_is_heard_once(songs: int, kept: int | None, passes: int) -> None:
+def test_a_whole_song_is_encoded_once(songs: int, kept: int | None, passes: int) -> None:
     encoder, leaf = Whole(), torch.rand(songs, 2400).requires_grad_()
     with gradient_settings(graph_segments=kept):
         (found,) = song_features([encoder], leaf, RATE)

@@ -77,7 +77,7 @@ def test_sound_precision_is_believed_without_a_word(dtype):
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_wrong_kernel_is_found_once_and_said_once():
+def test_a_wrong_kernel_gives_one_warning():
     encoder = tiny_model().encoder
     with pytest.warns(UserWarning, match="bfloat16 on cpu is wrong for this encoder"):
         assert checked_dtype(encoder, "cpu", torch.bfloat16) == torch.float32

@@ -1,1 +1,1 @@
-"""Encoders and how each hears a song."""
+"""Encoders, with the rate and the windows of each."""

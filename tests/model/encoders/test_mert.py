@@ -18,10 +18,10 @@ def songs_encoder(seed: int, **changes: object) -> MertSongs:
 def test_a_song_is_one_piece_of_its_own_length() -> None:
     encoder = songs_encoder(0)
     assert (encoder.sample_rate, encoder.window, encoder.by_length) == (24_000, None, False)
-    for length, heard in ((1000, 1000), (400, 400), (399, 400), (1, 400)):
+    for length, size in ((1000, 1000), (400, 400), (399, 400), (1, 400)):
         song = torch.arange(1, 1001.0)[None, :length] / 1000
         pieces = encoder.cut(song, [length])
-        assert pieces.samples.shape == (1, heard)
+        assert pieces.samples.shape == (1, size)
         assert torch.equal(pieces.samples[:, :length], song)
         assert (pieces.samples[:, length:] == 0).all()
 
