@@ -22,7 +22,7 @@ audio/ of the first candidate and of the best one of some prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def best_of(
     n: int, groups: list[list[Song]], reference: Tensor, repeats: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Figures of keeping the best of n, averaged over random draws of n candidates a prompt."""
-    kept: list[list[Song]] = []
-    for _ in range(repeats):
-        drawn = [[group[i] for i in rng.choice(len(group), n, replace=False)] for group in groups]
-        kept.append([max(songs, key=lambda song: song["reward"]) for songs in drawn])
-    every = [song for songs in kept for song in songs]
-    embedded = [torch.stack([song["embedding"] for song in songs]) for songs in kept]
+    """Figures of keeping the best of n, averaged over random splits of each prompt's candidates.
+
+    A split has as many draws of n candidates as there are; its draws share no candidate. The spread
+    compares the songs that two draws of one split keep, so it needs n <= half of the candidates.
+    """
+    splits = [[best_of_draws(group, n, rng) for group in groups] for _ in range(repeats)]
+    every = [song for split in splits for draws in split for song in draws]
+    firsts = [vectors(draws[0] for draws in split) for split in splits]
     rewards = [song["reward"] for song in every]
     spreads = [song["reward_spread"] for song in every if song["reward_spread"] is not None]
-    # Of one prompt the songs kept in different draws: one song again and again has no spread.
-    prompts = [number for songs in kept for number in range(len(songs))]
-    enough = len(groups) >= 2
+    two_draws = all(len(group) >= 2 * n for group in groups)
     return {
         "step": n,
         "reward": float(np.mean(rewards)),
@@ -121,11 +120,31 @@ def best_of(
         "reward_spread": float(np.mean(spreads)) if spreads else None,
         "guard_rate": float(np.mean([bool(song["flags"]) for song in every])),
         "kl_bound": math.log(n) - (n - 1) / n,
-        "distance": float(np.mean([frechet_distance(e, reference) for e in embedded]))
-        if enough
+        "distance": float(np.mean([frechet_distance(kept, reference) for kept in firsts]))
+        if len(groups) >= 2
         else None,
-        "embedding_spread": embedding_spread(torch.cat(embedded), prompts),
+        "embedding_spread": float(np.mean([spread_of(split) for split in splits]))
+        if two_draws
+        else None,
     }
+
+
+def best_of_draws(group: list[Song], n: int, rng: np.random.Generator) -> list[Song]:
+    """The best song of each of the draws of n into which a random order cuts the candidates."""
+    order = rng.permutation(len(group))
+    draws = [order[start : start + n] for start in range(0, len(group) - n + 1, n)]
+    return [max((group[i] for i in draw), key=lambda song: song["reward"]) for draw in draws]
+
+
+def vectors(songs: Iterable[Song]) -> Tensor:
+    """Embeddings (N, W)."""
+    return torch.stack([song["embedding"] for song in songs])
+
+
+def spread_of(split: list[list[Song]]) -> float:
+    """Mean cosine distance of two songs that are kept for the same prompt."""
+    prompts = [number for number, draws in enumerate(split) for _ in draws]
+    return embedding_spread(vectors(song for draws in split for song in draws), prompts)
 
 
 def score(judge: Judge, prompt: str, song: Waveform) -> Song:

@@ -165,7 +165,8 @@ class Climb:
                 drift = torch.stack([(p - q).square().sum() for p, q in pairs]).sum()
                 gain = (up * waveforms).sum() / len(waveforms)
                 accelerator.backward(self.own.anchor * drift - gain)
-                norm = accelerator.clip_grad_norm_(self.parameters, self.own.max_grad_norm)
+                if accelerator.sync_gradients:  # the whole step's gradient, not a part of it
+                    norm = accelerator.clip_grad_norm_(self.parameters, self.own.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         mean, cost = (accelerator.gather(x).mean().item() for x in (rewards, price))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +133,23 @@ def falling_p(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     x = np.asarray(values, np.float64)
     rises = np.triu(np.heaviside(x[None] - x[:, None], 0.5), 1).sum(axis=1)
     counts = np.ceil(rises[::-1].cumsum()).astype(int)  # of the windows that end at the end
-    return np.array([_inversions(size)[count] for size, count in enumerate(counts, 1)])
+    return np.array([_rising_pairs(size)[count] for size, count in enumerate(counts, 1)])
 
 
-@cache
-def _inversions(count: int) -> npt.NDArray[np.float64]:
-    """Distribution function of the number of rising pairs of `count` values in random order."""
-    share = np.ones(1)
-    for size in range(2, count + 1):
-        share = np.convolve(share, np.full(size, 1 / size))
-    return np.minimum(1.0, np.cumsum(share))
+_SHARES = np.ones(1)  # of each number of rising pairs, for as many values as _DISTRIBUTIONS has
+_DISTRIBUTIONS = [np.ones(1)]
+
+
+def _rising_pairs(count: int) -> npt.NDArray[np.float64]:
+    """Distribution function of the number of rising pairs of `count` values in random order.
+
+    The distribution of n values is that of n - 1 values plus a uniform number from 0 to n - 1.
+    """
+    global _SHARES
+    for size in range(len(_DISTRIBUTIONS) + 1, count + 1):
+        _SHARES = np.convolve(_SHARES, np.full(size, 1 / size))
+        _DISTRIBUTIONS.append(np.minimum(1.0, np.cumsum(_SHARES)))
+    return _DISTRIBUTIONS[count - 1]
 
 
 class HoldoutCallback(TrainerCallback):

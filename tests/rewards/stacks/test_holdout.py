@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
+from apex_reward.rewards.stacks import holdout
 from apex_reward.rewards.stacks.holdout import HoldoutCallback, StopRule, falling_p
 from tests.rewards.stacks.test_trainers import policy, tokenizer
 
@@ -47,6 +48,21 @@ def test_p_is_that_of_all_orders() -> None:
         5 / 6
     )  # three ties: one and a half rises, so two
     assert falling_p([1, 2, 3, 4]) == pytest.approx(1.0)
+
+
+def test_a_distribution_is_extended_by_one_value_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 judgements need 59 convolutions; from nothing each time they would need 1,770."""
+    convolved = []
+    monkeypatch.setattr(holdout, "_SHARES", np.ones(1), raising=False)
+    monkeypatch.setattr(holdout, "_DISTRIBUTIONS", [np.ones(1)], raising=False)
+    once = np.convolve
+    monkeypatch.setattr(
+        holdout.np, "convolve", lambda a, b: (convolved.append(len(b)), once(a, b))[1]
+    )
+    rule = StopRule()
+    for step in range(60):
+        rule.add(step, float(step), float(step % 7))
+    assert convolved == list(range(2, 61))
 
 
 def test_it_fires_where_the_proxy_is_gamed() -> None:
