@@ -103,7 +103,7 @@ def test_a_file_that_was_cut_is_decoded_as_far_as_it_goes_and_flagged(
     assert "truncated" in decoded.flags
 
 
-@pytest.mark.parametrize("name", [*(set(KINDS) - {"opus.opus", "opus.caf", "a.ts"})])
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"opus.opus", "opus.caf", "a.ts"}))
 def test_a_hole_in_the_middle_is_flagged(name: str, tmp_path: Path) -> None:
     whole = bytearray(file_of(name))
     middle = slice(len(whole) // 2, len(whole) * 6 // 10)
