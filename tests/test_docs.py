@@ -1,10 +1,16 @@
-"""README and docs: every Python block runs, every command has the options it is shown with."""
+"""README and docs: every Python block runs and prints what the page shows; every shown option exists.
+
+A block ``text`` directly below a Python block is that block's output. The blocks of README run one
+after another in one namespace, as a reader copies them.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +41,19 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
+def check_block(page: Path, number: int, names: dict[str, Any]) -> None:
+    """Run a Python block; its output is the block ``text`` below it, where there is one."""
+    found = blocks(page)
+    output = StringIO()
+    with redirect_stdout(output):
+        exec(compile(found[number][1], f"{page.name}:{number}", "exec"), names)
+    if [language for language, _ in found[number + 1 : number + 2]] == ["text"]:
+        assert output.getvalue() == found[number + 1][1]
+
+
 PYTHON = [
     pytest.param(page, number, id=f"{page.stem}-{number}")
-    for page in PAGES
+    for page in PAGES[1:]
     for number, (language, _) in enumerate(blocks(page))
     if language == "python"
 ]
@@ -122,14 +138,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("page", "number"), PYTHON)
 def test_every_python_block_runs(page: Path, number: int, folder: Path) -> None:
-    text = blocks(page)[number][1]
-    exec(compile(text, f"{page.name}:{number}", "exec"), Names(__name__="__docs__"))
+    check_block(page, number, Names(__name__="__docs__"))
 
 
-def test_the_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    first = next(text for language, text in blocks(ROOT / "README.md") if language == "python")
-    exec(compile(first, "README.md", "exec"), {})
-    assert "torch.Size([2, 7])" in capsys.readouterr().out
+def test_the_blocks_of_the_readme_run_one_after_another(folder: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__docs__"}
+    numbers = [n for n, (language, _) in enumerate(blocks(PAGES[0])) if language == "python"]
+    for number in numbers:
+        check_block(PAGES[0], number, names)
+    assert len(numbers) >= 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)
