@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs and prints what the page shows; every shown option exists.
+"""README and docs: every Python block runs and prints what is shown; every shown option exists.
 
 A block ``text`` directly below a Python block is that block's output. The blocks of README run one
 after another in one namespace, as a reader copies them.
