@@ -28,6 +28,8 @@ NEXT_SECONDS = 30.0
 MIN_RATE, MAX_RATE = 2_000, 1_000_000
 """Hz. Sound of a lower rate, resampled, grows without bound; a higher one is a broken header."""
 SLOT = 8 * CHUNK
+MOST_CHANNELS = 6
+"""A song of more channels is always mixed to mono."""
 """Samples of a piece: a worker hands over some seconds at a time."""
 
 Samples = NDArray[np.float32]
@@ -35,11 +37,15 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Block:
-    """Mono samples (n,) float32 at a rate in Hz; the last block of a song has its facts."""
+    """Samples float32 at a rate in Hz; the last block of a song has its facts.
+
+    `samples` is the mono mix (n,), or C kept channels in turn (n * C,) where `channels` is C.
+    """
 
     samples: Samples
     sample_rate: int
     facts: SongFacts | None = None
+    channels: int = 1
 
 
 Blocks = Generator[Block, None, None]
@@ -49,6 +55,8 @@ def mono_pieces(
     open_stream: Callable[[], AudioStream], settings: DecodeSettings, slots: Sequence[Samples]
 ) -> Blocks:
     """The mono mix in pieces, each in the next of the `slots` (`SLOT`,), which take turns.
+
+    With `settings.channels` the channels of a song of 2 to `MOST_CHANNELS` are kept.
 
     Raises:
         AudioError: a rate out of range, damage, NaN or infinite samples, no samples, or what
@@ -69,26 +77,32 @@ def _pieces(stream: AudioStream, settings: DecodeSettings, slots: Sequence[Sampl
         raise AudioError(f"has a sample rate of {rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
     meter = FlagMeter(stream.channels, rate)
     digest = hashlib.blake2b(f"{rate} {stream.channels} ".encode(), digest_size=16)
+    kept = stream.channels if settings.channels and stream.channels <= MOST_CHANNELS else 1
     turn = filled = 0
     try:
         for chunk in stream.chunks:
-            if filled + len(chunk) > SLOT:
-                yield Block(slots[turn][:filled], rate)
+            size = len(chunk) * kept
+            if filled + size > SLOT:
+                yield Block(slots[turn][:filled], rate, None, kept)
                 turn, filled = (turn + 1) % len(slots), 0
-            meter.add(chunk, slots[turn][filled : filled + len(chunk)])
+            place = slots[turn][filled : filled + size]
+            meter.add(chunk, place if kept == 1 else np.empty(len(chunk), np.float32))
+            if kept > 1:
+                place[:] = chunk.ravel()
             if settings.digest:
                 digest.update(np.ascontiguousarray(chunk, "<f4").data)
-            filled += len(chunk)
+            filled += size
     except AudioError:
-        yield Block(slots[turn][:filled], rate)  # blocks before the damage come out whole
+        # Blocks before the damage come out whole.
+        yield Block(slots[turn][:filled], rate, None, kept)
         raise
     if meter.samples == 0:
         raise AudioError("holds no audio samples")
     known = {"truncated": stream.cut, "incomplete": stream.incomplete}
     flags = meter.flags(settings, stream.missing, [name for name, holds in known.items() if holds])
     mark = digest.hexdigest() if settings.digest else ""
-    facts = SongFacts(meter.samples, rate, stream.channels, flags, mark)
-    yield Block(slots[turn][:filled], rate, facts)
+    facts = SongFacts(meter.samples, rate, stream.channels, flags, mark, meter.mono_loss)
+    yield Block(slots[turn][:filled], rate, facts, kept)
 
 
 def joined(pieces: Blocks) -> Blocks:
@@ -96,18 +110,18 @@ def joined(pieces: Blocks) -> Blocks:
     block, filled = np.empty(0, np.float32), 0
     with closing(pieces):
         for piece in pieces:
-            rest, rate = piece.samples, piece.sample_rate
+            rest, rate, kept = piece.samples, piece.sample_rate, piece.channels
             if block.size == 0:
-                block = _empty(BLOCK_SECONDS * rate)
+                block = _empty(BLOCK_SECONDS * rate * kept)
             while len(rest):
                 if filled == block.size:
-                    yield Block(block, rate)
-                    block, filled = _empty(NEXT_SECONDS * rate), 0
+                    yield Block(block, rate, None, kept)
+                    block, filled = _empty(NEXT_SECONDS * rate * kept), 0
                 part = rest[: block.size - filled]
                 block[filled : filled + len(part)] = part
                 filled, rest = filled + len(part), rest[len(part) :]
         block.resize(filled, refcheck=False)
-        yield Block(block, rate, piece.facts)
+        yield Block(block, rate, piece.facts, piece.channels)
 
 
 def blocks_of(open_stream: Callable[[], AudioStream], settings: DecodeSettings) -> Blocks:

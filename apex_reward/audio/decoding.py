@@ -94,22 +94,26 @@ class DecodedSong:
             AudioError: the song has an `error`, or is damaged further on. What was read before is
                 no song.
         """
+        yield from map(_mixed, self.channel_blocks())
+
+    def channel_blocks(self) -> Iterator[NDArray[np.float32]]:
+        """As `blocks`, each (C, n): the channels where `DecodeSettings.channels` keeps them."""
         if self.error is not None:
             raise AudioError(self.error)
         if self.in_memory and self._first is not None:
-            yield self._first.samples
+            yield _channels(self._first)
             return
         if self._first is None:  # read before: decode again
             self.close()
             self._rest = self._start()
             self._first = next(self._rest)
         first, self._first = self._first, None
-        yield first.samples
+        yield _channels(first)
         del first
         for block in self._rest or ():
             if block.facts is not None:
                 self._facts = block.facts
-            yield block.samples
+            yield _channels(block)
 
     @property
     def facts(self) -> SongFacts:
@@ -140,6 +144,16 @@ class DecodedSong:
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.close()
+
+
+def _channels(block: Block) -> NDArray[np.float32]:
+    """The samples (C, n) of a block; C is 1 for the mono mix."""
+    return block.samples.reshape(-1, block.channels).T
+
+
+def _mixed(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    mono: NDArray[np.float32] = block[0] if len(block) == 1 else block.mean(axis=0)
+    return mono
 
 
 def decode_song(path: str, settings: DecodeSettings) -> DecodedSong:

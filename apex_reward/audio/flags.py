@@ -9,6 +9,7 @@ Shape key: C = channels, n = samples of a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ TRUNCATED_SECONDS = 0.5
 """`truncated`: seconds of audio that the file's header promises and that are not there."""
 INTEGER_LIKE_PEAK = 256.0
 """Level above which samples are integers in a float file: no mix goes 48 dB over full scale."""
+TRAP_SECONDS = 5
+"""The mono mix's loss is that of the worst window of this many seconds."""
+MOST_LOST = 100.0
+"""Largest loss of the mono mix in dB: nothing is left of it."""
 HALVES = np.full(2, 0.5, np.float32)
 
 Samples = NDArray[np.float32]
@@ -48,11 +53,13 @@ class DecodeSettings:
         segment_seconds: length of the encoder's segments.
         model_rate: the encoder's sample rate in Hz. Decoded samples keep the file's own rate.
         digest: also compute the identity of the sound; this takes longer than reading a WAV.
+        channels: keep up to six channels beside their mono mix, for models that read them.
     """
 
     segment_seconds: float
     model_rate: int
     digest: bool = False
+    channels: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class SongFacts:
         flags: as in `FlagMeter.flags`.
         digest: equal for two songs of the same samples in every channel, rate and channels,
             whatever they are stored in; empty unless the settings ask for it.
+        mono_loss: as `mono_loss`, in dB.
     """
 
     samples: int
@@ -73,6 +81,7 @@ class SongFacts:
     channels: int
     flags: list[str]
     digest: str = ""
+    mono_loss: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -92,6 +101,7 @@ class FlagMeter:
         # Powers of the mono mix and of all channels, over the song and over the second so far.
         self._mono = self._every = self._mono_second = self._every_second = 0.0
         self._filled = self._sounding = self._cancelled = 0
+        self._seconds: list[tuple[float, float, int]] = []
         self._apart = False
         self._clipped = np.zeros(channels, np.int64)
         self._last: Samples | None = None
@@ -133,6 +143,7 @@ class FlagMeter:
 
     def _end_second(self) -> None:
         samples = max(1, self._filled)
+        self._seconds.append(self._open_second())
         every = self._every_second / (samples * self._clipped.size)
         if every >= 10 ** (SILENT_BELOW_DBFS / 10):
             self._sounding += 1
@@ -140,6 +151,14 @@ class FlagMeter:
         self._mono += self._mono_second
         self._every += self._every_second
         self._filled, self._mono_second, self._every_second = 0, 0.0, 0.0
+
+    def _open_second(self) -> tuple[float, float, int]:
+        return self._mono_second, self._every_second / self._clipped.size, self._filled
+
+    @property
+    def mono_loss(self) -> float:
+        """`mono_loss` of the song so far, dB."""
+        return mono_loss([*self._seconds, self._open_second()])
 
     def _count_clipped(self, chunk: Samples) -> NDArray[np.int64]:
         """Samples of each channel beyond 1, or flat at full scale.
@@ -188,6 +207,29 @@ class FlagMeter:
             "upsampled": self._rate < settings.model_rate,
         }
         return [name for name, holds in checks.items() if holds]
+
+
+def mono_loss(seconds: Sequence[tuple[float, float, int]]) -> float:
+    """The power, in dB, that the mono mix loses in the worst 5 s of a song.
+
+    The loss is against the mean power of the channels. It is 0 for equal channels, 3 for channels
+    without correlation, and at most 100.
+
+    Args:
+        seconds: of each second of the song, in order: the energy of the mono mix, the mean energy
+            of a channel, and the number of samples. The last one may be shorter.
+
+    Returns:
+        The largest loss of all windows of five seconds above -60 dBFS; 0 where there is none.
+    """
+    windows = max(1, len([one for one in seconds if one[2]]) - TRAP_SECONDS + 1)
+    lost = [0.0]
+    for start in range(windows):
+        part = seconds[start : start + TRAP_SECONDS]
+        mono, every, samples = (sum(values) for values in zip(*part, strict=True))
+        if samples and every > 10 ** (SILENT_BELOW_DBFS / 10) * samples:
+            lost.append(10 * math.log10(every / max(mono, every * 10 ** (-MOST_LOST / 10))))
+    return max(lost)
 
 
 def mix(chunk: Samples, mono: Samples) -> None:

@@ -22,6 +22,9 @@ STEP_SECONDS = 0.1
 PART_SECONDS = 30.0
 ABSOLUTE_GATE = -70.0
 RELATIVE_GATE = -10.0
+SHORT_TERM_SECONDS = 3.0
+RANGE_GATE = -20.0
+RANGE_SHARES = (0.10, 0.95)
 TARGET_LUFS = -14.0
 
 _OFFSET = -0.691
@@ -56,13 +59,43 @@ def integrated_loudness(waveforms: Tensor, sample_rate: int, lengths: Lengths = 
     Raises:
         UsageError: another shape, or lengths outside [1, T].
     """
+    power, ends = _weighted_power(waveforms, sample_rate, lengths)
+    return _gated(*_block_energies(power, ends, sample_rate))
+
+
+def loudness_and_range(
+    waveforms: Tensor, sample_rate: int, lengths: Lengths = None
+) -> tuple[Tensor, Tensor]:
+    """`integrated_loudness` (B,) in LUFS and the loudness range (B,) in LU, EBU Tech 3342.
+
+    The range lies between the 10th and the 95th percentile of the loudness of windows of 3 s, every
+    0.1 s, above -70 LUFS and above 20 LU below their mean power. It is 0 for a song below 3 s, and
+    for silence. Arguments and errors as in `integrated_loudness`.
+    """
+    power, ends = _weighted_power(waveforms, sample_rate, lengths)
+    integrated = _gated(*_block_energies(power, ends, sample_rate))
+    energies, valid = _block_energies(power, ends, sample_rate, SHORT_TERM_SECONDS)
+    kept = valid & (energies > _power(ABSOLUTE_GATE))
+    threshold = _masked_mean(energies, kept) * 10 ** (RANGE_GATE / 10)
+    kept = kept & (energies > threshold.unsqueeze(1))
+    ranges = []
+    for song, mask in zip(energies, kept, strict=True):
+        levels = 10 * torch.log10(song[mask].sort().values)
+        # Ranks as FFmpeg's ebur128 has them.
+        low, high = (max(0, int(share * len(levels) + 0.5) - 1) for share in RANGE_SHARES)
+        ranges.append(levels[high] - levels[low] if len(levels) else song.new_zeros(()))
+    return integrated, torch.stack(ranges)
+
+
+def _weighted_power(
+    waveforms: Tensor, sample_rate: int, lengths: Lengths
+) -> tuple[Tensor, list[int]]:
+    """K-weighted power (B, T) of all channels together, and the songs' checked lengths."""
     ends = _checked_lengths(waveforms, sample_rate, lengths)
     channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
     count = channels.shape[1]
     weights = channels.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
-    power = torch.einsum("c,bct->bt", weights, k_weighted(channels, sample_rate) ** 2)
-    energies, valid = _block_energies(power, ends, sample_rate)  # (B, N) each
-    return _gated(energies, valid)
+    return torch.einsum("c,bct->bt", weights, k_weighted(channels, sample_rate) ** 2), ends
 
 
 def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> Tensor:
@@ -131,10 +164,17 @@ def normalize_loudness(
     Returns:
         The scaled waveforms, of the same shape.
     """
+    gain = loudness_gain(waveforms, sample_rate, target, lengths)
+    return waveforms * gain.reshape(-1, *[1] * (waveforms.ndim - 1))
+
+
+def loudness_gain(
+    waveforms: Tensor, sample_rate: int, target: float, lengths: Lengths = None
+) -> Tensor:
+    """The factors (B,) that bring songs to a target loudness; 1 for silence."""
     measured = integrated_loudness(waveforms, sample_rate, lengths)
     sounds = torch.isfinite(measured)
-    gain = 10 ** ((target - torch.where(sounds, measured, target)) / 20)
-    return waveforms * gain.reshape(-1, *[1] * (waveforms.ndim - 1))
+    return 10 ** ((target - torch.where(sounds, measured, target)) / 20)
 
 
 def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
@@ -227,12 +267,14 @@ def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> l
     return ends
 
 
-def _block_energies(power: Tensor, ends: list[int], sample_rate: int) -> tuple[Tensor, Tensor]:
+def _block_energies(
+    power: Tensor, ends: list[int], sample_rate: int, seconds: float = BLOCK_SECONDS
+) -> tuple[Tensor, Tensor]:
     """Mean power (B, N) of the gating blocks and which of them lie within the song.
 
     A song shorter than a block has its mean power in the first one.
     """
-    block, step = round(BLOCK_SECONDS * sample_rate), round(STEP_SECONDS * sample_rate)
+    block, step = round(seconds * sample_rate), round(STEP_SECONDS * sample_rate)
     lengths = torch.tensor(ends, device=power.device)
     time = torch.arange(power.shape[1], device=power.device)
     power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)

@@ -5,8 +5,9 @@ imports neither torch nor transformers, needs no guard in the caller's script, a
 when its parent is gone.
 
 Protocol: the parent writes one JSON line per song (`path` and the settings). The worker puts each
-piece of mono samples into the next of `SLOTS` slots of the shared memory and answers with one JSON
-line (`samples`, `sample_rate`, and in the last one `facts`), or with a line that has an `error`.
+piece of samples into the next of `SLOTS` slots of the shared memory and answers with one JSON
+line (`samples`, `sample_rate`, `channels`, and in the last one `facts`), or with a line that has an
+`error`.
 The parent sends an empty line when it has copied a piece; no slot is overwritten before.
 """
 
@@ -99,7 +100,8 @@ class DecodeProcess:
             if "error" in head:
                 raise AudioError(head["error"])
             facts = SongFacts(**head["facts"]) if head["facts"] else None
-            yield Block(self._slots[turn][: head["samples"]], head["sample_rate"], facts)
+            samples = self._slots[turn][: head["samples"]]
+            yield Block(samples, head["sample_rate"], facts, head["channels"])
             requests.write(COPIED)
             turn = (turn + 1) % SLOTS
 
@@ -156,7 +158,7 @@ def _answer(request: dict[str, Any], slots: list[Samples], answers: BinaryIO) ->
             for number, piece in enumerate(pieces):
                 facts = piece.facts and asdict(piece.facts)
                 head = {"samples": len(piece.samples), "sample_rate": piece.sample_rate}
-                _send(answers, {**head, "facts": facts})
+                _send(answers, {**head, "channels": piece.channels, "facts": facts})
                 # The next piece overwrites the one before this.
                 if facts is None and number >= SLOTS - 1 and not sys.stdin.buffer.readline():
                     return

@@ -361,26 +361,29 @@ class _Engine:
         """Every block through loudness, guards and queues, in memory of one block."""
         samples, whole, rate = 0, [], song.sample_rate
         gain, measured = self._gain(song), self._measured(song)
-        for block, last in _with_last(in_blocks(song, self._members.device)):
-            samples += len(block)
+        wide = self._members.reads_channels
+        for block, last in _with_last(in_blocks(song, self._members.device, wide)):
+            samples += block.shape[-1]
             if gain is not None:
                 block = block * gain
+            if self._members.takes_waveforms:
+                whole.append(block)
+            if wide:
+                block = block.mean(dim=0)
             for feed in opened.feeds:
                 feed.push(block, last)
                 feed.queue.encode()
-            if self._members.takes_waveforms:
-                whole.append(block)
         if whole and self._settings.scored:
-            mono, prompt = torch.cat(whole)[None], opened.result.prompt
+            waveforms, prompt = torch.cat(whole, dim=-1)[None], opened.result.prompt
             texts = None if prompt is None else [prompt]
             with torch.no_grad():
-                called = self._members.call_models(mono, rate, None, texts)
+                called = self._members.call_models(waveforms, rate, None, texts)
             opened.called = {n: scores.apply(_on_cpu) for n, scores in called.items()}
         opened.result = replace(
             opened.result,
             duration=samples / rate,
             sample_rate=rate,
-            measured=measured,
+            measured=self._settings.guards.with_mono_loss(measured, song.facts.mono_loss),
             flags=list(song.facts.flags),
         )
 

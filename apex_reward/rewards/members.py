@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apex_reward.audio.loudness import normalize_loudness
+from apex_reward.audio.loudness import loudness_gain
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import (
     EncodedModel,
@@ -79,6 +79,11 @@ class Members:
         """Whether any model is called with waveforms."""
         return any(member.encoders is None for member in self.members)
 
+    @property
+    def reads_channels(self) -> bool:
+        """Whether any model reads the channels of a song, not their mono mix."""
+        return any(_reads_channels(member.model) for member in self.members)
+
     def to(self, device: str) -> None:
         """Move the models that are torch modules."""
         for member in self.members:
@@ -101,38 +106,35 @@ class Members:
         if len(waveforms) == 0:
             raise UsageError("the batch holds no songs; give at least one")
         mono, ends = checked_songs(waveforms, lengths)
-        return self.forward_songs(mono, sample_rate, ends, prompts, loudness, batch_segments)
-
-    def forward_songs(
-        self, mono: Tensor, sample_rate: int, ends: Sequence[int], prompts: Prompts,
-        loudness: float | None, batch_segments: int | None = None,
-    ) -> tuple[Scores, list[Tensor]]:  # fmt: skip
-        """`forward` of checked songs (B, T), zero beyond their `ends`."""
+        wide = waveforms if self.reads_channels and waveforms.ndim == 3 else mono
         if loudness is not None:
-            lengths = torch.tensor(ends, device=mono.device)
-            mono = normalize_loudness(mono, sample_rate, loudness, lengths)
+            gain = loudness_gain(mono, sample_rate, loudness, ends)
+            mono = mono * gain[:, None]
+            wide = mono if wide.ndim == 2 else wide * gain[:, None, None]
         features = encoded_songs(self.encoders, mono, sample_rate, ends, batch_segments)
-        called = self.call_models(mono, sample_rate, ends, prompts)
+        called = self.call_models(wide, sample_rate, ends, prompts)
         return self.score(features, called, prompts), features
 
     def call_models(
-        self, mono: Tensor, sample_rate: int, ends: Lengths, prompts: Prompts
+        self, waveforms: Tensor, sample_rate: int, ends: Lengths, prompts: Prompts
     ) -> dict[int, Scores]:
-        """Scores of songs (B, T) by the models that take waveforms, by their number.
+        """Scores of songs by the models that take waveforms, by their number.
+
+        Args:
+            waveforms: (B, T), or (B, C, T): a model that does not read channels has their mean.
 
         Raises:
             UsageError: a model gave other heads than its own.
         """
-        return {
-            number: _own_heads(
-                member.model,
-                member.model(
-                    mono, sample_rate, lengths=ends, prompts=self.texts(member, prompts, len(mono))
-                ),
-            )
-            for number, member in enumerate(self.members)
-            if member.encoders is None
-        }
+        mono = waveforms.mean(dim=1) if waveforms.ndim == 3 else waveforms
+        called = {}
+        for number, member in enumerate(self.members):
+            if member.encoders is None:
+                songs = waveforms if _reads_channels(member.model) else mono
+                texts = self.texts(member, prompts, len(mono))
+                scores = member.model(songs, sample_rate, lengths=ends, prompts=texts)
+                called[number] = _own_heads(member.model, scores)
+        return called
 
     def score(
         self, features: Sequence[Tensor], called: Mapping[int, Scores], prompts: Prompts
@@ -196,6 +198,10 @@ class Members:
 
     def _own(self, name: str) -> Any:
         return getattr(self.members[0].model, name, None) if len(self.members) == 1 else None
+
+
+def _reads_channels(model: RewardModel) -> bool:
+    return bool(getattr(model, "reads_channels", False))
 
 
 def _own_heads(model: RewardModel, scores: Scores) -> Scores:

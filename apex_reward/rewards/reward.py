@@ -359,11 +359,12 @@ class Reward:
 
 def decode_settings_of(members: Members) -> DecodeSettings:
     """Segment length and rate of the first encoder; ten seconds where it has no windows."""
+    wide = members.reads_channels
     if not members.encoders:
-        return DecodeSettings(WHOLE_SECONDS, members.members[0].model.sample_rate)
+        return DecodeSettings(WHOLE_SECONDS, members.members[0].model.sample_rate, channels=wide)
     first = members.encoders[0]
     seconds = WHOLE_SECONDS if first.window is None else first.window / first.sample_rate
-    return DecodeSettings(seconds, first.sample_rate)
+    return DecodeSettings(seconds, first.sample_rate, channels=wide)
 
 
 def as_reward(model: Models | Reward, mix: Mix | None = None, **options: Any) -> Reward:

@@ -6,6 +6,7 @@ Shape key: C = channels, T = samples, n = samples of a block.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,11 @@ def _samples(cell: Any) -> tuple[Any, Any]:
 
 def _is_pair(cell: Any) -> bool:
     """Whether a cell is samples and their rate."""
-    pair = isinstance(cell, (tuple, list)) and len(cell) == 2
-    return pair and [np.ndim(one) > 0 for one in cell] == [True, False]
+    if not isinstance(cell, (tuple, list)) or len(cell) != 2:
+        return False
+    samples, rate = cell
+    number = rate is None or isinstance(rate, Real) or getattr(rate, "ndim", None) == 0
+    return number and np.ndim(samples) > 0
 
 
 def cells_of(songs: Any) -> list[Any]:
@@ -151,13 +155,13 @@ def is_path(cell: Any) -> bool:
     return named and bool(str(cell))
 
 
-def in_blocks(song: DecodedSong, device: torch.device) -> Iterator[Tensor]:
-    """Blocks (n,) of a song as tensors on a device.
+def in_blocks(song: DecodedSong, device: torch.device, channels: bool = False) -> Iterator[Tensor]:
+    """Mono blocks (n,) of a song as tensors on a device; (C, n) with `channels`.
 
     Raises:
         AudioError: the decoder fails in the middle.
     """
-    for block in song.blocks():
+    for block in song.channel_blocks() if channels else song.blocks():
         yield to_device(torch.from_numpy(block), device)
 
 

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from apex_reward.audio import load_audio
+from apex_reward.audio.decoding import DecodeSettings, decode_song
 from apex_reward.audio.resample import resample
 from apex_reward.demo.songs import make_song
 from apex_reward.errors import UsageError
@@ -23,9 +25,11 @@ from apex_reward.rewards.guards import (
     dc_offset,
     inaudible_share,
     loop_correlation,
+    mono_loss,
     noise_floor,
     silent_share,
 )
+from apex_reward.rewards.reward import Reward
 
 RATE = 24_000
 
@@ -65,6 +69,13 @@ GAMED = {
     "duration": [song()[:RATE], song()[:1]],
     "looping": [song()[: 2 * RATE].repeat(4), song()[:20_001].repeat(10), sine(220)],
     "noise": [noise(), song() + 2 * song().std() * noise(level=1.0)],
+    "mono-trap": [
+        torch.stack([song(), -song()]),
+        song(seconds=12.0)
+        * torch.tensor([[1.0], [1.0]]).where(
+            torch.arange(12 * RATE) < 6 * RATE, torch.tensor([[1.0], [-0.7]])
+        ),
+    ],
 }
 
 
@@ -83,9 +94,9 @@ def test_synthetic_songs_trip_none(seed: int) -> None:
 def test_a_real_song_trips_none(shared_folder: Path) -> None:
     played = load_audio(shared_folder / "audio" / "songeval_example.mp3")
     assert Guards().flags(Guards().measure(torch.tensor(played.samples), played.sample_rate)) == []
-    mono = resample(torch.tensor(played.mono), played.sample_rate, RATE)
-    for start in range(0, len(mono) - 8 * RATE, 20 * RATE):
-        measured = Guards().measure(mono[start : start + 8 * RATE], RATE)
+    channels = resample(torch.tensor(played.samples), played.sample_rate, RATE)
+    for start in range(0, channels.shape[1] - 8 * RATE, 20 * RATE):
+        measured = Guards().measure(channels[:, start : start + 8 * RATE], RATE)
         assert Guards().flags(measured) == [], (start / RATE, measured)
 
 
@@ -97,6 +108,34 @@ def test_the_debug_system_of_an_arena_is_heard_as_noise_only(
     played = load_audio(shared_folder / "audio" / name)
     measured = Guards().measure(torch.tensor(played.samples), played.sample_rate)
     assert Guards().flags(measured) == ["loudness", "noise"]
+
+
+def test_a_mono_mix_loses_nothing_of_equal_channels_and_3_db_of_unlike_ones() -> None:
+    one, other = noise(12.0), noise(12.0, seed=1)
+    assert mono_loss(torch.stack([one, one]), RATE) == mono_loss(one, RATE) == 0.0
+    assert mono_loss(torch.stack([one, other]), RATE) == pytest.approx(3.01, abs=0.1)
+    assert mono_loss(torch.stack([one, 0 * one]), RATE) == pytest.approx(3.01, abs=0.01)
+    trapped = torch.cat([one[: 6 * RATE], -one[6 * RATE :]])
+    assert mono_loss(torch.stack([one, trapped]), RATE) == 100.0
+    # Mid 1 and side 2: the mix keeps a fifth of the power.
+    assert mono_loss(torch.stack([3 * one, -one]), RATE) == pytest.approx(6.99, abs=0.01)
+    assert mono_loss(torch.stack([1e-4 * one, -1e-4 * one]), RATE) == 0.0  # silence
+
+
+def test_files_and_tensors_lose_the_same_in_the_mono_mix(tmp_path: Path) -> None:
+    wide = torch.stack([noise(7.3), torch.cat([noise(3.0), -noise(7.3)[3 * RATE :]])])
+    soundfile.write(tmp_path / "wide.wav", wide.T.numpy(), RATE, "FLOAT")
+    guards = Guards.of(["mono-trap"], "penalty")
+    song = decode_song(str(tmp_path / "wide.wav"), DecodeSettings(30.0, RATE))
+    loss = guards.measure(wide, RATE)["mono-trap"]
+    assert song.facts.mono_loss == pytest.approx(loss, abs=1e-4)
+    rows = Reward("apex-tiny", mix="aesthetics", guards=guards).judge(
+        [tmp_path / "wide.wav", (wide, RATE), (wide[:1], RATE)]
+    )
+    assert [row["reward_raw"] - row["reward"] for row in rows] == pytest.approx([0.5, 0.5, 0])
+    padded = torch.nn.functional.pad(torch.stack([wide, wide[:1].expand(2, -1)]), (0, RATE))
+    measured = guards.measure_batch(padded, [wide.shape[1]] * 2, RATE)
+    assert [one["mono-trap"] for one in measured] == pytest.approx([loss, 0.0])
 
 
 def test_silent_share_counts_frames() -> None:

@@ -23,6 +23,7 @@ from apex_reward.rewards.guards.measures import (
     inaudible_share,
     loop_correlation,
     loudness,
+    mono_loss,
     noise_floor,
     silent_share,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "inaudible_share",
     "loop_correlation",
     "loudness",
+    "mono_loss",
     "noise_floor",
     "silent_share",
 ]

@@ -33,7 +33,8 @@ class Guard:
 
     Args:
         name: what is wrong when it trips; the flag's name.
-        measure: pure function of a mono waveform (T,) and its sample rate in Hz; None where the
+        measure: pure function of a mono waveform (T,) and its sample rate in Hz (`mono_loss` also
+            takes channels); None where the
             value comes from elsewhere (the model) and is put among the measured ones by the caller.
         unit: of the measure and its limits.
         low, high: it trips below `low` or above `high`.
@@ -94,6 +95,7 @@ DEFAULT_GUARDS: dict[str, Guard] = {
         Guard("looping", measures.loop_correlation, "correlation", high=0.9),
         Guard("noise", measures.noise_floor, "dB", high=-11.0),
         Guard("band", measures.band_limit, "Hz", low=3_500.0),
+        Guard("mono-trap", measures.mono_loss, "dB", high=6.0),
     )
 }
 
@@ -191,7 +193,9 @@ class Guards:
         return sum(guard.penalty for guard in self.guards if guard.action == "penalty")
 
     def measure(self, waveform: Tensor, sample_rate: int) -> dict[str, float]:
-        """Every guard's measure of one song (T,) or (C, T); channels are averaged.
+        """Every guard's measure of one song (T,) or (C, T).
+
+        Channels are averaged, except for `mono-trap`.
 
         A song of 330 s or more is measured in parts, as by `measure_blocks`.
 
@@ -206,7 +210,8 @@ class Guards:
             raise UsageError(
                 f"a song has shape {tuple(waveform.shape)}; expected (T,) or (C, T), T >= 1"
             )
-        return self.measure_blocks([mono], sample_rate)
+        measured = self.measure_blocks([mono], sample_rate)
+        return self._of_channels(measured, waveform.detach(), sample_rate)
 
     def measure_batch(
         self, waveforms: Tensor, lengths: Tensor | Sequence[int] | None, sample_rate: int
@@ -239,7 +244,8 @@ class Guards:
             )
         if size >= (BLOCK_SECONDS + TAIL_SECONDS) * sample_rate:
             return [
-                self.measure(song[:n], sample_rate) for song, n in zip(mono, counts, strict=True)
+                self.measure(song[..., :n], sample_rate)
+                for song, n in zip(waveforms, counts, strict=True)
             ]
         together = max(1, BATCH_SAMPLES // size)
         measured: list[dict[str, float]] = []
@@ -247,7 +253,10 @@ class Guards:
             part = counts[start : start + together]
             songs = mono[start : start + together, : max(part)]
             measured += self._measure_mono(songs, part, sample_rate)
-        return measured
+        return [
+            self._of_channels(one, song[..., :count].detach(), sample_rate)
+            for one, song, count in zip(measured, waveforms, counts, strict=True)
+        ]
 
     def measure_blocks(self, blocks: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
         """As `measure`, of a long song that arrives in parts, in bounded memory.
@@ -271,6 +280,17 @@ class Guards:
             raise UsageError("a song of no samples; expected at least one block with one sample")
         by_name = {guard.name: guard for guard in self.guards}
         return {name: by_name[name].combined([v[name] for v in values]) for name in values[0]}
+
+    def with_mono_loss(self, measured: Mapping[str, float], loss: float) -> dict[str, float]:
+        """The measured values of a mono mix, with what the mix lost of the channels in dB."""
+        traps = {guard.name for guard in self.guards if guard.measure is measures.mono_loss}
+        return {name: loss if name in traps else value for name, value in measured.items()}
+
+    def _of_channels(
+        self, measured: Mapping[str, float], song: Tensor, sample_rate: int
+    ) -> dict[str, float]:
+        """The values of a song's mono mix, with those of the song (T,) or (C, T) itself."""
+        return self.with_mono_loss(measured, measures.mono_loss(song, sample_rate))
 
     def flags(self, measured: Mapping[str, float]) -> list[str]:
         """Names of the guards whose measured value lies outside their limits.

@@ -14,6 +14,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
+from apex_reward.audio.flags import mono_loss as worst_mono_loss
 from apex_reward.audio.loudness import fast_size, integrated_loudness
 from apex_reward.rewards.guards.songs import Songs, within
 
@@ -195,6 +196,21 @@ def band_limit(songs: Songs) -> Tensor:
     strong = mean > mean.amax(dim=1, keepdim=True) * 10 ** (-BAND_DB / 10)
     highest = (strong * songs.short_hertz[heard]).amax(dim=1)
     return torch.where(highest > 0, highest, math.inf)
+
+
+def mono_loss(waveform: Tensor, sample_rate: int) -> float:
+    """Power that the mono mix loses in the worst 5 s of a song (C, T), dB; 0 for mono (T,).
+
+    Models encode the mono mix. Listeners hear the channels, and sound in opposite phase too.
+    """
+    if waveform.ndim == 1:
+        return 0.0
+    channels = _frames(waveform.float(), sample_rate).double()  # (C, F, size)
+    mono = channels.mean(dim=0).square().sum(dim=1).tolist()
+    every = channels.square().mean(dim=0).sum(dim=1).tolist()
+    left = range(waveform.shape[1], 0, -sample_rate)
+    counts = [min(sample_rate, samples) for samples in left]
+    return worst_mono_loss(list(zip(mono, every, counts, strict=True)))
 
 
 def _frames(waveforms: Tensor, size: int) -> Tensor:

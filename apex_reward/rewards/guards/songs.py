@@ -38,8 +38,7 @@ class Songs:
     @cached_property
     def power(self) -> Tensor:
         """|STFT|^2 (B, K, F) in 43 ms Hann frames that overlap by half, whole frames only."""
-        size = self.short_size
-        return _power(self.waveforms, size)
+        return frame_power(self.waveforms, self.short_size)
 
     @property
     def short_size(self) -> int:
@@ -106,7 +105,7 @@ class Songs:
         # A frame starts every half second of the song; the last ones reach into the zeros.
         counts = [-(-length // hop) for length in self.low_lengths]
         padded = torch.nn.functional.pad(self.low, (0, (max(counts) + 1) * hop - self.low.shape[1]))
-        power = _power(padded, size)
+        power = frame_power(padded, size)
         mask = within(counts, power.shape[2], power.device)
         hertz = torch.arange(power.shape[1], device=power.device) * (self.low_rate / size)
         return (power * mask[:, None]).sum(dim=2), hertz
@@ -124,7 +123,8 @@ def within(counts: Sequence[int], size: int, device: torch.device) -> Tensor:
     return torch.arange(size, device=device) < torch.tensor(counts, device=device)[:, None]
 
 
-def _power(waveforms: Tensor, size: int) -> Tensor:
+def frame_power(waveforms: Tensor, size: int) -> Tensor:
+    """|STFT|^2 (B, K, F) in Hann frames of `size` samples that overlap by half."""
     if waveforms.shape[1] < size:
         return waveforms.new_zeros(len(waveforms), size // 2 + 1, 0)
     window = torch.hann_window(size, device=waveforms.device)
