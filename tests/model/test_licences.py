@@ -32,7 +32,7 @@ def foreign(name: str) -> type:
     ("name", "commercial"),
     [
         ("songeval", False), ("clap", True), ("tunejury", False), ("audiobox", True),
-        ("muq-eval", False), ("lyrics", True),
+        ("muq-eval", False), ("lyrics", True), ("rulers", True),
     ],
 )  # fmt: skip
 def test_every_model_states_its_licences(name: str, commercial: bool) -> None:
