@@ -39,15 +39,18 @@ def distance(
     *,
     reference: Annotated[list[str], "SONGS"],
     embedding: Literal["mert", "muq", "clap"] = "mert",
+    metric: Literal["frechet", "kernel"] = "frechet",
     model: Annotated[str | None, "MODEL", "-m"] = None,
     output: File | None = None,
     device: Annotated[str | None, "NAME"] = None,
     commercial: bool = False,
 ) -> int:
-    """Measure the Frechet distance between two sets of songs.
+    """Measure the distance between two sets of songs, and how varied each set is.
 
-    The distance falls towards 0 as the sets sound alike. The table also has it without its
-    small-sample bias. A reward that rises together with the distance is being gamed.
+    The distance falls towards 0 as the sets sound alike. The kernel distance is unbiased and may
+    be negative; for the Frechet distance the table also has it without its small-sample bias. The
+    diversity is the effective number of different songs. A reward that rises together with the
+    distance is being gamed.
 
     Example: apex-reward distance made/ --reference real/ --embedding muq
 
@@ -55,6 +58,7 @@ def distance(
         songs: files, folders, globs or lists.
         reference: the set to compare with; repeat it for more.
         embedding: encoder of the songs.
+        metric: the Frechet distance, or the kernel distance with the reference's median distance.
         model: model with that encoder. None: apex-tiny, songeval or clap.
         output: write the figures as JSON.
         device: cpu, cuda, cuda:1 or mps. None: a GPU if there is one.
@@ -62,7 +66,12 @@ def distance(
     """
     from apex_reward.files.tables import write_json
     from apex_reward.model.licences import check_commercial, licences_of
-    from apex_reward.rewards.distance import frechet_distance
+    from apex_reward.rewards.distance import (
+        frechet_distance,
+        kernel_bandwidth,
+        kernel_distance,
+        vendi_diversity,
+    )
     from apex_reward.rewards.load import load_reward_model
     from apex_reward.scoring import find_audio
 
@@ -79,17 +88,22 @@ def distance(
             usable = counted(len(found), "readable file")
             raise DataError(f"{side}: {usable}; a distance needs at least 2")
     enough = min(len(a), len(b)) >= UNBIASED_SONGS
+    width, kernel = kernel_bandwidth(b), metric == "kernel"
+    unbiased = frechet_distance(a, b, unbiased=True) if enough and not kernel else None
     figures = {
         "embedding": embedding,
         "model": name,
+        "metric": metric,
         "songs": len(a),
         "reference": len(b),
         "failed": len(failed),
-        "distance": frechet_distance(a, b),
-        "distance_unbiased": frechet_distance(a, b, unbiased=True) if enough else None,
+        "distance": kernel_distance(a, b) if kernel else frechet_distance(a, b),
+        **({"bandwidth": width} if kernel else {"distance_unbiased": unbiased}),
+        "diversity": vendi_diversity(a, width),
+        "diversity_reference": vendi_diversity(b, width),
     }
-    print_table("Frechet distance", list(figures), [list(figures.values())])
-    if not enough:
+    print_table(f"{metric.capitalize()} distance", list(figures), [list(figures.values())])
+    if not enough and not kernel:
         show(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.")
     if output is not None:
         write_json(output, figures)

@@ -1,7 +1,7 @@
-"""Distance of a set of songs from a reference set, and the spread of a prompt's songs.
+"""Distances of a set of songs from a reference set, and how varied songs are.
 
-A reward that rises together with the distance is being gamed; a spread that falls to zero is a
-policy that plays one song.
+None of them depends on the order of songs. A reward that rises together with the distance is being
+gamed; a spread that falls to zero is a policy that plays one song.
 
 Shape key: N, M = songs of the two sets, W = width of an embedding.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,62 @@ def frechet_distance(
     return float(line[0, 0])
 
 
+def kernel_distance(songs: Tensor, reference: Tensor) -> float:
+    """Kernel distance of two sets of embeddings: the unbiased squared maximum mean discrepancy.
+
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y); the first two means are over different songs of
+    one set (A. Gretton et al., JMLR 13, 2012; for audio Y. Chung et al., arXiv 2502.15602). The
+    kernel is exp(-d^2 / (2 b^2)), and b is `kernel_bandwidth` of the reference alone: a damaged set
+    does not choose the scale that it is measured on.
+
+    Args:
+        songs: (N, W) embeddings, N >= 2.
+        reference: (M, W), M >= 2.
+
+    Returns:
+        At most 2. It does not depend on W, and sets smaller than W are no special case. It is 0 on
+        average for two sets of one distribution, so it may fall below 0. For a set against itself
+        it is 2 (a - 1) / N, where a is the mean of k over different songs.
+
+    Raises:
+        UsageError: shapes that do not fit, too few songs, values that are not finite.
+    """
+    _check(songs, reference, 2)
+    width = kernel_bandwidth(reference)
+    n, m = len(songs), len(reference)
+    own, other = _kernel(songs, songs, width).sum() - n, _kernel(reference, reference, width).sum()
+    across = _kernel(songs, reference, width).mean()
+    return float(own / (n * (n - 1)) + (other - m) / (m * (m - 1)) - 2 * across)
+
+
+def kernel_bandwidth(songs: Tensor) -> float:
+    """The median distance of two different songs of (N, W) embeddings; 0 for fewer than two."""
+    distances = torch.pdist(songs.detach().double())
+    return float(np.median(distances.cpu().numpy())) if len(distances) else 0.0
+
+
+def vendi_diversity(songs: Tensor, bandwidth: float) -> float:
+    """The effective number of different songs (D. Friedman and A. Dieng, arXiv 2210.02410).
+
+    The exponential of the entropy of the eigenvalues of K / N, where K is the kernel matrix of
+    `kernel_distance`.
+
+    Args:
+        songs: (N, W) embeddings, N >= 1.
+        bandwidth: of the kernel, as `kernel_bandwidth` of the set with which songs are compared.
+            With 0 only equal songs are alike.
+
+    Returns:
+        From 1, where all songs are equal, to N, where all are far from each other.
+
+    Raises:
+        UsageError: another shape, no song, or values that are not finite.
+    """
+    _check(songs, songs, 1)
+    shares = torch.linalg.eigvalsh(_kernel(songs, songs, bandwidth) / len(songs)).clamp(min=0)
+    return float(torch.special.entr(shares).sum().exp())
+
+
 def embedding_spread(embeddings: Tensor, prompts: Sequence[Hashable] | None = None) -> float:
     """Mean cosine distance of two songs of one prompt.
 
@@ -97,6 +154,15 @@ def embedding_spread(embeddings: Tensor, prompts: Sequence[Hashable] | None = No
         cosine = unit[group] @ unit[group].T
         spreads.append(float(1 - (cosine.sum() - cosine.trace()) / (n * (n - 1))))
     return sum(spreads) / len(spreads) if spreads else float("nan")
+
+
+def _kernel(a: Tensor, b: Tensor, bandwidth: float) -> Tensor:
+    """(N, M) values in [0, 1] of the kernel of (N, W) and (M, W); 1 for equal songs."""
+    # Differences, not products: equal songs are at a distance of exactly 0.
+    distance = torch.cdist(
+        a.detach().double(), b.detach().double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return torch.exp(-0.5 * (distance / max(bandwidth, 1e-12)).square())
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:

@@ -40,6 +40,16 @@ def test_a_set_against_itself_and_against_noise(sets: Path, tmp_path: Path) -> N
     assert figures["noisy"]["distance"] > 1e-4
     assert figures["noisy"]["distance_unbiased"] is None
     assert (figures["clean"]["songs"], figures["clean"]["reference"]) == (3, 3)
+    assert figures["clean"]["diversity"] == figures["clean"]["diversity_reference"]
+    arguments = ["distance", str(sets / "noisy"), "--reference", str(sets / "clean")]
+    assert (
+        CliRunner().invoke(app, [*arguments, "--metric", "kernel", "-o", str(file)]).exit_code == 0
+    )
+    kernel = json.loads(file.read_text())
+    assert kernel["metric"] == "kernel"
+    assert kernel["distance"] > 0
+    assert kernel["bandwidth"] > 0
+    assert 1 < kernel["diversity"] < 3
 
 
 def test_bad_files_are_listed(sets: Path, tmp_path: Path) -> None:

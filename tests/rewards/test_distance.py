@@ -13,7 +13,13 @@ from torch import Tensor
 from apex_reward.demo.damage import damage
 from apex_reward.demo.songs import make_song
 from apex_reward.errors import UsageError
-from apex_reward.rewards.distance import embedding_spread, frechet_distance
+from apex_reward.rewards.distance import (
+    embedding_spread,
+    frechet_distance,
+    kernel_bandwidth,
+    kernel_distance,
+    vendi_diversity,
+)
 from tests.support import tiny_model
 
 RATE = 24_000
@@ -85,6 +91,61 @@ def test_it_grows_with_damage() -> None:
         for s in (1, 2, 3)
     ]
     assert 0 < distances[0] < distances[1] < distances[2]
+
+
+def test_the_kernel_distance_is_that_of_a_slow_loop() -> None:
+    a, b = normal(7, 20, 1), normal(5, 20, 2) + 0.5  # fewer songs than dimensions
+    pairs = [float((x - y).norm()) for i, x in enumerate(b) for y in b[:i]]
+    assert kernel_bandwidth(b) == pytest.approx(np.median(pairs), rel=1e-12)
+
+    def mean(xs: Tensor, ys: Tensor, other: bool) -> float:
+        values = [
+            math.exp(-float((x - y).square().sum()) / (2 * float(np.median(pairs)) ** 2))
+            for i, x in enumerate(xs) for j, y in enumerate(ys) if not (other and i == j)
+        ]  # fmt: skip
+        return sum(values) / len(values)
+
+    expected = mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+    assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    shuffled = kernel_distance(a[torch.randperm(7)], b[torch.randperm(5)])
+    assert shuffled == pytest.approx(expected, rel=1e-9)
+    # Two songs each: k of one distance b is e^-0.5.
+    two = torch.tensor([[0.0], [1.0]])
+    assert kernel_distance(two, two) == pytest.approx(math.exp(-0.5) - 1)
+    assert kernel_distance(b, b) == pytest.approx(2 * (mean(b, b, True) - 1) / 5)
+    same = torch.ones(3, 4)
+    assert kernel_distance(same, same) == 0.0
+    assert kernel_distance(2 * same, same) == 2.0
+    with pytest.raises(UsageError, match="at least 2"):
+        kernel_distance(a[:1], b)
+
+
+def test_the_kernel_distance_is_0_on_average_and_grows_with_damage() -> None:
+    draws = [kernel_distance(normal(12, 8, i), normal(12, 8, 100 + i)) for i in range(200)]
+    assert min(draws) < 0 < max(draws)
+    assert abs(sum(draws) / 200) < 3 * float(np.std(draws)) / 200**0.5
+    clean, reference, step = normal(30, 16, 1), normal(40, 16, 2), normal(30, 16, 3)
+    # Noise of growing level; a bandwidth of the damaged set would follow it.
+    distances = [kernel_distance(clean + level * step, reference) for level in (0, 1, 2, 4, 8, 16)]
+    assert distances == sorted(distances)
+    assert abs(distances[0]) < 0.02 < 0.1 < distances[2]
+
+
+def test_diversity_counts_different_songs() -> None:
+    far = 100 * torch.eye(4)
+    assert vendi_diversity(far, 1.0) == pytest.approx(4.0)
+    assert vendi_diversity(far[[0, 1, 1, 0]], 1.0) == pytest.approx(2.0)
+    assert vendi_diversity(far[:1], 1.0) == pytest.approx(1.0)
+    assert vendi_diversity(far[[2, 2, 2]], 0.0) == pytest.approx(1.0)
+    # Two songs at distance b: eigenvalues (1 +- e^-0.5) / 2.
+    shares = np.array([1 + math.exp(-0.5), 1 - math.exp(-0.5)]) / 2
+    two = torch.tensor([[0.0], [3.0]])
+    assert vendi_diversity(two, 3.0) == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    songs = normal(9, 30, 1)
+    width = kernel_bandwidth(songs)
+    turned = vendi_diversity(songs[torch.randperm(9)], width)
+    assert turned == pytest.approx(vendi_diversity(songs, width))
+    assert 1 < vendi_diversity(0.3 * songs, width) < vendi_diversity(songs, width) < 9
 
 
 def test_spread_by_hand() -> None:
