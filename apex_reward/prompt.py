@@ -77,6 +77,15 @@ def prompts_of(values: Sequence[Any] | None, lyrics: Sequence[Any] | None = None
     return [prompt_of(value, own) for value, own in zip(values, words, strict=True)]
 
 
+def same_text(cell: Any) -> str:
+    """Text in one case and with single spaces, so that equal prompts compare equal.
+
+    >>> same_text("Calm  piano "), same_text(None)
+    ('calm piano', '')
+    """
+    return "" if cell is None else " ".join(str(cell).split()).casefold()
+
+
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return str(value)

@@ -21,9 +21,9 @@ from result_file import write_result
 
 from apex_reward.files.tables import write_table
 from apex_reward.pairs.build import build
+from apex_reward.pairs.candidates import read_candidates
 from apex_reward.pairs.export import write_folder
 from apex_reward.pairs.options import PairOptions
-from apex_reward.pairs.reading import read_candidates
 
 SIZES = [(10_000, 1_000), (100_000, 10_000), (1_000_000, 100_000)]
 Pairs = set[tuple[str, str]]

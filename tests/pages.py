@@ -26,8 +26,8 @@ from apex_reward.listen.app import make_app
 from apex_reward.listen.session import Session
 from apex_reward.listen.sources import read_comparisons
 from apex_reward.pairs.build import build
+from apex_reward.pairs.candidates import read_candidates
 from apex_reward.pairs.options import PairOptions
-from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.report import write_report
 from tests.browser import Browser
 

@@ -30,6 +30,7 @@ from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.dates import read_months
 from apex_reward.files.tables import NOTHING, NUMBER
 from apex_reward.metrics import FloatArray, IntArray
+from apex_reward.prompt import same_text
 
 BoolArray = npt.NDArray[np.bool_]
 TextArray = npt.NDArray[np.str_]
@@ -285,11 +286,6 @@ def truth(cell: Any) -> float:
     """
     text = "" if cell is None else str(cell).strip().casefold().removesuffix(".0")
     return 1.0 if text in _YES else 0.0 if text in _NO else math.nan
-
-
-def same_text(cell: Any) -> str:
-    """Text in one case and with single spaces, so that equal prompts compare equal."""
-    return "" if cell is None else " ".join(str(cell).split()).casefold()
 
 
 def uuid_of(row: Row) -> str:

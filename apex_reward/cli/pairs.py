@@ -67,10 +67,9 @@ def pairs(
     from apex_reward.files.stamps import read_provenance
     from apex_reward.files.tables import check_output
     from apex_reward.pairs.build import build
-    from apex_reward.pairs.export import write_folder
-    from apex_reward.pairs.hub import FORMS as PUSHED
-    from apex_reward.pairs.hub import push_folder
-    from apex_reward.pairs.reading import read_candidates
+    from apex_reward.pairs.candidates import read_candidates
+    from apex_reward.pairs.export import FORMS as PUSHED
+    from apex_reward.pairs.export import push_folder, summary, write_folder
     from apex_reward.pairs.report import write_report
     from apex_reward.rewards.saved import provenance
 
@@ -98,7 +97,7 @@ def pairs(
         result = build(
             table, choices, folder, lambda done, n: bar.update(task, completed=done, total=n)
         )
-    _print_counts(result)
+    _print_counts(result, summary(result), form)
     if target is not None:
         write_folder(result, target, form, folder, made_by)
         write_report(result, target, folder, formats)
@@ -121,28 +120,31 @@ def _scored(
     with resumable(kept_so_far), progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
         return score_unscored(
-            table, options.involved, reward, folder, workers=workers,
+            table, [*options.involved, *(f"rulers.{name}" for name in options.ruler_names)],
+            reward, folder, workers=workers,
             on_row=lambda done, total: bar.update(task, completed=done, total=total),
             agreement=options.min_agreement is not None, kept=kept, resume=resume,
         )  # fmt: skip
 
 
-def _print_counts(result: PairSet) -> None:
-    from apex_reward.pairs.export import summary
-
-    counts = summary(result)
+def _print_counts(result: PairSet, counts: dict[str, Any], form: str) -> None:
     rows: list[tuple[Any, ...]] = [("candidates", "read", counts["n_candidates"])]
-    rows += [("candidates", why, -n) for why, n in counts["dropped_candidates"].items()]
+    rows += [
+        ("candidates", f"dropped: {why}", n) for why, n in counts["dropped_candidates"].items()
+    ]
     rows += [("candidates", "in a pair", counts["n_candidates_paired"])]
     rows += [("pairs", "proposed", len(result.proposed[0]))]
-    rows += [("pairs", why, -n) for why, n in counts["dropped_pairs"].items()]
+    rows += [("pairs", f"dropped: {why}", n) for why, n in counts["dropped_pairs"].items()]
     rows += [("pairs", "train", counts["n_train"]), ("pairs", "test", counts["n_test"])]
     print_table(f"{counts['strategy']} on {counts['axis']}", ("", "step", "number"), rows)
-    if counts["n_pairs"] and result.options.test_share and not counts["n_test"]:
+    both = counts["n_candidates_chosen_and_rejected"]
+    if form == "kto" and both:
         show(
-            "note: the test split is empty: every set of connected prompts and groups is larger "
-            f"than a share of {result.options.test_share:g}", err=False,
+            f"note: {counted(both, 'song')} chosen in one pair of a prompt and rejected in "
+            "another; kto leaves them out", err=False,
         )  # fmt: skip
+    for text in counts["warnings"]:
+        show(f"warning: {text}", "yellow", err=False)
 
 
 def _exit_code(result: PairSet, scored: bool) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.pairs.build import build
+from apex_reward.pairs.candidates import read_candidates
 from apex_reward.pairs.export import summary, write_folder
 from apex_reward.pairs.options import PairOptions
-from apex_reward.pairs.reading import read_candidates
 from apex_reward.pairs.report import write_report
 
 

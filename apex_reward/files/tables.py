@@ -115,7 +115,7 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
     ending = check_format(path)
     try:
         if ending == ".parquet":
-            return _plain_types(pyarrow.parquet.read_table(path))
+            return plain_types(pyarrow.parquet.read_table(path))
         if ending == ".csv":
             return _read_csv(path, TEXT_COLUMNS | set(text))
         return table_of(read_jsonl(path))
@@ -188,7 +188,7 @@ def _numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]
     return numbers, pc.and_(pc.is_null(numbers), pc.invert(missing))
 
 
-def _plain_types(table: pa.Table) -> pa.Table:
+def plain_types(table: pa.Table) -> pa.Table:
     """Strings and floats in place of Arrow's other kinds of text and number."""
     types = pa.types
     for place, field in enumerate(table.schema):

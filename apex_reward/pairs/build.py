@@ -1,46 +1,53 @@
 """From candidates to pairs: the whole flow in `build`.
 
-Shape key: N = candidates, M = pairs, A = axes.
+Shape key: N = candidates, M = pairs, A = axes, R = rulers, P = prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from apex_reward.errors import DataError, listed
-from apex_reward.pairs.audio_facts import check_audio
-from apex_reward.pairs.axes import Floats
-from apex_reward.pairs.candidates import Candidates, Integers, arrange
-from apex_reward.pairs.filters import (
-    Positions,
-    agreement,
-    balanced,
-    drop_lonely,
-    drop_repeats,
-    drop_unusable,
-    leads,
-    limited,
-    pair_filters,
+from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.files.tables import table_of
+from apex_reward.pairs.candidates import (
+    MESSAGES,
+    Candidates,
+    Floats,
+    Integers,
+    arrange,
+    one_spelling,
+    read_candidates,
 )
-from apex_reward.pairs.ledger import Ledger, Mask
+from apex_reward.pairs.constraints import (
+    Ledger,
+    Mask,
+    agreement,
+    allowed_pairs,
+    check_candidates,
+    constraints,
+)
 from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
-from apex_reward.pairs.reading import read_candidates
-from apex_reward.pairs.split import split_pairs
-from apex_reward.pairs.strategies import Strategy, StrategySettings, find_strategy
+from apex_reward.pairs.strategies import MARGIN_INSIDE, Strategy, StrategySettings, find_strategy
+from apex_reward.pairs.teaches import RulerShare, ruler_shares, warnings_of
 from apex_reward.report.songs import Rows
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MOST_PER_PROMPT = 4_000
 """Candidates of one prompt; every strategy looks at all pairs of them."""
 CELLS_AT_ONCE = 4_000_000
 """Size of the (prompts, axes, N, N) block that a strategy works on: about 32 MB a copy."""
+ROWS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -51,18 +58,20 @@ class PairSet:
         candidates: N candidates in canonical order, with durations and loudness where known.
         chosen, rejected: (M,) positions of the kept pairs, by prompt, then candidate order.
         test: (M,) True for the pairs of the split `test`.
+        split_note: a sentence where the split `test` is smaller than asked for, else empty.
         dropped: reason of each candidate that is in no pair.
         proposed: (chosen, rejected) of all pairs that the strategy proposed.
-        removed: reason of each proposed pair that a filter removed.
+        removed: reason of each proposed pair that was removed.
     """
 
     candidates: Candidates
     options: PairOptions
-    chosen: Positions
-    rejected: Positions
+    chosen: Integers
+    rejected: Integers
     test: Mask
+    split_note: str
     dropped: Ledger
-    proposed: tuple[Positions, Positions]
+    proposed: tuple[Integers, Integers]
     removed: Ledger
 
     @property
@@ -78,6 +87,16 @@ class PairSet:
             return None
         return agreement(self.candidates.members, self.chosen, self.rejected)
 
+    @cached_property
+    def rulers(self) -> list[RulerShare]:
+        """What `ruler_shares` finds."""
+        return ruler_shares(self.candidates, self.chosen, self.rejected)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What `warnings_of` finds; it measures the loudness of some songs."""
+        return warnings_of(self.candidates, self.chosen, self.rejected, self.rulers)
+
 
 def build_pairs(
     rows: Any, strategy: str | Strategy = "best-worst", axis: str | None = None, **options: Any
@@ -85,8 +104,9 @@ def build_pairs(
     """Preference pairs from scored candidates.
 
     Args:
-        rows: list of dicts, Arrow table, `datasets.Dataset` or path of a table, with `audio`,
-            `prompt_id` (or `prompt`) and numeric columns; higher is better.
+        rows: what `read_candidates` reads: a list of dicts, an Arrow table, a data set of
+            `datasets` or the path of a table, with `audio`, `prompt_id` (or `prompt`: text or chat
+            messages) and numeric columns; higher is better.
         strategy: one of `STRATEGIES`, a function like them, or `package.module:function`.
         axis: the primary axis, a numeric column or a mix of heads; default `musicality`.
         options: the other fields of `PairOptions`.
@@ -107,9 +127,11 @@ def build_pairs(
         >>> [(row["audio"], row["reason"]) for row in dropped]
         [('2.wav', 'not selected by best-worst')]
     """
-    given = PairOptions(strategy=strategy, axis=axis, **_tidy(options))
-    result = build(read_candidates(rows), given)
-    return Rows(pairs_table(result).to_pylist()), Rows(dropped_table(result).to_pylist())
+    lists = {name: as_names(options.pop(name, ())) for name in ("axes", "drop_flags", "balance")}
+    maps = {name: dict(options.pop(name, None) or {}) for name in ("threshold", "protect")}
+    chosen = PairOptions(strategy=strategy, axis=axis, **options, **lists, **maps)
+    result = build(read_candidates(rows), chosen)
+    return Rows(pair_rows(result)), Rows(dropped_table(result).to_pylist())
 
 
 def build(
@@ -118,7 +140,7 @@ def build(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairSet:
-    """Arrange, drop, pair, filter, split.
+    """Arrange, drop, constrain, pair, limit, split.
 
     Args:
         table: candidates as `read_candidates` returns them.
@@ -126,65 +148,53 @@ def build(
         folder: where relative audio paths are tried next to the working directory.
         progress: called with the number of prompts done and of all prompts.
     """
-    candidates = arrange(table, options.involved, agreement=options.min_agreement is not None)
+    candidates = arrange(table, options)
     ledger = Ledger(len(candidates))
-    drop_unusable(candidates, options, ledger)
-    drop_repeats(candidates, ledger)
-    candidates = check_audio(
-        candidates,
-        ledger,
-        folder,
-        loudness=options.match_loudness is not None,
-        duration=options.match_duration is not None,
-    )
-    drop_lonely(candidates, ledger)
+    candidates = check_candidates(candidates, options, ledger, folder)
     usable = ledger.open
-    chosen, rejected = _proposed(candidates, options, usable, progress)
+    chosen, rejected = _proposed(candidates, options, ledger, progress)
     removed = Ledger(len(chosen))
-    _filter(candidates, options, usable, chosen, rejected, removed)
-    kept = removed.open
-    _drop_unpaired(candidates, options, ledger, chosen, rejected, removed)
-    w, low = chosen[kept], rejected[kept]
+    _limit(candidates, options, usable, chosen, rejected, removed)
+    _drop_unpaired(candidates, options, ledger, (chosen, rejected), removed)
+    w, low = chosen[removed.open], rejected[removed.open]
+    test, note = split(_connected_sets(candidates)[w], options.test_share, options.seed)
     return PairSet(
-        candidates=candidates,
-        options=options,
-        chosen=w,
-        rejected=low,
-        test=_split(candidates, options, w, low),
-        dropped=ledger,
-        proposed=(chosen, rejected),
-        removed=removed,
-    )
-
-
-def _tidy(options: dict[str, Any]) -> dict[str, Any]:
-    names = {name: as_names(options.pop(name, ())) for name in ("axes", "drop_flags")}
-    maps = {name: dict(options.pop(name, None) or {}) for name in ("threshold", "protect")}
-    return {**options, **names, **maps}
+        candidates=candidates, options=options, chosen=w, rejected=low, test=test, split_note=note,
+        dropped=ledger, proposed=(chosen, rejected), removed=removed,
+    )  # fmt: skip
 
 
 def _proposed(
     candidates: Candidates,
     options: PairOptions,
-    usable: Mask,
+    ledger: Ledger,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Positions, Positions]:
-    """All pairs that the strategy proposes, in candidate order."""
+) -> tuple[Integers, Integers]:
+    """All pairs that the strategy proposes among those that may be paired, in candidate order."""
     (name, strategy), axes = find_strategy(options.strategy), options.strategy_axes
-    settings = StrategySettings(
-        min_margin=options.min_margin,
-        top_k=options.top_k or DEFAULT_TOP_K,
-        quantile=DEFAULT_QUANTILE.get(name, 0.0) if options.quantile is None else options.quantile,
-        thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
-    )
+    quantile = DEFAULT_QUANTILE.get(name, DEFAULT_QUANTILE["margin"])
+    made = constraints(candidates, options, ledger.open)
     stacked = np.stack([candidates.axes[axis] for axis in axes])
     leading, trailing = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    done = 0
-    blocks = list(_blocks_of_one_size(candidates, usable, len(axes)))
-    total = sum(len(members) for members in blocks)
+    each = 1 if candidates.members is None else candidates.members.shape[1]
+    blocks = list(_blocks_of_one_size(candidates, ledger.open, max(len(axes), each)))
+    done, total = 0, sum(len(members) for members in blocks)
     for members in blocks:  # (prompts, n) positions
-        values = stacked[:, members].transpose(1, 0, 2)
-        prompt, win, lose = np.nonzero(strategy(values, settings))
+        may = allowed_pairs(made, members, ledger)
+        settings = StrategySettings(
+            min_margin=options.min_margin,
+            top_k=options.top_k or DEFAULT_TOP_K,
+            quantile=quantile if options.quantile is None else options.quantile,
+            thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
+            may=may,
+        )
+        wins = np.asarray(strategy(stacked[:, members].transpose(1, 0, 2), settings), bool)
+        if wins.shape != may.shape:
+            raise UsageError(
+                f"the strategy {name} returns shape {wins.shape} for {members.shape[0]} prompts of "
+                f"{members.shape[1]} candidates; expected {may.shape}"
+            )
+        prompt, win, lose = np.nonzero(wins & may)
         leading.append(members[prompt, win])
         trailing.append(members[prompt, lose])
         done += len(members)
@@ -195,7 +205,7 @@ def _proposed(
     return w[order], low[order]
 
 
-def _blocks_of_one_size(candidates: Candidates, usable: Mask, axes: int) -> Iterator[Positions]:
+def _blocks_of_one_size(candidates: Candidates, usable: Mask, layers: int) -> Iterator[Integers]:
     """Positions of usable candidates, prompts of one size together, a bounded block at a time."""
     positions = np.flatnonzero(usable)
     _, starts, sizes = np.unique(
@@ -210,162 +220,295 @@ def _blocks_of_one_size(candidates: Candidates, usable: Mask, axes: int) -> Iter
         )
     for size in np.unique(sizes).tolist():
         first = starts[sizes == size]
-        at_once = max(1, CELLS_AT_ONCE // (axes * size * size))
+        at_once = max(1, CELLS_AT_ONCE // (layers * size * size))
         for begin in range(0, len(first), at_once):
             yield positions[first[begin : begin + at_once, None] + np.arange(size)]
 
 
-def _filter(
+def _limit(
     candidates: Candidates,
     options: PairOptions,
     usable: Mask,
-    chosen: Positions,
-    rejected: Positions,
+    chosen: Integers,
+    rejected: Integers,
     removed: Ledger,
 ) -> None:
-    for pair_filter in pair_filters(candidates, options, usable):
-        removed.drop(~pair_filter.keep(chosen, rejected), pair_filter.reason)
+    """Remove proposed pairs: the margin, the balance of axes, the limits, the balance of rulers."""
+    primary = candidates.axes[options.primary]
+    margin = primary[chosen] - primary[rejected]
+
+    def keep(reason: str, which: Callable[[Integers], Mask]) -> None:
+        kept = np.flatnonzero(removed.open)
+        removed.drop(kept[~which(kept)], reason)
+
+    # A pair of `two-axis` may be decided by the other axis; a margin holds only where asked for.
+    if options.strategy_name not in MARGIN_INSIDE and options.min_margin > 0:
+        keep(f"margin below {options.min_margin:g}", lambda at: margin[at] >= options.min_margin)
     if options.balance_axes:
-        kept = np.flatnonzero(removed.open)
-        lead = leads(candidates, options.strategy_axes, usable, chosen[kept], rejected[kept])
-        _drop_rest(removed, kept, balanced(lead), "axis balance")
-    if options.max_pairs_per_prompt or options.max_pairs_per_candidate:
-        kept = np.flatnonzero(removed.open)
-        w, low = chosen[kept], rejected[kept]
-        primary = candidates.axes[options.primary]
-        keep = limited(
-            candidates.prompt[w],
-            w,
-            low,
-            primary[w] - primary[low],
-            options.max_pairs_per_prompt,
-            options.max_pairs_per_candidate,
+        spread = {a: float(candidates.axes[a][usable].std()) or 1.0 for a in options.strategy_axes}
+        leads = [(candidates.axes[a][chosen] - candidates.axes[a][rejected]) / spread[a]
+                 for a in options.strategy_axes]  # fmt: skip
+        keep("axis balance", lambda at: balanced(np.stack(leads, axis=1)[at]))
+    most = options.max_pairs_per_prompt, options.max_pairs_per_candidate
+    if any(most):
+        prompt = candidates.prompt[chosen]
+        keep(
+            "over the limit of pairs",
+            lambda at: limited(prompt[at], chosen[at], rejected[at], margin[at], *most),
         )
-        _drop_rest(removed, kept, keep, "over the limit of pairs")
+    if options.ruler_names:
+        rulers = [candidates.measured()[name] for name in options.ruler_names]
+        signs = np.stack([np.sign(r[chosen] - r[rejected]) for r in rulers], axis=1)
+        name = listed(options.ruler_names)
+        keep(f"balance of {name}", lambda at: neutral(signs[at], margin[at]))
 
 
-def _drop_rest(removed: Ledger, kept: Positions, keep: Mask, reason: str) -> None:
-    rest = np.zeros(len(removed.open), bool)
-    rest[kept[~keep]] = True
-    removed.drop(rest, reason)
+def balanced(leads: Floats) -> Mask:
+    """Keep equally many pairs for each axis that decides some: the clearest of each.
+
+    Args:
+        leads: (M, A) lead of the chosen on each axis, in units of that axis's spread. A pair's
+            deciding axis is the one with the largest lead.
+
+    Returns:
+        (M,) True for the pairs to keep: of every axis that decides any, as many as the rarest has.
+    """
+    if not len(leads):
+        return np.zeros(0, bool)
+    deciding = leads.argmax(axis=1)
+    counts = np.bincount(deciding, minlength=leads.shape[1])
+    return _rank_within(deciding, leads.max(axis=1)) < counts[counts > 0].min()
+
+
+def neutral(signs: Floats, margin: Floats) -> Mask:
+    """Keep as many pairs of each pattern of rulers as of the opposite pattern: the widest margins.
+
+    So the chosen song has more of every ruler as often as it has less of it.
+
+    Args:
+        signs: (M, R) 1 where the chosen has more of a ruler, -1 where it has less, 0 for equal.
+        margin: (M,) lead of the chosen on the primary axis.
+
+    >>> neutral(np.array([[1], [1], [-1], [0]]), np.array([1.0, 3.0, 2.0, 1.0])).tolist()
+    [False, True, True, True]
+    """
+    patterns = [tuple(row) for row in signs.tolist()]
+    number = {pattern: code for code, pattern in enumerate(dict.fromkeys(patterns))}
+    counts = Counter(patterns)
+    code = np.array([number[pattern] for pattern in patterns], np.int64)
+    opposite = np.array(
+        [counts[tuple(-sign for sign in pattern)] for pattern in patterns], np.int64
+    )
+    return _rank_within(code, margin) < opposite
+
+
+def _rank_within(group: Integers, value: Floats) -> Integers:
+    """(M,) how many of the same group come before each: larger values first, then input order."""
+    order = np.lexsort((np.arange(len(group)), -value, group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    return rank
+
+
+def limited(
+    prompt: Integers,
+    chosen: Integers,
+    rejected: Integers,
+    margin: Floats,
+    per_prompt: int | None,
+    per_candidate: int | None,
+) -> Mask:
+    """Keep at most so many pairs per prompt and per candidate, greedily by margin.
+
+    In each prompt, pairs are taken from the widest margin down (equal ones in candidate order),
+    each unless the prompt or one of its candidates is full.
+
+    Args:
+        prompt, chosen, rejected, margin: (M,) of each pair.
+        per_prompt, per_candidate: the limits, None for no limit.
+    """
+    order = np.lexsort((rejected, chosen, -margin, prompt))
+    rank = _rank_within(prompt[order], np.zeros(len(order)))
+    prompt_left = np.full(int(prompt.max(initial=0)) + 1, per_prompt or len(order) + 1)
+    size = int(max(chosen.max(initial=0), rejected.max(initial=0))) + 1
+    candidate_left = np.full(size, per_candidate or len(order) + 1)
+    keep = np.zeros(len(order), bool)
+    # The k-th pairs of all prompts at once: no two of them share a prompt or a candidate.
+    by_rank = order[np.argsort(rank, kind="stable")]
+    for pairs in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(order) else []:
+        room = prompt_left[prompt[pairs]] > 0
+        room &= (candidate_left[chosen[pairs]] > 0) & (candidate_left[rejected[pairs]] > 0)
+        taken = pairs[room]
+        keep[taken] = True
+        prompt_left[prompt[taken]] -= 1
+        candidate_left[chosen[taken]] -= 1
+        candidate_left[rejected[taken]] -= 1
+    return keep
 
 
 def _drop_unpaired(
-    candidates: Candidates,
-    options: PairOptions,
-    ledger: Ledger,
-    chosen: Positions,
-    rejected: Positions,
-    removed: Ledger,
-) -> None:
+    candidates: Candidates, options: PairOptions, ledger: Ledger,
+    proposed: tuple[Integers, Integers], removed: Ledger,
+) -> None:  # fmt: skip
     """A reason for every candidate that is in no kept pair: that of its longest-lived pair."""
-    size, kept = len(candidates), removed.open
-    # Filters number their reasons in order, so the largest code is the last filter reached.
-    last = np.zeros(size, np.int32)
-    for side in (chosen, rejected):
+    # Reasons are numbered in the order of the steps: the largest code is the last step reached.
+    last = np.zeros(len(candidates), np.int32)
+    paired = np.zeros(len(candidates), bool)
+    for side in proposed:
         np.maximum.at(last, side, removed.codes)
-    paired = np.zeros(size, bool)
-    paired[chosen[kept]] = paired[rejected[kept]] = True
+        paired[side[removed.open]] = True
     for code in np.unique(last[~paired]).tolist():
         if code:
-            ledger.drop(~paired & (last == code), f"pairs dropped ({removed.text(code)})")
-    primary = candidates.axes[options.primary]
-    equal = _all_equal(candidates, primary, ledger.open)
+            ledger.drop(~paired & (last == code), f"pairs dropped ({removed.texts[code]})")
+    values, usable = candidates.axes[options.primary], ledger.open
+    low, high = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
+    np.minimum.at(low, candidates.prompt[usable], values[usable])
+    np.maximum.at(high, candidates.prompt[usable], values[usable])
+    equal = (low == high)[candidates.prompt]
     ledger.drop(~paired & equal, f"ties with every other candidate on {options.primary}")
     ledger.drop(~paired, f"not selected by {options.strategy_name}")
 
 
-def _all_equal(candidates: Candidates, values: Floats, usable: Mask) -> Mask:
-    """(N,) True where all usable candidates of a prompt share one value."""
-    low = np.full(len(candidates), np.inf)
-    high = np.full(len(candidates), -np.inf)
-    np.minimum.at(low, candidates.prompt[usable], values[usable])
-    np.maximum.at(high, candidates.prompt[usable], values[usable])
-    return (low == high)[candidates.prompt]
-
-
-def _split(
-    candidates: Candidates, options: PairOptions, chosen: Positions, rejected: Positions
-) -> Mask:
-    """Pairs of one prompt, of one prompt text or of one group stay together."""
-    if not options.test_share:
-        return np.zeros(len(chosen), bool)
-    table, prompt = candidates.table, candidates.prompt
-    text = _numbers_of(table["prompt"])
-    labels = [prompt[chosen]]
-    start = len(candidates)  # numbers of one kind must not meet those of another
-    labels += [start + text[side] for side in (chosen, rejected)]
+def _connected_sets(candidates: Candidates) -> Integers:
+    """(N,) number of each candidate's set, connected by prompts, their texts, files and groups."""
+    table = candidates.table
+    names = [table["prompt_id"].cast(pa.string()), one_spelling(table["prompt"])]
+    names.append(pa.chunked_array([candidates.files], pa.string()))
     if "group" in table.column_names:
-        group = _numbers_of(table["group"])
-        group[group >= 0] += 2 * start
-        labels += [group[side] for side in (chosen, rejected)]
-    return split_pairs(labels, options.test_share, options.seed)
+        names.append(table["group"].cast(pa.string()))
+    labels, start = [], 0
+    for column in names:
+        coded = column.combine_chunks().dictionary_encode()
+        codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        empty = np.array([text == "" for text in coded.dictionary.to_pylist()] + [True])
+        labels.append(np.where(empty[codes], -1, codes + start))
+        start += len(coded.dictionary)  # numbers of one kind must not meet those of another
+    return connected(labels)
 
 
-def _numbers_of(column: pa.ChunkedArray) -> Integers:
-    """Equal values of a column as equal numbers from 0, null as -1."""
-    import pyarrow.compute as pc
+def connected(labels: Sequence[Integers]) -> Integers:
+    """(N,) number of each candidate's connected set, in order of first appearance.
 
-    codes = column.combine_chunks().dictionary_encode().indices
-    return pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    Args:
+        labels: columns of (N,) numbers; equal numbers connect, in one column or in two, and
+            negative ones are no label.
+    """
+    size = len(labels[0])
+    rows = np.concatenate([np.flatnonzero(column >= 0) for column in labels])
+    _, label = np.unique(
+        np.concatenate([column[column >= 0] for column in labels]), return_inverse=True
+    )
+    # A graph with a node per candidate and a node per label.
+    nodes = size + int(label.max(initial=-1)) + 1
+    graph = coo_array((np.ones(len(rows), bool), (rows, size + label)), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1][:size]
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def split(sets: Integers, test_share: float, seed: int) -> tuple[Mask, str]:
+    """Which pairs are test pairs: whole connected sets, in seeded random order, while they fit.
+
+    Args:
+        sets: (M,) number of each pair's connected set.
+        test_share: share of the pairs, in [0, 1). The split never holds more than this share,
+            rounded to whole pairs.
+        seed: random seed of the order.
+
+    Returns:
+        (M,) True for test pairs; and a sentence where they are fewer than half of the share.
+    """
+    room = wanted = round(test_share * len(sets))
+    numbers, own, sizes = np.unique(sets, return_inverse=True, return_counts=True)
+    test = np.zeros(len(numbers), bool)
+    for number in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        if sizes[number] <= room:
+            test[number] = True
+            room -= int(sizes[number])
+    if not len(sets) or not test_share or (wanted and wanted - room >= wanted / 2):
+        return test[own], ""
+    if not wanted:
+        least = min(0.99, 1 / len(sets))
+        return test[own], (
+            f"the test split is empty: {len(sets)} pairs are too few for a share of "
+            f"{test_share:g}; one test pair needs --test-share {least:.2g}"
+        )
+    return test[own], (
+        f"the test split has {wanted - room} of the {wanted} pairs that a share of {test_share:g} "
+        f"asks for: {len(sets)} pairs form {len(sizes)} sets connected by prompt, file or group, "
+        f"the largest has {sizes.max()} pairs and the smallest {sizes.min()}"
+    )
 
 
 def pairs_table(result: PairSet) -> pa.Table:
     """One row per pair, with the columns of `pairs.jsonl`."""
-    import pyarrow as pa
-
     table, w, low = result.candidates.table, result.chosen, result.rejected
-    audio = table["audio"]
-    columns: dict[str, Any] = {
-        "prompt": table["prompt"].take(w),
-        "prompt_id": table["prompt_id"].take(w),
-        "chosen": audio.take(w),
-        "rejected": audio.take(low),
-    }
+    columns: dict[str, Any] = {"prompt": table["prompt"].take(w)}
+    messages = _messages(result)
+    if messages:
+        texts = zip(messages, columns["prompt"].to_pylist(), strict=True)
+        prompts = [{"prompt": json.loads(given) if given else text} for given, text in texts]
+        columns["prompt"] = table_of(prompts)["prompt"]
+    columns["prompt_id"] = table["prompt_id"].take(w)
+    for side, at in (("chosen", w), ("rejected", low)):
+        columns[side] = table["audio"].take(at)
     for axis in result.options.involved:
-        values = result.candidates.axes[axis]
-        columns[f"chosen_{axis}"], columns[f"rejected_{axis}"] = values[w], values[low]
+        for side, at in (("chosen", w), ("rejected", low)):
+            columns[f"{side}_{axis}"] = result.candidates.axes[axis][at]
     columns["margin"] = result.margin
     if result.agreement is not None:
         columns["agreement"] = result.agreement
     columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
     columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
+    if "lyrics" in table.column_names:
+        columns["lyrics"] = table["lyrics"].take(w)
     if "tokens" in table.column_names:
         columns["chosen_tokens"] = table["tokens"].take(w)
         columns["rejected_tokens"] = table["tokens"].take(low)
     return pa.table(columns)
 
 
+def _messages(result: PairSet) -> list[str | None]:
+    """The chat messages of each pair's prompt as JSON; nothing where all prompts are texts."""
+    table = result.candidates.table
+    return table[MESSAGES].take(result.chosen).to_pylist() if MESSAGES in table.column_names else []
+
+
+def pair_rows(result: PairSet) -> Iterator[dict[str, Any]]:
+    """The rows of `pairs.jsonl`, a block at a time; chat messages as they were given."""
+    messages, at = _messages(result), 0
+    for batch in pairs_table(result).to_batches(max_chunksize=ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            if messages and (given := messages[at]):
+                row["prompt"] = json.loads(given)
+            at += 1
+            yield row
+
+
 def dropped_table(result: PairSet) -> pa.Table:
-    """One row per candidate in no pair, then one per proposed pair that a filter removed.
+    """One row per candidate in no pair, then one per proposed pair that was removed.
 
     A pair's `audio` is `CHOSEN > REJECTED`.
     """
-    import pyarrow as pa
-
     table = result.candidates.table
-    rows = np.flatnonzero(~result.dropped.open)
-    candidates = pa.table(
-        {
-            "kind": pa.array(["candidate"] * len(rows), pa.string()),
-            "prompt_id": table["prompt_id"].take(rows),
-            "audio": table["audio"].take(rows),
-            "reason": pa.array(_texts(result.dropped.codes[rows], result.dropped), pa.string()),
-        }
-    )
     gone = np.flatnonzero(~result.removed.open)
     chosen, rejected = (side[gone] for side in result.proposed)
+    rows = np.flatnonzero(~result.dropped.open)
     sides = (table["audio"].take(side).to_pylist() for side in (chosen, rejected))
-    pairs = pa.table(
-        {
-            "kind": pa.array(["pair"] * len(gone), pa.string()),
-            "prompt_id": table["prompt_id"].take(chosen),
-            "audio": pa.array([f"{a} > {b}" for a, b in zip(*sides, strict=True)], pa.string()),
-            "reason": pa.array(_texts(result.removed.codes[gone], result.removed), pa.string()),
-        }
+    audio = [f"{a} > {b}" for a, b in zip(*sides, strict=True)]
+    parts = (
+        ("candidate", rows, table["audio"].take(rows), result.dropped, rows),
+        ("pair", chosen, pa.array(audio, pa.string()), result.removed, gone),
     )
-    return pa.concat_tables([candidates, pairs])
-
-
-def _texts(codes: Any, ledger: Any) -> list[str]:
-    return [ledger.text(code) for code in codes.tolist()]
+    return pa.concat_tables(
+        pa.table(
+            {
+                "kind": pa.array([kind] * len(at), pa.string()),
+                "prompt_id": table["prompt_id"].take(at),
+                "audio": names,
+                "reason": pa.array(ledger.reasons(own), pa.string()),
+            }
+        )
+        for kind, at, names, ledger, own in parts
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import undecoded
+from apex_reward.prompt import prompt_of
 
 if TYPE_CHECKING:
     import datasets
@@ -24,14 +25,16 @@ def to_trl(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Datas
     With tokens, `chosen` and `rejected` are texts: tokens as given where they are text; ids are
     written in decimal with spaces between, and kept as `chosen_ids` and `rejected_ids` beside. TRL
     puts prompt and completion together as they are, so a completion starts with a space where two
-    words would run into one. Without tokens they are songs: `Audio` columns.
+    words would run into one. Where the prompt is chat messages, a completion is a message of the
+    assistant. Without tokens `chosen` and `rejected` are songs: `Audio` columns whose cells are
+    `bytes` and `path`, so that reading a row needs no torchcodec.
 
     Args:
         pairs: rows of `pairs.jsonl`, or a data set that `pairs --format trl` wrote; one split.
         encode: makes tokens of mono samples (T,) and Hz, for pairs that hold songs alone.
 
     Raises:
-        DataError: a song that cannot be heard, or tokens in some pairs and not in others.
+        DataError: a song that cannot be decoded, or tokens in some pairs and not in others.
     """
     rows = _encoded(pairs, encode)
     made = [
@@ -46,17 +49,22 @@ def to_trl(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Datas
 def to_kto(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Dataset:
     """TRL's unpaired form: `prompt`, `completion`, `label`, what `KTOTrainer` takes.
 
-    Each song is there once per prompt and label, however many pairs it is in: chosen songs with
-    label True, rejected ones with label False. Completions, arguments and errors as in `to_trl`.
+    A song has one row per prompt, however many pairs it is in: label True where it is chosen, False
+    where it is rejected. A song that is chosen in one pair of a prompt and rejected in another has
+    no row. Completions, arguments and errors as in `to_trl`.
     """
-    made: dict[tuple[Any, Any, bool], dict[str, Any]] = {}
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    labels: dict[tuple[str, str], set[bool]] = {}
     for pair in _encoded(pairs, encode):
         for side, label in (("chosen", True), ("rejected", False)):
             row = {"prompt": pair["prompt"], "completion": _completion(pair, side), "label": label}
             song = pair[side]
-            song = tuple(sorted(song.items())) if isinstance(song, Mapping) else song
-            made.setdefault((pair.get("prompt_id", pair["prompt"]), song, label), row)
-    return _dataset(list(made.values()), ("prompt", "completion", "label"), ("completion",))
+            song = sorted(song.items()) if isinstance(song, Mapping) else song
+            key = (repr(pair.get("prompt_id", pair["prompt"])), repr(song))
+            made.setdefault(key, row)
+            labels.setdefault(key, set()).add(label)
+    rows = [row for key, row in made.items() if len(labels[key]) == 1]
+    return _dataset(rows, ("prompt", "completion", "label"), ("completion",))
 
 
 def tangoflux_rows(
@@ -75,7 +83,7 @@ def tangoflux_rows(
         {
             "chosen": pair["chosen"],
             "reject": pair["rejected"],
-            "captions": pair["prompt"],
+            "captions": str(prompt_of(pair["prompt"])),
             "duration": None if length is None or length != length else length,
         }
         for pair, length in zip(rows, lengths, strict=True)
@@ -94,7 +102,7 @@ def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
     """
     made = []
     for number, pair in enumerate(pairs):
-        group = str(pair.get("prompt_id", pair["prompt"]))
+        group = str(pair.get("prompt_id", prompt_of(pair["prompt"])))
         numbers = {
             name: value
             for name, value in pair.items()
@@ -108,7 +116,7 @@ def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
                 "holdout_group": group,
                 "chosen": pair["chosen"],
                 "rejected": pair["rejected"],
-                "caption": pair["prompt"],
+                "caption": str(prompt_of(pair["prompt"])),
                 "lyrics": pair.get("lyrics") or "",
                 "metadata": numbers,
                 "pair_weight": 1.0,
@@ -153,12 +161,17 @@ def _samples(song: Any) -> tuple[Tensor, int]:
 
 
 def _completion(pair: Row, side: str) -> Any:
-    """The text of a song; a space keeps a tokenizer from joining it with the prompt's last word."""
+    """A song, or its tokens as a text or as a message.
+
+    A space keeps a tokenizer from joining a text with the prompt's last word.
+    """
     tokens = pair.get(f"{side}_tokens")
     if tokens is None:
         song = pair[side]
         return song if isinstance(song, Mapping) else {"bytes": None, "path": song}
     text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
+    if not isinstance(pair["prompt"], str):
+        return [{"role": "assistant", "content": text}]
     meets = pair["prompt"][-1:].isalnum() and text[:1].isalnum()
     return f" {text}" if meets else text
 
@@ -178,5 +191,5 @@ def _dataset(
     made = Dataset.from_list(rows)
     for name in songs:
         if isinstance(rows[0][name], Mapping):
-            made = made.cast_column(name, Audio())
+            made = made.cast_column(name, Audio(decode=False))
     return made

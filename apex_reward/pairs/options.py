@@ -12,6 +12,14 @@ from apex_reward.errors import UsageError
 DEFAULT_AXIS = "musicality"
 DEFAULT_TOP_K = 2
 DEFAULT_QUANTILE = {"margin": 0.75, "mrsd": 0.95}
+READERS = {
+    "top_k": ("top-bottom",),
+    "quantile": ("margin", "mrsd"),
+    "threshold": ("two-axis",),
+    "axes": ("mrsd", "pareto", "two-axis"),
+}
+"""The strategies that read an option; a function that is not one of them may read every option."""
+BUILT_IN = ("best-worst", "all", "top-bottom", "margin", "mrsd", "pareto", "two-axis")
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,12 @@ class PairOptions:
         chosen_floor: smallest primary axis of the chosen: a value, or a quantile such as `q0.8`.
         rejected_ceiling: largest primary axis of the rejected: a value, or a quantile such as
             `q0.2`.
-        match_duration: largest difference of length, in seconds.
-        match_loudness: largest difference of integrated loudness, in LU. It is measured where the
-            table does not have it.
+        match_duration: largest difference of length within a pair, in seconds.
+        match_loudness: largest difference of integrated loudness within a pair, in LU. Loudness
+            that is not in the table is measured.
         drop_flags: candidates with any of these flags are dropped.
+        balance: rulers that the set becomes neutral in, such as `length,loudness`: the chosen song
+            has more of it in as many pairs as it has less.
         balance_axes: keep the same number of pairs for each axis that decides pairs.
         max_pairs_per_prompt: keep the pairs of each prompt with the largest margins.
         max_pairs_per_candidate: keep the pairs of each candidate with the largest margins.
@@ -86,6 +96,7 @@ class PairOptions:
     match_duration: Annotated[float | None, "SECONDS"] = None
     match_loudness: Annotated[float | None, "DB"] = None
     drop_flags: Sequence[str] = ()
+    balance: Annotated[Sequence[str], "RULER,..."] = ()
     balance_axes: bool = False
     max_pairs_per_prompt: int | None = None
     max_pairs_per_candidate: int | None = None
@@ -93,7 +104,9 @@ class PairOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [*_strategy_problems(self), *_number_problems(self), *_axis_problems(self)]
+        problems = [*_strategy_problems(self), *_number_problems(self)]
+        if self.balance_axes and len(self.strategy_axes) < 2:
+            problems.append("--balance-axes needs a second axis: give --axes or --threshold")
         if problems:
             listing = "\n".join(f"  - {problem}" for problem in problems)
             raise UsageError(f"these options do not work together:\n{listing}")
@@ -120,6 +133,11 @@ class PairOptions:
         """Every axis that decides something: a candidate needs a value on each."""
         return tuple(dict.fromkeys((*self.strategy_axes, *self.protect)))
 
+    @property
+    def ruler_names(self) -> tuple[str, ...]:
+        """The rulers of `balance`, without `rulers.` before them."""
+        return tuple(name.removeprefix("rulers.") for name in self.balance)
+
 
 def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names from `A,B` or from a sequence."""
@@ -135,73 +153,48 @@ def _strategy_problems(options: PairOptions) -> list[str]:
     except UsageError as error:
         return [str(error)]
     problems = [
-        f"--{option} is read by {' and '.join(readers)} only, not by {name}"
-        for option, given, readers in (
-            ("top-k", options.top_k is not None, ["top-bottom"]),
-            ("quantile", options.quantile is not None, ["margin", "mrsd"]),
-            ("threshold", bool(options.threshold), ["two-axis"]),
-            ("axes", bool(options.axes), ["mrsd", "pareto", "two-axis"]),
-        )
-        if given and name not in readers
+        f"--{option.replace('_', '-')} is read by {' and '.join(readers)} only, not by {name}"
+        for option, readers in READERS.items()
+        if name in BUILT_IN and name not in readers
+        if getattr(options, option) not in (None, (), [], {})
     ]
     if name == "two-axis" and len(options.threshold) != 2:
         given = len(options.threshold)
         problems.append(f"two-axis needs --threshold NAME=X twice, once per axis; {given} given")
+    if options.primary in options.protect and name in BUILT_IN and name != "two-axis":
+        problems.append(
+            f"--protect {options.primary} is the primary axis, on which the chosen always wins"
+        )
     return problems
 
 
 def _number_problems(options: PairOptions) -> list[str]:
+    positive = (0, math.inf, "a finite number of at least 0")
+    share = (0, 1, "a share between 0 and 1")
+    count, finite = (1, math.inf, "at least 1"), (-math.inf, math.inf, "a finite number")
+    limits: dict[str, tuple[Any, tuple[float, float, str]]] = {
+        "min-margin": (options.min_margin, positive),
+        "match-duration": (options.match_duration, positive),
+        "match-loudness": (options.match_loudness, positive),
+        **{f"protect {axis}": (value, positive) for axis, value in options.protect.items()},
+        **{f"threshold {axis}": (value, finite) for axis, value in options.threshold.items()},
+        "top-k": (options.top_k, count),
+        "max-pairs-per-prompt": (options.max_pairs_per_prompt, count),
+        "max-pairs-per-candidate": (options.max_pairs_per_candidate, count),
+        "quantile": (options.quantile, share),
+        "min-agreement": (options.min_agreement, share),
+    }
     problems = [
-        f"--{name} is {value}; expected a finite number of at least 0"
-        for name, value in (
-            ("min-margin", options.min_margin),
-            ("match-duration", options.match_duration),
-            ("match-loudness", options.match_loudness),
-            *((f"protect {axis}", tolerance) for axis, tolerance in options.protect.items()),
-        )
-        if value is not None and not (math.isfinite(value) and value >= 0)
+        f"--{name} is {value}; expected {wanted}"
+        for name, (value, (low, high, wanted)) in limits.items()
+        if value is not None and not (low <= value <= high and math.isfinite(value))
     ]
-    problems += [
-        f"--{name} is {value}; expected at least 1"
-        for name, value in (
-            ("top-k", options.top_k),
-            ("max-pairs-per-prompt", options.max_pairs_per_prompt),
-            ("max-pairs-per-candidate", options.max_pairs_per_candidate),
-        )
-        if value is not None and value < 1
-    ]
-    problems += [
-        f"--threshold {name} is {value}; expected a finite number"
-        for name, value in options.threshold.items()
-        if not math.isfinite(value)
-    ]
-    if options.quantile is not None and not 0 <= options.quantile <= 1:
-        problems.append(f"--quantile is {options.quantile}; expected a share between 0 and 1")
-    if options.min_agreement is not None and not 0 <= options.min_agreement <= 1:
-        problems.append(
-            f"--min-agreement is {options.min_agreement}; expected a share between 0 and 1"
-        )
     if not 0 <= options.test_share < 1:
         problems.append(f"--test-share is {options.test_share}; expected 0 or more and below 1")
-    problems += _bound_problems("chosen-floor", options.chosen_floor)
-    return problems + _bound_problems("rejected-ceiling", options.rejected_ceiling)
-
-
-def _bound_problems(name: str, bound: float | str | None) -> list[str]:
-    try:
-        if bound is not None:
-            Bound.parse(bound)
-    except UsageError as error:
-        return [f"--{name} {error}"]
-    return []
-
-
-def _axis_problems(options: PairOptions) -> list[str]:
-    problems = []
-    if options.balance_axes and len(options.strategy_axes) < 2:
-        problems.append("--balance-axes needs a second axis: give --axes or --threshold")
-    if options.primary in options.protect and options.strategy != "two-axis":
-        problems.append(
-            f"--protect {options.primary} is the primary axis, on which the chosen always wins"
-        )
+    for name in ("chosen_floor", "rejected_ceiling"):
+        try:
+            if (bound := getattr(options, name)) is not None:
+                Bound.parse(bound)
+        except UsageError as error:
+            problems.append(f"--{name.replace('_', '-')} {error}")
     return problems

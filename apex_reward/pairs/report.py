@@ -1,7 +1,7 @@
-"""`report.html`: margins, drops and balance plotted, and pairs to listen to side by side.
+"""`report.html`: what the pairs teach, margins, drops and balance, and the pairs to listen to.
 
-Its plots and script are inside it, and the songs of a small set too; those of a larger one are
-copied beside it, so that the folder opens anywhere.
+Its plots are inside it, and the songs of a small set too; those of a larger one are copied beside
+it, so that the folder opens anywhere.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from apex_reward.files.tables import write_text
-from apex_reward.pairs.audio_facts import song_file
 from apex_reward.pairs.build import PairSet
+from apex_reward.pairs.candidates import Floats
+from apex_reward.pairs.constraints import song_file
 from apex_reward.report import charts
-from apex_reward.report.cells import visible
-from apex_reward.report.document import Picture, render
+from apex_reward.report.cells import Player
+from apex_reward.report.document import Block, Grid, Heading, Picture, Tiles, Words, as_page
 from apex_reward.report.figures import save_figure
 from apex_reward.report.songs import place_songs
 
-MOST_PAIRS = 5_000
+MOST_PAIRS = 500
 """Pairs in the list, those with the smallest margins; the plots show all."""
 LEAD = "chosen less rejected"
 
@@ -38,64 +38,51 @@ def write_report(
         folder: where relative audio paths are tried next to the working directory.
         formats: in which the plots are written too, as `figures/<name>.<format>`.
     """
-    output = Path(output)
-    sections = [
-        ("How far apart the pairs are", "", _differences(result)),
-        ("What was dropped, and why", "", _dropped(result)),
-        (
-            "How balanced the pairs are",
-            "Chosen less rejected: a pair set whose chosen songs are longer or louder teaches "
-            "length or level too.",
-            _balance(result),
+    output, options = Path(output), result.options
+    candidates, others = result.candidates, [a for a in options.involved if a != options.primary]
+    blocks: list[Block] = [
+        Tiles(
+            {
+                "pairs": len(result.chosen),
+                "in train": int((~result.test).sum()),
+                "in test": int(result.test.sum()),
+                "prompts with a pair": len(np.unique(candidates.prompt[result.chosen])),
+                "candidates": len(candidates),
+                "candidates in no pair": int((~result.dropped.open).sum()),
+            }
         ),
-    ]
-    listed = np.argsort(result.margin, kind="stable")[:MOST_PAIRS]
-    data, left = _data(result, listed, output, folder)
-    note = f"{len(listed):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
-    page = render(
-        "pairs/report_page.html",
-        title="Preference pairs",
-        subtitle=_subtitle(result),
-        tiles=_tiles(result),
-        sections=sections,
-        list_note=note.strip(),
-        data=data,
-    )
-    write_text(output / "report.html", page)
-    for _, _, pictures in sections:
-        for picture in pictures:
-            save_figure(picture.figure, output / "figures" / picture.name, formats)
-
-
-def _subtitle(result: PairSet) -> str:
-    options = result.options
-    others = [axis for axis in options.involved if axis != options.primary]
+        *(Words(text, "warning") for text in (*result.warnings, result.split_note) if text),
+        Heading("What a pair teaches beside the axis", "Share of pairs in which the chosen song "
+                "has more of a ruler. Neutral is 0.5."),
+        Grid(("ruler", "share", "95%", "pairs"),
+             [(name, share, [low, high], n) for name, share, low, high, n in result.rulers]),
+        Heading("How far apart the pairs are"),
+        *_differences(result, others),
+        Heading("What was dropped, and why"),
+        Picture("Candidates", charts.bars(result.dropped.counts(), "candidates"),
+                "dropped-candidates", "in no pair, by reason"),
+        Picture("Pairs", charts.bars(result.removed.counts(), "pairs"), "dropped-pairs",
+                "proposed by the strategy, then removed"),
+        Heading("How balanced the pairs are"),
+        *_balance(result),
+        *_listed(result, output, folder),
+    ]  # fmt: skip
     text = f"Strategy {options.strategy_name} on {options.primary}"
-    return text + (f", with {', '.join(others)}." if others else ".")
+    subtitle = text + (f", with {', '.join(others)}." if others else ".")
+    write_text(output / "report.html", as_page("Preference pairs", subtitle, blocks))
+    for block in blocks:
+        if isinstance(block, Picture):
+            save_figure(block.figure, output / "figures" / block.name, formats)
 
 
-def _tiles(result: PairSet) -> dict[str, int]:
-    candidates = result.candidates
-    return {
-        "pairs": len(result.chosen),
-        "in train": int((~result.test).sum()),
-        "in test": int(result.test.sum()),
-        "prompts with a pair": len(np.unique(candidates.prompt[result.chosen])),
-        "candidates": len(candidates),
-        "candidates in no pair": int((~result.dropped.open).sum()),
-    }
-
-
-def _differences(result: PairSet) -> list[Picture]:
-    options, axes = result.options, result.candidates.axes
-    label = f"margin on {options.primary} ({LEAD})"
-    figure = charts.histogram(result.margin, label, "pairs")
-    pictures = [Picture("Margin", figure, "margin", f"{LEAD}, {options.primary}")]
+def _differences(result: PairSet, others: Sequence[str]) -> list[Picture]:
+    primary, axes = result.options.primary, result.candidates.axes
+    figure = charts.histogram(result.margin, f"margin on {primary} ({LEAD})", "pairs")
+    pictures = [Picture("Margin", figure, "margin", f"{LEAD}, {primary}")]
     if result.agreement is not None:
         figure = charts.histogram(result.agreement, "members that agree (share)", "pairs")
-        note = f"share of an ensemble's members with the chosen ahead on {options.primary}"
+        note = f"share of an ensemble's members with the chosen ahead on {primary}"
         pictures.append(Picture("Agreement", figure, "agreement", note))
-    others = [axis for axis in options.involved if axis != options.primary]
     for number, axis in enumerate(others, start=1):
         lead = axes[axis][result.chosen] - axes[axis][result.rejected]
         lost = f"; the rejected is ahead in {(lead < 0).mean():.0%}" if len(lead) else ""
@@ -104,28 +91,16 @@ def _differences(result: PairSet) -> list[Picture]:
     return pictures
 
 
-def _dropped(result: PairSet) -> list[Picture]:
-    candidates = charts.bars(result.dropped.counts(), "candidates")
-    pairs = charts.bars(result.removed.counts(), "pairs")
-    proposed = "proposed by the strategy, removed by a filter"
-    return [
-        Picture("Candidates", candidates, "dropped-candidates", "in no pair, by reason"),
-        Picture("Pairs", pairs, "dropped-pairs", proposed),
-    ]
-
-
 def _balance(result: PairSet) -> list[Picture]:
     candidates, w, low = result.candidates, result.chosen, result.rejected
-    seconds = candidates.duration[w] - candidates.duration[low]
-    loudness = candidates.loudness[w] - candidates.loudness[low]
-    pictures = [
-        Picture(title, charts.histogram(lead, f"{LEAD} in {unit}", "pairs"), name, note)
-        for title, name, lead, unit in (
-            ("Duration", "duration", seconds, "s"),
-            ("Loudness", "loudness", loudness, "LU"),
-        )
-        for note in [_mean_note(lead, unit)]
-    ]
+    pictures = []
+    for title, values, unit in (
+        ("Duration", candidates.duration, "s"),
+        ("Loudness", candidates.measured()["loudness"], "LU"),
+    ):
+        lead = values[w] - values[low]
+        figure = charts.histogram(lead, f"{LEAD} in {unit}", "pairs")
+        pictures.append(Picture(title, figure, title.lower(), _mean_note(lead, unit)))
     groups = candidates.column("group")
     if groups is not None:
         chosen = Counter(str(groups[i]) for i in w.tolist())
@@ -138,51 +113,44 @@ def _balance(result: PairSet) -> list[Picture]:
     return pictures
 
 
-def _mean_note(difference: Any, unit: str) -> str:
+def _mean_note(difference: Floats, unit: str) -> str:
     known = difference[np.isfinite(difference)]
     if not len(known):
         return "not known for these candidates"
     return f"{LEAD} in {unit}, mean {known.mean():+.3g}, {len(known)} pairs"
 
 
-def _data(
-    result: PairSet, listed: Any, output: Path, folder: Path | None
-) -> tuple[dict[str, Any], str]:
-    """What the page's script draws the list from, and a sentence about songs left in place."""
-    candidates, axes, margin = result.candidates, result.options.involved, result.margin
-    agreement = result.agreement
-    prompts, audio = candidates.table["prompt"], candidates.table["audio"]
-    songs: dict[int, int] = {}
-    pairs: list[dict[str, Any]] = []
-    for number, at in enumerate(listed.tolist(), start=1):
-        w, low = int(result.chosen[at]), int(result.rejected[at])
-        pairs.append(
-            {
-                "number": number,
-                "prompt": _shown(prompts[w].as_py()),
-                "split": "test" if result.test[at] else "train",
-                "margin": float(margin[at]),
-                "agreement": None if agreement is None else float(agreement[at]),
-                "chosen": songs.setdefault(w, len(songs)),
-                "rejected": songs.setdefault(low, len(songs)),
-                "axes": [[float(candidates.axes[a][i]) for i in (w, low)] for a in axes],
-            }
-        )
-    paths = [audio[i].as_py() for i in songs]
-    sources, left = place_songs([song_file(path, folder) for path in paths], output)
-    splits = sorted({pair["split"] for pair in pairs}, reverse=True)
-    data = {
-        "axes": [visible(axis) for axis in axes],
-        "splits": splits if len(splits) > 1 else [],
-        "pairs": pairs,
-        "songs": [
-            {"label": visible(path), "source": source}
-            for path, source in zip(paths, sources, strict=True)
-        ],
-    }
-    return data, left
-
-
-def _shown(prompt: str | None) -> str:
-    """A prompt in one line."""
-    return visible(" ".join((prompt or "").split()))
+def _listed(result: PairSet, output: Path, folder: Path | None) -> list[Block]:
+    """The table of pairs, those with the smallest margins first, with players."""
+    candidates, agreement = result.candidates, result.agreement
+    shown = np.argsort(result.margin, kind="stable")[:MOST_PAIRS]
+    sides = {"chosen": result.chosen[shown], "rejected": result.rejected[shown]}
+    songs = list(dict.fromkeys(np.stack([*sides.values()], axis=1).ravel().tolist()))
+    paths = {i: candidates.table["audio"][i].as_py() for i in songs}
+    sources, left = place_songs([song_file(paths[i], folder) for i in songs], output)
+    source = dict(zip(songs, sources, strict=True))
+    axes = result.options.involved
+    columns = [
+        "pair",
+        "prompt",
+        *sides,
+        "margin",
+        *(["agreement"] if agreement is not None else []),
+    ]
+    columns += ["split", *(f"{axis}: {side}" for axis in axes for side in sides)]
+    rows = []
+    for number, at in enumerate(shown.tolist(), start=1):
+        pair = {"chosen": int(result.chosen[at]), "rejected": int(result.rejected[at])}
+        prompt = " ".join((candidates.table["prompt"][pair["chosen"]].as_py() or "").split())
+        players = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
+                   for side, i in pair.items()]  # fmt: skip
+        rows.append([
+            number, prompt, *players, float(result.margin[at]),
+            *([] if agreement is None else [float(agreement[at])]),
+            "test" if result.test[at] else "train",
+            *(float(candidates.axes[axis][i]) for axis in axes for i in pair.values()),
+        ])  # fmt: skip
+    note = f"{len(shown):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
+    if not rows:
+        return [Heading("Listen"), Words("No pair was made.")]
+    return [Heading("Listen", note.strip()), Grid(columns, rows, "Pairs")]

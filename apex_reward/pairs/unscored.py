@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.audio_facts import song_file
-from apex_reward.pairs.axes import axis_mix, measure
-from apex_reward.pairs.filters import split_flags
+from apex_reward.pairs.candidates import MESSAGES, Numbers, axis_mix, split_flags
+from apex_reward.pairs.constraints import song_file
+from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.load import default_workers
 from apex_reward.rewards.rows import row_columns
 from apex_reward.scores.head import member_column
 from apex_reward.scoring import ScoreSettings, score_songs, score_to_file
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from apex_reward.rewards.reward import Reward
 
 
@@ -29,7 +29,7 @@ def wanted_columns(
     """The columns that the axes read and the reward gives, directly or through a mix, in order.
 
     Args:
-        agreement: whether what an ensemble's members say of the first axis is read too.
+        agreement: whether the first axis by each member of an ensemble is read too.
 
     Raises:
         UsageError: no axis reads one, a mix reads a head that the models lack, or members are
@@ -79,7 +79,7 @@ def score_unscored(
         folder: where relative audio paths are tried next to the working directory.
         workers: decoding processes; None: `default_workers`.
         on_row: called with the number of songs done and of all songs to score.
-        agreement: fill in what an ensemble's members say of the first axis too.
+        agreement: fill in the first axis by each member of an ensemble too.
         kept: a `.jsonl` file that the rows of the songs grow in, as `score` writes it.
         resume: go on with the rows that a stopped run left in `kept`.
 
@@ -87,76 +87,56 @@ def score_unscored(
         The table with these columns, `duration`, `flags` and `error` filled in; values that were
         given stay. A song that cannot be scored keeps its gaps and gets the reason as `error`.
     """
-    wanted = wanted_columns(table, axes, reward, agreement)
-    values = {name: measure(table, name).copy() for name in wanted}
-    gaps = np.isnan(np.stack(list(values.values()))).any(axis=0)
-    audio = table["audio" if "audio" in table.column_names else "path"].to_pylist()
-    prompts = _texts(table, "prompt") if reward.model.reads_text else [None] * len(table)
-    keys = [(path, prompt) for path, prompt in zip(audio, prompts, strict=True)]
-    todo = np.flatnonzero(gaps).tolist()
+    wanted, numbers = wanted_columns(table, axes, reward, agreement), Numbers(table)
+    values = {name: numbers.measure(name) for name in (*wanted, "duration")}
+    gaps = np.isnan(np.stack([values[name] for name in wanted])).any(axis=0)
+    audio = _cells(table, "audio" if "audio" in table.column_names else "path")
+    prompts: list[Prompt | None] = [None] * len(table)
+    if reward.model.reads_text:
+        given = zip(_cells(table, "prompt"), _cells(table, MESSAGES), strict=True)
+        asked = [json.loads(messages) if messages else text for text, messages in given]
+        prompts = [prompt_of(*cells) for cells in zip(asked, _cells(table, "lyrics"), strict=True)]
     # Sorted, so that a candidate's score never depends on the input's order.
-    songs = sorted({keys[i] for i in todo if audio[i]}, key=lambda song: (song[0], song[1] or ""))
-    sources = [str(song_file(path, folder) or path) for path, _ in songs]
-    texts = [prompt or "" for _, prompt in songs] if reward.model.reads_text else None
-    count = default_workers() if workers is None else workers
-    rows = _rows(reward, sources, texts, agreement, on_row, count, kept, resume)
-    scored = dict(zip(songs, rows, strict=True))
-    seconds, errors = measure(table, "duration").copy(), _texts(table, "error")
-    flags = [split_flags(given) for given in _texts(table, "flags")]
-    for i in todo:
-        row = scored.get(keys[i])
-        if row is None:
-            continue
-        errors[i] = row["error"]
-        flags[i] = [*dict.fromkeys([*flags[i], *row["flags"]])]
-        for column, name in ((seconds, "duration"), *((values[name], name) for name in wanted)):
-            if np.isnan(column[i]) and row[name] is not None:
-                column[i] = row[name]
-    return _replaced(table, {**values, "duration": seconds, "error": errors, "flags": flags})
-
-
-def _rows(
-    reward: Reward,
-    sources: list[str],
-    prompts: list[str] | None,
-    members: bool,
-    on_row: Callable[[int, int], None],
-    workers: int,
-    kept: Path | None,
-    resume: bool,
-) -> list[dict[str, Any]]:
-    """A row for every source, in their order."""
+    keys = [
+        (path or "", prompt or "", getattr(prompt, "lyrics", None) or "")
+        for path, prompt in zip(audio, prompts, strict=True)
+    ]
+    songs = {keys[i]: prompts[i] for i in np.flatnonzero(gaps).tolist() if audio[i]}
+    songs = dict(sorted(songs.items(), key=lambda item: item[0]))
+    sources = [str(song_file(path, folder) or path) for path, *_ in songs]
     rows: list[dict[str, Any]] = []
 
     def count(row: dict[str, Any], fresh: bool = True) -> None:
         rows.append(row)
         on_row(len(rows), len(sources))
 
-    settings = ScoreSettings(rewarded=True, members=members)
-    workers = min(workers, len(sources))
+    texts = list(songs.values()) if reward.model.reads_text else None
+    settings = ScoreSettings(rewarded=True, members=agreement)
+    workers = min(default_workers() if workers is None else workers, len(sources))
     if kept is None:
-        for row in score_songs(reward, sources, prompts, settings, workers=workers):
+        for row in score_songs(reward, sources, texts, settings, workers=workers):
             count(row)
     else:
         score_to_file(
-            reward, sources, kept, settings, prompts=prompts, workers=workers, resume=resume,
+            reward, sources, kept, settings, prompts=texts, workers=workers, resume=resume,
             on_row=count,
         )  # fmt: skip
-    return rows
+    scored = dict(zip(songs, rows, strict=True))
+    errors, flags = _cells(table, "error"), [split_flags(cell) for cell in _cells(table, "flags")]
+    for i in np.flatnonzero(gaps).tolist():
+        if (found := scored.get(keys[i])) is None:
+            continue
+        errors[i] = found["error"]
+        flags[i] = [*dict.fromkeys([*flags[i], *found["flags"]])]
+        for name, column in values.items():
+            if np.isnan(column[i]) and found[name] is not None:
+                column[i] = found[name]
+    columns = {name: pa.array(column, from_pandas=True) for name, column in values.items()}
+    columns["error"] = pa.array(errors, pa.string())
+    columns["flags"] = pa.array(flags, pa.list_(pa.string()))
+    others = {name: table[name] for name in table.column_names if name not in columns}
+    return pa.table(others | columns)
 
 
-def _texts(table: pa.Table, name: str) -> list[Any]:
+def _cells(table: pa.Table, name: str) -> list[Any]:
     return table[name].to_pylist() if name in table.column_names else [None] * len(table)
-
-
-def _replaced(table: pa.Table, columns: dict[str, Any]) -> pa.Table:
-    import pyarrow as pa
-
-    kinds = {"error": pa.string(), "flags": pa.list_(pa.string())}
-    for name, values in columns.items():
-        column = pa.array(values, kinds.get(name, pa.float64()))
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, column)
-        else:
-            table = table.append_column(name, column)
-    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 Row = dict[str, Any]
@@ -33,28 +34,39 @@ def usable_by_prompt(rows: list[Row], axes: list[str], drop_flags: list[str]) ->
     return {prompt: songs for prompt, songs in prompts.items() if len(songs) > 1}
 
 
-def propose(songs: list[Row], strategy: str, axes: list[str], **settings: Any) -> set:
-    """(chosen, rejected) audio paths that a strategy proposes for one prompt."""
+def propose(
+    songs: list[Row],
+    strategy: str,
+    axes: list[str],
+    may: Callable[[Row, Row], bool] = lambda a, b: True,
+    **settings: Any,
+) -> set:
+    """(chosen, rejected) audio paths that a strategy proposes for one prompt.
+
+    `may` says whether one song may be chosen over another.
+    """
     axis = axes[0]
     least = settings.get("min_margin", 0.0)
+    leads = [(a, b) for a in songs for b in songs if a[axis] > b[axis] and may(a, b)]
     if strategy == "best-worst":
-        best = max(songs, key=lambda song: song[axis])  # the first of equals, both times
-        worst = min(songs, key=lambda song: song[axis])
-        return {(best["audio"], worst["audio"])} if best[axis] > worst[axis] else set()
+        widest = max(leads, key=lambda pair: pair[0][axis] - pair[1][axis], default=None)
+        return set() if widest is None else {(widest[0]["audio"], widest[1]["audio"])}
     if strategy == "top-bottom":
         ranked = sorted(songs, key=lambda song: -song[axis])
         k = min(settings["top_k"], len(songs) // 2)
+        above = {b["audio"]: [a for a in ranked if (a, b) in leads][:k] for b in songs}
+        below = {a["audio"]: [b for b in ranked[::-1] if (a, b) in leads][:k] for a in songs}
         return {
             (a["audio"], b["audio"])
-            for a in ranked[:k]
-            for b in ranked[len(ranked) - k :]
-            if a[axis] > b[axis]
+            for a, b in leads
+            if a in above[b["audio"]] and b in below[a["audio"]]
         }
     return {
         (a["audio"], b["audio"])
         for a in songs
         for b in songs
-        if a is not b and beats(a, b, songs, strategy, axes, least, settings)
+        if a is not b
+        if may(a, b) and beats(a, b, songs, strategy, axes, least, settings, may)
     }
 
 
@@ -66,6 +78,7 @@ def beats(
     axes: list[str],
     least: float,
     settings: dict[str, Any],
+    may: Callable[[Row, Row], bool],
 ) -> bool:
     axis = axes[0]
 
@@ -74,6 +87,8 @@ def beats(
             abs(songs[i][name] - songs[j][name])
             for i in range(len(songs))
             for j in range(i + 1, len(songs))
+            if (songs[i][axis] >= songs[j][axis] and may(songs[i], songs[j]))
+            or (songs[j][axis] >= songs[i][axis] and may(songs[j], songs[i]))
         ]
         return quantile(differences, share)
 
@@ -116,7 +131,7 @@ def greedy(pairs: list[tuple], per_prompt: int | None, per_candidate: int | None
 def build(
     rows: list[Row], strategy: str, axes: list[str], protect: dict[str, float], **settings: Any
 ) -> set[tuple[Any, str, str]]:
-    """(prompt, chosen, rejected) of all pairs that strategy and filters leave."""
+    """(prompt, chosen, rejected): constraints, then the strategy, the margin and the limits."""
     involved = [*axes, *protect, *settings.get("threshold", {})]
     prompts = usable_by_prompt(rows, involved, settings.get("drop_flags", []))
     duration, loudness = settings.get("match_duration"), settings.get("match_loudness")
@@ -132,10 +147,15 @@ def build(
     pairs = []
     for prompt, songs in prompts.items():
         by_audio = {song["audio"]: song for song in songs}
-        for chosen, rejected in propose(songs, strategy, axes, **settings):
-            a, b = by_audio[chosen], by_audio[rejected]
-            if passes(a, b, axes[0], everyone, strategy, protect, settings):
-                pairs.append((prompt, chosen, rejected, a[axes[0]] - b[axes[0]]))
+
+        def may(a: Row, b: Row) -> bool:
+            return passes(a, b, axes[0], everyone, protect, settings)
+
+        for chosen, rejected in propose(songs, strategy, axes, may, **settings):
+            margin = by_audio[chosen][axes[0]] - by_audio[rejected][axes[0]]
+            least = settings.get("min_margin", 0.0)
+            if strategy in ("all", "pareto") or least <= 0 or margin >= least:
+                pairs.append((prompt, chosen, rejected, margin))
     kept = greedy(
         pairs, settings.get("max_pairs_per_prompt"), settings.get("max_pairs_per_candidate")
     )
@@ -147,17 +167,13 @@ def passes(
     b: Row,
     axis: str,
     everyone: list[float],
-    strategy: str,
     protect: dict[str, float],
     settings: dict[str, Any],
 ) -> bool:
     def bound(given: float | str) -> float:
         return quantile(everyone, float(given[1:])) if isinstance(given, str) else given
 
-    least, floor = settings.get("min_margin", 0.0), settings.get("chosen_floor")
-    ceiling = settings.get("rejected_ceiling")
-    if strategy not in ("all", "pareto") and least > 0 and a[axis] - b[axis] < least:
-        return False
+    floor, ceiling = settings.get("chosen_floor"), settings.get("rejected_ceiling")
     if floor is not None and a[axis] < bound(floor):
         return False
     if ceiling is not None and b[axis] > bound(ceiling):

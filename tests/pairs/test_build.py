@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from apex_reward import build_pairs
 from apex_reward.errors import DataError, UsageError
 from apex_reward.pairs import build as builder
+from apex_reward.pairs.strategies import STRATEGIES
 from tests.pairs import reference
 from tests.pairs.rows import candidate_rows, choices, songs
+from tests.support import write_wav
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,9 +146,10 @@ def test_floor_and_ceiling_are_inclusive():
     ceiling, _ = build_pairs(rows, rejected_ceiling=2.0, **options)
     assert {pair["rejected_musicality"] for pair in ceiling} == {1.0, 2.0}
     # The quantile 2/3 of 1, 2, 3, 4 is 3.
-    quantile, dropped = build_pairs(rows, chosen_floor="q0.6666666666666666", **options)
+    quantile, _ = build_pairs(rows, chosen_floor="q0.6666666666666666", **options)
     assert quantile == floor
-    assert dropped[-1]["reason"] == "chosen below the floor 3 (q0.6666666666666666)"
+    _, dropped = build_pairs(rows, chosen_floor=5.0, **options)
+    assert {row["reason"] for row in dropped} == {"no partner left (chosen below the floor 5)"}
 
 
 def test_agreement_of_members_is_kept_and_may_be_asked_for():
@@ -159,8 +162,9 @@ def test_agreement_of_members_is_kept_and_may_be_asked_for():
     assert shares == {(2.0, 1.0): 0.5, (3.0, 1.0): 1.0, (3.0, 2.0): 0.5}  # equal is not above
     pairs, dropped = build_pairs(rows, strategy="all", test_share=0, min_agreement=0.6)
     assert [pair["margin"] for pair in pairs] == [2.0]
-    reasons = [row["reason"] for row in dropped if row["kind"] == "pair"]
-    assert reasons == ["agreement below 0.6"] * 2
+    assert [(r["audio"], r["reason"]) for r in dropped] == [
+        ("1.wav", "no partner left (agreement below 0.6)")
+    ]
     with pytest.raises(DataError, match=r"no columns musicality_member0 and on.*score --members"):
         build_pairs(songs(1.0, 2.0), min_agreement=0.6)
 
@@ -230,6 +234,126 @@ def test_a_mix_is_an_axis_under_its_own_text():
     assert pairs[0]["margin"] == pytest.approx(1.5)
     rows[1]["musicality"] = None
     assert build_pairs(rows, axis=mix)[1][-1]["reason"] == f"no {mix}"
+
+
+def prompts_of_two_lengths(count: int) -> list[dict]:
+    """Prompts whose best song is long and whose worst is short; two songs of each length."""
+    random = np.random.default_rng(0)
+    return [
+        {
+            "prompt_id": prompt,
+            "audio": f"{prompt}/{song}.wav",
+            "musicality": song + float(random.uniform(0, 0.5)),
+            "duration": 30.0 if song in (0, 2) else 60.0,
+        }
+        for prompt in range(count)
+        for song in range(4)
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["best-worst", "all", "top-bottom", "margin"])
+def test_a_constraint_leaves_every_prompt_its_pairs(strategy):
+    rows = prompts_of_two_lengths(200)
+    pairs, _ = build_pairs(rows, strategy, match_duration=1.0, test_share=0)
+    assert len({pair["prompt_id"] for pair in pairs}) == 200
+    seconds = {row["audio"]: row["duration"] for row in rows}
+    assert all(seconds[pair["chosen"]] == seconds[pair["rejected"]] for pair in pairs)
+    limited, _ = build_pairs(
+        rows, strategy, match_duration=1.0, test_share=0, max_pairs_per_prompt=1
+    )
+    assert len(limited) == 200
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_strategy_as_a_function_is_the_strategy_of_that_name(name):
+    random = np.random.default_rng(1)
+    rows = [
+        {"prompt_id": n // 8, "audio": f"{n}.wav", "musicality": m, "clarity": c}
+        for n, (m, c) in enumerate(random.uniform(1, 5, (80, 2)).tolist())
+    ]
+    options: dict = {"axis": "musicality", "min_margin": 0.2}
+    if name == "two-axis":
+        options |= {"threshold": {"musicality": 3.0, "clarity": 2.0}, "protect": {"musicality": 1}}
+    by_name = build_pairs(rows, name, **options)
+    assert by_name[0]
+    assert build_pairs(rows, STRATEGIES[name], **options) == by_name
+    place = f"apex_reward.pairs.strategies:{STRATEGIES[name].__name__}"
+    assert build_pairs(rows, place, **options) == by_name
+
+
+def test_a_function_of_another_shape_is_named():
+    with pytest.raises(UsageError, match=r"strategy half returns shape \(1,\) for 1 prompts of 2"):
+        build_pairs(songs(1.0, 2.0), half)
+
+
+def half(values, settings):
+    return np.zeros(len(values), bool)
+
+
+def test_prompts_that_differ_in_case_or_spaces_are_one_prompt():
+    texts = ["Calm piano 3", "calm  piano 3 "]
+    rows = [{"prompt": t, "audio": f"{n}.wav", "musicality": n} for n, t in enumerate(texts)]
+    (pair,), dropped = build_pairs(rows)
+    assert (pair["prompt_id"], pair["chosen"], dropped) == ("Calm piano 3", "1.wav", [])
+
+
+@pytest.mark.parametrize("shared", ["file", "text"])
+def test_prompts_that_share_a_file_or_a_text_are_on_one_side(shared, tmp_path):
+    rows = []
+    for prompt in range(40):
+        chain = prompt // 2
+        for song in range(3):
+            audio = f"{prompt}/{song}.wav"
+            if song == 2 and shared == "file":
+                # The same file under two names, in no pair of the second prompt.
+                (tmp_path / f"{chain}.wav").write_bytes(b"")
+                link = tmp_path / f"{prompt}-link.wav"
+                link.symlink_to(tmp_path / f"{chain}.wav")
+                audio = str(link) if prompt % 2 else str(tmp_path / f"{chain}.wav")
+            text = f"Tune {chain}" if prompt % 2 else f" tune  {chain}"
+            rows.append({"prompt_id": prompt, "audio": audio, "musicality": float(song)})
+            if shared == "text":
+                rows[-1]["prompt"] = text
+    for path in tmp_path.glob("*.wav"):
+        if not path.is_symlink():
+            write_wav(path, seconds=0.1, seed=int(path.stem))
+    pairs, _ = build_pairs(rows, test_share=0.3)
+    side = {pair["prompt_id"]: pair["split"] for pair in pairs}
+    assert len(side) == 40
+    assert all(side[2 * chain] == side[2 * chain + 1] for chain in range(20))
+    assert Counter(side.values()) == {"train": 28, "test": 12}
+
+
+def test_a_balanced_set_is_neutral_in_its_rulers():
+    random = np.random.default_rng(2)
+    rows = []
+    for n in range(1200):
+        length, loud = float(random.uniform(20, 60)), float(random.uniform(-24, -8))
+        row = {
+            "prompt_id": n // 2,
+            "audio": f"{n}.wav",
+            "duration": length,
+            "rulers.loudness": loud,
+        }
+        score = 0.05 * length + 0.1 * loud + float(random.normal())
+        rows.append({**row, "musicality": score, "rulers.crest": float(random.uniform(5, 20))})
+    by_audio = {row["audio"]: row for row in rows}
+
+    def share(pairs, name):
+        more = [by_audio[p["chosen"]][name] > by_audio[p["rejected"]][name] for p in pairs]
+        return sum(more) / len(more)
+
+    before, _ = build_pairs(rows)
+    assert share(before, "duration") > 0.6
+    pairs, dropped = build_pairs(rows, balance="length,loudness", max_pairs_per_prompt=1)
+    assert len(pairs) > 200
+    assert share(pairs, "duration") == pytest.approx(0.5, abs=0.05)
+    assert share(pairs, "rulers.loudness") == pytest.approx(0.5, abs=0.05)
+    gone = [row for row in dropped if row["kind"] == "pair"]
+    assert {row["reason"] for row in gone} == {"balance of length, loudness"}
+    assert len(gone) == 600 - len(pairs)
+    with pytest.raises(DataError, match="no column 'rulers.width' to balance"):
+        build_pairs(rows, balance="width")
 
 
 def test_no_candidates_is_an_error():

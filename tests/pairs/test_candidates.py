@@ -11,7 +11,7 @@ import pytest
 
 from apex_reward import build_pairs
 from apex_reward.errors import DataError, UsageError
-from apex_reward.pairs.reading import read_candidates
+from apex_reward.pairs.candidates import read_candidates
 from tests.pairs.rows import songs
 from tests.support import write_wav
 
@@ -46,8 +46,7 @@ def test_every_source_gives_the_same_pairs(kind, tmp_path):
     assert build_pairs(source, axis="musicality", drop_flags="silent") == expected
 
 
-def test_a_long_jsonl_is_read_in_blocks_of_any_types(tmp_path, monkeypatch):
-    monkeypatch.setattr("apex_reward.pairs.reading.JSONL_BLOCK", 3)
+def test_a_jsonl_of_any_types(tmp_path):
     rows = [{"prompt_id": n // 4, "audio": f"{n}.wav", "musicality": n} for n in range(12)]
     rows[4]["musicality"] = 4.5
     rows[9]["prompt_id"] = "2"
@@ -67,8 +66,108 @@ def test_columns_that_nobody_asks_for_may_hold_anything():
     rows = songs(1.0, 2.0)
     rows[0]["note"], rows[1]["note"] = 3, {"a": ["b"]}
     assert len(build_pairs(rows, axis="musicality")[0]) == 1
+    _, dropped = build_pairs([*rows, {**rows[0], "audio": "x.wav"}], axis="note")
+    assert "unreadable: note" in [row["reason"] for row in dropped]
+    rows[0]["note"] = "three"
     with pytest.raises(DataError, match="column 'note' holds string values; an axis needs numbers"):
         build_pairs(rows, axis="note")
+
+
+NUMBERS = [3.0, 4.2, 1.5]
+
+
+def odd_rows(*odd):
+    """Three songs with scores, and one per odd cell."""
+    scores = [*NUMBERS, *odd]
+    return [{"prompt_id": 1, "audio": f"{n}.wav", "musicality": s} for n, s in enumerate(scores)]
+
+
+@pytest.mark.parametrize("source", ["list", "jsonl"])
+def test_an_odd_cell_is_one_row_and_text_that_is_a_number_is_that_number(source, tmp_path):
+    rows = odd_rows("many", True, [1.0], {"a": 1}, "4.5", None)
+    if source == "jsonl":
+        (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (pair,), dropped = build_pairs(rows if source == "list" else tmp_path / "c.jsonl")
+    assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("7.wav", "2.wav", 3.0)
+    reasons = {row["audio"]: row["reason"] for row in dropped}
+    assert [reasons[f"{n}.wav"] for n in (3, 4, 5, 6)] == ["unreadable: musicality"] * 4
+    assert reasons["8.wav"] == "no musicality"
+
+
+def test_odd_cells_of_songs_tokens_and_flags_are_one_row_each():
+    rows = [{**row, "tokens": [1, 2], "flags": []} for row in odd_rows(2.0, 2.5, 3.5)]
+    rows[3]["audio"], rows[4]["tokens"], rows[5]["flags"] = [1], 7, True
+    (pair,), dropped = build_pairs(rows)
+    assert pair["chosen_tokens"] == [1, 2]
+    reasons = sorted(row["reason"] for row in dropped)
+    assert reasons == [
+        "not selected by best-worst", "unreadable: audio", "unreadable: flags",
+        "unreadable: tokens",
+    ]  # fmt: skip
+
+
+def test_decimals_and_views_of_text_are_read():
+    from decimal import Decimal
+
+    table = pa.table(
+        {
+            "prompt_id": [1, 1],
+            "audio": pa.array(["a.wav", "b.wav"], pa.string_view()),
+            "musicality": pa.array([Decimal("1.25"), Decimal("3.50")]),
+        }
+    )
+    (pair,), _ = build_pairs(table)
+    assert (pair["chosen"], pair["margin"]) == ("b.wav", 2.25)
+
+
+CHAT = [{"role": "system", "content": "You compose."}, {"role": "user", "content": "calm piano"}]
+
+
+@pytest.mark.parametrize("source", ["list", "arrow", "jsonl"])
+def test_chat_messages_stay_as_they_are(source, tmp_path):
+    from apex_reward.pairs import to_kto, to_trl
+
+    parts = [{"role": "user", "content": [{"type": "text", "text": "fast drums"}]}]
+    prompts = [CHAT, CHAT] if source == "arrow" else [CHAT, CHAT, parts, parts, "plain", "plain"]
+    rows = [
+        {"prompt": prompt, "audio": f"{n}.wav", "musicality": float(n), "tokens": f"<{n}>"}
+        for n, prompt in enumerate(prompts)
+    ]
+    if source == "arrow":
+        given = pa.Table.from_pylist(rows)
+    elif source == "jsonl":
+        given = tmp_path / "c.jsonl"
+        given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        given = rows
+    pairs, dropped = build_pairs(given, test_share=0)
+    assert dropped == []
+    found = {pair["chosen"]: pair["prompt"] for pair in pairs}
+    assert found == {f"{n}.wav": prompts[n] for n in range(1, len(prompts), 2)}
+    chat = next(pair for pair in pairs if pair["prompt"] == CHAT)
+    row = to_trl([chat])[0]
+    assert row["prompt"] == CHAT
+    assert row["chosen"] == [{"role": "assistant", "content": "<1>"}]
+    assert to_kto([chat])["label"] == [True, False]
+
+
+def test_a_data_set_dict_is_refused_and_a_stream_is_read_once():
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+    rows = odd_rows()
+    part = Dataset.from_list(rows)
+    with pytest.raises(UsageError, match=r"DatasetDict with the splits train, test; give one of"):
+        build_pairs(DatasetDict(train=part, test=part))
+    read = []
+
+    def stream():
+        for row in rows:
+            read.append(row["audio"])
+            yield row
+
+    pairs, _ = build_pairs(IterableDataset.from_generator(stream))
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [("1.wav", "2.wav")]
+    assert read == ["0.wav", "1.wav", "2.wav"]
 
 
 def test_audio_may_be_path_objects_and_ids_of_two_types():

@@ -16,10 +16,10 @@ from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import undecoded
 from apex_reward.files.tables import read_jsonl
 from apex_reward.pairs.build import build
-from apex_reward.pairs.export import write_folder
+from apex_reward.pairs.candidates import read_candidates
+from apex_reward.pairs.export import summary, write_folder
 from apex_reward.pairs.forms import tangoflux_rows, to_kto, to_trl
 from apex_reward.pairs.options import PairOptions
-from apex_reward.pairs.reading import read_candidates
 
 WORDS = ["calm", "fast", *map(str, range(12))]
 
@@ -120,12 +120,13 @@ def test_dpo_trainer_takes_a_step(tokens, tmp_path):
 def test_kto_trainer_takes_a_step(tokens, tmp_path):
     pairs, _ = build_pairs(candidates(tokens), strategy="all", axis="musicality", test_share=0.0)
     dataset = to_kto(pairs)
-    # Three songs a prompt: the best is chosen, the worst rejected, the middle one both.
-    assert sorted(dataset["label"]) == [False] * 8 + [True] * 8
+    # Three songs a prompt: the best is chosen, the worst rejected; the middle one is both and left
+    # out.
+    assert sorted(dataset["label"]) == [False] * 4 + [True] * 4
     prepared, log, moved = trained_step("KTO", dataset, tmp_path)
     assert log["loss"] == pytest.approx(0.5, abs=0.01)
     assert moved > 1e-3
-    assert len(prepared) == 16
+    assert len(prepared) == 8
 
 
 def test_ids_are_kept_beside_their_text():
@@ -177,6 +178,7 @@ def test_the_folder_holds_the_same_pairs_three_times(tmp_path):
 def test_datasets_reads_both_splits(form, tmp_path):
     write_folder(built(test_share=0.25), tmp_path, form)
     loaded = load_dataset(str(tmp_path / form), cache_dir=str(tmp_path / "cache"))
+    assert json.loads((tmp_path / "summary.json").read_text())["n_test"] == 1
     pairs, _ = build_pairs(candidates("ids"), axis="musicality", test_share=0.25)
     convert = to_trl if form == "trl" else to_kto
     for split, count in (("train", 3), ("test", 1)):
@@ -211,11 +213,20 @@ def test_the_bytes_repeat_for_any_input_order(form, tmp_path):
     assert len(written[0]) == {"folder": 4, "tangoflux": 6}.get(form, 7)
 
 
+def test_kto_gives_a_song_of_a_prompt_one_label():
+    pairs, _ = build_pairs(candidates("none"), strategy="all", axis="musicality", test_share=0.0)
+    rows = undecoded(to_kto(pairs), "completion").to_list()
+    labels = {row["completion"]["path"]: row["label"] for row in rows}
+    assert len(labels) == len(rows) == 8
+    assert labels == {f"{p}-{s}.wav": s == 2 for p in range(4) for s in (0, 2)}
+    assert summary(built(strategy="all"))["n_candidates_chosen_and_rejected"] == 4
+
+
 @pytest.mark.parametrize("form", ["folder", "trl", "kto", "tangoflux"])
 def test_no_pairs_still_writes_every_file(form, tmp_path):
     write_folder(built(chosen_floor=9.0), tmp_path, form)
     assert read_jsonl(tmp_path / "pairs.jsonl") == []
-    assert len(read_jsonl(tmp_path / "dropped.jsonl")) == 12 + 4
+    assert len(read_jsonl(tmp_path / "dropped.jsonl")) == 12
     assert pyarrow.parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
     shard = "data/train-00000-of-00001.parquet"
     ending = {"trl": shard, "kto": shard, "tangoflux": "train.json"}.get(form)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from apex_reward.cli import app
 from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import undecoded
 from apex_reward.files.tables import read_jsonl
-from apex_reward.pairs import build_pairs, hub, to_kto, to_trl
+from apex_reward.pairs import build_pairs, export, to_kto, to_trl
 from apex_reward.scoring import score_dataset
 from tests.pairs.test_export import candidates, trained_step
 from tests.support import tiny_model
@@ -95,7 +98,9 @@ def test_the_card_says_what_made_it(scored: Path, tmp_path: Path) -> None:
     text = (tmp_path / "trl/README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     shards = [{"split": "train", "path": "data/train-*"}]
-    assert head["configs"] == [{"config_name": "default", "data_files": shards}]
+    (config,) = head["configs"]
+    assert (config["config_name"], config["data_files"]) == ("default", shards)
+    assert re.fullmatch("content [0-9a-f]{16}", config["description"])
     assert head["size_categories"] == ["n<1K"]
     assert "**A demonstration.**" in text
     assert "| apex | apex-tiny |" in text
@@ -124,16 +129,48 @@ def test_beside_tokens_the_songs_are_a_config_of_their_own(tmp_path: Path) -> No
         assert names[0] == pair["chosen"]
 
 
+@pytest.mark.parametrize("tokens", ["ids", "none"])
+@pytest.mark.parametrize("form", ["trl", "kto"])
+def test_a_line_loads_the_set_that_was_just_written(form, tokens, tmp_path, monkeypatch):
+    """Twice under one name, with the default cache, without torchcodec."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.chdir(tmp_path)
+    column = "chosen" if form == "trl" else "completion"
+    for seed in (0, 1):
+        rows = candidates(tokens)
+        for number, row in enumerate(rows):
+            if tokens == "ids":
+                row["tokens"] = [row["tokens"][0], row["tokens"][1], seed]
+            Path(row["audio"]).write_bytes(wav(number + 20 * seed))
+        Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert run("pairs", "rows.jsonl", "--format", form, "--test-share", 0, "--output",
+                   "pairs").exit_code == 0  # fmt: skip
+        loaded = load_dataset(f"pairs/{form}", split="train")
+        first = loaded[0][column]
+        if tokens == "ids":
+            assert first == f" 2 0 {seed}"
+            songs = load_dataset(f"pairs/{form}", "audio", split="train")
+            first = songs[0][column]
+        assert first["bytes"] == wav(2 + 20 * seed)
+        if tokens == "none" and form == "trl":
+            assert to_trl(loaded)[0]["chosen"]["bytes"] == wav(2 + 20 * seed)
+        shutil.rmtree("pairs")
+
+
 def test_large_sets_are_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = candidates("none")
     for number, row in enumerate(rows):
         row["audio"] = str(tmp_path / row["audio"])
         Path(row["audio"]).write_bytes(wav(number))
     pairs, _ = build_pairs(rows, test_share=0.0)
-    monkeypatch.setattr(hub, "SHARD_BYTES", 2 * 2 * len(wav(0)) + 1)
+    monkeypatch.setattr(export, "SHARD_BYTES", 2 * 2 * len(wav(0)) + 1)
     from apex_reward.files.tables import table_of
 
-    hub.write_dataset(tmp_path / "set", table_of(pairs), "trl", Path, lambda configs: "")
+    export.write_dataset(tmp_path / "set", table_of(pairs), "trl", Path, lambda configs: "")
     shards = sorted(path.name for path in (tmp_path / "set/data").iterdir())
     assert shards == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     files = {"train": [str(tmp_path / "set/data" / name) for name in shards]}
@@ -178,7 +215,7 @@ def _no_network(*args: Any, **options: Any) -> None:
     raise OSError("no route")
 
 
-def test_a_song_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_missing_song_is_named(tmp_path: Path) -> None:
     pair = {"prompt": "calm", "chosen": str(tmp_path / "none.wav"), "rejected": "x.wav"}
     with pytest.raises(DataError, match=r"none\.wav of a pair does not exist"):
         to_trl([pair], encode=loudest_bins)

@@ -114,7 +114,9 @@ def test_strategies_by_name_by_place_and_of_ones_own():
     assert find_strategy(mine) == ("mine", mine)
     assert find_strategy(partial(mine)) == ("custom", ANY)
     place = "apex_reward.pairs.strategies:all_pairs"
-    assert find_strategy(place) == (place, STRATEGIES["all"])
+    assert find_strategy(place) == ("all", STRATEGIES["all"])
+    assert find_strategy(STRATEGIES["two-axis"]) == ("two-axis", STRATEGIES["two-axis"])
+    assert find_strategy("builtins:len") == ("builtins:len", len)
     for wrong, message in (
         ("best", "'best' is not one of best-worst, all, .*, nor package.module:function"),
         ("apex_reward.pairs.strategies:best", "expected package.module:function"),

@@ -1,4 +1,4 @@
-"""Limits, balance and bounds against loops and hand-worked cases."""
+"""Constraints, limits and balance against loops and hand-worked cases."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.filters import (
-    balanced,
-    bound_value,
-    limited,
-    matched,
-    protected,
-    split_flags,
-)
+from apex_reward.pairs.build import balanced, limited, neutral
+from apex_reward.pairs.candidates import split_flags
+from apex_reward.pairs.constraints import bound_value, matched, protected
 from tests.pairs.reference import greedy
 
 
@@ -69,19 +64,30 @@ def test_balance_agrees_with_loops(rows):
     assert set(np.flatnonzero(balanced(leads)).tolist()) == expected
 
 
+def test_a_neutral_set_has_as_many_pairs_of_a_pattern_as_of_the_opposite_one():
+    random = np.random.default_rng(0)
+    signs = np.sign(random.normal([0.8, 0.4], 1, (400, 2)))
+    signs[:40, 0] = 0
+    keep = neutral(signs, random.uniform(size=400))
+    assert 100 < keep.sum() < 400
+    assert (signs[keep].sum(axis=0) == 0).all()
+    assert not neutral(np.ones((3, 1)), np.ones(3)).any()
+    assert neutral(np.zeros((0, 2)), np.zeros(0)).shape == (0,)
+
+
 def test_matching_and_protection_are_inclusive_and_unknown_matches_nothing():
     seconds = np.array([10.0, 12.0, 12.5, np.nan])
-    keep = matched("duration", seconds, 2.0, "s").keep
+    keep = matched("duration", seconds, 2.0, "s").allows
     assert keep(np.array([0, 0, 0]), np.array([1, 2, 3])).tolist() == [True, False, False]
-    safe = protected("clarity", np.array([3.0, 3.5, 3.75]), 0.5).keep
+    safe = protected("clarity", np.array([3.0, 3.5, 3.75]), 0.5).allows
     assert safe(np.array([0, 0, 2]), np.array([1, 2, 0])).tolist() == [True, False, True]
 
 
 def test_a_bound_is_a_value_or_a_quantile():
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert bound_value(2.5, values) == 2.5
-    assert bound_value("2.5", values) == 2.5
-    assert bound_value("q0.75", values) == 4.0
+    assert bound_value(2.5, values) == (2.5, "2.5")
+    assert bound_value("2.5", values) == (2.5, "2.5")
+    assert bound_value("q0.75", values) == (4.0, "4 (q0.75)")
     for text in ("high", "q1.5", "nan"):
         with pytest.raises(UsageError, match="expected a number, or q0.8"):
             bound_value(text, values)
