@@ -161,6 +161,18 @@ def tiny_model(seed: int = 0, width: int = 32, **changes: Any) -> ApexReward:
     return model
 
 
+def small_student(seed: int = 0, **changes: Any) -> ApexReward:
+    """A student of one-second segments with random weights; `changes` go to `ApexConfig`."""
+    encoder = {
+        "kind": "student", "hidden_size": 24, "inner_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 64, "kernel": 5,
+    }  # fmt: skip
+    values = {"layers": [2], "head_widths": [16], "encoder_name": None, "segment_seconds": 1.0}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ApexReward(ApexConfig(encoder=encoder, **{**values, **changes}))
+
+
 def write_wav(path: Path, seconds: float = 2.0, sample_rate: int = 24_000, **song: Any) -> Path:
     """A golden-style song as a float WAV (`seed`, `channels`)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from apex_reward.model.encode import (
     song_features,
 )
 from apex_reward.model.encoders.mert import MertEncoder, MertSegments
+from apex_reward.model.encoders.student import StudentConfig, StudentEncoder
 from apex_reward.model.files import hub_options, local_path
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.licences import Licence, apex_licences
@@ -61,7 +62,6 @@ class ApexReward(PreTrainedModel, EncodedModel):
     config_class = ApexConfig
     base_model_prefix = "apex"
     main_input_name = "waveforms"
-    name = "apex"
     # A bf16 sigmoid times 100 moves in steps of half a point.
     _keep_in_fp32_modules_strict = ["pooling", "predictor", "familiar"]  # noqa: RUF012
     _no_split_modules = ["HubertEncoderLayer", "WeightNormConv1d"]  # noqa: RUF012
@@ -69,13 +69,22 @@ class ApexReward(PreTrainedModel, EncodedModel):
 
     def __init__(self, config: ApexConfig) -> None:
         super().__init__(config)
-        self.encoder = MertEncoder(config.encoder_config(), config.layers)
+        self.encoder: MertEncoder | StudentEncoder
+        if config.student:
+            self.encoder = StudentEncoder(StudentConfig.of(config.encoder))
+        else:
+            self.encoder = MertEncoder(config.encoder_config(), config.layers)
         self.pooling = LayerPooling(len(config.layers))
         self.predictor = config.predictor()
         self.familiar = Familiarity(config.width) if config.familiar else None
         self.encoder.requires_grad_(False)
         self.post_init()
         self.eval()
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """`apex`; `student` where the model imitates another one."""
+        return "student" if self.config.student else "apex"
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -89,12 +98,17 @@ class ApexReward(PreTrainedModel, EncodedModel):
 
     @property
     def encoders(self) -> tuple[MertSegments, ...]:
-        """MERT over 30-second segments; its song feature is the (B, L, W) layer embedding."""
+        """The encoder over 30-second segments; its song feature is the (B, L, W) embedding."""
         return (MertSegments(self.encoder, self.config),)
 
     @property
     def licences(self) -> list[Licence]:
-        """The licences of code, predictor and encoder, as far as they are known."""
+        """The licences of code, predictor and encoder, as far as they are known.
+
+        A student has those of its teacher.
+        """
+        if self.config.distilled:
+            return list(self.config.distilled["licences"])
         return apex_licences(str(self.config.name_or_path), str(self.config.encoder_name))
 
     @property
@@ -106,7 +120,8 @@ class ApexReward(PreTrainedModel, EncodedModel):
     @property
     def default_mix(self) -> str:
         """The mix of a call that names none, for a model that saved none."""
-        return "aesthetics" if self.config.task == "full" else "popularity"
+        named = ("aesthetics", "popularity")
+        return next((name for name in named if name in self.mixes), "overall")
 
     @property
     def saved_mix(self) -> Mapping[str, Any] | None:

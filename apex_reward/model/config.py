@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from apex_reward.model.predictor import (
     PUBLISHED_HEAD_WIDTHS,
     Predictor,
     PredictorEnsemble,
+    StudentHeads,
     published_trunk_widths,
 )
 from apex_reward.scores.apex import known_heads, task_heads
@@ -20,6 +22,7 @@ from apex_reward.scores.head import Head
 
 PUBLISHED_MODEL = "amaai-lab/apex"
 PUBLISHED_ENCODER = "m-a-p/MERT-v1-95M"
+STUDENT = "student"
 # Where MERT-v1-95M differs from transformers' HuBERT defaults.
 MERT_95M: dict[str, Any] = {
     "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
@@ -33,7 +36,8 @@ class ApexConfig(PreTrainedConfig):
     """Configuration of `ApexReward`.
 
     Args:
-        encoder: settings of the HuBERT encoder that differ from MERT-v1-95M's.
+        encoder: settings of the HuBERT encoder that differ from MERT-v1-95M's; of a student
+            `kind: student` and the fields of `StudentConfig`.
         encoder_name: hub id or folder of the encoder, for a checkpoint without one.
         layers: indices of the hidden states that are averaged over time; 0 is the transformer's
             input. The published weights were trained with 2, 5, 8 and 12.
@@ -52,6 +56,10 @@ class ApexConfig(PreTrainedConfig):
         mix: a saved `RewardMix` (its dict), used unless a call names one.
         preference: a saved `PreferenceHead` (its dict), offered as the mix `preference`.
         demonstration: True for a model that only demonstrates (apex-tiny); outputs say so.
+        own_heads: of a student, `[name, low, high]` per head, None for no bound; None takes the
+            task's.
+        distilled: of a student: its teacher, the teacher's licences, `correlation` of their mixed
+            rewards on held-out songs.
     """
 
     model_type = "apex_reward"
@@ -77,6 +85,8 @@ class ApexConfig(PreTrainedConfig):
         mix: Mapping[str, Any] | None = None,
         preference: Mapping[str, Any] | None = None,
         demonstration: bool = False,
+        own_heads: Sequence[Sequence[Any]] | None = None,
+        distilled: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})
@@ -98,6 +108,8 @@ class ApexConfig(PreTrainedConfig):
         self.mix = dict(mix) if mix else None
         self.preference = dict(preference) if preference else None
         self.demonstration = demonstration
+        self.own_heads = None if own_heads is None else [list(head) for head in own_heads]
+        self.distilled = dict(distilled) if distilled else None
         super().__init__(**kwargs)
         self._check()
 
@@ -105,8 +117,15 @@ class ApexConfig(PreTrainedConfig):
         """The encoder's full HuBERT configuration."""
         return HubertConfig(**{**MERT_95M, **self.encoder})
 
-    def predictor(self) -> Predictor | PredictorEnsemble:
+    @property
+    def student(self) -> bool:
+        """Whether the encoder is that of a student."""
+        return self.encoder.get("kind") == STUDENT
+
+    def predictor(self) -> Predictor | PredictorEnsemble | StudentHeads:
         """An untrained predictor, or ensemble of them, of the configured shape."""
+        if self.student:
+            return StudentHeads(self.width, self.heads, self.head_widths[0], self.members)
         members = [
             Predictor(
                 width=self.width,
@@ -128,12 +147,17 @@ class ApexConfig(PreTrainedConfig):
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads of the task with their ranges, in order."""
-        return tuple(known_heads(self.head_names))
+        if self.own_heads is None:
+            return tuple(known_heads(task_heads(self.task)))
+        return tuple(
+            Head(name, -math.inf if low is None else low, math.inf if high is None else high)
+            for name, low, high in self.own_heads
+        )
 
     @property
     def head_names(self) -> tuple[str, ...]:
         """The names of the heads, in order."""
-        return task_heads(self.task)
+        return tuple(head.name for head in self.heads)
 
     @property
     def segment_samples(self) -> int:

@@ -66,6 +66,17 @@ class CheckedEncoder(nn.Module):
 
     FULL: tuple[type[nn.Module], ...] = ()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Cast or move all tensors; `FULL` modules keep float32 where `fn` asks for half."""
+        full = (module for module in self.modules() if self.FULL and isinstance(module, self.FULL))
+        kept = {id(t) for part in full for t in _tensors(part)}
+
+        def apply(tensor: Tensor) -> Tensor:
+            cast = fn(tensor)
+            return tensor.to(cast.device) if cast.dtype in REDUCED and id(tensor) in kept else cast
+
+        return super()._apply(apply, recurse)
+
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Features (N, ..., W) of samples (N, n)."""
         raise NotImplementedError

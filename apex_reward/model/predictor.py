@@ -9,6 +9,7 @@ an ensemble.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.apex import head_range, task_heads
+from apex_reward.scores.head import Head
 
 PUBLISHED_TRUNK_WIDTHS = {2: (512, 256), 3: (512, 384, 256)}
 PUBLISHED_HEAD_WIDTHS = (128, 64)
@@ -159,6 +161,71 @@ class PredictorEnsemble(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Scores (M, N, H) in the heads' ranges."""
         return torch.stack([member(embeddings) for member in self.members])
+
+
+class StudentHeads(nn.Module):
+    """Embeddings (N, W) to scores (N, H) by one hidden layer; (M, N, H) with several members.
+
+    The members' products run as one. A raw output z becomes `centre + scale * z`, then a value
+    within the head's range: low + (high - low) * sigmoid(x) between two bounds, a softplus behind
+    one bound, x itself without bounds. `fit` sets centre and scale, so that z is about standard
+    normal for any head.
+
+    Args:
+        width: W.
+        heads: H heads with their ranges.
+        hidden: width of a member's hidden layer.
+        members: M.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, heads: Sequence[Head], hidden: int, members: int = 1) -> None:
+        super().__init__()
+        self.ranges = tuple(heads)
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, members * hidden)
+        self.weight = nn.Parameter(torch.randn(members, hidden, len(heads)) / hidden**0.5)
+        self.bias = nn.Parameter(torch.zeros(members, 1, len(heads)))
+        self.register_buffer("centre", torch.zeros(len(heads)))
+        self.register_buffer("scale", torch.ones(len(heads)))
+
+    def fit(self, labels: Tensor) -> None:
+        """Set centre and scale from labels (n, H) in the heads' units."""
+        columns = labels.double().unbind(dim=1)
+        raw = [_unbounded(head, column) for head, column in zip(self.ranges, columns, strict=True)]
+        for number, column in enumerate(raw):
+            self.centre[number] = column.mean()
+            self.scale[number] = column.std(correction=0).clamp_min(1e-6)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Scores within the heads' ranges."""
+        hidden = nn.functional.gelu(self.hidden(self.norm(embeddings)))
+        members = hidden.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        raw = self.centre + self.scale * (members @ self.weight + self.bias)
+        columns = zip(self.ranges, raw.unbind(dim=-1), strict=True)
+        values = torch.stack([_in_range(head, column) for head, column in columns], dim=-1)
+        return values[0] if len(values) == 1 else values
+
+
+def _in_range(head: Head, x: Tensor) -> Tensor:
+    if head.bounded:
+        return head.low + (head.high - head.low) * torch.sigmoid(x)
+    if math.isfinite(head.low):
+        return head.low + nn.functional.softplus(x)
+    return x if head.high == math.inf else head.high - nn.functional.softplus(x)
+
+
+def _unbounded(head: Head, values: Tensor) -> Tensor:
+    """Inverse of `_in_range`; values on a bound count as just within it."""
+    if head.bounded:
+        return ((values - head.low) / (head.high - head.low)).clamp(1e-4, 1 - 1e-4).logit()
+    if not (math.isfinite(head.low) or math.isfinite(head.high)):
+        return values
+    distance = values - head.low if math.isfinite(head.low) else head.high - values
+    distance = distance.clamp_min(1e-6)
+    return distance + torch.log(-torch.expm1(-distance))
 
 
 def members_of(predictor: Predictor | PredictorEnsemble) -> list[Predictor]:

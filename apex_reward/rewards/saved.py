@@ -216,7 +216,8 @@ def model_hash(model: Any) -> str:
     weights = weights_hash(model) if isinstance(model, nn.Module) else ""
     config: Any = getattr(model, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else {}
-    names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference")
+    names = ("encoder", "layers", "task", "sample_rate", "segment_seconds", "preference",
+             "own_heads")  # fmt: skip
     settings = json.dumps({name: values.get(name) for name in names}, sort_keys=True, default=str)
     heads = [[head.name, head.low, head.high] for head in model.heads]
     text = json.dumps([weights, settings, heads, type(model).__qualname__])

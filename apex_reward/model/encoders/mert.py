@@ -73,7 +73,7 @@ class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
             if index == last:
                 hidden = self.encoder.layer_norm(hidden)
             if index in self.kept_layers:
-                means.append(_time_mean(hidden, frames))
+                means.append(time_mean(hidden, frames))
         return torch.stack(means, dim=1)
 
     def frame_counts(self, samples: Tensor) -> Tensor:
@@ -84,9 +84,13 @@ class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
         return counts.clamp_min(1)
 
     def _frame_weights(self, real: Tensor, frames: int) -> Tensor:
-        counts = self.frame_counts(real)[:, None]
-        inside = torch.arange(frames, device=real.device) < counts
-        return inside.to(torch.float32) / counts.clamp_max(frames)
+        return frame_weights(self.frame_counts(real), frames)
+
+
+def frame_weights(counts: Tensor, frames: int) -> Tensor:
+    """Weights (N, frames) of a mean over the first `counts` (N,) frames."""
+    inside = torch.arange(frames, device=counts.device) < counts[:, None]
+    return inside.to(torch.float32) / counts.clamp_max(frames)[:, None]
 
 
 def _recomputed(layer: nn.Module, hidden: Tensor) -> Tensor:
@@ -109,7 +113,8 @@ def _kept_or_recomputed(_: Any, operator: Any, *inputs: Any, **__: Any) -> Check
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
+def time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
+    """Mean (N, W) over frames (N, F, W), in float32 at least; `frames`: weights (N, F)."""
     # Half-precision means over thousands of frames lose digits.
     hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if frames is None:
@@ -119,17 +124,16 @@ def _time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
 
 
 class MertSegments:
-    """A `SongEncoder` over a MERT encoder and the segments of a configuration.
+    """A `SongEncoder` over an APEX model's encoder and the segments of its configuration.
 
     Args:
         encoder: segments (N, n) to layer embeddings (N, L, W).
         config: rate, segment length and tail.
     """
 
-    name = "mert"
-
-    def __init__(self, encoder: MertEncoder, config: ApexConfig) -> None:
+    def __init__(self, encoder: CheckedEncoder, config: ApexConfig) -> None:
         self.encoder, self.config = encoder, config
+        self.name = "student" if config.student else "mert"
         self.sample_rate, self.batch_segments = config.sample_rate, config.batch_segments
         self.window: int | None = config.segment_samples
         self.by_length = config.segment_tail == "mask"

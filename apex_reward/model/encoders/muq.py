@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,17 @@ from apex_reward.model.encoders.winograd import conv3x3
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
 SAMPLE_RATE = 24_000
-N_FFT, HOP, MELS = 2048, 240, 128
+
+
+class Mel(NamedTuple):
+    """A log-mel's window and hop in samples at 24 kHz, and its number of bands."""
+
+    n_fft: int
+    hop: int
+    bands: int
+
+
+N_FFT, HOP, MELS = MUQ_MEL = Mel(2048, 240, 128)
 # The spectrogram mirrors n_fft / 2 samples at both ends, so a song needs more than that.
 MIN_SAMPLES = 1200
 MEL_PER_FRAME = 4
@@ -133,17 +143,6 @@ class MuqEncoder(CheckedEncoder, FrozenModule):
         self.conformer = Conformer(self.config, layer)
         self.eval()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MuqEncoder:
-        """Cast or move all tensors, but leave norms in float32 where `fn` asks for half."""
-        norms = (module for module in self.modules() if isinstance(module, self.FULL))
-        kept = {id(t) for norm in norms for t in (*norm.parameters(), *norm.buffers())}
-
-        def apply(tensor: Tensor) -> Tensor:
-            cast = fn(tensor)
-            return tensor.to(cast.device) if cast.dtype in REDUCED and id(tensor) in kept else cast
-
-        return super()._apply(apply, recurse)
-
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Hidden state `layer` (N, F, W), F = ceil(n // 240 / 4), of songs (N, n).
 
@@ -164,7 +163,7 @@ class MuqEncoder(CheckedEncoder, FrozenModule):
         wide = torch.promote_types(weights, torch.float32)
         frames = -(-(samples.shape[-1] // HOP) // MEL_PER_FRAME)
         mel = _run(log_mel, frames, samples.to(wide), self.config.mean, self.config.std)
-        with _computing_in(weights, samples.device.type):
+        with computing_in(weights, samples.device.type):
             hidden = self.conformer(self.conv(mel).to(wide))
         if weights == torch.float16 and not bool(hidden.isfinite().all()):
             raise UsageError(
@@ -256,17 +255,18 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return weight, (conv.bias - norm.running_mean) * scale + norm.bias
 
 
-def log_mel(samples: Tensor, mean: float, std: float) -> Tensor:
-    """Standardised log-mel (N, 128, n // 240) of songs (N, n) at 24 kHz, outside autocast.
+def log_mel(samples: Tensor, mean: float, std: float, mel: Mel = MUQ_MEL) -> Tensor:
+    """Standardised log-mel (N, bands, n // hop) of songs (N, n) at 24 kHz, outside autocast.
 
-    Hann window of 2048, hop 240, power, 128 HTK bands without normalisation over 0 to 12 kHz, in
-    dB with a floor at 1e-10; the last frame is left out, as published.
+    Hann window, power, HTK bands without normalisation over 0 to 12 kHz, in dB with a floor at
+    1e-10; the last frame is left out, as MuQ publishes it.
     """
     with torch.autocast(samples.device.type, enabled=False):
-        window = torch.hann_window(N_FFT, dtype=samples.dtype, device=samples.device)
-        spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[..., :-1]
+        window = torch.hann_window(mel.n_fft, dtype=samples.dtype, device=samples.device)
+        spectrum = torch.stft(samples, mel.n_fft, mel.hop, window=window, return_complex=True)
+        spectrum = spectrum[..., :-1]
         power = spectrum.real.square() + spectrum.imag.square()
-        filters = torch.as_tensor(_filters(), dtype=samples.dtype, device=samples.device)
+        filters = torch.as_tensor(_filters(mel), dtype=samples.dtype, device=samples.device)
         bands = filters.T @ power
         return (10 * bands.clamp_min(1e-10).log10() - mean) / std
 
@@ -284,11 +284,11 @@ def rotary_positions(frames: int, size: int, base: float, like: Tensor) -> Tenso
 
 
 @cache
-def _filters() -> Any:
-    """(1025, 128) weights of the mel bands, an array of float64."""
+def _filters(mel: Mel) -> Any:
+    """(n_fft / 2 + 1, bands) weights of the mel bands, an array of float64."""
     return mel_filter_bank(
-        num_frequency_bins=N_FFT // 2 + 1,
-        num_mel_filters=MELS,
+        num_frequency_bins=mel.n_fft // 2 + 1,
+        num_mel_filters=mel.bands,
         min_frequency=0.0,
         max_frequency=SAMPLE_RATE / 2,
         sampling_rate=SAMPLE_RATE,
@@ -303,7 +303,7 @@ def _run(step: Callable[..., Tensor], frames: int, *args: Any) -> Tensor:
     return step(*args)
 
 
-def _computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager[Any]:
+def computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager[Any]:
     """With half-precision weights: products in half, norms and sums in float32."""
     if dtype in REDUCED:
         return torch.autocast(device_type, dtype=dtype)
