@@ -98,7 +98,7 @@ def test_files_by_path_and_by_content(tmp_path: Path) -> None:
         (object(), "samples are object"),
         ((TWO, -1), "sample_rate is -1"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_cell_without_a_song_says_why(cell: Any, reason: str) -> None:
     error = song_of(cell, 8_000).error
