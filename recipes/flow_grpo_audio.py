@@ -12,17 +12,19 @@ again for the log-probabilities of the policy and of the start (LoRA switched of
 at a time. A group of songs for every prompt gives the advantages.
 
 With no other argument: a small flow over the notes of a song, trained here in seconds, and
-apex-tiny as the reward; minutes on two CPU cores. Pipelines of diffusers with a flow-matching
-scheduler (ACE-Step) or one of EDM's form (Stable Audio, which needs torchsde) train LoRA on their
-transformer. ACE-Step's own guidance remembers earlier steps, whose graphs are gone: leave it at 1.
+apex-tiny as the reward; minutes on two CPU cores. Pipelines of diffusers train LoRA on their
+attention: Stable Audio (needs torchsde), Stable Audio 3, ACE-Step and LongCat-AudioDiT; the table
+is `apex_reward.runs.pipelines.PIPELINES`. The recipe prints the length, the rate and the share of
+the attention weights that it adapts. ACE-Step's own guidance uses earlier steps, whose graphs are
+freed, so its scale is 1 here.
 
 Leaves history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
-`PeftModel.from_pretrained(pipeline.transformer, folder)` puts back. Ctrl-C ends after the step.
+`PeftModel.from_pretrained(pipeline.transformer, folder)` loads (with ACE-Step also
+`pipeline.load_lora_weights(folder)`). Ctrl-C ends after the step.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +39,8 @@ from apex_reward.demo.flow import toy_flow
 from apex_reward.demo.musicgen import CODES, FRAMES, SAMPLE_RATE, SECONDS, STYLES
 from apex_reward.runs.advantages import clipped_gain
 from apex_reward.runs.loop import LoopSettings, PolicyRun
-from apex_reward.runs.samplers import NoisyPath, euler_step, noisy_scheduler
+from apex_reward.runs.pipelines import AudioPipeline
+from apex_reward.runs.samplers import NoisyPath, euler_step
 from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
 
 
@@ -62,21 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     set_seed(own.seed)
     toy = own.pipeline is None
-    generator: Any = (ToyGenerator if toy else PipelineGenerator)(own, accelerator.device)
+    prompts = list(STYLES) if toy else own.read_prompts()
+    generator: Any = ToyGenerator(own) if toy else pipeline(own)
+    generator.to(accelerator.device)
     run = PolicyRun(
-        own, settings, accelerator, generator.prompts, generator.sample_rate,
-        SECONDS if toy else None,
-    )  # fmt: skip
+        own, settings, accelerator, prompts, generator.sample_rate, SECONDS if toy else None
+    )
     parameters = [p for p in generator.policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=0.0)
+    accelerator.print(generator)
     for _ in run.steps():
         texts = run.draw()
         seeds = torch.randint(2**31, (len(texts),), generator=run.random).tolist()
         path = NoisyPath(own.noise, run.random)
-        advantages = run.advantages(texts, generator.songs(texts, seeds, path))
+        with torch.no_grad():
+            songs = generator.songs(texts, seeds, path)
+        advantages = run.advantages(texts, songs)
         taken = texts, seeds, path, advantages
         run.log_step(update(own, accelerator, generator, optimizer, taken))
-    run.finish(generator.policy)
+    run.finish(generator)
 
 
 def update(
@@ -89,7 +96,8 @@ def update(
     """A few passes over the paths of a step; means of what was measured."""
     texts, seeds, path, advantages = taken
     sums = {"kl": 0.0, "clipped": 0.0, "grad_norm": 0.0}
-    chunks = torch.arange(len(texts)).chunk(own.gradient_accumulation_steps)
+    numbers = torch.arange(len(texts))
+    chunks = numbers.split(1) if generator.alone else numbers.chunk(own.gradient_accumulation_steps)
     start = path.again()
     with torch.no_grad(), generator.policy.disable_adapter():
         generator.run(texts, seeds, start)
@@ -128,18 +136,27 @@ def update(
 class ToyGenerator:
     """The flow over notes, with LoRA on its convolutions. B = songs, T = samples."""
 
-    sample_rate, prompts = SAMPLE_RATE, list(STYLES)
+    sample_rate, alone = SAMPLE_RATE, False
 
-    def __init__(self, own: Settings, device: torch.device) -> None:
+    def __init__(self, own: Settings) -> None:
         self.steps = own.sampler_steps
         flow = toy_flow(own.seed, own.warm_steps)
         layers = [f"hidden.{i}" for i in range(len(flow.hidden))] + ["entry", "last"]
-        self.policy = get_peft_model(flow, lora(own, layers)).to(device).eval()
+        lora = LoraConfig(r=own.lora_r, lora_alpha=2 * own.lora_r, target_modules=layers)
+        self.policy = get_peft_model(flow, lora).eval()
+        self.save_pretrained = self.policy.save_pretrained
+
+    def __str__(self) -> str:
+        return f"toy flow: songs of {SECONDS} s at {SAMPLE_RATE} Hz"
+
+    def to(self, device: torch.device) -> None:
         self.device = device
+        self.policy.to(device)
 
     def run(self, texts: list[str], seeds: list[int], path: NoisyPath) -> Tensor:
         """The levels of B songs, each from the noise of its seed, along a path."""
-        x = torch.stack([torch.randn(CODES, FRAMES, generator=seeded(seed)) for seed in seeds])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        x = torch.stack([torch.randn(CODES, FRAMES, generator=one) for one in generators])
         x = x.to(self.device)
         styles = torch.tensor([STYLES.index(text) for text in texts], device=self.device)
         for step in range(self.steps):
@@ -148,64 +165,17 @@ class ToyGenerator:
             x = euler_step(path, x, velocity, now, after)
         return x
 
-    @torch.no_grad()
     def songs(self, texts: list[str], seeds: list[int], path: NoisyPath) -> Tensor:
         """Songs (B, T)."""
         return self.policy.get_base_model().songs(self.run(texts, seeds, path))
 
 
-class PipelineGenerator:
-    """A diffusers audio pipeline, with LoRA on its transformer. B = songs, C = channels."""
-
-    def __init__(self, own: Settings, device: torch.device) -> None:
-        from diffusers import DiffusionPipeline
-
-        self.pipeline = DiffusionPipeline.from_pretrained(own.pipeline).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
-        for part in self.pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False)
-        self.policy = get_peft_model(
-            self.pipeline.transformer, lora(own, ["to_q", "to_k", "to_v", "to_out.0"])
-        ).eval()
-        self.pipeline.transformer = self.policy
-        self.prompts = own.read_prompts()
-        self.sample_rate = int(self.pipeline.vae.config.sampling_rate)
-        # A pipeline's call shuts gradients off; what is inside is run instead.
-        self.call = inspect.unwrap(type(self.pipeline).__call__)
-        accepted = inspect.signature(self.call).parameters
-        lengths = ("audio_duration", "audio_end_in_s", "audio_length_in_s")
-        self.options: dict[str, Any] = {
-            name: own.audio_seconds for name in lengths if name in accepted
-        }
-        self.options["num_inference_steps"] = own.sampler_steps
-        if own.guidance_scale is not None:
-            self.options["guidance_scale"] = own.guidance_scale
-
-    def run(
-        self, texts: list[str], seeds: list[int], path: NoisyPath, output_type: str = "latent"
-    ) -> Tensor:
-        """What B songs come to, each from the noise of its seed, along a path."""
-        generators = [seeded(seed) for seed in seeds]
-        with noisy_scheduler(self.pipeline.scheduler, path):
-            return self.call(
-                self.pipeline, texts, generator=generators, output_type=output_type, **self.options
-            ).audios
-
-    @torch.no_grad()
-    def songs(self, texts: list[str], seeds: list[int], path: NoisyPath) -> Tensor:
-        """Songs (B, C, T)."""
-        return self.run(texts, seeds, path, "pt").float()
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator of its own for a song: whatever is beside it, its noise is the same."""
-    return torch.Generator().manual_seed(seed)
-
-
-def lora(own: Settings, layers: list[str]) -> LoraConfig:
-    """Adapters on these layers."""
-    return LoraConfig(r=own.lora_r, lora_alpha=2 * own.lora_r, target_modules=layers)
+def pipeline(own: Settings) -> AudioPipeline:
+    """The pipeline of the settings, each step with a graph of its own."""
+    return AudioPipeline(
+        own.pipeline, own.audio_seconds, own.sampler_steps, own.lora_r,
+        guidance=own.guidance_scale, policy_gradient=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,20 +8,22 @@ With no other argument: a small flow-matching generator is trained here on melod
 distortion, then improved through the reward's gradient on some prompts and judged on others; a few
 minutes on two CPU cores. Guards have no gradient of their own: with `--guards penalty` they pull
 back where a limit is near (`guarded_gradient`). For the real thing name a diffusers audio pipeline,
-which trains LoRA on its transformer or U-Net:
+which trains LoRA on its attention. The table of pipelines is
+`apex_reward.runs.pipelines.PIPELINES`; the recipe prints the length, the rate and the share of the
+attention weights that it adapts. Noise is fresh at every step:
 
     accelerate launch recipes/reward_backprop.py --output runs/backprop --prompts FILE.txt \
         --pipeline stabilityai/stable-audio-open-1.0 --reward-model amaai-lab/apex --save_steps 50 \
         --sampler_steps 50 --last 1 --per_device_train_batch_size 1 --learning_rate 1e-4
 
 Leaves history.jsonl (`reward` of training prompts before guards, `held_out` after guards,
-`grad_norm`), summary.json, curves.png, trained.safetensors and audio/ of held-out prompts before
-and after. Ctrl-C ends after the step, with a checkpoint.
+`grad_norm`), summary.json, curves.png, audio/ of held-out prompts before and after, and the toy's
+trained.safetensors or a pipeline's adapter/, which `PeftModel.from_pretrained(pipeline.transformer,
+folder)` loads. Ctrl-C ends after the step, with a checkpoint.
 """
 
 from __future__ import annotations
 
-import inspect
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +33,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from apex_reward.demo.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
 from apex_reward.rewards.gradient import guarded_gradient
@@ -42,7 +43,7 @@ from apex_reward.rewards.judge import Judge, Judged
 from apex_reward.rewards.stacks.holdout import StopRule, write_holdout
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog
-from apex_reward.runs.samplers import LastSteps
+from apex_reward.runs.pipelines import AudioPipeline
 from apex_reward.runs.settings import (
     RewardSettings,
     build_holdout,
@@ -114,9 +115,13 @@ class Climb:
         self.own, self.settings, self.accelerator = own, settings, accelerator
         toy, device = own.pipeline is None, str(accelerator.device)
         self.generator: Any = (
-            MelodyFlow(own.sampler_steps, own.last, own.seed) if toy else PipelineGenerator(own)
+            MelodyFlow(own.sampler_steps, own.last, own.seed)
+            if toy
+            else AudioPipeline(own.pipeline, own.audio_seconds, own.sampler_steps, last=own.last)
         )
         self.generator.to(accelerator.device)
+        if not toy:
+            accelerator.print(self.generator)
         self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
         rate = self.generator.sample_rate
         self.judge = build_judge(
@@ -239,7 +244,10 @@ class Climb:
         interrupted = self.step < self.own.max_steps
         if interrupted:
             self.save()
-        save_file(self.trained(), Path(self.own.output_dir) / "trained.safetensors")
+        if self.own.pipeline is None:
+            save_file(self.trained(), Path(self.own.output_dir) / "trained.safetensors")
+        else:
+            self.generator.save_pretrained(Path(self.own.output_dir) / "adapter")
         for name, (songs, _) in (("before", before), ("after", after)):
             for i, song in enumerate(songs[:4]):
                 self.log.song(f"{name}_{i}", song, self.generator.sample_rate)
@@ -264,53 +272,6 @@ class Climb:
         )
         if interrupted:
             print(how_to_go_on(self.own.output_dir))
-
-
-class PipelineGenerator(nn.Module):
-    """A diffusers audio pipeline with LoRA on its denoiser; gradients through its last steps."""
-
-    def __init__(self, own: Settings) -> None:
-        super().__init__()
-        from diffusers import DiffusionPipeline
-
-        self.pipeline = DiffusionPipeline.from_pretrained(own.pipeline)
-        self.pipeline.set_progress_bar_config(disable=True)
-        for part in self.pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False)
-        denoiser = getattr(self.pipeline, "transformer", None) or self.pipeline.unet
-        projections = ["to_q", "to_k", "to_v", "to_out.0"]
-        lora = LoraConfig(r=8, lora_alpha=16, target_modules=projections)
-        inject_adapter_in_model(lora, denoiser)
-        denoiser.enable_gradient_checkpointing()
-        self.denoiser = denoiser
-        self.steps, self.last = own.sampler_steps, own.last
-        self.options = dict.fromkeys(("audio_end_in_s", "audio_length_in_s"), own.audio_seconds)
-        vocoder = getattr(self.pipeline, "vocoder", None)
-        holder = vocoder.config if vocoder is not None else self.pipeline.vae.config
-        self.sample_rate = int(holder.sampling_rate)
-
-    def to(self, *args: Any, **kwargs: Any) -> PipelineGenerator:
-        self.pipeline.to(*args, **kwargs)
-        return self
-
-    def forward(self, prompts: list[str], random: torch.Generator) -> Tensor:
-        """Songs (B, T)."""
-        run = inspect.unwrap(type(self.pipeline).__call__)
-        accepted = inspect.signature(run).parameters
-        options = {name: value for name, value in self.options.items() if name in accepted}
-        with LastSteps(self.steps, self.last) as callback:
-            audio = run(
-                self.pipeline,
-                prompts,
-                num_inference_steps=self.steps,
-                generator=random,
-                output_type="pt",
-                callback=callback,
-                callback_steps=1,
-                **options,
-            ).audios
-        return audio.mean(dim=1) if audio.ndim == 3 else audio
 
 
 def read_prompts(path: str | None) -> tuple[list[str], list[str]]:

@@ -156,7 +156,7 @@ class PolicyRun:
         self.accelerator.print({name: round(row[name], 4) for name in shown})
 
     def finish(self, policy: Any) -> None:
-        """Write the adapter, history, summary and curves."""
+        """Write the adapter of the policy (or of its pipeline), history, summary and curves."""
         if not self.accelerator.is_main_process:
             return
         policy.save_pretrained(str(self.log.output / "adapter"))

@@ -9,7 +9,7 @@ Shape key: B = songs, ... = the rest of a latent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,6 +83,21 @@ class NoisyPath:
         drawn = self.drawn if rows is None else [latent[rows] for latent in self.drawn]
         return RepeatedPath(self.noise, drawn, listener)
 
+    def apart(self, songs: int) -> list[NoisyPath]:
+        """A path for each song alone; `join` takes their decisions back."""
+        return [NoisyPath(self.noise, self._random) for _ in range(songs)]
+
+    def join(self, paths: Sequence[NoisyPath]) -> None:
+        """Take the decisions of paths of one song each, in order."""
+
+        def joined(name: str) -> list[Tensor]:
+            steps = zip(*(getattr(path, name) for path in paths), strict=True)
+            return [torch.cat(songs) for songs in steps]
+
+        self.drawn, self.means = joined("drawn"), joined("means")
+        self.log_probabilities = joined("log_probabilities")
+        self.deviations = list(paths[0].deviations)
+
     def _next(self, mean: Tensor, deviation: float) -> Tensor:
         noise = torch.randn(mean.shape, generator=self._random).to(mean)
         drawn = (mean + deviation * noise).detach()
@@ -100,6 +115,10 @@ class RepeatedPath(NoisyPath):
     def __init__(self, noise: float, drawn: list[Tensor], listener: Listener | None) -> None:
         super().__init__(noise, torch.Generator())
         self.drawn, self.listener = drawn, listener
+
+    def apart(self, songs: int) -> list[NoisyPath]:
+        """The same path for each song alone."""
+        return [self.again(rows=torch.tensor([song])) for song in range(songs)]
 
     def _next(self, mean: Tensor, deviation: float) -> Tensor:
         return self.drawn[len(self.means)]
@@ -119,17 +138,21 @@ def euler_step(path: NoisyPath, x: Tensor, velocity: Tensor, now: float, after: 
 def noisy_scheduler(scheduler: Any, path: NoisyPath) -> Iterator[None]:
     """Let a diffusers pipeline's scheduler step along the path.
 
-    Takes flow-matching schedulers (ACE-Step) and those of EDM's form (Stable Audio).
+    Takes FlowMatchEulerDiscreteScheduler and schedulers of EDM's form (Stable Audio's own). With
+    `invert_sigmas` (LongCat) a sigma is the share of the song, and the model's velocity leads from
+    the noise to the song. With `stochastic_sampling` (Stable Audio 3) the scheduler's own step is
+    that of a path with noise 1.
 
     Raises:
         UsageError: a scheduler of another kind.
     """
-    flow = "FlowMatch" in type(scheduler).__name__
+    flow = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
     if not flow and not hasattr(scheduler, "precondition_outputs"):
         raise UsageError(
-            f"{type(scheduler).__name__} is neither a flow-matching scheduler nor one of EDM's "
+            f"{type(scheduler).__name__} is neither FlowMatchEulerDiscreteScheduler nor of EDM's "
             "form; give the pipeline FlowMatchEulerDiscreteScheduler or EDMEulerScheduler"
         )
+    inverted = flow and bool(scheduler.config.invert_sigmas)
 
     def step(
         model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any
@@ -138,7 +161,9 @@ def noisy_scheduler(scheduler: Any, path: NoisyPath) -> Iterator[None]:
             scheduler._init_step_index(timestep)
         now, after = (float(s) for s in scheduler.sigmas[scheduler.step_index :][:2])
         x, output = sample.float(), model_output.float()
-        if flow:
+        if inverted:
+            following = euler_step(path, x, -output, 1 - now, 1 - after)
+        elif flow:
             following = euler_step(path, x, output, now, after)
         else:
             clean = scheduler.precondition_outputs(x, output, now)

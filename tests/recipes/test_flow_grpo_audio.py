@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderOobleck,
-    CosineDPMSolverMultistepScheduler,
-    StableAudioDiTModel,
-    StableAudioPipeline,
-    StableAudioProjectionModel,
-)
 from peft import PeftModel
-from transformers import T5Config, T5EncoderModel
 
 from apex_reward.audio import load_audio
 from apex_reward.demo.flow import toy_flow
-from apex_reward.demo.musicgen import style_tokenizer
+from tests.pipelines import BUILDERS, small_pipeline
 from tests.recipes.support import run
 from tests.support import tiny_model
 
@@ -41,31 +34,11 @@ def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
             torch.testing.assert_close(loaded(*inputs), before)
 
 
-def small_pipeline() -> StableAudioPipeline:
-    """Stable Audio's parts at a few numbers each, with random weights."""
-    torch.manual_seed(0)
-    text = T5EncoderModel(
-        T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    )
-    transformer = StableAudioDiTModel(
-        sample_size=400, in_channels=3, num_layers=1, attention_head_dim=4, num_attention_heads=2,
-        num_key_value_attention_heads=2, out_channels=3, cross_attention_dim=4,
-        time_proj_dim=8, global_states_input_dim=8, cross_attention_input_dim=4,
-    )  # fmt: skip
-    vae = AutoencoderOobleck(
-        encoder_hidden_size=6, downsampling_ratios=[1, 2], decoder_channels=3,
-        decoder_input_channels=3, audio_channels=2, channel_multiples=[2, 4], sampling_rate=4000,
-    )  # fmt: skip
-    return StableAudioPipeline(
-        vae=vae, text_encoder=text, tokenizer=style_tokenizer(), transformer=transformer,
-        projection_model=StableAudioProjectionModel(8, 4, 0, 32),
-        scheduler=CosineDPMSolverMultistepScheduler(solver_order=2, prediction_type="v_prediction",
-                                                    sigma_data=1.0, sigma_schedule="exponential"),
-    )  # fmt: skip
-
-
-def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
-    small_pipeline().save_pretrained(tmp_path / "pipeline")
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_pipelines_of_diffusers(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_pipeline(kind).save_pretrained(tmp_path / "pipeline")
     tiny_model().save_pretrained(tmp_path / "reward")
     (tmp_path / "prompts.txt").write_text("low calm\nhigh lively\n")
     history, _ = run(
@@ -73,12 +46,19 @@ def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
         "--prompts", tmp_path / "prompts.txt", "--reward_model", tmp_path / "reward",
         "--audio_seconds", 0.2, "--sampler_steps", 3, "--max_steps", 2, "--num_generations", 2,
         "--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 2,
-        "--guidance_scale", 2,
+        *(() if kind == "AceStepPipeline" else ("--guidance_scale", 2)),
     )  # fmt: skip
     assert history[0]["kl"] < history[1]["kl"]
     assert all(row["grad_norm"] > 0 for row in history)
-    transformer = small_pipeline().transformer
-    loaded = PeftModel.from_pretrained(transformer, str(tmp_path / "run" / "adapter"))
-    moved = [name for name, weight in loaded.named_parameters() if "lora_B" in name
-             and float(weight.abs().max()) > 0]  # fmt: skip
-    assert len(moved) == 8
+    said = re.search(r"songs of 0.2 s at 4000 Hz.*adapters on (\d+)%", capsys.readouterr().out)
+    assert said is not None
+    assert int(said.group(1)) >= 50
+    for name in ("before_0", "after_0"):
+        song = load_audio(tmp_path / "run" / "audio" / f"{name}.wav")
+        assert song.duration == pytest.approx(0.2, abs=0.01)
+    loaded = PeftModel.from_pretrained(
+        small_pipeline(kind).transformer, str(tmp_path / "run" / "adapter")
+    )
+    moved = [float(w.abs().max()) > 0 for name, w in loaded.named_parameters() if "lora_B" in name]
+    assert len(moved) >= 4
+    assert all(moved)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from torch import Tensor
 
 from apex_reward.errors import UsageError
@@ -85,14 +91,25 @@ def test_a_path_gone_again_has_the_same_places_and_other_probabilities() -> None
     assert float(other.log_probabilities[1]) < float(taken.log_probabilities[1][2])
 
 
-@pytest.mark.parametrize("scheduler", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler])
-def test_schedulers_of_diffusers_step_along_a_path(scheduler: type) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (FlowMatchEulerDiscreteScheduler, {}),
+        (FlowMatchEulerDiscreteScheduler, {"shift": 3.0}),
+        (FlowMatchEulerDiscreteScheduler, {"invert_sigmas": True}),
+        (FlowMatchEulerDiscreteScheduler, {"invert_sigmas": True, "shift": 3.0}),
+        (EDMEulerScheduler, {}),
+    ],
+)
+def test_schedulers_of_diffusers_step_along_a_path(
+    scheduler: type, options: dict[str, Any]
+) -> None:
     """With next to no chance, where the scheduler's own deterministic step goes."""
     ends = []
     for noisy in (False, True):
-        own = scheduler()
+        own = scheduler(**options)
         own.set_timesteps(4)
-        taken, x = path(1e-6), torch.full((2, 3), float(own.sigmas[0]))
+        taken, x = path(1e-6), torch.full((2, 3), max(1.0, float(own.sigmas[0])))
         for time in own.timesteps:
             output = 0.1 * torch.sin(x)
             if noisy:
@@ -107,10 +124,37 @@ def test_schedulers_of_diffusers_step_along_a_path(scheduler: type) -> None:
     assert len(taken.drawn) == 3
 
 
+def test_paths_of_single_songs_join_to_that_of_the_batch() -> None:
+    def run(steps: NoisyPath, x: Tensor) -> Tensor:
+        for level in (0.6, 0.3, 0.0):
+            x = steps.step(x, 2 * x, 1 - level, level)
+        return x
+
+    whole, start = path(), torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
+    alone = whole.apart(3)
+    ends = torch.cat([run(one, start[i : i + 1]) for i, one in enumerate(alone)])
+    whole.join(alone)
+    assert [len(latent) for latent in whole.drawn] == [3, 3]
+    repeated = whole.again()
+    torch.testing.assert_close(run(repeated, start), ends)
+    torch.testing.assert_close(repeated.means, whole.means)
+    again = whole.again()
+    singles = again.apart(3)
+    for i, one in enumerate(singles):
+        torch.testing.assert_close(run(one, start[i : i + 1]), ends[i : i + 1])
+    again.join(singles)
+    torch.testing.assert_close(again.log_probabilities, whole.log_probabilities)
+
+
 def test_what_has_no_path_is_refused() -> None:
     with (
         pytest.raises(UsageError, match="DDIMScheduler is neither"),
         noisy_scheduler(DDIMScheduler(), path()),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="FlowMatchHeunDiscreteScheduler is neither"),
+        noisy_scheduler(FlowMatchHeunDiscreteScheduler(), path()),
     ):
         pass
     with pytest.raises(UsageError, match="noise is 0; expected a share"):
