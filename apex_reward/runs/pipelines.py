@@ -6,13 +6,12 @@ Shape key: B = songs, C = channels, T = samples.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
@@ -99,7 +98,8 @@ def adapted_share(denoiser: nn.Module) -> float:
 class AudioPipeline(nn.Module):
     """An audio pipeline of diffusers with LoRA on the attention of its denoiser.
 
-    Every song has a seed of its own, for its first noise and for the noise of a random scheduler.
+    Every song has a seed of its own, for its first noise and for the noise of a random scheduler;
+    no global generator, NumPy's included, decides anything.
     Do not merge the adapters (`merge_and_unload`) where a layer has weight normalisation: peft
     drops the adapters of such convolutions without a word.
 
@@ -263,7 +263,6 @@ class AudioPipeline(nn.Module):
             options["lyrics"] = [prompt_of(prompt).lyrics or "" for prompt in prompts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with ExitStack() as stack:
-            stack.enter_context(seeded_numpy(seeds[0]))
             if path is not None:
                 stack.enter_context(noisy_scheduler(self.pipeline.scheduler, path))
             if self.last is not None:
@@ -273,17 +272,6 @@ class AudioPipeline(nn.Module):
                     options["callback_steps"] = 1
             made: Tensor = call(self.pipeline, prompts, generator=generators, **options).audios
         return made
-
-
-@contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """NumPy's global generator from a seed: torchsde draws the entropy of its paths from it."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 __all__ = ["PIPELINES", "AudioPipeline", "PipelineForm", "adapted_share", "form_of"]

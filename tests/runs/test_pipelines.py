@@ -42,7 +42,7 @@ def test_length_share_noise_and_adapters(
     random = torch.Generator().manual_seed(0)
     first, second = (generator(PROMPTS, random) for _ in range(2))
     assert first.shape[1] == pytest.approx(0.12 * RATE, abs=1)
-    assert float((first - second).abs().mean()) > 1e-3
+    assert float((first - second).detach().abs().mean()) > 1e-3
     first.square().mean().backward()
     weights = dict(generator.named_parameters())
     moved = {name for name, w in weights.items() if w.grad is not None and bool(w.grad.any())}
@@ -60,7 +60,6 @@ def test_length_share_noise_and_adapters(
     options |= {"output_type": "pt", **({"lyrics": ["", ""]} if kind == "AceStepPipeline" else {})}
 
     def songs_of(pipeline: DiffusionPipeline) -> torch.Tensor:
-        np.random.seed(3)
         pipeline.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
         if not form.alone:
@@ -90,7 +89,6 @@ def test_the_random_path_of_stable_audio_is_new_at_every_step(folders: dict[str,
     random.manual_seed(0)
     np.random.seed(1)
     songs, noise = one_step()
-    state = np.random.get_state()[1]
     _, other = one_step()
     assert float((noise - other).abs().mean()) > 0.5
     assert float((noise[0] - noise[1]).abs().mean()) > 0.5
@@ -99,8 +97,6 @@ def test_the_random_path_of_stable_audio_is_new_at_every_step(folders: dict[str,
     again, noise_again = one_step()
     torch.testing.assert_close(again, songs)
     torch.testing.assert_close(noise_again, noise)
-    np.random.seed(1)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def test_a_song_of_longcat_does_not_depend_on_its_neighbours(folders: dict[str, str]) -> None:
