@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from apex_reward.audio import load_audio
 from apex_reward.files.tables import read_jsonl
+from tests.pipelines import BUILDERS, small_pipeline
 from tests.recipes.support import mean, recipe_module, run
+from tests.support import tiny_model
 
 
 class OneWeight(torch.nn.Module):
@@ -51,6 +54,27 @@ def test_a_step_clips_the_gradient_of_all_its_micro_batches(
     climb.random = torch.Generator().manual_seed(0)
     assert climb.climb()["grad_norm"] == pytest.approx(0.5)
     assert generator.weight.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_the_gradient_reaches_pipelines_of_diffusers(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_pipeline(kind).save_pretrained(tmp_path / "pipeline")
+    tiny_model().save_pretrained(tmp_path / "reward")
+    (tmp_path / "prompts.txt").write_text("low calm\nhigh lively\n")
+    history, _ = run(
+        "reward_backprop", tmp_path / "run", "--pipeline", tmp_path / "pipeline",
+        "--prompts", tmp_path / "prompts.txt", "--reward_model", tmp_path / "reward",
+        "--audio_seconds", 0.2, "--sampler_steps", 2, "--last", 1, "--max_steps", 2,
+        "--per_device_train_batch_size", 2, "--learning_rate", 1e-2,
+    )  # fmt: skip
+    assert all(row["grad_norm"] > 0 for row in history)
+    assert "adapters on 100% of the attention weights" in capsys.readouterr().out
+    song = load_audio(tmp_path / "run" / "audio" / "after_0.wav")
+    assert song.duration == pytest.approx(0.2, abs=0.01)
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(bool(weight.any()) for weight in adapter.values())
 
 
 def test_the_spread_is_of_songs_that_different_candidates_gave() -> None:

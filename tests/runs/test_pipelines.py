@@ -139,3 +139,13 @@ def test_the_share_counts_weights() -> None:
         transformer = small_pipeline("StableAudio3Pipeline").transformer
         adapted = get_peft_model(transformer, LoraConfig(target_modules=targets))
         assert adapted_share(adapted) == pytest.approx(share)
+
+
+def test_the_guide_has_the_whole_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "generators.md").read_text()
+    for kind, form in PIPELINES.items():
+        (row,) = [
+            line for line in page.splitlines() if line.startswith("|") and f"`{kind}`" in line
+        ]
+        cells = [form.length, ".".join(form.rate), form.callback, *form.attention]
+        assert all(f"`{cell}`" in row for cell in cells)
