@@ -147,7 +147,7 @@ class Pages:
             browser.open(self.address["vote"] + "/try")
             browser.upload("#files", self.song)
             browser.run("document.querySelector('#given button').click()")
-            browser.until("part('status').textContent == 'Heard.'", 60)
+            browser.until("part('status').textContent == 'Scored.'", 60)
             browser.run("document.querySelector('button.gradient').click()")
             browser.until("document.querySelectorAll('.strong rect').length == 300", 60)
         elif name == "compare":

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import typer
 
-from apex_reward.cli.common import SCORE, Folder, add_command, print_table, progress_bar
+from apex_reward.cli.common import (
+    SCORE,
+    Folder,
+    add_command,
+    print_table,
+    progress_updates,
+    show,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,21 +32,20 @@ def demo(output: Folder = Path("apex-demo")) -> None:
     Args:
         output: folder for audio, tables and plots. Earlier files are replaced.
     """
+    show("The tour starts. It takes under two minutes on two cores.")
     from rich.console import Console
 
     from apex_reward.demo.tour import run_demo
 
     console = Console()
-    with progress_bar() as progress:
-        task = progress.add_task("working", total=None)
-        sections = run_demo(
-            output, lambda done, total: progress.update(task, completed=done, total=total)
-        )
-        for number, section in enumerate(sections, start=1):
-            progress.stop()  # the text would overwrite the bar
-            console.rule(f"[bold]{number}. {section.title}", align="left")
-            console.print(section.text, highlight=False, markup=False)
-            if section.rows:
-                print_table("", section.columns, section.rows)
-            console.print()
-            progress.start()
+    sections = run_demo(output, lambda *step: bar(*step))
+    for number in itertools.count(1):
+        with progress_updates() as bar:  # it ends before the text, which would overwrite it
+            section = next(sections, None)
+        if section is None:
+            return
+        console.rule(f"[bold]{number}. {section.title}", align="left")
+        console.print(section.text, highlight=False, markup=False)
+        if section.rows:
+            print_table("", section.columns, section.rows)
+        console.print()

@@ -1,4 +1,4 @@
-"""How well a model hears known damage: clean versions against damaged ones.
+"""How known damage changes a model's scores: clean versions against damaged ones.
 
 Shape key: N = songs, D = damages, V = versions of a song (clean, severity 1, 2, 3),
 T = samples.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from apex_reward.demo.damage import DAMAGES, SEVERITIES, damage
-
-if TYPE_CHECKING:
-    from apex_reward.model import ApexReward
+from apex_reward.model import ApexReward
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,6 @@ def score_damage(
     Args:
         songs: N mono songs (T,) at `sample_rate`; song i is damaged with seed i.
     """
-    import torch
-
     values = np.empty((len(songs), len(DAMAGES), 1 + len(SEVERITIES)))
     for number, song in enumerate(songs):
         versions = [song] + [

@@ -1,22 +1,18 @@
-"""Pictures of the tour. Every one says that the model is a demonstration."""
+"""Pictures of the tour. Every picture names the model as a demonstration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apex_reward.demo.damage import DAMAGES, SEVERITIES
+from apex_reward.demo.evaluate import DamageScores
 from apex_reward.report.figures import BAD, BAR, SOFT, new_panels, save_figure
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from apex_reward.demo.climb import Climb
-    from apex_reward.demo.evaluate import DamageScores
-
+Wave = NDArray[np.float32]
 SUFFIX = "apex-tiny, a demonstration model"
 
 
@@ -35,49 +31,45 @@ def plot_damage(path: Path, scores: DamageScores) -> None:
     save_figure(figure, path.with_suffix(""))
 
 
-def plot_climb(path: Path, start: NDArray[np.float32], result: Climb, rate: int) -> None:
-    """The reward by gradient step, and the spectra of the song and of what was added to it."""
-    figure, (left, right) = new_panels(1, 2, 11, 3.8)
-    left.plot(result.rewards, color=BAR, linewidth=2.2, marker="o")
-    left.set(title="reward after each gradient step", xlabel="step", ylabel="reward (aesthetics)")
+def plot_climb(path: Path, start: Wave, climbed: Wave, rate: int) -> None:
+    """The average spectra of a song and of the sound that gradient steps added to it."""
+    figure, (axes,) = new_panels(1, 1, 7, 3.8)
     for wave, colour, label in (
         (start, SOFT, "the song"),
-        (result.song - start, BAD, "what the steps added"),
+        (climbed - start, BAD, "the sum of the steps"),
     ):
         frequency, level = _spectrum(wave, rate)
-        right.semilogx(frequency, level, color=colour, label=label)
-    right.set(
-        title="average spectrum",
-        xlabel="frequency in Hz",
-        ylabel="mean level in dB",
-        xlim=(40, rate / 2),
+        axes.semilogx(frequency, level, color=colour, label=label)
+    axes.set(xlabel="frequency in Hz", ylabel="mean level in dB", xlim=(40, rate / 2))
+    axes.legend(frameon=False)
+    figure.suptitle(f"What the gradient steps add ({SUFFIX})")
+    save_figure(figure, path.with_suffix(""))
+
+
+def plot_gold(path: Path, proxy: Sequence[float], gold: Sequence[float], clean: float) -> None:
+    """Proxy (the reward) and gold (the clean song's share) by gradient step, both in [0, 1].
+
+    Args:
+        clean: the reward of the clean song.
+    """
+    figure, (axes,) = new_panels(1, 1, 7, 3.8)
+    axes.axhline(clean, color=SOFT, linestyle="--", linewidth=1, label="reward of the clean song")
+    axes.plot(proxy, color=BAR, linewidth=2.2, marker="o", label="proxy: the reward")
+    axes.plot(
+        gold,
+        color=BAD,
+        linewidth=2.2,
+        marker="o",
+        label="gold: the clean song's share of the sound",
     )
-    right.legend(frameon=False)
-    figure.suptitle(f"Following the waveform gradient ({SUFFIX})")
+    axes.set(xlabel="gradient step", ylim=(0, 1.03))
+    axes.set_xticks(range(0, len(proxy), 2))
+    axes.legend(loc="lower left")
+    figure.suptitle(f"The reward rises, the song drowns ({SUFFIX})")
     save_figure(figure, path.with_suffix(""))
 
 
-def plot_gold(
-    path: Path, sizes: Sequence[int], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
-) -> None:
-    """Gold (left) and proxy (right) of the best of N, a line per proxy."""
-    figure, panels = new_panels(1, 2, 11, 3.8, sharey=True)
-    titles = ("gold: the labels of its known damage", "proxy: what was optimised")
-    for side, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        for name, both in curves.items():
-            axes.semilogx(sizes, both[side], label=name)
-        axes.set(title=title, xlabel="candidates that the best was chosen from")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-    panels[0].set_ylabel("reward (aesthetics, 0 to 1)")
-    panels[0].legend()
-    figure.suptitle(f"Choosing the best of N by a score, and the truth ({SUFFIX})")
-    save_figure(figure, path.with_suffix(""))
-
-
-def _spectrum(
-    wave: NDArray[np.float32], rate: int
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _spectrum(wave: Wave, rate: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Frequencies in Hz and mean level in dB, over windows of 2048 samples."""
     size = 2048
     frames = wave[: wave.size // size * size].reshape(-1, size) * np.hanning(size)

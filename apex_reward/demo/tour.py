@@ -1,4 +1,7 @@
-"""The tour behind `apex-reward demo`: offline, on synthetic songs, with the model apex-tiny."""
+"""The tour behind `apex-reward demo`: offline, on synthetic songs, with the model apex-tiny.
+
+Shape key: T = samples, K = steps.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
 
-from apex_reward.demo.climb import Climb, climb
+from apex_reward.arena import battles_of, evaluate_battles, findings
+from apex_reward.arena.report import evaluation_report
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
 from apex_reward.demo.evaluate import DamageScores
+from apex_reward.demo.plots import plot_climb, plot_damage, plot_gold
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table
+from apex_reward.model import ApexReward
+from apex_reward.pairs.build import build
+from apex_reward.pairs.candidates import read_candidates
+from apex_reward.pairs.export import summary, write_folder
+from apex_reward.pairs.options import PairOptions
+from apex_reward.pairs.report import write_report
+from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from apex_reward.model import ApexReward
+from apex_reward.scoring import ScoreSettings, score_songs
 
 MODEL = "apex-tiny"
 NOTE = (
@@ -29,13 +40,18 @@ NOTE = (
 )
 SONG_SEEDS = (11, 23, 42)
 SONG_SECONDS = 15.0
-CLIMBED = ("noise", 2)  # the damaged version that the gradient steps start from
+CLIMBED, CLIMB_SECONDS = ("noise", 2), 6.0  # the gradient steps start from this damage
+STEP_SIZES = (0.003, *[0.2] * 16)  # RMS of the steps, as multiples of the RMS of the song
 CLEAN = "clean"
+BATTLES, SLOPE, SCORE = 400, 2.0, "musicality"
+# Called with the name of a piece of work, and its numbers of finished and of all steps.
+Update = Callable[[str, float, float], None]
+Wave = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the tour for a person to read: a text and, below it, a table."""
+    """A part of the tour for a person to read: a text, and a table below it."""
 
     title: str
     text: str
@@ -43,94 +59,85 @@ class Section:
     rows: Sequence[Sequence[object]] = ()
 
 
-def run_demo(
-    output: str | Path, on_scored: Callable[[int, int], None] | None = None
-) -> Iterator[Section]:
-    """Go through the tour, yielding each section when its work is done.
+def run_demo(output: str | Path, update: Update = lambda *_: None) -> Iterator[Section]:
+    """Run the tour; each section is yielded when its work is done.
 
-    Leaves in `output`: `audio/` (songs, damaged versions, the climbed song), `scores.jsonl` (a row
+    The folder then has `audio/` (songs, damaged versions, the climbed song), `scores.jsonl` (a row
     per file as `apex-reward score` writes it, with `prompt_id` (the song), `damage`, `severity` and
-    `model`),
-    `damage.csv`, `damage.png`, `gradient.png`, `summary.json`, and what the later steps write
-    (`gold.png`, `pairs/`, `arena/`).
+    `model`), `damage.csv`, `damage.png`, `gradient.png`, `gold.png`, `gradient.csv`, `pairs/`,
+    `arena/` and `summary.json`.
 
     Args:
-        output: a folder; made where it is not there, files of an earlier tour are replaced.
-        on_scored: called after every scored file with the numbers done and to do.
+        output: a folder; it is made if needed. Files of an earlier tour are replaced.
+        update: called at the start of each piece of work and after each of its steps.
     """
-    from apex_reward.demo.steps import STEPS
-    from apex_reward.model import ApexReward
-
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    versions = make_audio(folder / "audio")
+    versions = make_audio(folder / "audio", update)
     yield Section(
         "Songs",
         f"{NOTE}\n\n{len(SONG_SEEDS)} synthetic songs of {SONG_SECONDS:.0f} s and "
         f"{len(versions) - len(SONG_SEEDS)} damaged versions are in {folder / 'audio'}.",
     )
+    update("scoring", 0, len(versions))
     model = ApexReward.from_pretrained(MODEL)
     rows = []
     for row in score_versions(model, versions):
         rows.append(row)
-        if on_scored:
-            on_scored(len(rows), len(versions))
+        update("scoring", len(rows), len(versions))
     write_table(folder / "scores.jsonl", rows)
     scores = damage_scores(rows)
-    yield _damage_section(folder, scores)
-    yield _gradient_section(folder, model)
-    paths = [Path(str(row["path"])) for row in rows]
-    for title, step in STEPS:
-        yield Section(title, step(folder, paths, rows))
-    table = scores.table()
+    yield damage_section(folder, scores)
+    yield gradient_section(folder, model, update)
+    yield pairs_section(folder, rows)
+    yield arena_section(folder, rows)
+    overall = scores.table()[-1]
     seconds = round(time.perf_counter() - started, 1)
+    figures = {name: overall[name] for name in ("pairs_won", "series_falling")}
     write_json(
-        folder / "summary.json",
-        {
-            "model": MODEL,
-            "note": NOTE,
-            "pairs_won": table[-1]["pairs_won"],
-            "series_falling": table[-1]["series_falling"],
-            "seconds": seconds,
-        },
+        folder / "summary.json", {"model": MODEL, "note": NOTE, **figures, "seconds": seconds}
     )
     yield Section("Done", f"{seconds:.0f} s. Everything is in {folder}. Reminder: {NOTE}")
 
 
-def make_audio(folder: Path) -> list[dict[str, Any]]:
+def make_audio(folder: Path, update: Update) -> list[dict[str, Any]]:
     """Write songs and damaged versions as FLAC; rows `path`, `prompt_id`, `damage`, `severity`."""
-    versions = []
+    kinds = [(CLEAN, 0), *((name, severity) for name in DAMAGES for severity in SEVERITIES)]
+    versions: list[dict[str, Any]] = []
+    update("making songs", 0, len(SONG_SEEDS) * len(kinds))
     for number, seed in enumerate(SONG_SEEDS, start=1):
         song = make_song(seed, SONG_SECONDS, SAMPLE_RATE)
-        for name, severity in [(CLEAN, 0), *((d, s) for d in DAMAGES for s in SEVERITIES)]:
+        for name, severity in kinds:
             stem = f"{name.replace(' ', '-')}-{severity}" if severity else CLEAN
             path = folder / f"song-{number}" / f"{stem}.flac"
-            wave = damage(song, name, severity, seed, SAMPLE_RATE) if severity else song
-            _write_flac(path, wave)
+            write_flac(path, damage(song, name, severity, seed) if severity else song)
             version = {"prompt_id": f"song-{number}", "damage": name, "severity": severity}
             versions.append({"path": str(path), **version})
+            update("making songs", len(versions), len(SONG_SEEDS) * len(kinds))
     return versions
 
 
-def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of `score --mix aesthetics --members` with what each file is, and the model's name."""
-    from apex_reward.rewards.reward import Reward
-    from apex_reward.scoring import ScoreSettings, score_songs
+def write_flac(path: Path, wave: Wave) -> None:
+    """Write (T,) samples as 16-bit FLAC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
 
+
+def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of `score --mix aesthetics` with the version of each file, and the model's name."""
     paths = [str(version["path"]) for version in versions]
     reward = Reward(model, "aesthetics")
-    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True, members=True))
-    named = {"model": f"{MODEL} (demonstration)"}
+    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True))
     for row, version in zip(scored, versions, strict=True):
-        yield {**row, **version, **named}
+        yield {**row, **version, "model": f"{MODEL} (demonstration)"}
 
 
 def damage_scores(rows: list[dict[str, Any]]) -> DamageScores:
     """The mean of the aesthetic heads by song, damage and severity."""
     mean = {
         (row["prompt_id"], row["damage"], row["severity"]): np.mean(
-            [row[h] for h in AESTHETIC_HEADS]
+            [row[head] for head in AESTHETIC_HEADS]
         )
         for row in rows
     }
@@ -142,9 +149,8 @@ def damage_scores(rows: list[dict[str, Any]]) -> DamageScores:
     return DamageScores(np.array(values))
 
 
-def _damage_section(folder: Path, scores: DamageScores) -> Section:
-    from apex_reward.demo.plots import plot_damage
-
+def damage_section(folder: Path, scores: DamageScores) -> Section:
+    """Does damage lower the scores? Writes `damage.csv` and `damage.png`."""
     table = scores.table()
     write_table(folder / "damage.csv", table)
     plot_damage(folder / "damage.png", scores)
@@ -155,52 +161,165 @@ def _damage_section(folder: Path, scores: DamageScores) -> Section:
     ]
     return Section(
         "Scores: does damage lower them?",
-        f"Every file was scored as by `apex-reward score --model {MODEL} --mix aesthetics`. Below: "
-        "how often the clean version won, how often the score falls at every step, and how far the "
-        "mean of the aesthetic heads (1 to 5) drops at severity 1, 2 and 3.",
+        f"Every file is scored as by `apex-reward score --model {MODEL} --mix aesthetics`. The "
+        "table shows how often the clean version wins, how often the score falls at every step of "
+        "severity, and how far the mean of the aesthetic heads (1 to 5) drops at each severity.",
         ["damage", "clean won", "falls", "drop 1", "drop 2", "drop 3"],
         rows,
     )
 
 
-def _gradient_section(folder: Path, model: ApexReward) -> Section:
-    from apex_reward.demo.plots import plot_climb
+@dataclass(frozen=True)
+class Climb:
+    """Gradient steps on the samples of a song.
 
-    song = make_song(SONG_SEEDS[0], SONG_SECONDS, SAMPLE_RATE)
+    Attributes:
+        song: (T,) after the last step.
+        rewards: K + 1 rewards (the proxy), before the first step and after each one.
+        gold: K + 1 shares in [0, 1] of the sound's energy that the clean song explains.
+        predicted: rise of the first step by the gradient alone (gradient times change).
+    """
+
+    song: Wave
+    rewards: list[float]
+    gold: list[float]
+    predicted: float
+
+
+def climb(
+    model: ApexReward,
+    start: Wave,
+    clean: Wave,
+    sizes: Sequence[float] = STEP_SIZES,
+    update: Update = lambda *_: None,
+) -> Climb:
+    """Raise the reward `aesthetics` of a song by normalised gradient steps on its samples.
+
+    Args:
+        start: (T,) samples in [-1, 1] at `SAMPLE_RATE`.
+        clean: (T,) the song without damage. No step sees it.
+        sizes: K lengths of steps: the RMS of each as a multiple of the RMS of `start`.
+    """
+    wave = torch.from_numpy(np.array(start, dtype=np.float32))[None]
+    level = float(wave.square().mean().sqrt())
+    rewards, gold, predicted = [], [], 0.0
+    for step, size in enumerate([*sizes, 0.0]):
+        update("gradient steps", step, len(sizes))
+        wave.requires_grad_(True)
+        reward = model.reward(wave, SAMPLE_RATE, mix="aesthetics").sum()
+        (gradient,) = torch.autograd.grad(reward, wave)
+        wave = wave.detach()
+        rewards.append(reward.item())
+        gold.append(float(np.corrcoef(clean, wave[0].numpy())[0, 1] ** 2))
+        change = size * level * gradient / gradient.square().mean().sqrt().clamp_min(1e-20)
+        moved = (wave + change).clamp(-1, 1)
+        if step == 0:
+            predicted = float((gradient * (moved - wave)).sum())
+        wave = moved
+    return Climb(wave[0].numpy(), rewards, gold, predicted)
+
+
+def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section:
+    """Raise a score too far. Writes `gradient.png`, `gradient.csv`, `gold.png` and the sound."""
+    song = make_song(SONG_SEEDS[0], min(CLIMB_SECONDS, SONG_SECONDS), SAMPLE_RATE)
     name, severity = CLIMBED
-    start = damage(song, name, severity, SONG_SEEDS[0], SAMPLE_RATE)
-    result = climb(model, start, SAMPLE_RATE)
-    _write_flac(folder / "audio" / "climbed.flac", result.song)
-    plot_climb(folder / "gradient.png", start, result, SAMPLE_RATE)
-    rises = np.diff(result.rewards)
+    start = damage(song, name, severity, SONG_SEEDS[0])
+    result = climb(model, start, song, update=update)
+    with torch.no_grad():
+        clean = float(model.reward(torch.from_numpy(song)[None], SAMPLE_RATE, mix="aesthetics"))
+    write_flac(folder / "audio" / "climbed.flac", result.song)
     rows = [
-        [step, reward, float(rises[step - 1]) if step else None]
-        for step, reward in enumerate(result.rewards)
+        {"step": step, "reward": reward, "gold": gold}
+        for step, (reward, gold) in enumerate(zip(result.rewards, result.gold, strict=True))
     ]
+    write_table(folder / "gradient.csv", rows)
+    plot_climb(folder / "gradient.png", start, result.song, SAMPLE_RATE)
+    plot_gold(folder / "gold.png", result.rewards, result.gold, clean)
     return Section(
-        "Gradient: raising a score through the waveform",
-        f"Gradient steps on the samples of song-1 with {name}, each 50 dB below the song. For "
-        f"the first step the gradient promised {result.predicted:+.4f} and {rises[0]:+.4f} came. "
-        f"The sum of all steps lies {_below(start, result):.0f} dB below the song. A reward that "
-        f"is followed blindly gets gamed: the clean song's share of the sound was "
-        f"{_share(song, start):.2%} and is {_share(song, result.song):.2%}.",
-        ["step", "reward", "rise"],
-        rows,
+        "Gradient: raising a score too far",
+        f"Gradient steps change the samples of song-1 with {name}. The first step is small: the "
+        f"gradient predicts a rise of {result.predicted:+.4f}, and the reward rises by "
+        f"{result.rewards[1] - result.rewards[0]:+.4f}. Each later step has {STEP_SIZES[-1]:.0%} of "
+        f"the song's level. The reward (the proxy) rises from {result.rewards[0]:.2f} to "
+        f"{result.rewards[-1]:.2f}; the clean song itself has {clean:.2f}. The clean song's share of "
+        f"the sound (the gold, which no step sees) falls from {result.gold[0]:.0%} to "
+        f"{result.gold[-1]:.0%}. The steps remove no noise: they add a sound that raises the score. "
+        f"Listen to {folder / 'audio' / 'climbed.flac'}, and see {folder / 'gold.png'}.",
+        ["step", "reward", "clean song's share"],
+        [[row["step"], row["reward"], f"{row['gold']:.1%}"] for row in rows[::4]],
     )
 
 
-def _below(start: NDArray[np.float32], result: Climb) -> float:
-    change = np.square(result.song - start).mean()
-    return float(10 * np.log10(np.square(start).mean() / max(float(change), 1e-20)))
+def pairs_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
+    """Pair the versions of each song by `musicality`, and write `folder/pairs`."""
+    candidates = [{**row, "audio": row["path"]} for row in rows]
+    options = PairOptions("top-bottom", "musicality", top_k=3, max_pairs_per_candidate=1)
+    result = build(read_candidates(candidates), options)
+    write_folder(result, folder / "pairs")
+    write_report(result, folder / "pairs")
+    counts = summary(result)
+    audio, prompt = result.candidates.table["audio"], result.candidates.table["prompt_id"]
+    widest = (-result.margin).argsort(kind="stable")[:3].tolist()
+    sides = [
+        [Path(audio[int(side[at])].as_py()).name for side in (result.chosen, result.rejected)]
+        for at in widest
+    ]
+    return Section(
+        "Preference pairs from the scores",
+        f"{counts['n_candidates']} versions of {counts['n_prompts']} songs -> {counts['n_pairs']} "
+        "preference pairs on musicality: the best three versions of each song against its worst "
+        "three. The table shows the widest margins. Listen to all pairs: "
+        f"{folder / 'pairs' / 'report.html'}",
+        ["song", "chosen", "rejected", "margin"],
+        [
+            [str(prompt[int(result.chosen[at])]), *names, float(result.margin[at])]
+            for at, names in zip(widest, sides, strict=True)
+        ],
+    )
 
 
-def _share(clean: NDArray[np.float32], wave: NDArray[np.float32]) -> float:
-    """The part of a sound's energy that the clean song explains, in [0, 1]."""
-    return float(np.corrcoef(clean, wave)[0, 1] ** 2)
+def arena_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
+    """Simulate votes that follow a score with a known slope, and measure the agreement."""
+    battles, best = simulated_votes(rows)
+    metrics = evaluate_battles(battles_of(battles, scores=(SCORE, "coin")), bootstrap=500)
+    target = folder / "arena"
+    write_table(target / "battles.csv", battles)
+    write_json(target / "metrics.json", metrics)
+    evaluation_report(metrics, target)
+    overall = metrics["scores"][SCORE]["overall"]
+    low, high = overall["accuracy_ci95"]
+    words = "\n".join(f"  {finding.text}" for finding in findings(metrics))
+    return Section(
+        "Arena: agreement with votes",
+        f"{len(battles)} simulated votes follow {SCORE}; a coin is measured beside it.\n{words}\n"
+        f"Known answer: {SCORE} is right on {best:.1%} of such votes. Measured: "
+        f"{overall['accuracy']:.1%}, 95% interval {low:.1%} to {high:.1%}.\n"
+        f"The report: {target / 'report.html'}",
+    )
 
 
-def _write_flac(path: Path, wave: NDArray[np.float32]) -> None:
-    import soundfile
+def simulated_votes(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+    """Battles between random pairs of songs, and the expected accuracy of the score.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
+    P(A wins) = sigmoid(SLOPE * difference of the standardised scores); `coin` is random.
+    """
+    rng = np.random.default_rng(0)
+    usable = [row for row in rows if row.get(SCORE) is not None]
+    value = np.array([float(row[SCORE]) for row in usable])
+    pairs = np.array([rng.choice(len(usable), 2, replace=False) for _ in range(BATTLES)])
+    standardised = (value - value.mean()) / (value.std() or 1.0)
+    difference = standardised[pairs[:, 0]] - standardised[pairs[:, 1]]
+    chance = 1 / (1 + np.exp(-SLOPE * difference))
+    a_won = rng.random(BATTLES) < chance
+    coin = rng.random((BATTLES, 2))
+    battles = [
+        {
+            "battle_uuid": f"simulated-{number:03d}",
+            "preference": "A" if a_won[number] else "B",
+            **{f"audio_{side}": Path(usable[at[i]]["path"]).name for i, side in enumerate("ab")},
+            **{f"{SCORE}_{side}": float(value[at[i]]) for i, side in enumerate("ab")},
+            **{f"coin_{side}": float(coin[number, i]) for i, side in enumerate("ab")},
+        }
+        for number, at in enumerate(pairs.tolist())
+    ]
+    return battles, float(np.where(difference == 0, 0.5, np.maximum(chance, 1 - chance)).mean())

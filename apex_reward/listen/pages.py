@@ -1,4 +1,4 @@
-"""What the pages share: tabs, templates, and songs that a browser sends."""
+"""What the pages share: links to each other, and the songs that a browser sends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException, UploadFile
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 
 from apex_reward.errors import ApexError
-from apex_reward.listen.sound import Wav
 from apex_reward.report.document import render
 
 Tabs = Sequence[tuple[str, str]]
@@ -20,29 +19,17 @@ MOST_BYTES = 300_000_000
 """Of one song; an hour of 16-bit stereo is twice that."""
 
 
-def page(name: str, tabs: Tabs, *, title: str, **values: Any) -> HTMLResponse:
+def page(name: str, tabs: Tabs, title: str, **values: Any) -> HTMLResponse:
     """The page `name` with links to the others; `tabs` are names and addresses."""
-    text = render(
-        f"listen/templates/{name}.html",
-        title=title,
-        subtitle="",
-        tabs=tabs if len(tabs) > 1 else [],
-        here=name,
-        **values,
-    )
-    return HTMLResponse(text)
-
-
-def song_answer(song: Wav) -> FileResponse:
-    """A song for a player, which may ask for parts of it (HTTP Range) and so seek at once."""
-    return FileResponse(song.name, media_type="audio/wav")
+    values |= {"title": title, "subtitle": "", "tabs": tabs if len(tabs) > 1 else [], "here": name}
+    return HTMLResponse(render(f"listen/templates/{name}.html", **values))
 
 
 @contextmanager
 def uploaded(*songs: UploadFile) -> Iterator[list[Path]]:
-    """Files that hold what the browser sent, gone afterwards.
+    """Files that hold the songs that a browser sent; they are deleted afterwards.
 
-    An error of ours within the block becomes an answer 422 in its words.
+    An `ApexError` within the block becomes an answer 422 with its message.
 
     Raises:
         HTTPException: 413 for a song that is too large, or 422.
@@ -63,5 +50,5 @@ def uploaded(*songs: UploadFile) -> Iterator[list[Path]]:
 
 
 def shown_name(song: UploadFile) -> str:
-    """The name of a song that was sent, without folders."""
+    """The name of a song that a browser sent, without folders."""
     return (song.filename or "song").replace("\\", "/").rpartition("/")[2]

@@ -17,12 +17,12 @@ import numpy as np
 from apex_reward.errors import AudioError, DataError, UsageError
 from apex_reward.files.tables import json_line, read_jsonl
 from apex_reward.listen.informative import expected_gain, features_of
-from apex_reward.listen.sound import Wav, equally_loud
+from apex_reward.listen.sound import Sounds
 from apex_reward.listen.sources import Comparison
 
 Preference = Literal["A", "B", "TIE", "BOTH_BAD"]
 Order = Literal["random", "informative"]
-BETWEEN = 5  # questions between a question and its repeat, where there are as many
+BETWEEN = 5  # at least as many questions between a question and its repeat, where possible
 FIRST_WON = {"A": 1.0, "B": 0.0, "TIE": 0.5, "BOTH_BAD": 0.5}
 
 
@@ -41,11 +41,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Open:
-    """A question on somebody's page: WAV files of A and B, and their lengths in seconds."""
+    """A question that a page shows, and the lengths of A and B in seconds."""
 
     voter: str
+    page: str
     question: Question
-    wavs: tuple[Wav, Wav]
     seconds: tuple[float, float]
 
 
@@ -59,17 +59,23 @@ def side(seed: int, voter: str, systems: tuple[str, str], rank: int) -> bool:
 
 
 class Session:
-    """Voting on `comparisons` into the file `output`; resumes from the votes that are there.
+    """Voting on `comparisons` into the file `output`; it resumes from the votes in that file.
 
-    All that is asked follows from the seed, the voter's name and the votes in the file.
+    The questions follow from the seed, the voter's name and the votes in the file. Several people
+    can vote under one name, each on a page of their own: no question is open on two pages while
+    another one is left, and a question counts once for a name.
 
     Args:
-        order: `random`, per voter, or `informative`: what teaches most from everybody's votes.
-        min_seconds: of each song that must have been heard; a shorter song, to its end.
-        repeats: share of a voter's questions that are asked once more, sides exchanged.
+        order: `random` per voter, or `informative`: first what the votes so far leave open.
+        min_seconds: listening time of each song before a vote counts; a shorter song, to its end.
+        repeats: share of a voter's questions that are asked again with their sides exchanged.
+
+    Attributes:
+        sounds: the songs of the open questions.
+        unreadable: why a comparison is not asked, by its identity.
 
     Raises:
-        UsageError: `informative` with nothing to learn: no score, and one pair of systems.
+        UsageError: `informative` without any score and with one pair of systems only.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Session:
     ) -> None:
         self.comparisons, self.output, self.seed, self.order = comparisons, output, seed, order
         self.min_seconds, self.repeats = min_seconds, repeats
+        self.sounds = Sounds()
         self.unreadable: dict[str, str] = {}
         self._open: dict[str, Open] = {}
         self._lock = threading.Lock()
@@ -104,62 +111,83 @@ class Session:
         """The rows of the file."""
         return list(self._votes.values())
 
-    def ask(self, voter: str) -> tuple[str, Open, int] | None:
-        """The next question: ticket, question, how many are left with it; None when done."""
+    def ask(self, voter: str, page: str = "") -> tuple[str, Open, int] | None:
+        """The next question: ticket, question, number of questions left with it; None when done.
+
+        Args:
+            page: an identity of the voter's page. A page has one open question; a new one ends it.
+        """
         with self._lock:
+            self._open = {
+                key: one
+                for key, one in self._open.items()
+                if (one.voter, one.page) != (voter, page)
+            }
             while (found := self._next(voter)) is not None:
                 question, left = found
-                first, second = question.comparison.songs
+                songs = question.comparison.songs
                 try:
-                    wavs, seconds = equally_loud(
-                        *((second, first) if question.swapped else (first, second))
-                    )
+                    ticket, seconds = self.sounds.add(*songs[:: -1 if question.swapped else 1])
                 except AudioError as error:
-                    self.unreadable[question.comparison.identity] = f"{first}, {second}: {error}"
+                    names = ", ".join(map(str, songs))
+                    self.unreadable[question.comparison.identity] = f"{names}: {error}"
                     continue
-                ticket = uuid.uuid4().hex
-                # A page that was left or loaded anew gives its ticket up.
-                self._open = {key: one for key, one in self._open.items() if one.voter != voter}
-                self._open[ticket] = Open(voter, question, wavs, seconds)
+                self._open[ticket] = Open(voter, page, question, seconds)
                 return ticket, self._open[ticket], left
         return None
 
     def finished(self, voter: str) -> bool:
-        """Whether a voter has answered everything."""
+        """Whether a voter has answered every question."""
         with self._lock:
-            return bool(voter) and self._next(voter) is None
+            _, _, repeats_due, new = self._progress(voter)
+            return bool(voter) and not new and repeats_due <= 0
 
-    def _next(self, voter: str) -> tuple[Question, int] | None:
+    def questions(self) -> tuple[int, int]:
+        """How many pairs a voter is asked, and how many of them again."""
+        pairs = len(self.comparisons) - len(self.unreadable)
+        return pairs, _share(self.repeats, pairs)
+
+    def _progress(
+        self, voter: str
+    ) -> tuple[dict[str, Comparison], list[str], int, list[Comparison]]:
+        """Comparisons by vote, votes in their order, repeats that are due, comparisons without."""
         items = [item for item in self.comparisons if item.identity not in self.unreadable]
         once = {_identity(item, voter): item for item in items}
-        again = {_identity(item, voter, repeat=True): item for item in items}
-        answered = [key for key in self._votes if key in once]  # in the order of the votes
-        repeated = [key for key in self._votes if key in again]
-        new = [item for key, item in once.items() if key not in self._votes]
-        # A hundredth, as 0.1 * 30 is a little less than 3.
-        due = int(self.repeats * len(answered) + 0.01) - len(repeated)
-        left = len(new) + max(0, int(self.repeats * len(once) + 0.01) - len(repeated))
-        if due > 0:
-            return self._repeat(voter, once, answered, len(repeated)), left
+        again = {_identity(item, voter, repeat=True) for item in items}
+        answered = [key for key in self._votes if key in once]
+        due = _share(self.repeats, len(answered)) - len(again & self._votes.keys())
+        return once, answered, due, [item for key, item in once.items() if key not in self._votes]
+
+    def _next(self, voter: str) -> tuple[Question, int] | None:
+        once, answered, due, new = self._progress(voter)
+        others = [one.question for one in self._open.values() if one.voter == voter]
+        repeats_to_come = _share(self.repeats, len(once)) - _share(self.repeats, len(answered))
+        left = len(new) + max(0, due + repeats_to_come)
+        if due > sum(question.repeat for question in others):
+            return self._repeat(voter, once, answered, others), left
         if not new:
             return None
-        item = self._chosen(new, voter)
-        rank = sum(once[key].systems == item.systems for key in answered)
+        shown = {question.identity for question in others}
+        free = [item for item in new if _identity(item, voter) not in shown] or new
+        item = self._chosen(free, voter)
+        asked = [once[key] for key in answered] + [q.comparison for q in others if not q.repeat]
+        rank = sum(before.systems == item.systems for before in asked)
         swapped = side(self.seed, voter, item.systems, rank)
         return Question(_identity(item, voter), item, swapped, repeat=False), left
 
     def _repeat(
-        self, voter: str, once: dict[str, Comparison], answered: list[str], number: int
+        self, voter: str, once: dict[str, Comparison], answered: list[str], others: list[Question]
     ) -> Question:
-        """One that was answered before, not among the latest where that can be."""
-        open_ = [
-            key for key in answered if _identity(once[key], voter, repeat=True) not in self._votes
-        ]
+        """A question that was answered before, not one of the latest where that is possible."""
+        again = {key: _identity(once[key], voter, repeat=True) for key in answered}
+        taken = self._votes.keys() | {question.identity for question in others}
+        open_ = [key for key in answered if again[key] not in taken]
         old = [key for key in open_ if key in answered[:-BETWEEN]] or open_
+        number = sum(identity in taken for identity in again.values())
         key = random.Random(f"{self.seed}/{voter}/repeat {number}").choice(old)
         item, vote = once[key], self._votes[key]
         swapped = str(vote.get("audio_a")) == str(item.songs[1])
-        return Question(_identity(item, voter, repeat=True), item, not swapped, repeat=True)
+        return Question(again[key], item, not swapped, repeat=True)
 
     def _chosen(self, new: list[Comparison], voter: str) -> Comparison:
         shuffled = list(self.comparisons)
@@ -185,10 +213,6 @@ class Session:
             outcome.append(won if first_is_a else 1 - won)
         return np.array(voted, np.intp), np.array(outcome, np.float64)
 
-    def wav(self, ticket: str, side: int) -> Wav:
-        """The sound of a side; KeyError for a ticket that is not open."""
-        return self._open[ticket].wavs[side]
-
     def cast(self, ticket: str, preference: Preference, heard: tuple[float, float]) -> None:
         """Append a vote, on disk when this returns; KeyError for a ticket that is not open.
 
@@ -197,9 +221,13 @@ class Session:
 
         Raises:
             DataError: a song was not heard for long enough.
+            KeyError: the ticket is not open, or another page has answered its question.
         """
         with self._lock:
             one = self._open[ticket]
+            if one.question.identity in self._votes:
+                del self._open[ticket]
+                raise KeyError(ticket)
             for side, seconds, length in zip("AB", heard, one.seconds, strict=True):
                 needed = self.needed(length)
                 if not seconds >= needed:
@@ -233,6 +261,11 @@ class Session:
     def needed(self, length: float) -> float:
         """Seconds of a song of this length that must have been heard."""
         return min(self.min_seconds, 0.9 * length)  # players stop a little before the end
+
+
+def _share(share: float, count: int) -> int:
+    """A share of a number, rounded down. A hundredth is added, as 0.1 * 30 is less than 3."""
+    return int(share * count + 0.01)
 
 
 def _identity(item: Comparison, voter: str, *, repeat: bool = False) -> str:

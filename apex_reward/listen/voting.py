@@ -1,35 +1,58 @@
-"""The Vote page and its requests; nothing that it sends names a song or a system."""
+"""Two songs at a time: Vote, which names no song and no system, and Compare, which names them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BaseModel, Field
 
 from apex_reward.arena.voters import voter_agreement
 from apex_reward.errors import DataError
-from apex_reward.listen.pages import Tabs, page, song_answer
+from apex_reward.listen.look import scores_of
+from apex_reward.listen.pages import Tabs, page, shown_name, uploaded
 from apex_reward.listen.session import Preference, Session
+from apex_reward.listen.sound import Sounds
+from apex_reward.listen.sources import Comparison
+from apex_reward.report.document import render
+from apex_reward.rewards.reward import Reward
 
-GONE = "this question is no longer open; load the page again"
+GONE = "this question is no longer open"
+GONE_SONGS = "these songs are no longer kept; load the page again"
+NOT_YET = "the pairs open up here once you have answered all of their questions on Vote"
 
 
 class Asked(BaseModel):
-    """Who asks for a question."""
+    """The voter's name, and an identity that the page keeps for as long as its tab is open."""
 
     voter: str = Field(min_length=1, max_length=100)
+    page: str = Field("", max_length=100)
 
 
 class Vote(BaseModel):
-    """A vote on the question of a ticket; seconds that each side was heard."""
+    """A vote on the question of a ticket; for how many seconds each side was heard."""
 
     ticket: str
     preference: Preference
     seconds_a: float = Field(ge=0)
     seconds_b: float = Field(ge=0)
+
+
+def sound_routes(sounds: Sounds) -> APIRouter:
+    """The songs of both pages. A player may ask for parts of one (HTTP Range)."""
+    router = APIRouter()
+
+    @router.get("/audio/{ticket}/{side}")
+    def audio(ticket: str, side: int) -> FileResponse:
+        try:
+            return FileResponse(sounds.wav(ticket, side).name, media_type="audio/wav")
+        except KeyError as error:
+            raise HTTPException(404, GONE_SONGS) from error
+
+    return router
 
 
 def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
@@ -38,11 +61,20 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
 
     @router.get("/")
     def vote_page() -> HTMLResponse:
-        return page("vote", tabs, title="Which song is better?", voter=voter)
+        pairs, repeats = session.questions()
+        return page(
+            "vote",
+            tabs,
+            "Which song is better?",
+            voter=voter,
+            pairs=pairs,
+            repeats=repeats,
+            seconds=session.min_seconds,
+        )
 
     @router.post("/next")
     def following(asked: Asked) -> dict[str, Any]:
-        found = session.ask(asked.voter)
+        found = session.ask(asked.voter, asked.page)
         if found is None:
             return {"done": True, "said": done_words(session.votes, asked.voter)}
         ticket, one, left = found
@@ -53,15 +85,6 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
             "left": left,
             "needed": [session.needed(seconds) for seconds in one.seconds],
         }
-
-    @router.get("/audio/{ticket}/{side}")
-    def audio(ticket: str, side: int) -> FileResponse:
-        if side not in (0, 1):
-            raise HTTPException(404, GONE)
-        try:
-            return song_answer(session.wav(ticket, side))
-        except KeyError as error:
-            raise HTTPException(404, GONE) from error
 
     @router.post("/vote")
     def vote(cast: Vote) -> dict[str, bool]:
@@ -77,7 +100,7 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
 
 
 def done_words(votes: Sequence[Mapping[str, Any]], voter: str) -> str:
-    """What a voter reads at the end: how alike they answered repeats, and voters one another."""
+    """The last message to a voter: how alike they answered repeats, and voters one another."""
     words = ["All done, thank you."]
     own = voter_agreement([vote for vote in votes if vote["voter"] == voter]).get("repeats")
     if own and own["comparisons"]:
@@ -89,3 +112,82 @@ def done_words(votes: Sequence[Mapping[str, Any]], voter: str) -> str:
             "that several answered."
         )
     return " ".join(words)
+
+
+def compare_routes(
+    comparisons: Sequence[Comparison],
+    session: Session | None,
+    reward: Reward | None,
+    sounds: Sounds,
+    tabs: Tabs,
+) -> APIRouter:
+    """The Compare page: the pairs of Vote with names and scores, or two songs from the browser.
+
+    Args:
+        comparisons: pairs that it lists.
+        session: a voter sees its pairs only after all questions are answered.
+        reward: scores both songs; None shows the scores of the table.
+    """
+    router = APIRouter()
+
+    def show(
+        paths: Sequence[Path], names: Sequence[str], prompt: str, scores: Mapping[str, Any]
+    ) -> HTMLResponse:
+        ticket, _ = sounds.add(paths[0], paths[1])
+        values = dict(scores)
+        if reward is not None:
+            a, b = (scores_of(reward, path, prompt) for path in paths)
+            columns = [head.name for head in reward.heads] + ["reward"]
+            values |= {name: (a[name], b[name]) for name in columns}
+        rows = [
+            [name, a, b, None if a is None or b is None else a - b]
+            for name, (a, b) in values.items()
+        ]
+        template = "listen/templates/compare_two.html"
+        return HTMLResponse(render(template, ticket=ticket, names=names, prompt=prompt, rows=rows))
+
+    def listed(voter: str) -> Sequence[Comparison]:
+        if session is not None and not session.finished(voter):
+            raise HTTPException(403, NOT_YET)
+        return comparisons
+
+    @router.get("/compare")
+    def compare_page() -> HTMLResponse:
+        return page(
+            "compare",
+            tabs,
+            "Two songs side by side",
+            pairs=bool(comparisons),
+            blind=session is not None,
+            reads_text=reward is not None and reward.model.reads_text,
+        )
+
+    @router.post("/compare")
+    def two(
+        first: UploadFile, second: UploadFile, prompt: Annotated[str, Form()] = ""
+    ) -> HTMLResponse:
+        with uploaded(first, second) as paths:
+            return show(paths, [shown_name(first), shown_name(second)], prompt, {})
+
+    @router.get("/compare/pairs")
+    def pairs(voter: str = "") -> list[str]:
+        titles = [" / ".join(names_of(item)) for item in listed(voter)]
+        return [f"{item.prompt}: {title}" if item.prompt else title
+                for item, title in zip(comparisons, titles, strict=True)]  # fmt: skip
+
+    @router.get("/compare/pairs/{number}")
+    def pair(number: int, voter: str = "") -> HTMLResponse:
+        items = listed(voter)
+        if not 0 <= number < len(items):
+            raise HTTPException(404, f"there are {len(items)} pairs")
+        item = items[number]
+        with uploaded():
+            return show(item.songs, names_of(item), item.prompt, item.scores)
+
+    return router
+
+
+def names_of(item: Comparison) -> list[str]:
+    """System and file name of both songs."""
+    pairs = zip(item.systems, item.songs, strict=True)
+    return [f"{system}: {path.name}" if system else path.name for system, path in pairs]

@@ -172,6 +172,56 @@ def test_votes_over_http_are_blind_equally_loud_and_resumed(tmp_path):
     assert battles.audio[0].tolist() == [rows[0]["audio_a"], rows[0]["audio_b"]]
 
 
+def test_people_under_one_name_keep_their_questions_and_answer_each_once(tmp_path):
+    pairs = read_comparisons(songs(tmp_path / "songs", 10))
+    output = tmp_path / "votes.jsonl"
+    page = client(Session(pairs, output, min_seconds=0))
+    open_, cast = {}, []
+
+    def ask(tab: str) -> bool:
+        got = page.post("/next", json={"voter": "team", "page": tab}).json()
+        open_[tab] = got.get("ticket")
+        return not got["done"]
+
+    def vote(tab: str) -> int:
+        answer = {"ticket": open_[tab], "preference": "A", "seconds_a": 9, "seconds_b": 9}
+        cast.append(page.post("/vote", json=answer).status_code)
+        return cast[-1]
+
+    for _ in range(4):
+        assert ask("first")
+        assert ask("second")
+        for tab in ("first", "second"):  # the other page's question is still open
+            assert page.get(f"/audio/{open_[tab]}/0").status_code == 200
+            assert vote(tab) == 200
+    ask("first")
+    ask("first")  # a page that is loaded again has one question
+    while ask("second"):
+        vote("second")
+        if cast[-1] == 404:
+            break
+    vote("first")
+    while ask("first"):
+        vote("first")
+    rows = read_jsonl(output)
+    assert len(rows) == len({row["battle_uuid"] for row in rows}) == 10 + 1  # one is asked again
+    assert sum(row["repeat"] for row in rows) == 1
+    assert Counter(row["comparison"] for row in rows).most_common(2)[1][1] == 1
+    first = [row for row in rows if not row["repeat"]]
+    assert abs(sum(row["system_a"] == "secretone" for row in first) - 5) <= 1
+
+
+def test_the_first_page_names_the_task_the_number_of_pairs_and_the_keys(tmp_path):
+    pairs = read_comparisons(songs(tmp_path / "songs", 20))
+    shown = client(Session(pairs, tmp_path / "votes.jsonl", min_seconds=2.5)).get("/").text
+    words = " ".join(shown.split())
+    assert "two songs at a time and choose the better one" in words
+    assert "There are 20 pairs; 2 of them are asked a second time." in words
+    assert "at least 2.5 s" in words
+    for key in ("space", "1", "2", "t", "b"):
+        assert f"<kbd>{key}</kbd>" in words
+
+
 def test_a_broken_song_is_passed_over_and_other_hosts_are_refused(tmp_path):
     folder = songs(tmp_path / "songs", 2)
     (folder / "secretone" / "tune0.wav").write_text("no audio")

@@ -104,7 +104,7 @@ def test_a_song_ten_votes_a_kill_two_voters_and_a_fitted_preference(tmp_path: Pa
             page.upload("#files", folder / "secretone" / "tune0.wav")
             page.run("document.querySelector('#given button').focus()")
             page.key("Enter")
-            page.until("part('status').textContent == 'Heard.'", 60)
+            page.until("part('status').textContent == 'Scored.'", 60)
             shown = page.run("document.querySelector('.tile b').textContent")
             reward = Reward("apex-tiny", mix="musicality=1")
             (row,) = reward.judge([folder / "secretone" / "tune0.wav"])

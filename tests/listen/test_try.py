@@ -135,13 +135,13 @@ def test_compare_plays_both_at_one_loudness_and_scores_them(reward, tmp_path):
     assert "1. <bdi>soft.wav" in answer
     one, other = (row["reward"] for row in reward.judge([soft, loud]))
     assert f"{one - other:.3f}" in answer
-    for address in re.findall(r"/compare/audio/\w+/\d", answer):
+    for address in re.findall(r"/audio/\w+/\d", answer):
         part = page.get(address, headers={"Range": "bytes=0-3"})
         assert (part.status_code, part.content) == (206, b"RIFF")
         samples, rate = soundfile.read(io.BytesIO(page.get(address).content), dtype="float32")
         heard = float(integrated_loudness(torch.from_numpy(samples)[None], rate))
         assert heard == pytest.approx(-18, abs=0.05)
-    assert page.get("/compare/audio/gone/0").status_code == 404
+    assert page.get("/audio/gone/0").status_code == 404
     files["second"] = ("x.wav", b"no audio")
     assert page.post("/compare", files=files).status_code == 422
 
