@@ -239,12 +239,12 @@ def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section
         "Gradient: raising a score too far",
         f"Gradient steps change the samples of song-1 with {name}. The first step is small: the "
         f"gradient predicts a rise of {result.predicted:+.4f}, and the reward rises by "
-        f"{result.rewards[1] - result.rewards[0]:+.4f}. Each later step has {STEP_SIZES[-1]:.0%} of "
-        f"the song's level. The reward (the proxy) rises from {result.rewards[0]:.2f} to "
-        f"{result.rewards[-1]:.2f}; the clean song itself has {clean:.2f}. The clean song's share of "
-        f"the sound (the gold, which no step sees) falls from {result.gold[0]:.0%} to "
-        f"{result.gold[-1]:.0%}. The steps remove no noise: they add a sound that raises the score. "
-        f"Listen to {folder / 'audio' / 'climbed.flac'}, and see {folder / 'gold.png'}.",
+        f"{result.rewards[1] - result.rewards[0]:+.4f}. Each later step has {STEP_SIZES[-1]:.0%} "
+        f"of the song's level. The reward (the proxy) rises from {result.rewards[0]:.2f} to "
+        f"{result.rewards[-1]:.2f}; the clean song itself has {clean:.2f}. The clean song's share "
+        f"of the sound (the gold, which no step sees) falls from {result.gold[0]:.0%} to "
+        f"{result.gold[-1]:.0%}. The steps remove no noise: they add a sound that raises the "
+        f"score. Listen to {folder / 'audio' / 'climbed.flac'}, and see {folder / 'gold.png'}.",
         ["step", "reward", "clean song's share"],
         [[row["step"], row["reward"], f"{row['gold']:.1%}"] for row in rows[::4]],
     )
