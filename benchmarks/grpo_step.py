@@ -12,6 +12,7 @@ import argparse
 import copy
 import functools
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,12 @@ from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexConfig, ApexReward, ApexRewardFunction, Reward, load_reward_model
-from apex_reward.demo.notes import SLOTS, SONG_SECONDS
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.guards import Guards
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy
+from apex_reward.runs.policy import Policy, PolicySettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))  # for its small generators
+from toys.notes import SLOTS, SONG_SECONDS, note_policy
 
 SONGS, EACH, LOUDNESS = 32, 8, -16.0
 COLUMNS = ("reward", "drawing songs, s", "decoding, s", "judging, s", "update, s", "whole step, s",
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the table as Markdown")
     options = parser.parse_args()
-    policy = load_policy(PolicySettings(), seed=0, device=options.device)
+    policy = note_policy(seed=0, device=options.device)
     rows = []
     for name, reward in rewards(options.device).items():
         parts = {part: statistics.median(taken[1:]) for part, taken in

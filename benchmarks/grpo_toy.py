@@ -6,7 +6,9 @@ Used by `overoptimisation.py`.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,8 +21,10 @@ from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexReward
-from apex_reward.demo.notes import SAMPLE_RATE
 from apex_reward.runs.policy import Policy, PolicySettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))  # for its small generators
+from toys.notes import SAMPLE_RATE
 
 SONGS, EACH, SLOTS = 16, 8, 8  # songs a step, and of a prompt; notes of a song, 2 s
 BLOCK = 4  # steps that a point is the mean of

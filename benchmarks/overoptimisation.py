@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gold_proxy import RATE, Predictor, Recordings, few_noisy, hear, trained
-from grpo_toy import grpo
+from grpo_toy import grpo, note_policy
 from numpy.typing import NDArray
 from overoptimisation_report import PENALTY, PROXIES, SIZES, TUNED, Array, Found, report
 from scipy.special import gammaln
@@ -38,7 +38,6 @@ from torch import Tensor
 from apex_reward import ApexReward, Guards
 from apex_reward.demo.lessons import make_material
 from apex_reward.model.predictor import Familiarity
-from apex_reward.runs.policy import PolicySettings, load_policy
 from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import mix_scores
@@ -242,7 +241,7 @@ def tune(
     seed: int,
 ) -> list[Any]:
     """(proxies; guards off and on; gold, proxy and KL; points) of GRPO."""
-    policy = load_policy(PolicySettings(), seed)
+    policy = note_policy(seed)
 
     def judged(proxy: str, price: float) -> Array:
         def judge(waves: Tensor, lengths: Tensor, embeddings: Tensor) -> Array:

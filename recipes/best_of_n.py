@@ -42,9 +42,9 @@ from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import (
     RewardSettings,
     build_judge,
+    option,
     output_field,
     parse_settings,
-    said,
 )
 from apex_reward.scoring import find_audio
 
@@ -64,12 +64,12 @@ class Settings:
     """Which candidates, and how many."""
 
     output_dir: str = output_field("runs/best_of_n")
-    seed: int = said(0, "of songs and draws")
-    num_generations: int = said(16, "candidates of a prompt")
-    repeats: int = said(20, "random draws to average over")
-    generator: str | None = said(None, "hub id of a text-to-audio model of transformers")
-    prompts: str | None = said(None, "a text file, a prompt a line")
-    candidates: str | None = said(None, "instead: a folder of songs for every prompt")
+    seed: int = option(0, "of songs and draws")
+    num_generations: int = option(16, "candidates of a prompt")
+    repeats: int = option(20, "random draws to average over")
+    generator: str | None = option(None, "hub id of a text-to-audio model of transformers")
+    prompts: str | None = option(None, "a text file, a prompt a line")
+    candidates: str | None = option(None, "instead: a folder of songs for every prompt")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("candidates of your own need --reference-songs, a folder to be like")
     set_seed(own.seed)
     judge = build_judge(
-        settings, SAMPLE_RATE, toy_references, TOY_SECONDS if toy else None, guards="flag"
+        settings, SAMPLE_RATE, *((toy_references, TOY_SECONDS) if toy else ()), guards="flag"
     )
     log = RunLog(
         own.output_dir, PANELS, formats=settings.formats, xlabel="N (candidates per prompt)"

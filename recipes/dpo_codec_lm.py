@@ -29,17 +29,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from apex_reward.demo.notes import SLOTS
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.pairs import build_pairs, to_trl
-from apex_reward.runs.listener import Listener, Row, mean_reward, policy_judge
+from apex_reward.runs.interrupt import Interrupt, InterruptCallback
 from apex_reward.runs.log import RunLog
-from apex_reward.runs.policy import PolicySettings, load_policy
-from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
-from apex_reward.runs.trainer import QuietDefaults, train
+from apex_reward.runs.policy import (
+    PolicySettings,
+    Row,
+    SongSampler,
+    load_policy,
+    mean_reward,
+    policy_judge,
+)
+from apex_reward.runs.settings import (
+    QuietDefaults,
+    RewardSettings,
+    option,
+    output_field,
+    parse_settings,
+)
+from toys.notes import SLOTS, note_policy
 
 LOGGED = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
 PANELS = {
@@ -55,13 +67,13 @@ PANELS = {
 class PairSettings:
     """How songs are drawn and become pairs."""
 
-    candidates: int = said(12, "songs per prompt")
-    fresh: int = said(2, "songs per prompt at every log")
-    strategy: str = said("top-bottom", "of build_pairs")
-    top_k: int = said(3, "of the strategy top-bottom")
-    test_share: float = said(0.2, "of the prompts, whose pairs are held out")
-    max_new_tokens: int = said(SLOTS, "of a song")
-    warm_steps: int = said(200, "of the toy's first training")
+    candidates: int = option(12, "songs per prompt")
+    fresh: int = option(2, "songs per prompt at every log")
+    strategy: str = option("top-bottom", "of build_pairs")
+    top_k: int = option(3, "of the strategy top-bottom")
+    test_share: float = option(0.2, "of the prompts, whose pairs are held out")
+    max_new_tokens: int = option(SLOTS, "of a song")
+    warm_steps: int = option(200, "of the toy's first training")
 
 
 @dataclass
@@ -89,12 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     set_seed(dpo.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_policy(named, dpo.seed, device, how.warm_steps)
-    listener = Listener(policy, policy_judge(settings, named, policy, "flag"), how.max_new_tokens)
+    if named.policy is None:
+        policy = note_policy(dpo.seed, device, how.warm_steps)
+    else:
+        policy = load_policy(named, device)
+    sampler = SongSampler(policy, policy_judge(settings, policy, "flag"), how.max_new_tokens)
     log = RunLog(
         dpo.output_dir, PANELS, formats=settings.formats, resume=bool(dpo.resume_from_checkpoint)
     )
-    before, pairs = first_songs(listener, how, dpo)
+    before, pairs = first_songs(sampler, how, dpo)
     splits = {name: to_trl([p for p in pairs if p["split"] == name]) for name in ("train", "test")}
     trainer = DPOTrainer(
         policy.model,
@@ -103,22 +118,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eval_dataset=splits["test"],
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
-        callbacks=[RewardCurve(listener, log, how.fresh, dpo.seed)],
+        callbacks=[RewardCurve(sampler, log, how.fresh, dpo.seed)],
     )
-    interrupted = train(trainer)
+    trainer.remove_callback(PrinterCallback)
+    with Interrupt() as interrupt:
+        stopping = InterruptCallback(interrupt)
+        trainer.add_callback(stopping)
+        trainer.train(resume_from_checkpoint=dpo.resume_from_checkpoint)
     held_out = trainer.evaluate()
     trainer.save_model(str(log.output / "adapter"))
-    after = listener.songs(how.candidates, dpo.seed + 1, trainer.model)
-    listener.save(log, "before", before)
-    listener.save(log, "after", after)
+    after = sampler.songs(how.candidates, dpo.seed + 1, trainer.model)
+    sampler.save(log, "before", before)
+    sampler.save(log, "after", after)
     log.finish(
         {
             **rise(before, after),
             "held_out_accuracy": held_out["eval_rewards/accuracies"],
             "held_out_pairs": len(splits["test"]),
             "train_pairs": len(splits["train"]),
-            "interrupted": interrupted,
-            "demonstration": listener.judge.reward.demonstration,
+            "interrupted": stopping.stopped,
+            "demonstration": sampler.judge.reward.demonstration,
         },
         dpo,
         how,
@@ -128,13 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def first_songs(
-    listener: Listener, how: PairSettings, dpo: Settings
+    sampler: SongSampler, how: PairSettings, dpo: Settings
 ) -> tuple[list[Row], list[Row]]:
     """Candidates and their pairs; a run that goes on takes the ones it has."""
     folder = Path(dpo.output_dir)
     if dpo.resume_from_checkpoint:
         return read_jsonl(folder / "candidates.jsonl"), read_jsonl(folder / "pairs.jsonl")
-    before = listener.songs(how.candidates, dpo.seed)
+    before = sampler.songs(how.candidates, dpo.seed)
     pairs, dropped = build_pairs(
         before,
         strategy=how.strategy,
@@ -145,20 +164,20 @@ def first_songs(
     )
     for name, rows in (("candidates", before), ("pairs", pairs), ("dropped", dropped)):
         write_table(folder / f"{name}.jsonl", rows)
-    print(f"{len(before)} songs of {len(listener.policy.prompts)} prompts -> {len(pairs)} pairs")
+    print(f"{len(before)} songs of {len(sampler.policy.prompts)} prompts -> {len(pairs)} pairs")
     return before, pairs
 
 
 class RewardCurve(TrainerCallback):
     """At every log: the mean reward of a few fresh generations, next to what TRL logged."""
 
-    def __init__(self, listener: Listener, log: RunLog, fresh: int, seed: int) -> None:
-        self.listener, self.log, self.fresh, self.seed = listener, log, fresh, seed
+    def __init__(self, sampler: SongSampler, log: RunLog, fresh: int, seed: int) -> None:
+        self.sampler, self.log, self.fresh, self.seed = sampler, log, fresh, seed
 
     def measure(self, model: Any, step: int, logged: dict[str, float]) -> None:
-        songs = self.listener.songs(self.fresh, self.seed + 1000 + step, model)
+        songs = self.sampler.songs(self.fresh, self.seed + 1000 + step, model)
         row = {"step": step, "reward": mean_reward(songs), **logged}
-        self.log.append({**row, **self.listener.figures})
+        self.log.append({**row, **self.sampler.figures})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         self.log.keep_until(state.global_step)

@@ -35,13 +35,13 @@ from accelerate.utils import set_seed
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from apex_reward.demo.flow import toy_flow
-from apex_reward.demo.musicgen import CODES, FRAMES, SAMPLE_RATE, SECONDS, STYLES
 from apex_reward.runs.advantages import clipped_gain
 from apex_reward.runs.loop import LoopSettings, PolicyRun
 from apex_reward.runs.pipelines import AudioPipeline
 from apex_reward.runs.samplers import NoisyPath, euler_step
-from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
+from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings
+from toys.chords import CODES, FRAMES, SAMPLE_RATE, SECONDS, STYLES, toy_flow
+from toys.notes import note_references
 
 
 @dataclass
@@ -49,15 +49,15 @@ class Settings(LoopSettings):
     """The loop, with this recipe's defaults."""
 
     output_dir: str = output_field("runs/flow_grpo_audio")
-    max_steps: int = said(16, "of sampling, each with its updates")
-    learning_rate: float = said(6e-3, "of AdamW")
-    epsilon: float = said(1e-2, "how far the ratio may go from 1 before it stops to count")
-    beta: float = said(0.01, "weight of the KL to the start")
-    warm_steps: int = said(300, "of the toy's first training")
-    sampler_steps: int = said(6, "of a song")
-    noise: float = said(0.8, "share of chance in a step")
-    pipeline: str | None = said(None, "hub id or folder of a diffusers audio pipeline")
-    guidance_scale: float | None = said(None, "classifier-free; none: the pipeline's own")
+    max_steps: int = option(16, "of sampling, each with its updates")
+    learning_rate: float = option(6e-3, "of AdamW")
+    epsilon: float = option(1e-2, "how far the ratio may go from 1 before it stops to count")
+    beta: float = option(0.01, "weight of the KL to the start")
+    warm_steps: int = option(300, "of the toy's first training")
+    sampler_steps: int = option(6, "of a song")
+    noise: float = option(0.8, "share of chance in a step")
+    pipeline: str | None = option(None, "hub id or folder of a diffusers audio pipeline")
+    guidance_scale: float | None = option(None, "classifier-free; none: the pipeline's own")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator: Any = ToyGenerator(own) if toy else pipeline(own)
     generator.to(accelerator.device)
     run = PolicyRun(
-        own, settings, accelerator, prompts, generator.sample_rate, SECONDS if toy else None
-    )
+        own, settings, accelerator, prompts, generator.sample_rate,
+        *((note_references, SECONDS) if toy else ()),
+    )  # fmt: skip
     parameters = [p for p in generator.policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=0.0)
     accelerator.print(generator)

@@ -32,18 +32,31 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexRewardFunction
-from apex_reward.demo.notes import SLOTS
 from apex_reward.rewards.stacks.holdout import HoldoutCallback, StopRule
-from apex_reward.runs.completions import CompletionLog, flagged_share, undecodable_share
-from apex_reward.runs.listener import Listener, holdout_judge, policy_judge, split_prompts
-from apex_reward.runs.log import HistoryCallback, RunLog, before_and_after
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy
-from apex_reward.runs.settings import RewardSettings, output_field, parse_settings
-from apex_reward.runs.trainer import QuietDefaults, train
+from apex_reward.runs.interrupt import Interrupt, InterruptCallback
+from apex_reward.runs.log import (
+    CompletionLog,
+    HistoryCallback,
+    RunLog,
+    before_and_after,
+    flagged_share,
+    undecodable_share,
+)
+from apex_reward.runs.policy import (
+    Policy,
+    PolicySettings,
+    SongSampler,
+    holdout_judge,
+    load_policy,
+    policy_judge,
+    split_prompts,
+)
+from apex_reward.runs.settings import QuietDefaults, RewardSettings, output_field, parse_settings
+from toys.notes import SLOTS, note_policy
 
 EACH = 2  # held-out songs of each
 PANELS = {
@@ -78,9 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     state = PartialState(cpu=grpo.use_cpu)
     set_seed(grpo.seed)
-    policy = load_policy(named, grpo.seed, state.device)
+    if named.policy is None:
+        policy = note_policy(grpo.seed, state.device)
+    else:
+        policy = load_policy(named, state.device)
     held_out, prompts = split_prompts(policy.prompts)
-    function = make_reward_function(settings, named, policy)
+    function = make_reward_function(settings, policy)
     files = {"writes": state.is_main_process, "resume": bool(grpo.resume_from_checkpoint)}
     completions = CompletionLog(function, Path(grpo.output_dir) / "completions.jsonl", **files)
     log = RunLog(grpo.output_dir, PANELS, formats=settings.formats, **files)
@@ -92,9 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
     )
-    turned = add_holdout(trainer, settings, named, policy, held_out)
+    turned = add_holdout(trainer, settings, policy, held_out)
     trainer.add_callback(HistoryCallback(log, completions=completions))
-    interrupted = train(trainer)
+    trainer.remove_callback(PrinterCallback)
+    with Interrupt() as interrupt:
+        stopping = InterruptCallback(interrupt)
+        trainer.add_callback(stopping)
+        trainer.train(resume_from_checkpoint=grpo.resume_from_checkpoint)
     trainer.save_model(str(Path(grpo.output_dir) / "adapter"))
     if state.is_main_process:
         write_songs(log, completions, policy)
@@ -103,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 **figures(completions),
                 "processes": state.num_processes,
                 "demonstration": function.reward.demonstration,
-                "interrupted": interrupted,
+                "interrupted": stopping.stopped,
                 "turn": None if turned is None or turned.turn is None else vars(turned.turn),
             },
             grpo,
@@ -113,29 +133,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     state.wait_for_everyone()
 
 
-def make_reward_function(
-    settings: RewardSettings, named: PolicySettings, policy: Policy
-) -> ApexRewardFunction:
-    """The reward with guards, and the songs that the policy's should be like."""
-    judge = policy_judge(settings, named, policy)
+def make_reward_function(settings: RewardSettings, policy: Policy) -> ApexRewardFunction:
+    """The reward with its guards and reference songs."""
+    judge = policy_judge(settings, policy)
     return ApexRewardFunction(judge.reward, decode=policy.decode, reference=judge.reference)
 
 
 def add_holdout(
     trainer: GRPOTrainer,
     settings: RewardSettings,
-    named: PolicySettings,
     policy: Policy,
     prompts: list[str],
 ) -> StopRule | None:
     """Have songs of held-out prompts judged by the held-out reward; None where none is named."""
-    judge, grpo = holdout_judge(settings, named, policy), trainer.args
+    judge, grpo = holdout_judge(settings, policy), trainer.args
     if judge is None:
         return None
-    listener = Listener(policy, judge, grpo.max_completion_length)
+    sampler = SongSampler(policy, judge, grpo.max_completion_length)
 
     def measure(model: Any) -> list[float]:
-        return [row["reward"] or 0.0 for row in listener.songs(EACH, grpo.seed + 1, model, prompts)]
+        return [row["reward"] or 0.0 for row in sampler.songs(EACH, grpo.seed + 1, model, prompts)]
 
     callback = HoldoutCallback(
         measure,

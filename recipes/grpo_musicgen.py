@@ -30,10 +30,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration, set_seed
 from transformers.modeling_outputs import BaseModelOutput
 
-from apex_reward.demo.musicgen import FRAMES, SECONDS, STYLES, toy_musicgen
 from apex_reward.runs.advantages import clipped_gain, drift
 from apex_reward.runs.loop import LoopSettings, PolicyRun
-from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, said
+from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings
+from toys.chords import FRAMES, SECONDS, STYLES, toy_musicgen
+from toys.notes import note_references
 
 LAYERS = r"decoder\.model\.decoder\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
@@ -43,9 +44,9 @@ class Settings(LoopSettings):
     """The loop, with this recipe's defaults."""
 
     output_dir: str = output_field("runs/grpo_musicgen")
-    learning_rate: float = said(2e-3, "of AdamW")
-    policy: str | None = said(None, "hub id or folder of a MusicGen; none: the toy")
-    guidance_scale: float = said(1.0, "of the policy, 1: none")
+    learning_rate: float = option(2e-3, "of AdamW")
+    policy: str | None = option(None, "hub id or folder of a MusicGen; none: the toy")
+    guidance_scale: float = option(1.0, "of the policy, 1: none")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Dropout would make the ratio of an unchanged policy something else than one.
     policy = get_peft_model(musicgen, lora).eval()
     rate = musicgen.config.audio_encoder.sampling_rate
-    run = PolicyRun(
-        own, settings, accelerator, prompts, rate, SECONDS if own.policy is None else None
-    )
+    toy = (note_references, SECONDS) if own.policy is None else ()
+    run = PolicyRun(own, settings, accelerator, prompts, rate, *toy)
     set_seed(own.seed + accelerator.process_index)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     wrapped, optimizer = accelerator.prepare(

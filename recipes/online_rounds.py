@@ -43,7 +43,6 @@ from peft import PeftModel, get_peft_model
 from transformers import PrinterCallback, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from apex_reward.demo.notes import SLOTS
 from apex_reward.files.atomic import atomic
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp
@@ -51,16 +50,19 @@ from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.pairs import build_pairs, to_trl
 from apex_reward.rewards.stacks.holdout import StopRule
 from apex_reward.runs.interrupt import Interrupt
-from apex_reward.runs.listener import (
-    Listener,
+from apex_reward.runs.log import RunLog
+from apex_reward.runs.policy import (
+    Policy,
+    PolicySettings,
     Row,
+    SongSampler,
     holdout_judge,
+    load_policy,
     policy_judge,
     split_prompts,
 )
-from apex_reward.runs.log import RunLog
-from apex_reward.runs.policy import Policy, PolicySettings, load_policy
-from apex_reward.runs.settings import RewardSettings, output_field, parse_settings, plain, said
+from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings, plain
+from toys.notes import SLOTS, note_policy
 
 PANELS = {
     "reward": ["reward", "held_out"],
@@ -78,21 +80,21 @@ class Settings:
     """The rounds, in TRL's words where it has one."""
 
     output_dir: str = output_field("runs/online_rounds")
-    seed: int = said(0, "of weights, draws and training")
-    resume: bool = said(False, "go on where the run in the folder ended")
-    strategy: str = said("expert", "expert or dpo", choices=["expert", "dpo"])
-    rounds: int = said(6, "of generating, scoring, selecting and training")
-    candidates: int = said(8, "songs per prompt and round")
-    top_share: float = said(0.25, "of a prompt's songs that expert iteration imitates")
-    top_k: int = said(2, "best and worst songs of a prompt that make pairs")
-    fresh: int = said(4, "songs per held-out prompt and round")
-    least_spread: float = said(0.2, "share of the first round's spread that must be left")
-    num_train_epochs: float = said(2, "of a round")
-    per_device_train_batch_size: int = said(16, "songs or pairs of an update")
-    learning_rate: float = said(1.5e-3, "of AdamW, falling to 0 in every round")
-    beta: float = said(0.1, "of DPO")
-    max_new_tokens: int = said(SLOTS, "of a song")
-    warm_steps: int = said(150, "of the toy's first training")
+    seed: int = option(0, "of weights, draws and training")
+    resume: bool = option(False, "go on where the run in the folder ended")
+    strategy: str = option("expert", "expert or dpo", choices=["expert", "dpo"])
+    rounds: int = option(6, "of generating, scoring, selecting and training")
+    candidates: int = option(8, "songs per prompt and round")
+    top_share: float = option(0.25, "of a prompt's songs that expert iteration imitates")
+    top_k: int = option(2, "best and worst songs of a prompt that make pairs")
+    fresh: int = option(4, "songs per held-out prompt and round")
+    least_spread: float = option(0.2, "share of the first round's spread that must be left")
+    num_train_epochs: float = option(2, "of a round")
+    per_device_train_batch_size: int = option(16, "songs or pairs of an update")
+    learning_rate: float = option(1.5e-3, "of AdamW, falling to 0 in every round")
+    beta: float = option(0.1, "of DPO")
+    max_new_tokens: int = option(SLOTS, "of a song")
+    warm_steps: int = option(150, "of the toy's first training")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     set_seed(own.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_policy(named, own.seed, device, own.warm_steps)
+    if named.policy is None:
+        policy = note_policy(own.seed, device, own.warm_steps)
+    else:
+        policy = load_policy(named, device)
     rounds = Rounds(own, settings, named, policy)
     with rounds.ledger.locked(), Interrupt() as interrupt:
         rounds.take_up(plain(settings, named, own))
@@ -122,10 +127,10 @@ class Rounds:
         self.folder = Path(own.output_dir)
         self.log = RunLog(self.folder, PANELS, formats=settings.formats, xlabel="round")
         self.held_out, self.prompts = split_prompts(policy.prompts)
-        judge = policy_judge(settings, named, policy)
-        self.listener = Listener(policy, judge, own.max_new_tokens)
-        unseen = holdout_judge(settings, named, policy) or judge
-        self.unseen = Listener(policy, unseen, own.max_new_tokens)
+        judge = policy_judge(settings, policy)
+        self.sampler = SongSampler(policy, judge, own.max_new_tokens)
+        unseen = holdout_judge(settings, policy) or judge
+        self.unseen = SongSampler(policy, unseen, own.max_new_tokens)
         self.ledger = GrowingTable(self.folder / "ledger.jsonl")
         self.collapse = Collapse(own.least_spread)
         self.rows: list[Row] = []
@@ -161,7 +166,7 @@ class Rounds:
         set_seed(seed)
         model = self.model(number)
         with atomic(self.round_folder(number)) as folder:
-            songs = self.listener.songs(self.own.candidates, seed, model, self.prompts)
+            songs = self.sampler.songs(self.own.candidates, seed, model, self.prompts)
             row = {"round": number, "seed": seed, **self.figures(songs, model), "selected": 0}
             write_table(folder / "candidates.jsonl", songs)
             if number < self.own.rounds:
@@ -199,7 +204,7 @@ class Rounds:
             "reward": statistics.fmean(rewards),
             "reward_std": statistics.pstdev(rewards),
             "held_out": statistics.fmean(row["reward"] or 0.0 for row in heard),
-            **self.listener.figures,
+            **self.sampler.figures,
         }
 
     def selected(self, songs: list[Row], seed: int) -> list[Row]:
@@ -257,7 +262,7 @@ class Rounds:
             self.log.append({"step": row["round"], **row})
         for name, number in (("before", 0), ("after", len(self.rows) - 1)):
             candidates = read_jsonl(self.round_folder(number) / "candidates.jsonl")
-            self.listener.save(self.log, name, candidates)
+            self.sampler.save(self.log, name, candidates)
         first, last = self.rows[0], self.rows[-1]
         self.log.finish(
             {
@@ -269,7 +274,7 @@ class Rounds:
                 "rounds": last["round"],
                 "collapse": self.collapse.reason,
                 "interrupted": not self.over,
-                "demonstration": self.listener.judge.reward.demonstration,
+                "demonstration": self.sampler.judge.reward.demonstration,
             },
             self.own, named, settings,
         )  # fmt: skip

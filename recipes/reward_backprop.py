@@ -36,7 +36,6 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from apex_reward.demo.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
 from apex_reward.rewards.gradient import guarded_gradient
 from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.judge import Judge, Judged
@@ -48,10 +47,11 @@ from apex_reward.runs.settings import (
     RewardSettings,
     build_holdout,
     build_judge,
+    option,
     output_field,
     parse_settings,
-    said,
 )
+from toys.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
 
 PANELS = {
     "reward": ["reward", "held_out", "holdout/reward"],
@@ -67,21 +67,21 @@ class Settings:
     """The climb, in TRL's words where it has one."""
 
     output_dir: str = output_field("runs/reward_backprop")
-    seed: int = said(0, "of weights, noise and prompts")
-    max_steps: int = said(20, "optimiser steps")
-    per_device_train_batch_size: int = said(8, "songs of a process in a micro-batch")
-    gradient_accumulation_steps: int = said(1, "micro-batches of a step")
-    sampler_steps: int = said(8, "of a song")
-    last: int = said(2, "sampler steps on the graph (DRaFT-K)")
-    learning_rate: float = said(2e-4, "of AdamW")
-    anchor: float = said(1e-3, "weight of the squared drift of the weights")
-    max_grad_norm: float = said(1.0, "larger gradients are scaled down")
-    save_steps: int = said(0, "steps from one checkpoint to the next; 0: at Ctrl-C alone")
-    resume_from_checkpoint: str | None = said(None, "a checkpoint-N folder of a former run")
-    report_to: str = said("none", "trackers, such as tensorboard,wandb")
-    pipeline: str | None = said(None, "hub id or folder of a diffusers audio pipeline")
-    prompts: str | None = said(None, "a text file, a prompt a line")
-    audio_seconds: float = said(30.0, "of a pipeline's songs")
+    seed: int = option(0, "of weights, noise and prompts")
+    max_steps: int = option(20, "optimiser steps")
+    per_device_train_batch_size: int = option(8, "songs of a process in a micro-batch")
+    gradient_accumulation_steps: int = option(1, "micro-batches of a step")
+    sampler_steps: int = option(8, "of a song")
+    last: int = option(2, "sampler steps on the graph (DRaFT-K)")
+    learning_rate: float = option(2e-4, "of AdamW")
+    anchor: float = option(1e-3, "weight of the squared drift of the weights")
+    max_grad_norm: float = option(1.0, "larger gradients are scaled down")
+    save_steps: int = option(0, "steps from one checkpoint to the next; 0: at Ctrl-C alone")
+    resume_from_checkpoint: str | None = option(None, "a checkpoint-N folder of a former run")
+    report_to: str = option("none", "trackers, such as tensorboard,wandb")
+    pipeline: str | None = option(None, "hub id or folder of a diffusers audio pipeline")
+    prompts: str | None = option(None, "a text file, a prompt a line")
+    audio_seconds: float = option(30.0, "of a pipeline's songs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,7 +125,7 @@ class Climb:
         self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
         rate = self.generator.sample_rate
         self.judge = build_judge(
-            settings, rate, melody_references, SONG_SECONDS if toy else None,
+            settings, rate, *((melody_references, SONG_SECONDS) if toy else ()),
             guards="flag", penalty=1.0, loudness=-18.0, device=device,
         )  # fmt: skip
         self.reward = self.judge.reward

@@ -36,7 +36,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from apex_reward.demo.musicgen import style_tokenizer
+from toys.chords import style_tokenizer
 
 RATE = 4000
 T5 = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}

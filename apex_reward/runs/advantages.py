@@ -1,7 +1,7 @@
-"""What a policy loop of one's own needs: advantages and the clipped objective.
+"""Advantages and the clipped objective of policy loops.
 
-For generators that no trainer takes (several codebooks at once, flows); TRL's `GRPOTrainer` has
-both for causal language models.
+For generators without a trainer in TRL (several codebooks at once, flows). TRL's `GRPOTrainer`
+computes both for causal language models.
 
 Shape key: B = songs, ... = the decisions of a song (codes, sampler steps).
 """

@@ -1,6 +1,6 @@
-"""Ctrl-C that loses nothing: the step is finished, and what was done is saved.
+"""Ctrl-C without loss: the step is finished and saved, and the run prints how to resume it.
 
-The run says how to go on; a second Ctrl-C ends it at once.
+A second Ctrl-C ends the run at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Whether somebody asked the run to end; true from the first Ctrl-C (or SIGTERM) on.
+    """Whether the run is asked to end: true from the first Ctrl-C (or SIGTERM) on.
 
     with Interrupt() as interrupt:
         for step in range(steps):
@@ -28,7 +28,7 @@ class Interrupt:
             if interrupt.asked():
                 break
 
-    Outside the main thread, where no signal can be caught, it stays false.
+    Outside the main thread it stays false, because no signal can be caught there.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Interrupt:
         self._former: dict[int, Any] = {}
 
     def asked(self) -> bool:
-        """Whether any process was asked; with several, all must call it at the same step."""
+        """Whether any process is asked to end. All processes must call it at the same step."""
         flags, _ = everywhere([self._asked])
         return any(flags)
 
@@ -49,7 +49,11 @@ class Interrupt:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print("\nending after this step; once more ends at once", file=sys.stderr, flush=True)
+        print(
+            "\nending after this step; press Ctrl-C again to end at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __exit__(
         self,
@@ -62,24 +66,37 @@ class Interrupt:
 
 
 class InterruptCallback(TrainerCallback):
-    """Ends a trainer after the step in which somebody asked, with a checkpoint to go on from."""
+    """Ends a trainer after the step in which the run is asked to end, with a checkpoint.
+
+        with Interrupt() as interrupt:
+            trainer.add_callback(InterruptCallback(interrupt))
+            trainer.train()
+
+    Attributes:
+        stopped: whether it ended the training.
+    """
 
     def __init__(self, interrupt: Interrupt) -> None:
         self.interrupt = interrupt
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop where asked."""
+        """Save and stop if asked."""
         if self.interrupt.asked():
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Print how to resume a training that was stopped."""
+        if self.stopped and state.is_world_process_zero:
+            print(how_to_go_on(args.output_dir))
+
 
 def how_to_go_on(output_dir: str) -> str:
-    """The words that an ended run says: what was kept, and which option takes it up again."""
-    found = get_last_checkpoint(output_dir)
-    if found is None:
-        return f"ended early; what was done is in {output_dir}, without a checkpoint to go on from"
+    """The last message of an ended run: where its files are, and the option that resumes it."""
+    checkpoint = get_last_checkpoint(output_dir)
+    if checkpoint is None:
+        return f"ended early; the files are in {output_dir}, without a checkpoint to resume from"
     return (
-        f"ended early; what was done is in {output_dir}. Go on with the same command and "
-        f"--resume_from_checkpoint {found}"
+        f"ended early; the files are in {output_dir}. Go on with the same command and "
+        f"--resume_from_checkpoint {checkpoint}"
     )

@@ -1,10 +1,11 @@
-"""What a training run leaves: a history that grows, songs to hear, a summary, curves."""
+"""The files of a training run: history, completions, songs, summary and curves."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ from transformers import TrainerCallback
 from apex_reward.audio.load import Waveform, save_wav
 from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.tables import json_ready, read_jsonl, write_json, write_table
+from apex_reward.files.tables import (
+    json_line,
+    json_ready,
+    read_jsonl,
+    write_json,
+    write_table,
+    write_text,
+)
 from apex_reward.report.charts import draw_curves
-from apex_reward.runs.completions import CompletionLog
+from apex_reward.rewards.groups import everywhere
+from apex_reward.rewards.stacks.trl import ApexRewardFunction
 from apex_reward.runs.settings import plain
 
 
@@ -75,16 +84,16 @@ def write_run(
 class RunLog:
     """The files of one run in one folder.
 
-    `history.jsonl.partial` grows by a row a step, whatever ends the run; `finish` makes
-    `history.jsonl`, `summary.json` and `curves.png` of it.
+    `history.jsonl.partial` grows by a row a step and stays if the run is killed. `finish` writes
+    `history.jsonl`, `summary.json` and `curves.png`.
 
     Args:
-        output: the folder; made where it is not there.
-        panels: title of each panel of the picture, and the columns of the history it shows.
+        output: the folder; it is made if needed.
+        panels: title of each panel of the picture, and the columns of the history in it.
         formats: of the picture.
-        xlabel: what a step is.
-        writes: False keeps rows and writes nothing: of several processes one writes.
-        resume: keep the rows of a former run in this folder; False begins anew.
+        xlabel: the meaning of a step.
+        writes: False keeps rows and writes nothing. One of several processes writes.
+        resume: keep the rows of an earlier run in this folder.
     """
 
     def __init__(
@@ -105,14 +114,14 @@ class RunLog:
         self.keep_until(float("inf"))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add the row of a step; it has the key `step`, and None is left out."""
+        """Add the row of a step, with the key `step` and without values of None."""
         kept = {name: value for name, value in row.items() if value is not None}
         self.rows.append(kept)
         if self.writes:
             self._history.append([kept])
 
     def keep_until(self, step: float) -> None:
-        """Drop the rows after a step: a run that goes on from a checkpoint writes them again."""
+        """Drop the rows after a step. A run that resumes from a checkpoint writes them again."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         if self.writes:
             there = min(len(self._history.written()), len(self.rows))
@@ -155,13 +164,103 @@ class RunLog:
         return self._history.written() or (read_jsonl(whole) if whole.exists() else [])
 
 
-class HistoryCallback(TrainerCallback):
-    """Rows of a trainer's log in a `RunLog`, as they come.
+class CompletionLog:
+    """A reward function for TRL that writes every completion with its reward and scores.
+
+    A row has `step` (steps completed before it was generated), `prompt`, `reward`, a column per
+    head, `reward_raw`, `flags` and `ids`. The main process writes the rows of all processes.
 
     Args:
-        log: where they go.
-        column: rows that have it are kept: `reward` of GRPO, `loss` of DPO.
-        completions: a log of completions that goes on where the run does.
+        function: the reward function.
+        path: of the JSON lines.
+        writes: whether this process writes.
+        resume: keep the rows of an earlier run; `keep_until` drops those that are written again.
+    """
+
+    def __init__(
+        self,
+        function: ApexRewardFunction,
+        path: str | Path,
+        *,
+        writes: bool = True,
+        resume: bool = False,
+    ) -> None:
+        self.function, self.path, self.writes = function, Path(path), writes
+        self.__name__ = function.__name__
+        self.rows: list[dict[str, Any]] = []
+        if resume and self.path.exists():
+            self.rows = read_jsonl(self.path)
+        self.keep_until(float("inf"))
+
+    def keep_until(self, step: float) -> None:
+        """Drop the rows of a step and after it."""
+        self.rows = [row for row in self.rows if row["step"] < step]
+        if self.writes:
+            write_text(self.path, "".join(map(json_line, self.rows)))
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        trainer_state: Any = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """As `ApexRewardFunction`."""
+        logged: dict[str, list[Any]] = {}
+
+        def keep(name: str, values: list[Any]) -> None:
+            logged[name.rpartition("/")[2]] = values
+            if log_extra is not None:
+                log_extra(name, values)
+
+        rewards = self.function(prompts, completions, completion_ids, log_extra=keep, **columns)
+        step = 0 if trainer_state is None else trainer_state.global_step
+        rows = [
+            {
+                "step": step,
+                "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt),
+                "reward": reward,
+                **{name: values[i] for name, values in logged.items()},
+                "ids": list(completion_ids[i]),
+            }
+            for i, (prompt, reward) in enumerate(zip(prompts, rewards, strict=True))
+        ]
+        gathered, _ = everywhere(rows)
+        self.rows += gathered
+        if self.writes:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(map(json_line, gathered)))
+        return rewards
+
+    def by_step(self) -> list[list[dict[str, Any]]]:
+        """The rows of each step, in order."""
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            rows.setdefault(row["step"], []).append(row)
+        return [rows[step] for step in sorted(rows)]
+
+
+def flagged_share(steps: Sequence[Sequence[dict[str, Any]]]) -> float:
+    """Share of the decoded songs with a guard that trips."""
+    flags = [row["flags"] for rows in steps for row in rows if row["flags"] is not None]
+    return sum(map(bool, flags)) / max(1, len(flags))
+
+
+def undecodable_share(steps: Sequence[Sequence[dict[str, Any]]]) -> float:
+    """Share of the completions that do not decode."""
+    rows = [row for rows in steps for row in rows]
+    return sum(row["flags"] is None for row in rows) / max(1, len(rows))
+
+
+class HistoryCallback(TrainerCallback):
+    """Adds the rows of a trainer's log to a `RunLog`.
+
+    Args:
+        log: gets the rows.
+        column: rows with this column are kept: `reward` of GRPO, `loss` of DPO.
+        completions: a log of completions that resumes with the run.
     """
 
     def __init__(
@@ -170,7 +269,7 @@ class HistoryCallback(TrainerCallback):
         self.log, self.column, self.completions = log, column, completions
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A run that goes on drops what came after its checkpoint."""
+        """A resumed run drops the rows after its checkpoint."""
         self.log.keep_until(state.global_step)
         if self.completions is not None:
             self.completions.keep_until(state.global_step)

@@ -1,6 +1,6 @@
-"""What policy loops of one's own share: settings, groups of songs with advantages, files.
+"""Shared by policy loops: settings, groups of songs with advantages, files.
 
-For generators that no trainer takes (several codebooks at once, flows).
+For generators without a trainer in TRL (several codebooks at once, flows).
 
 Shape key: B = songs of a step on one process, T = samples.
 """
@@ -8,7 +8,7 @@ Shape key: B = songs of a step on one process, T = samples.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apex_reward.demo.notes import note_references
+from apex_reward.audio.load import Waveform
 from apex_reward.errors import UsageError
 from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.runs.advantages import group_advantages
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog, before_and_after
-from apex_reward.runs.settings import RewardSettings, build_judge, said
+from apex_reward.runs.settings import RewardSettings, build_judge, option
 
 PANELS = {
     "reward": ["reward"],
@@ -38,20 +38,20 @@ class LoopSettings:
     """A policy loop, in TRL's words where it has one."""
 
     output_dir: str = "runs/loop"
-    seed: int = said(0, "of weights, draws and prompts")
-    max_steps: int = said(20, "of sampling, each with its updates")
-    per_device_train_batch_size: int = said(32, "songs of a process in a micro-batch")
-    gradient_accumulation_steps: int = said(1, "micro-batches of an update")
-    num_generations: int = said(8, "songs of a prompt")
-    num_iterations: int = said(2, "updates of a step")
-    learning_rate: float = said(1e-3, "of AdamW")
-    epsilon: float = said(0.2, "how far the ratio may go from 1 before it stops to count")
-    beta: float = said(0.02, "weight of the KL to the start")
-    max_grad_norm: float = said(1.0, "larger gradients are scaled down")
-    lora_r: int = said(8, "rank of the LoRA adapter; its alpha is twice that")
-    warm_steps: int = said(150, "of the toy's first training")
-    prompts: str | None = said(None, "a text file, a prompt a line")
-    audio_seconds: float = said(30.0, "of a song, where it is not the toy's")
+    seed: int = option(0, "of weights, draws and prompts")
+    max_steps: int = option(20, "of sampling, each with its updates")
+    per_device_train_batch_size: int = option(32, "songs of a process in a micro-batch")
+    gradient_accumulation_steps: int = option(1, "micro-batches of an update")
+    num_generations: int = option(8, "songs of a prompt")
+    num_iterations: int = option(2, "updates of a step")
+    learning_rate: float = option(1e-3, "of AdamW")
+    epsilon: float = option(0.2, "how far the ratio may go from 1 before it stops to count")
+    beta: float = option(0.02, "weight of the KL to the start")
+    max_grad_norm: float = option(1.0, "larger gradients are scaled down")
+    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice that")
+    warm_steps: int = option(150, "of the toy's first training")
+    prompts: str | None = option(None, "a text file, a prompt a line")
+    audio_seconds: float = option(30.0, "of a song, where it is not the toy's")
 
     def read_prompts(self) -> list[str]:
         """The lines of the file; raises UsageError where none is named."""
@@ -85,7 +85,8 @@ class PolicyRun:
         accelerator: of accelerate; the main process writes.
         prompts: texts to draw from.
         sample_rate: of the songs, Hz.
-        toy_seconds: of a toy's songs; None: no toy.
+        references: makes reference songs where the settings name no folder.
+        seconds: length of the songs where all have the same.
     """
 
     def __init__(
@@ -95,18 +96,19 @@ class PolicyRun:
         accelerator: Any,
         prompts: Sequence[str],
         sample_rate: int,
-        toy_seconds: float | None = None,
+        references: Callable[[], Iterable[Waveform]] | None = None,
+        seconds: float | None = None,
     ) -> None:
         self.own, self.settings, self.accelerator = own, settings, accelerator
         self.sample_rate = sample_rate
         self.judge = build_judge(
             settings,
             sample_rate,
-            note_references,
-            toy_seconds,
+            references,
+            seconds,
             loudness=-18.0,
             device=str(accelerator.device),
-            **({} if toy_seconds else {"shortest": own.audio_seconds / 2}),
+            **({} if seconds else {"shortest": own.audio_seconds / 2}),
         )
         self.log = RunLog(
             own.output_dir, PANELS, formats=settings.formats, writes=accelerator.is_main_process

@@ -1,4 +1,4 @@
-"""A policy that writes sound tokens: a codec language model with its codec, or the toy of notes.
+"""A policy that writes sound tokens, its songs and their rewards.
 
 Shape key: T = samples, C = channels.
 """
@@ -6,42 +6,38 @@ Shape key: T = samples, C = channels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from apex_reward.demo.note_model import note_model
-from apex_reward.demo.notes import SLOTS, NoteDecoder, note_prompts, note_tokenizer
+from apex_reward.audio.load import Waveform
 from apex_reward.errors import UsageError
 from apex_reward.rewards.decoders import CodecDecoder, Layout
-from apex_reward.runs.settings import said
+from apex_reward.rewards.groups import everywhere, prompt_keys
+from apex_reward.rewards.judge import Judge
+from apex_reward.runs.log import RunLog
+from apex_reward.runs.settings import RewardSettings, build_holdout, build_judge, option
 
-TOY_STEPS = 150
 ROWS = 96  # songs that are sampled together
+Row = dict[str, Any]
 
 
 @dataclass
 class PolicySettings:
-    """Which policy is trained, on which prompts, and what decodes its tokens."""
+    """The policy, its prompts and its codec."""
 
-    policy: str | None = said(None, "hub id or folder of a codec language model; none: the toy")
-    prompts: str | None = said(None, "a text file, a prompt a line")
-    codec: str | None = said(None, "hub id or folder of its EnCodec or DAC")
-    codebooks: int = said(4, "of the codec that the policy writes")
-    layout: str = said("flat", "flat or delay", choices=["flat", "delay"])
-    offset: int = said(0, "id of the first code")
-    lora_r: int = said(8, "rank of the LoRA adapter; its alpha is twice that")
-
-    @property
-    def toy(self) -> bool:
-        """Whether it is the toy of notes."""
-        return self.policy is None
+    policy: str | None = option(None, "hub id or folder of a codec language model; none: a toy")
+    prompts: str | None = option(None, "text file with a prompt a line")
+    codec: str | None = option(None, "hub id or folder of the policy's EnCodec or DAC")
+    codebooks: int = option(4, "codebooks that the policy writes")
+    layout: str = option("flat", "order of the codes in a completion", choices=["flat", "delay"])
+    offset: int = option(0, "token id of the first code")
+    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice the rank")
 
     def lora(self) -> LoraConfig:
         """An adapter on every linear layer."""
@@ -55,50 +51,45 @@ class PolicySettings:
 
 @dataclass
 class Policy:
-    """A policy with what belongs to it.
+    """A language model of sound tokens.
 
     Attributes:
-        model: writes tokens.
-        tokenizer: of prompts and tokens.
+        model: the language model.
+        tokenizer: its tokenizer, for prompts and sound tokens.
         prompts: texts.
-        decode: completions' ids to songs (T,) or (C, T), None where there is none; it has a
-            `sample_rate`.
+        decode: completions' ids to songs (T,) or (C, T), or None where ids do not decode; it has
+            the attribute `sample_rate`.
+        references: makes reference songs where the settings name none.
+        seconds: length of a song where all have the same; it becomes the segment of apex-tiny.
     """
 
     model: Any
     tokenizer: Any
     prompts: list[str]
     decode: Any
+    references: Callable[[], Iterable[Waveform]] | None = None
+    seconds: float | None = None
 
 
-def load_policy(
-    settings: PolicySettings, seed: int, device: str | torch.device = "cpu", steps: int = TOY_STEPS
-) -> Policy:
-    """The policy that the settings mean.
-
-    Args:
-        seed, steps: of the toy's first training.
+def load_policy(settings: PolicySettings, device: str | torch.device = "cpu") -> Policy:
+    """The policy that the settings name.
 
     Raises:
-        UsageError: a policy without codec or prompts.
+        UsageError: no policy, or one without codec or prompts.
     """
-    if settings.policy is None:
-        tokenizer = note_tokenizer()
-        toy: torch.nn.Module = note_model(tokenizer, seed, steps)
-        return Policy(toy.to(device), tokenizer, note_prompts(), NoteDecoder(tokenizer))
-    if not (settings.codec and settings.prompts):
+    if not (settings.policy and settings.codec and settings.prompts):
         raise UsageError("--policy needs --codec (what decodes its tokens) and --prompts (a file)")
-    words: Any = AutoTokenizer.from_pretrained(settings.policy)
+    tokenizer: Any = AutoTokenizer.from_pretrained(settings.policy)
     decoder = CodecDecoder(
         AutoModel.from_pretrained(settings.codec).to(device),
         settings.codebooks,
         cast(Layout, settings.layout),
         offset=settings.offset,
-        end_token=words.eos_token_id,
+        end_token=tokenizer.eos_token_id,
     )
     prompts = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(settings.policy)
-    return Policy(model.to(device), words, prompts, decoder)
+    return Policy(model.to(device), tokenizer, prompts, decoder)
 
 
 @torch.no_grad()
@@ -108,19 +99,19 @@ def sample_tokens(
     each: int = 1,
     *,
     seed: int,
-    max_new_tokens: int = SLOTS,
+    max_new_tokens: int,
     model: Any = None,
 ) -> list[list[int]]:
     """Sampled completions of every prompt in turn, `each` of them, up to the end token.
 
-    The generator is one of its own: how often songs are drawn does not change a training.
+    Sampling does not change the state of the global random generator.
 
     Args:
-        model: in place of the policy's, such as a trainer's wrapped one.
+        model: used in place of the policy's model, such as a trainer's wrapped one.
     """
-    writes = policy.model if model is None else model
-    training = writes.training
-    writes.eval()
+    writer = policy.model if model is None else model
+    training = writer.training
+    writer.eval()
     completions: list[list[int]] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -129,8 +120,8 @@ def sample_tokens(
             texts = list(prompts[start : start + together])
             inputs = policy.tokenizer(
                 texts, return_tensors="pt", padding=True, padding_side="left"
-            ).to(writes.device)
-            output = writes.generate(
+            ).to(writer.device)
+            output = writer.generate(
                 input_ids=inputs.input_ids,
                 attention_mask=inputs.attention_mask,
                 do_sample=True,
@@ -140,14 +131,114 @@ def sample_tokens(
                 pad_token_id=policy.tokenizer.pad_token_id,
             )
             completions += output[:, inputs.input_ids.shape[1] :].tolist()
-    writes.train(training)
+    writer.train(training)
     end = policy.tokenizer.eos_token_id
     return [list(itertools.takewhile(lambda token: token != end, ids)) for ids in completions]
 
 
-def sample_songs(
-    policy: Policy, prompts: Sequence[str], each: int = 1, **options: Any
-) -> list[Tensor | None]:
-    """As `sample_tokens`, decoded."""
-    songs: list[Tensor | None] = policy.decode(sample_tokens(policy, prompts, each, **options))
-    return songs
+def policy_judge(settings: RewardSettings, policy: Policy, guards: str = "penalty") -> Judge:
+    """The reward of the settings with its reference songs.
+
+    Args:
+        guards: used where the settings name none.
+    """
+    rate = policy.decode.sample_rate
+    return build_judge(settings, rate, policy.references, policy.seconds, None, guards=guards)
+
+
+def holdout_judge(settings: RewardSettings, policy: Policy) -> Judge | None:
+    """The held-out reward of the settings; None where they name none."""
+    loading: dict[str, Any] = {} if policy.seconds is None else {"segment_seconds": policy.seconds}
+    reward = build_holdout(settings, **loading)
+    return (
+        None
+        if reward is None
+        else Judge(reward, sample_rate=policy.decode.sample_rate, undecodable=None)
+    )
+
+
+def split_prompts(prompts: list[str]) -> tuple[list[str], list[str]]:
+    """Every sixth prompt is held out, the others are trained on. A single prompt is both.
+
+    >>> split_prompts(["a", "b", "c", "d", "e", "f", "g"])
+    (['a', 'g'], ['b', 'c', 'd', 'e', 'f'])
+    """
+    return prompts[::6], [p for i, p in enumerate(prompts) if i % 6] or prompts
+
+
+class SongSampler:
+    """Samples songs of a policy and scores them.
+
+    Args:
+        policy: the policy.
+        judge: scores the songs.
+        max_new_tokens: largest number of tokens of a song.
+
+    Attributes:
+        figures: figures of the latest songs, for a log.
+    """
+
+    def __init__(self, policy: Policy, judge: Judge, max_new_tokens: int) -> None:
+        self.policy, self.judge, self.max_new_tokens = policy, judge, max_new_tokens
+        self.figures: dict[str, float] = {}
+
+    def songs(
+        self, each: int, seed: int, model: Any = None, prompts: Sequence[str] | None = None
+    ) -> list[Row]:
+        """Candidates as rows for `build_pairs`, with `ids`; `reward` is None without a song.
+
+        Args:
+            each: songs of a prompt.
+            model: used in place of the policy's model.
+            prompts: used in place of the policy's prompts.
+
+        Raises:
+            UsageError: as `text`.
+        """
+        texts = self.policy.prompts if prompts is None else list(prompts)
+        tokens = sample_tokens(
+            self.policy, texts, each, seed=seed, max_new_tokens=self.max_new_tokens, model=model
+        )
+        asked = [(number, k) for number in range(len(texts)) for k in range(each)]
+        keys = prompt_keys(texts[number] for number, _ in asked)
+        judged = self.judge(self.policy.decode(tokens), [texts[number] for number, _ in asked])
+        self.figures = self.judge.figures(judged, keys, everywhere)
+        return [
+            {
+                "prompt_id": number,
+                "prompt": texts[number],
+                "audio": f"prompt{number:03d}_{k:02d}.wav",
+                "tokens": self.text(ids),
+                "ids": ids,
+                "reward": reward,
+            }
+            for (number, k), ids, reward in zip(asked, tokens, judged.rewards, strict=True)
+        ]
+
+    def text(self, ids: list[int]) -> str:
+        """The text of token ids, for trainers that tokenize texts.
+
+        Raises:
+            UsageError: the tokenizer turns the text into other ids.
+        """
+        text: str = self.policy.tokenizer.decode(ids)
+        if self.policy.tokenizer(text, add_special_tokens=False).input_ids != ids:
+            raise UsageError(
+                "the tokenizer turns the text of its own tokens into other tokens, so a trainer "
+                "would train on other songs"
+            )
+        return text
+
+    def save(self, log: RunLog, name: str, rows: Sequence[Row]) -> None:
+        """Write the first song of four prompts into `audio/`."""
+        firsts = [row for row in rows if row["audio"].endswith("_00.wav")][:4]
+        decoded = self.policy.decode([row["ids"] for row in firsts])
+        for row, song in zip(firsts, decoded, strict=True):
+            stem = row["audio"].removesuffix(".wav")
+            log.song(f"{name}_{stem}", song, self.policy.decode.sample_rate)
+
+
+def mean_reward(rows: Sequence[Row]) -> float | None:
+    """Mean reward of the songs with one; None without such songs."""
+    known = [row["reward"] for row in rows if row["reward"] is not None]
+    return sum(known) / len(known) if known else None

@@ -30,36 +30,34 @@ GUARDS = ("none", *get_args(Action))
 DEFAULT_MODEL, DEFAULT_MIX = "apex-tiny", "aesthetics"
 
 
-def said(default: Any, text: str, *aliases: str, **option: Any) -> Any:
-    """A dataclass field with its help, other names of its option, and what argparse takes."""
-    return field(default=default, metadata={"help": text, "aliases": list(aliases), **option})
+def option(default: Any, text: str, *aliases: str, **more: Any) -> Any:
+    """A dataclass field with its help, other names of its option, and settings of argparse."""
+    return field(default=default, metadata={"help": text, "aliases": list(aliases), **more})
 
 
 def output_field(default: str) -> Any:
-    """The field `output_dir`, which is `--output` too."""
-    return said(default, "folder of everything that the run leaves", "--output")
+    """The field `output_dir`, which is also the option `--output`."""
+    return option(default, "folder of the run's files", "--output")
 
 
 @dataclass
 class RewardSettings:
-    """What is rewarded, what it is compared with, and how it is drawn."""
+    """The reward, the held-out reward, the reference songs and the pictures of a run."""
 
-    reward: str | None = said(None, "a reward file (YAML): models, mix, loudness, guards, caution")
-    reward_model: str | None = said(None, "instead: hub id, folder or name (default: apex-tiny)")
-    mix: str | None = said(None, "of the reward model's heads (default: aesthetics)")
-    loudness: float | None = said(None, "LUFS that songs are brought to before they are scored")
-    guards: str | None = said(
-        None, "none, flag, penalty or veto: what happens where a guard trips", choices=GUARDS
+    reward: str | None = option(None, "reward file (YAML): models, mix, loudness, guards, caution")
+    reward_model: str | None = option(None, "hub id, folder or name of a model (apex-tiny)")
+    mix: str | None = option(None, "mix of the reward model's heads (aesthetics)")
+    loudness: float | None = option(None, "loudness of the songs before they are scored, in LUFS")
+    guards: str | None = option(None, "action where a guard trips", choices=GUARDS)
+    penalty: float | None = option(None, "penalty of a guard that trips, in units of the reward")
+    caution: float | None = option(None, "spreads over an ensemble that are taken off the mean")
+    reference_songs: str | None = option(None, "folder of reference songs, for a distance")
+    holdout_reward: str | None = option(
+        None, "reward file or model that scores songs of held-out prompts and is not trained on"
     )
-    penalty: float | None = said(None, "of a guard that trips, in units of the reward")
-    caution: float | None = said(None, "mean minus so many spreads over an ensemble")
-    reference_songs: str | None = said(None, "folder of songs that the run's should be like")
-    holdout_reward: str | None = said(
-        None, "a reward file or model that judges songs of held-out prompts, and is not trained on"
-    )
-    holdout_steps: int = said(5, "steps from one judgement of held-out prompts to the next")
-    holdout_stop: bool = said(False, "end the run where the held-out reward turns")
-    figures: str = said("png", "formats of the pictures: png,svg,pdf")
+    holdout_steps: int = option(5, "steps between two judgements of held-out prompts")
+    holdout_stop: bool = option(False, "end the run where the held-out reward turns")
+    figures: str = option("png", "formats of the pictures: png,svg,pdf")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -67,17 +65,30 @@ class RewardSettings:
         return parse_formats(self.figures)
 
 
+@dataclass
+class QuietDefaults:
+    """Defaults over a TRL configuration: `class Settings(QuietDefaults, GRPOConfig)`."""
+
+    save_strategy: str = "no"
+    report_to: str = "none"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    use_cpu: bool = not torch.cuda.is_available()
+    bf16: bool | None = torch.cuda.is_available()
+    disable_tqdm: bool | None = not sys.stderr.isatty()
+
+
 def parse_settings(*kinds: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
     """One filled dataclass per kind, from the command line and `--config FILE.yaml`.
 
-    The command line goes before the file, the file before the defaults. `--help` lists all.
+    The command line overrides the file, and the file overrides the defaults.
 
     Raises:
-        UsageError: the file names something that no kind has.
+        UsageError: the file has a key that is a field of no kind.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return TrlParser(cast(Any, kinds)).parse_args_and_config(given)
+        return TrlParser(cast(Any, kinds)).parse_args_and_config(words)
     except ValueError as error:
         raise UsageError(f"settings: {error}") from error
 
@@ -92,22 +103,22 @@ def build_reward(
     device: str | None = None,
     **loading: Any,
 ) -> Reward:
-    """The `Reward` that the settings mean.
+    """The `Reward` of the settings.
 
     Args:
-        guards, penalty, loudness: where the settings say nothing.
-        shortest: seconds of a song below which the guard `duration` trips; None: as it stands.
+        guards, penalty, loudness: used where the settings have none.
+        shortest: seconds of a song below which the guard `duration` trips; None: its default.
         loading: options of `load_reward_model` for the embedded model.
 
     Raises:
-        UsageError: a reward file together with what it holds; as `Reward`.
+        UsageError: a reward file together with settings that it holds; as `Reward`.
     """
     if settings.reward is not None:
         names = ("reward_model", "mix", "loudness", "guards", "penalty", "caution")
         if twice := [name for name in names if getattr(settings, name) is not None]:
             raise UsageError(
-                f"--reward says itself what is rewarded; leave out --{', --'.join(twice)}, or "
-                "write it into the file"
+                f"the file of --reward holds these settings itself: leave out "
+                f"--{', --'.join(twice)}, or write them into the file"
             )
         return Reward.load(settings.reward, device=device)
     name = settings.reward_model or DEFAULT_MODEL
@@ -134,35 +145,35 @@ def build_reward(
 def build_judge(
     settings: RewardSettings,
     sample_rate: int,
-    toys: Callable[[], Iterable[Waveform]],
-    toy_seconds: float | None = None,
+    references: Callable[[], Iterable[Waveform]] | None = None,
+    seconds: float | None = None,
     undecodable: Undecodable = "floor",
     **defaults: Any,
 ) -> Judge:
-    """The reward of the settings, with the songs that a run's should be like.
+    """The reward of the settings, with embeddings of reference songs.
 
     Args:
         sample_rate: of the run's songs, Hz.
-        toys: makes the songs to compare with, of a toy for which the settings name no folder.
-        toy_seconds: of a toy's songs, which fill one segment of the embedded model and are not too
-            short at half of it; None: no toy.
+        references: makes reference songs where the settings name no folder.
+        seconds: length of the run's songs where all have the same. It becomes the segment of the
+            embedded model, and half of it the limit of the guard `duration`.
         undecodable: as in `Judge`.
         defaults: as `build_reward` takes them.
     """
-    if toy_seconds is not None:
-        defaults = {"shortest": toy_seconds / 2, "segment_seconds": toy_seconds, **defaults}
+    if seconds is not None:
+        defaults = {"shortest": seconds / 2, "segment_seconds": seconds, **defaults}
     reward = build_reward(settings, **defaults)
     reference = None
-    toy = toy_seconds is not None and reward.parts.encoders  # a remote model has no embeddings
-    if toy or settings.reference_songs is not None:
-        reference = reference_embeddings(settings, reward, toys)
+    made = references is not None and reward.parts.encoders  # a remote model has no embeddings
+    if made or settings.reference_songs is not None:
+        reference = reference_embeddings(settings, reward, references)
     return Judge(reward, sample_rate=sample_rate, undecodable=undecodable, reference=reference)
 
 
 def build_holdout(
     settings: RewardSettings, device: str | None = None, **loading: Any
 ) -> Reward | None:
-    """The reward that judges held-out prompts, off the training; None where none is named.
+    """The reward that scores held-out prompts and is not trained on; None where none is named.
 
     A file ending in `.yaml` or `.yml` is a saved reward; anything else a model, with its default
     mix, at -18 LUFS and without guards.
@@ -177,12 +188,14 @@ def build_holdout(
 
 
 def reference_embeddings(
-    settings: RewardSettings, reward: Reward, toys: Callable[[], Iterable[Waveform]]
+    settings: RewardSettings,
+    reward: Reward,
+    references: Callable[[], Iterable[Waveform]] | None = None,
 ) -> torch.Tensor:
-    """Embeddings (M, W) of the reference songs: those of the settings' folder, else the toys.
+    """Embeddings (M, W) of the reference songs.
 
     Args:
-        toys: makes the songs, `Waveform`s, where the settings name no folder.
+        references: makes the songs where the settings name no folder.
 
     Raises:
         UsageError: fewer than two songs.
@@ -190,7 +203,7 @@ def reference_embeddings(
     if settings.reference_songs is not None:
         songs = [load_audio(path) for path in find_audio([settings.reference_songs])]
     else:
-        songs = list(toys())
+        songs = list(references() if references else ())
     if len(songs) < 2:
         raise UsageError(f"{len(songs)} reference songs; a distance needs at least 2")
     prompts = [""] * len(songs) if reward.model.reads_text else None

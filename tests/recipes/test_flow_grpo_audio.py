@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 
 from apex_reward.audio import load_audio
-from apex_reward.demo.flow import toy_flow
 from tests.pipelines import BUILDERS, small_pipeline
 from tests.recipes.support import run
 from tests.support import tiny_model
+from toys.chords import toy_flow
 
 
 def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:

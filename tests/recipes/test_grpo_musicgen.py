@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from apex_reward.audio import load_audio
-from apex_reward.demo.musicgen import style_tokenizer, toy_musicgen
 from tests.recipes.support import recipe_module, run
 from tests.support import tiny_model
+from toys.chords import style_tokenizer, toy_musicgen
 
 TEXT = {"vocab_size": 8, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "codebook_size": 16,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from apex_reward.demo.notes import note_prompts, note_references
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
 from tests.recipes.support import recipe_module, run
+from toys.notes import note_prompts, note_references
 
 SMALL = ("--rounds", 2, "--candidates", 4, "--fresh", 2, "--warm_steps", 60)
 HEARD_AT_THE_END = {"round": 2, "selected": 0}
@@ -25,8 +25,8 @@ def small_toy() -> Iterator[None]:
     """Few prompts, and few songs to compare with."""
     prompts, references = note_prompts()[::6], note_references(3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apex_reward.runs.policy.note_prompts", lambda: prompts)
-        patch.setattr("apex_reward.runs.listener.note_references", lambda: references)
+        patch.setattr("toys.notes.note_prompts", lambda: prompts)
+        patch.setattr("toys.notes.note_references", lambda: references)
         yield
 
 

@@ -7,29 +7,28 @@ from pathlib import Path
 import pytest
 import yaml
 
-from apex_reward.demo import melodies, notes
-from apex_reward.demo.note_model import note_model
 from apex_reward.files.tables import read_jsonl
 from tests.clap_support import write_tiny_clap
 from tests.muq_support import tiny_songeval
 from tests.recipes.support import ROOT, run
 from tests.support import tiny_model
+from toys import melodies, notes
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
 def small_toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toys that have learnt little, and few songs to compare with: it is about the wiring."""
+    """Toys that have learnt little, and few reference songs: the tests check the wiring."""
     few_notes, few_melodies = notes.note_references(3), melodies.melody_references(3)
     fit = melodies.MelodyFlow._fit
-    monkeypatch.setattr("apex_reward.runs.listener.note_references", lambda: few_notes)
+    monkeypatch.setattr("toys.notes.note_references", lambda: few_notes)
     monkeypatch.setattr(melodies, "melody_references", lambda: few_melodies)
     monkeypatch.setattr(melodies, "melody_prompts", lambda: (["0 1", "1 0"], ["0 0", "1 2"]))
     monkeypatch.setattr(melodies.MelodyFlow, "_fit", lambda self, seed, steps: fit(self, seed, 3))
+    train = notes.note_model
     monkeypatch.setattr(
-        "apex_reward.runs.policy.note_model",
-        lambda tokenizer, seed, steps: note_model(tokenizer, seed, 20),
+        notes, "note_model", lambda tokenizer, seed, steps: train(tokenizer, seed, 20)
     )
 
 

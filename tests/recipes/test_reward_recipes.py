@@ -17,10 +17,10 @@ from apex_reward import Reward
 from apex_reward.audio import load_audio
 from apex_reward.files.tables import read_jsonl
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
-from apex_reward.runs.policy import PolicySettings, load_policy
 from apex_reward.runs.settings import RewardSettings, build_reward
 from tests.recipes.support import ROOT, mean, recipe_module, results, run
 from tests.serve.running import start
+from toys.notes import note_policy
 
 RECIPE = ROOT / "recipes" / "grpo_codec_lm.py"
 
@@ -74,7 +74,7 @@ def test_grpo_in_two_processes_through_a_server_gives_the_rewards_of_one_with_th
     assert summary["processes"] == 2
     rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
     assert len(rows) == 2 * 32
-    policy = load_policy(PolicySettings(), seed=0, steps=0)
+    policy = note_policy(seed=0, steps=0)
     function = ApexRewardFunction(Reward.load(tmp_path / "reward.yaml"), decode=policy.decode)
     for step in (0, 1):
         together = [row for row in rows if row["step"] == step]

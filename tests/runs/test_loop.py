@@ -31,7 +31,7 @@ def test_advantages_follow_the_judge_and_its_floor(
         str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2
     )  # fmt: skip
     prompts = ["low", "high"]
-    run = PolicyRun(own, RewardSettings(), Accelerator(cpu=True), prompts, 24_000, 2.0)
+    run = PolicyRun(own, RewardSettings(), Accelerator(cpu=True), prompts, 24_000, seconds=2.0)
     torch.manual_seed(0)
     songs = torch.sin(torch.rand(4, 1) * torch.arange(48_000)) / 4
     songs[3] = float("nan")

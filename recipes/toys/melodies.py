@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from apex_reward.audio.load import Waveform
+from apex_reward.audio import Waveform
 
 SAMPLE_RATE = 24_000
 FRAMES, FRAME_SECONDS = 16, 0.25
@@ -96,7 +96,7 @@ def melody_prompts() -> tuple[list[str], list[str]]:
 
 
 def melody_references(count: int = 24) -> list[Waveform]:
-    """Melodies without hiss and distortion: what a trained flow might sound like at best."""
+    """Melodies without hiss and distortion, as the reference of a distance."""
     data, _ = _random_melodies(count, torch.Generator().manual_seed(1))
     data[:, PITCHES : PITCHES + 2] = -1.5
     return [Waveform(song[None].numpy(), SAMPLE_RATE) for song in synthesize(data)]

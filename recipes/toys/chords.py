@@ -1,12 +1,13 @@
-"""A small MusicGen whose songs can be heard: its codec's codes are notes.
+"""A small MusicGen and a small flow, both over songs of notes. The codes of the codec are notes.
 
-Shape key: B = songs, K = codebooks, F = frames, T = samples, V = codes of a codebook.
+Shape key: B = songs, K = codebooks, N = V = codes of a codebook, F = frames, T = samples.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,10 +38,10 @@ def toy_musicgen(
 ) -> tuple[MusicgenForConditionalGeneration, PreTrainedTokenizerFast]:
     """A MusicGen of two layers and its tokenizer, trained for seconds on random chords.
 
-    The text encoder is a T5 of one layer that stays as it was drawn. The codec is no trained one:
-    the weights of its decoder are set so that each code sounds a note for two frames of a quarter
-    second, and the codes of a frame sound together. Most notes of the training songs are
-    dull; the prompt says how high they are and how many are rests.
+    The text encoder is a random T5 of one layer. The codec is not trained: the weights of its
+    decoder are set so that each code sounds a note for two frames of a quarter second, and the
+    codes of a frame sound together. Most notes of the training songs are dull. The prompt sets
+    their pitch and the share of rests.
 
     Args:
         steps: of the training, 16 songs each.
@@ -77,10 +78,10 @@ def random_codes(style: str, rng: random.Random) -> Tensor:
     """Codes (K, F) of a style: a walk in chords, most of them dull.
 
     Raises:
-        UsageError: a style that there is none of.
+        UsageError: an unknown style.
     """
     if style not in STYLES:
-        raise UsageError(f"{style!r} is no style; expected one of {', '.join(STYLES)}")
+        raise UsageError(f"unknown style {style!r}; expected one of {', '.join(STYLES)}")
     lowest, rests = 0 if "low" in style else PITCHES // 2, 0.5 if "calm" in style else 0.2
     step, timbre = rng.randrange(3), "organ"
     codes = torch.zeros(CODEBOOKS, FRAMES, dtype=torch.long)
@@ -98,7 +99,7 @@ class NoteCodec(EncodecModel):
     """The codec of `note_codec`."""
 
     def decode(self, *args: Any, **options: Any) -> Any:
-        """As EnCodec's; a stride of this length takes oneDNN minutes, and others moments."""
+        """As EnCodec's, without oneDNN, which takes minutes for a stride of this length."""
         with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
             return super().decode(*args, **options)
 
@@ -106,9 +107,9 @@ class NoteCodec(EncodecModel):
 def note_codec() -> NoteCodec:
     """An EnCodec whose decoder adds up the notes of a frame's codes, 4 frames a second.
 
-    Of a code's vector, one number says that its note sounds. The upsampling holds each note's
-    waveform, its positive half in one channel and its negative one in another (what lies between
-    the layers leaves numbers of at least 0 as they are), and the last layer subtracts.
+    One number of a code's vector switches its note on. The upsampling layer holds each note's
+    waveform: its positive half in one channel and its negative half in another (the layers between
+    do not change numbers of at least 0). The last layer subtracts the two.
     """
     codec: Any = NoteCodec(
         EncodecConfig(
@@ -187,3 +188,68 @@ def _fit(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+class NoteFlow(nn.Module):
+    """The velocity of a rectified flow (arXiv 2209.03003) over how loud each note is in a frame.
+
+    At time t a sample is (1 - t) x + t n of levels x and normal noise n; the velocity is n - x.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry = nn.Conv1d(CODES + len(STYLES) + 1, 96, 3, padding=1)
+        self.hidden = nn.ModuleList(nn.Conv1d(96, 96, 5, padding=2) for _ in range(3))
+        self.last = nn.Conv1d(96, CODES, 1)
+
+    def forward(self, x: Tensor, time: Tensor, styles: Tensor) -> Tensor:
+        """Velocities (B, N, F).
+
+        Args:
+            x: (B, N, F).
+            time: (B,) in [0, 1].
+            styles: (B,) indices of STYLES.
+        """
+        style = nn.functional.one_hot(styles, len(STYLES)).to(x)
+        known = torch.cat([style, time[:, None]], dim=1)[:, :, None].expand(-1, -1, x.shape[2])
+        h: Tensor = self.entry(torch.cat([x, known], dim=1))
+        for layer in self.hidden:
+            h = h + nn.functional.silu(layer(h))
+        velocity: Tensor = self.last(h)
+        return velocity
+
+    @torch.no_grad()
+    def songs(self, levels: Tensor) -> Tensor:
+        """Levels (B, N, F), -1 off and 1 on, to songs (B, T)."""
+        codec: Any = note_codec().to(levels.device)
+        with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
+            songs: Tensor = codec.decoder((levels.clamp(-1, 2) + 1) / 2)
+        return songs[:, 0]
+
+
+def toy_flow(seed: int, steps: int = 300) -> NoteFlow:
+    """A flow trained for seconds on the random chords of `random_codes`.
+
+    Args:
+        steps: of the training, 64 songs each.
+    """
+    torch.manual_seed(seed)
+    rng, flow = random.Random(seed), NoteFlow()
+    optimizer = torch.optim.AdamW(flow.parameters(), lr=2e-3)
+    for _ in range(steps):
+        styles = torch.randint(len(STYLES), (64,))
+        levels = note_levels([STYLES[style] for style in styles.tolist()], rng)
+        noise, time = torch.randn_like(levels), torch.rand(len(levels))
+        mixed = torch.lerp(levels, noise, time[:, None, None])
+        (flow(mixed, time, styles) - (noise - levels)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return flow.eval()
+
+
+def note_levels(styles: Sequence[str], rng: random.Random) -> Tensor:
+    """Levels (B, N, F) of a random song of each style: 1 where a note sounds, -1 elsewhere."""
+    levels = torch.full((len(styles), CODES, FRAMES), -1.0)
+    for song, style in enumerate(styles):
+        levels[song].scatter_(0, random_codes(style, rng), 1.0)
+    return levels

@@ -1,6 +1,7 @@
-"""A toy codec: songs as rows of note tokens, one word each, that decode to sound by adding up.
+"""A toy codec and a language model of its tokens, for the recipes without a policy of their own.
 
-A token is a slot of a quarter second: one of four timbres at one of twelve pitches, or a rest.
+A token is a slot of a quarter second: one of four timbres at one of twelve pitches, or a rest. A
+song is a row of tokens, one word each. Its sound is the sum of the sounds of its tokens.
 
 Shape key: T = samples.
 """
@@ -16,9 +17,10 @@ from functools import cache
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from apex_reward.audio.load import Waveform
+from apex_reward.audio import Waveform
+from apex_reward.runs.policy import Policy
 
 SAMPLE_RATE = 24_000
 SLOTS = 16
@@ -34,10 +36,10 @@ SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
 class NoteDecoder:
-    """Note tokens to songs: the decode hook of the toy.
+    """Note tokens to songs: the `decode` of the toy's reward function.
 
     Args:
-        tokenizer: of `note_tokenizer`.
+        tokenizer: as `note_tokenizer` makes it.
     """
 
     sample_rate = SAMPLE_RATE
@@ -49,7 +51,7 @@ class NoteDecoder:
         self._names = {vocabulary[name]: name for name in note_names()}
 
     def __call__(self, completion_ids: Sequence[Sequence[int]]) -> list[Tensor | None]:
-        """A song (T,) per completion; None where there is no note, or a token that is none."""
+        """A song (T,) per completion; None without a note or with a token that is no note."""
         return [self._song(list(ids)) for ids in completion_ids]
 
     def _song(self, ids: list[int]) -> Tensor | None:
@@ -112,7 +114,7 @@ def note_prompts() -> list[str]:
 def random_notes(rng: random.Random) -> str:
     """A prompt and a random walk in its register, with rests where it is calm.
 
-    Most notes are distorted; what a reward prefers is for training to find out.
+    Most notes are distorted, so training can raise the reward.
     """
     register, mood, place = (rng.choice(words) for words in (REGISTERS, MOODS, PLACES))
     lowest, rests = 3 * REGISTERS.index(register), 0.12 if mood == "calm" else 0.04
@@ -126,7 +128,7 @@ def random_notes(rng: random.Random) -> str:
 
 
 def note_references(count: int = 32) -> list[Waveform]:
-    """Songs of plucks and organs alone: what a policy of notes might sound like at best."""
+    """Songs of plucks and organs alone, as the reference of a distance."""
     rng = random.Random(0)
     tokenizer = note_tokenizer()
     decode = NoteDecoder(tokenizer)
@@ -138,3 +140,57 @@ def note_references(count: int = 32) -> list[Waveform]:
         if song is not None:
             songs.append(Waveform(song.numpy()[None], SAMPLE_RATE))
     return songs
+
+
+def note_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 0, steps: int = 150
+) -> LlamaForCausalLM:
+    """A Llama of two layers trained on random walks of notes.
+
+    Args:
+        tokenizer: as `note_tokenizer` makes it.
+        seed: random seed of weights and songs; the global generator does not change.
+        steps: training steps of 32 songs each.
+    """
+    rng = random.Random(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        texts = [random_notes(rng) for _ in range(32)]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+        loss = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels
+        ).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+def note_policy(seed: int, device: str | torch.device = "cpu", steps: int = 150) -> Policy:
+    """The policy of the recipes without `--policy`.
+
+    Args:
+        seed, steps: as in `note_model`.
+    """
+    tokenizer = note_tokenizer()
+    model: torch.nn.Module = note_model(tokenizer, seed, steps)
+    return Policy(
+        model.to(device), tokenizer, note_prompts(), NoteDecoder(tokenizer),
+        note_references, SONG_SECONDS,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Small generators, built and trained in seconds, for recipes that name no model of their own."""
