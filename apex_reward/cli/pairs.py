@@ -21,7 +21,13 @@ from apex_reward.cli.common import (
     resumable,
     show,
 )
-from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
+from apex_reward.cli.rewards import (
+    CascadeOptions,
+    RewardOptions,
+    RunOptions,
+    build_reward,
+    show_lost,
+)
 from apex_reward.errors import UsageError
 from apex_reward.pairs.options import PairOptions
 from apex_reward.report.cells import counted
@@ -43,6 +49,7 @@ def pairs(
     /,
     choices: PairOptions,
     asked: RewardOptions,
+    faster: CascadeOptions,
     running: RunOptions,
     output: Folder | None = None,
     form: Annotated[Literal["folder", "trl", "kto", "tangoflux", "jkstep"], "--format"] = "folder",
@@ -78,8 +85,10 @@ def pairs(
         raise UsageError(f"--push-to-hub needs --format {' or '.join(PUSHED)}")
     if output is None and not dry_run:
         raise UsageError("give --output FOLDER, or --dry-run to print the table of drops")
-    if asked != RewardOptions() and not asked.given:
-        raise UsageError("--mix, --loudness, --guards and --caution need --model or --reward")
+    if (asked != RewardOptions() or faster.cascade) and not asked.given:
+        raise UsageError(
+            "--mix, --loudness, --guards, --caution and --cascade need --model or --reward"
+        )
     target = None if dry_run else output
     written = ["pairs.parquet", "pairs.jsonl", "dropped.jsonl", *["scored.jsonl"] * asked.given]
     if target is not None:
@@ -88,7 +97,9 @@ def pairs(
     table = read_candidates(candidates, None if target is None else target / "songs")
     made_by = read_provenance(candidates)
     if asked.given:
-        reward = build_reward(asked, running)
+        reward = build_reward(asked, running, faster)
+        if "prompt_id" in table.column_names:
+            show_lost(reward, table["prompt_id"].to_pylist(), len(table))
         kept = None if target is None else target / "scored.jsonl"
         table = _scored(table, choices, reward, running.processes, folder, kept, resume)
         made_by = provenance(reward)

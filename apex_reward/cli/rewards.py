@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from apex_reward.cli.common import show
 from apex_reward.errors import ApexError, UsageError
+from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -65,6 +67,20 @@ class RewardOptions:
 
 
 @dataclass(frozen=True)
+class CascadeOptions:
+    """Cascade.
+
+    Args:
+        cascade: student that scores all songs first. The model of --model or --reward then scores
+            the best songs of each prompt.
+        keep: share of each prompt's songs that the model scores, rounded up.
+    """
+
+    cascade: Annotated[str | None, "STUDENT"] = None
+    keep: float = 0.125
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How it runs.
 
@@ -118,7 +134,9 @@ def decoding_processes(workers: int | None) -> int:
     return default_workers() if workers is None else workers
 
 
-def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
+def build_reward(
+    options: RewardOptions, running: RunOptions, cascade: CascadeOptions | None = None
+) -> Reward:
     """The `Reward` that the options describe.
 
     Raises:
@@ -150,11 +168,26 @@ def build_reward(options: RewardOptions, running: RunOptions) -> Reward:
             caution=options.caution or 0.0,
         )
     reward.batch_segments = running.batch_segments
+    if cascade is not None and cascade.cascade is not None:
+        loading["segment_tail"] = None  # the student keeps its own
+        student = load_reward_model(cascade.cascade, **loading)
+        reward = Reward.cascade(student, reward, keep=cascade.keep)
     if options.commercial:
         check_commercial(reward.licences())
     if reward.demonstration and os.environ.get("RANK", "0") == "0":
         show(DEMONSTRATION, "yellow")
     return reward
+
+
+def show_lost(reward: Reward, groups: Sequence[str] | None, songs: int) -> None:
+    """Print how often a cascade is expected to lose the model's best song of a prompt."""
+    size = round(songs / len(set(groups))) if groups else songs
+    lost = reward.lost_share(size)
+    if lost is not None:
+        show(
+            f"note: with {counted(size, 'song')} per prompt the student is expected to lose the "
+            f"model's best song in {100 * lost:.0f}% of the prompts"
+        )
 
 
 def check_reachable(options: RewardOptions) -> None:

@@ -24,10 +24,12 @@ from apex_reward.cli.common import (
     show_failures,
 )
 from apex_reward.cli.rewards import (
+    CascadeOptions,
     EngineOptions,
     RewardOptions,
     build_reward,
     check_reachable,
+    show_lost,
 )
 from apex_reward.errors import UsageError
 
@@ -59,6 +61,7 @@ def score(
     audio: list[str],
     /,
     asked: RewardOptions,
+    faster: CascadeOptions,
     running: EngineOptions,
     prompts: Annotated[Path, "FILE"] | None = None,
     output: File | None = None,
@@ -86,7 +89,7 @@ def score(
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
     from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
-    from apex_reward.scoring.inputs import prompts_for
+    from apex_reward.scoring.inputs import groups_for, prompts_for
     from apex_reward.scoring.job import segments_path
 
     if output is not None:
@@ -97,22 +100,25 @@ def score(
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
-    reward = build_reward(asked, running)
-    settings = ScoreSettings(asked.rewarded, segments, members)
+    reward = build_reward(asked, running, faster)
+    groups = groups_for(sources, prompts) if faster.cascade else None
+    settings = ScoreSettings(asked.rewarded or bool(faster.cascade), segments, members)
     texts = prompts_for(sources, prompts) if reward.model.reads_text else None
     if output is not None:
         finished = resume and output.exists() and not kept_rows(output)()
         with _tallying(len(sources)) as (tally, on_row), resumable(kept_rows(output)):
             score_to_file(
                 reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
-                resume=resume, on_row=on_row,
+                resume=resume, on_row=on_row, groups=groups,
             )  # fmt: skip
         if engine.share.first:
             if finished:
                 show(f"{output} is finished; nothing to do")
             typer.echo(f"{tally} -> {output}")
+            show_lost(reward, groups, len(sources))
         return engine.ended(show_failures(tally.reasons, SEE))
-    results = score_songs(reward, sources, texts, settings, workers=workers)
+    show_lost(reward, groups, len(sources))
+    results = score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
     return _to_terminal(reward, results, len(sources))
 
 

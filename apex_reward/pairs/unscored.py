@@ -96,10 +96,14 @@ def score_unscored(
         given = zip(_cells(table, "prompt"), _cells(table, MESSAGES), strict=True)
         asked = [json.loads(messages) if messages else text for text, messages in given]
         prompts = [prompt_of(*cells) for cells in zip(asked, _cells(table, "lyrics"), strict=True)]
+    groups = [""] * len(table)
+    if reward.student is not None:  # a song's reward depends on the other songs of its prompt
+        name = "prompt_id" if "prompt_id" in table.column_names else "prompt"
+        groups = [str(group) for group in _cells(table, name)]
     # Sorted, so that a candidate's score never depends on the input's order.
     keys = [
-        (path or "", prompt or "", getattr(prompt, "lyrics", None) or "")
-        for path, prompt in zip(audio, prompts, strict=True)
+        (path or "", prompt or "", getattr(prompt, "lyrics", None) or "", group)
+        for path, prompt, group in zip(audio, prompts, groups, strict=True)
     ]
     songs = {keys[i]: prompts[i] for i in np.flatnonzero(gaps).tolist() if audio[i]}
     songs = dict(sorted(songs.items(), key=lambda item: item[0]))
@@ -111,15 +115,16 @@ def score_unscored(
         on_row(len(rows), len(sources))
 
     texts = list(songs.values()) if reward.model.reads_text else None
+    own = None if reward.student is None else [group for *_, group in songs]
     settings = ScoreSettings(rewarded=True, members=agreement)
     workers = min(default_workers() if workers is None else workers, len(sources))
     if kept is None:
-        for row in score_songs(reward, sources, texts, settings, workers=workers):
+        for row in score_songs(reward, sources, texts, settings, workers=workers, groups=own):
             count(row)
     else:
         score_to_file(
             reward, sources, kept, settings, prompts=texts, workers=workers, resume=resume,
-            on_row=count,
+            on_row=count, groups=own,
         )  # fmt: skip
     scored = dict(zip(songs, rows, strict=True))
     errors, flags = _cells(table, "error"), [split_flags(cell) for cell in _cells(table, "flags")]

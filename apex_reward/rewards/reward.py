@@ -7,6 +7,7 @@ Shape key: B = songs, C = channels, T = samples.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import fspath
@@ -23,7 +24,9 @@ from apex_reward.model.licences import Licence, licences_of
 from apex_reward.model.source import Source
 from apex_reward.prompt import prompts_of
 from apex_reward.report.songs import Rows, with_bar
+from apex_reward.rewards.cascade import cascade_rows, lost_share
 from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, run_songs
+from apex_reward.rewards.groups import prompt_keys
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.members import Members
@@ -94,8 +97,62 @@ class Reward:
         self.caution = caution
         self.batch_segments = batch_segments
         self.home: str | None = None  # the device, while the models are offloaded
+        self.student: Reward | None = None  # of a cascade
+        self.keep = 1.0
         if any(guard.action == "veto" for guard in self.guards.guards):
             self.floor_of(1)
+
+    @classmethod
+    def cascade(
+        cls, student: Models, teacher: Models | Reward, mix: Mix | None = None, *,
+        keep: float = 0.125, **options: Any,
+    ) -> Reward:  # fmt: skip
+        """A reward whose `judge` asks a student first, and the teacher about the best songs.
+
+        A call (on the graph) and every training stack use the teacher for all songs.
+
+        Args:
+            student: a fast model with the heads of the mix.
+            teacher: models, or a `Reward`.
+            mix: as in `Reward`, for both.
+            keep: share of the songs of each prompt that the teacher scores, rounded up.
+            options: of `Reward`, for both.
+
+        Raises:
+            UsageError: a share that is not in (0, 1], a student that lacks a head of the mix, or a
+                mix that is normalised by `group`.
+        """
+        if not 0 < keep <= 1:
+            raise UsageError(f"keep is {keep}; expected a share above 0, at most 1")
+        made = copy.copy(as_reward(teacher, mix, **options))
+        made.check_single()
+        made.student, made.keep = cls(
+            student, made.mix, loudness=made.loudness, guards=made.guards, caution=made.caution,
+            batch_segments=made.batch_segments,
+        ), keep  # fmt: skip
+        return made
+
+    @property
+    def teacher(self) -> Reward:
+        """The same reward without the student of a cascade."""
+        made = copy.copy(self)
+        made.student, made.keep = None, 1.0
+        return made
+
+    def lost_share(self, songs: int) -> float | None:
+        """Estimated share of prompts whose best song the student of the cascade does not keep.
+
+        It follows from the correlation that `distill` measured on held-out songs.
+
+        Args:
+            songs: candidates of each prompt.
+
+        Returns:
+            None without a student, or where its correlation with a teacher is not known.
+        """
+        config = getattr(getattr(self.student, "model", None), "config", None)
+        correlation = (getattr(config, "distilled", None) or {}).get("correlation")
+        return None if correlation is None else lost_share(correlation, songs, self.keep)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -233,6 +290,8 @@ class Reward:
         cells = cells_of(songs)
         if isinstance(prompts, str):
             prompts = [prompts]
+        if self.student is not None:
+            return Rows(self._judged_twice(cells, prompts, sample_rate, workers))
         results = self.results(
             cells, prompts, sample_rate, workers=workers, settings=self.engine_settings()
         )
@@ -328,8 +387,10 @@ class Reward:
         Each is a mapping of `part`, `licence`, `commercial` (whether it allows commercial use; None
         where that is not clear) and `source` (where it is stated).
         """
-        model = self.model
-        return licences_of(model.models.values() if isinstance(model, Panel) else [model])
+        models = [self.model, *([] if self.student is None else [self.student.model])]
+        return licences_of(
+            one for m in models for one in (m.models.values() if isinstance(m, Panel) else [m])
+        )
 
     def to_values(self) -> dict[str, Any]:
         """The reward as plain values for `of_values`; local models by absolute paths."""
@@ -339,6 +400,20 @@ class Reward:
     def of_values(cls, values: Any, **options: Any) -> Reward:
         """Inverse of `to_values`; options and errors as in `load`."""
         return reward_of_values(cls, values, **options)
+
+    def _judged_twice(
+        self, cells: Sequence[Any], prompts: Prompts, sample_rate: int | None, workers: int
+    ) -> list[Row]:
+        def score(reward: Reward, numbers: Sequence[int]) -> list[Row]:
+            songs = [cells[number] for number in numbers]
+            texts = None if prompts is None else [prompts[number] for number in numbers]
+            settings = reward.engine_settings()
+            results = reward.results(songs, texts, sample_rate, workers=workers, settings=settings)
+            rows = (song_row(reward, result, rewarded=True) for result in results)
+            return list(with_bar(rows, len(songs), "songs"))
+
+        groups = None if prompts is None else prompt_keys(prompts_of(prompts))
+        return cascade_rows(self, len(cells), score, groups)
 
     def _forward(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts

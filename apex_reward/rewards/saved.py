@@ -26,7 +26,7 @@ from apex_reward.version import package_version
 
 Made = TypeVar("Made")
 
-KEYS = ("models", "mix", "loudness", "guards", "caution")
+KEYS = ("models", "mix", "loudness", "guards", "caution", "cascade")
 
 
 def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
@@ -39,19 +39,24 @@ def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
     Raises:
         UsageError: a model or a guard that was made in code and has no name to load it by.
     """
-    model = reward.model
-    models: Any
-    if isinstance(model, Panel):
-        models = {name: _plain(source_of(one), folder) for name, one in model.models.items()}
-    else:
-        models = _plain(source_of(model), folder)
+    cascade = {}
+    if reward.student is not None:
+        student = _plain_models(reward.student.model, folder)
+        cascade = {"cascade": {"student": student, "keep": reward.keep}}
     return {
-        "models": models,
+        "models": _plain_models(reward.model, folder),
         "mix": reward.mix.to_dict(),
         "loudness": reward.loudness,
         "guards": _plain_guards(reward.guards),
         "caution": reward.caution,
+        **cascade,
     }
+
+
+def _plain_models(model: Any, folder: Path | None) -> Any:
+    if isinstance(model, Panel):
+        return {name: _plain(source_of(one), folder) for name, one in model.models.items()}
+    return _plain(source_of(model), folder)
 
 
 def save_reward(reward: Any, path: str | Path) -> None:
@@ -87,13 +92,18 @@ def reward_of_values(
     if problems := _problems(values):
         raise DataError.listing(f"{path} is no reward", problems)
     try:
-        return kind(
+        made = kind(
             _models(values["models"], Path(path).parent, options),
             _mix(values.get("mix")),
             loudness=values.get("loudness"),
             guards=_guards(values.get("guards")),
             caution=values.get("caution") or 0.0,
         )
+        if not (cascade := values.get("cascade")):
+            return made
+        student = _models(cascade["student"], Path(path).parent, options)
+        joined: Any = kind
+        return joined.cascade(student, made, keep=cascade["keep"])
     except ApexError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -104,6 +114,9 @@ def _problems(values: Any) -> list[str]:
     problems = [f"unknown key {key!r}" for key in values if key not in KEYS]
     if not values.get("models"):
         problems.append("'models' names no model")
+    cascade = values.get("cascade")
+    if cascade and (not isinstance(cascade, Mapping) or set(cascade) != {"student", "keep"}):
+        problems.append(f"cascade is {cascade!r}; expected the keys student and keep")
     problems += [
         f"{key} is {values[key]!r}; expected a number"
         for key in ("loudness", "caution")
@@ -173,7 +186,11 @@ def provenance(reward: Any) -> dict[str, Any]:
     tail, dtype and device.
     """
     members = reward.parts.members
+    further = {}
+    if reward.student is not None:
+        further = {"cascade": {"keep": reward.keep, "student": provenance(reward.student)}}
     return {
+        **further,
         "version": package_version(),
         "models": {one.name or one.model.name: _about(one.model) for one in members},
         "reward": _values(reward),

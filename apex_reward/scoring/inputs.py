@@ -149,3 +149,20 @@ def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Pro
             "FILE, or lists with a column 'prompt' or 'lyrics'"
         )
     return found
+
+
+def groups_for(sources: Sequence[Input], table: Path | None = None) -> list[str] | None:
+    """The prompt that each song belongs to: its `prompt_id`, else its prompt.
+
+    Args:
+        table: as in `prompts_for`.
+
+    Returns:
+        None where no song has a prompt.
+    """
+    columns = [source.columns for source in sources]
+    if table is None and all(row.get("prompt_id") is not None for row in columns):
+        return [str(row["prompt_id"]) for row in columns]
+    if table is None and not any(row.get("prompt") for row in columns):
+        return None
+    return [prompt.strip() for prompt in prompts_for(sources, table)]

@@ -6,6 +6,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp, provenance_path, text_hash
 from apex_reward.files.tables import check_format, check_output, read_rows
 from apex_reward.model.encode import Prompts
+from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, row_columns
@@ -26,6 +28,8 @@ from apex_reward.scoring.rows import (
     Blocks,
     Further,
     ScoreSettings,
+    bare,
+    check_cascade,
     paths_of,
     result_columns,
 )
@@ -45,6 +49,7 @@ def score_to_file(
     engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
     on_row: OnRow = lambda row, fresh: None,
+    groups: Sequence[str] | None = None,
 ) -> None:
     """Score files into `output`, row by row; the same bytes for any workers and after any resume.
 
@@ -63,6 +68,9 @@ def score_to_file(
         resume: go on where a killed run stopped; nothing is done where `output` is finished.
         on_row: called with every row, and False for those that a former run left; on the first
             process only.
+        groups: the prompt of each source, for a cascade. Its rows appear at the end; what student
+            and teacher score grows in `output` with `.student.jsonl` and `.teacher.jsonl` behind
+            its name.
 
     Raises:
         UsageError: a wrong ending or mix, an output that is an input, a result of other inputs,
@@ -72,6 +80,12 @@ def score_to_file(
     check_format(output)
     if settings.rewarded:
         reward.check_single()
+    if reward.student is not None:
+        _cascade_to_file(
+            reward, sources, Path(output), settings, prompts, groups, resume, on_row,
+            {"workers": workers, "engine": engine},
+        )  # fmt: skip
+        return
     run = _Run(reward, sources, Path(output), settings, prompts, workers)
     first = engine.share.first
     if resume and run.songs.path.exists() and not run.songs.partial.exists():
@@ -94,6 +108,54 @@ def score_to_file(
             run.finish()
 
 
+def _cascade_to_file(
+    reward: Reward,
+    sources: Sequence[str | Input],
+    output: Path,
+    settings: ScoreSettings,
+    prompts: Prompts,
+    groups: Sequence[str] | None,
+    resume: bool,
+    on_row: OnRow,
+    how: dict[str, Any],
+) -> None:
+    """`score_to_file` of a cascade: a file of the student, one of the teacher, then both joined."""
+    check_cascade(settings)
+    settings, share = replace(settings, rewarded=True), how["engine"].share
+    run = _Run(reward, sources, output, settings, prompts, how["workers"], groups)
+    if resume and output.exists():
+        run.stamp.check(run.stamp_path, output)
+        for row in read_rows(output) if share.first else ():
+            on_row(row, False)
+        return
+    parts = []
+
+    def score(one: Reward, numbers: Sequence[int]) -> list[Row]:
+        name = "student" if one is reward.student else "teacher"
+        parts.append(output.with_name(f"{output.name}.{name}.jsonl"))
+        chosen = [bare(sources[number]) for number in numbers]
+        texts = None if prompts is None else [prompts[number] for number in numbers]
+        score_to_file(one, chosen, parts[-1], settings, prompts=texts, resume=resume, **how)
+        share.wait()
+        return read_rows(parts[-1])
+
+    rows = cascade_rows(reward, len(sources), score, groups)
+    share.wait()
+    if not share.first:
+        return
+    with run.songs.locked():
+        run.songs.start()
+        for number, row in enumerate(rows):
+            row = run.further.joined(number, row)
+            run.songs.append([row])
+            on_row(row, True)
+        run.stamp.write(run.stamp_path)
+        run.songs.finish()
+    for part in parts:
+        part.unlink()
+        provenance_path(part).unlink(missing_ok=True)
+
+
 class _Run:
     """One scoring run into one file."""
 
@@ -105,6 +167,7 @@ class _Run:
         settings: ScoreSettings,
         prompts: Prompts,
         workers: int,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
         paths = paths_of(sources)
@@ -120,6 +183,7 @@ class _Run:
             "inputs": text_hash([paths, names_of_songs, self.further.rows]),
             "prompts": text_hash(texts),
             "settings": vars(settings),
+            **({} if groups is None else {"groups": text_hash(groups)}),
         }
         self.stamp = Stamp({**about, **values}, paths)
         self.stamp_path = provenance_path(output)
@@ -212,7 +276,7 @@ def song_schema(names: Sequence[str], further: pa.Schema, about: dict[str, Any])
     """Columns and types of a result file; the metadata holds what made it."""
     kinds = {
         "path": pa.string(), "sample_rate": pa.int64(), "segments": pa.int64(),
-        "flags": pa.list_(pa.string()), "error": pa.string(),
+        "flags": pa.list_(pa.string()), "error": pa.string(), JUDGED_BY: pa.string(),
     }  # fmt: skip
     columns = [(name, kinds.get(name, pa.float64())) for name in names]
     return pa.schema([*further, *columns], metadata=_metadata(about))

@@ -12,8 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from apex_reward.errors import UsageError
 from apex_reward.files.tables import as_text, json_line, read_jsonl, table_of, write_text
 from apex_reward.model.encode import Prompts
+from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import Row, printable, row_columns, song_row
@@ -47,12 +49,14 @@ def score_songs(
     *,
     workers: int = 0,
     block: int = BLOCK_SONGS,
+    groups: Sequence[str] | None = None,
 ) -> Iterator[Row]:
     """Score files: one row per source, in their order, each as soon as it is ready.
 
     Args:
         sources: paths, or what `find_songs` gives; the columns of their lists stand first in their
             rows, as in a file of `score_to_file`.
+        groups: the prompt of each source, for a cascade.
 
     Yields:
         Rows as `song_row` makes them; with `segments` the key `segment_rows` too.
@@ -62,9 +66,29 @@ def score_songs(
     """
     settings, reward = settings or ScoreSettings(), as_reward(reward)
     further = Further(sources, result_columns(reward, settings))
-    rows = _rows(reward, sources, prompts, settings, workers, block)
+    if reward.student is None:
+        rows = _rows(reward, sources, prompts, settings, workers, block)
+    else:
+        check_cascade(settings)
+
+        def score(one: Reward, numbers: Sequence[int]) -> list[Row]:
+            part = [sources[number] for number in numbers]
+            texts = None if prompts is None else [prompts[number] for number in numbers]
+            return list(_rows(one, part, texts, ScoreSettings(True), workers, block))
+
+        rows = iter(cascade_rows(reward, len(sources), score, groups))
     for number, row in enumerate(rows):
         yield further.joined(number, row)
+
+
+def check_cascade(settings: ScoreSettings) -> None:
+    """Refuse settings that a cascade cannot follow: some songs have no heads.
+
+    Raises:
+        UsageError: rows per segment or of single members.
+    """
+    if settings.segments or settings.members:
+        raise UsageError("a cascade gives a row per song; leave out --segments and --members")
 
 
 def _rows(
@@ -96,10 +120,16 @@ def paths_of(sources: Sequence[str | Input]) -> list[str]:
     return [source.path if isinstance(source, Input) else source for source in sources]
 
 
+def bare(source: str | Input) -> Input:
+    """A source without the columns of its list."""
+    return Input(source.path, {}, source.name) if isinstance(source, Input) else Input(source)
+
+
 def result_columns(reward: Reward, settings: ScoreSettings) -> list[str]:
     """The columns of a row in order, without those of lists."""
     names = row_columns(reward, settings.rewarded, settings.members)
-    return [*FILE_COLUMNS, *names, "flags", "error"]
+    cascade = [] if reward.student is None else [JUDGED_BY]
+    return [*FILE_COLUMNS, *names, *cascade, "flags", "error"]
 
 
 class Further:
