@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apex_reward.cli import arena, data, demo, distance, listen, pairs, score, serve, train
+from apex_reward.cli import arena, compare, data, demo, distance, listen, pairs, score, serve, train
 from apex_reward.cli.common import INTERRUPTED
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, serve, pairs, data, train, arena, distance, listen):
+for command in (demo, score, serve, pairs, data, train, arena, distance, compare, listen):
     command.register(app)
 
 

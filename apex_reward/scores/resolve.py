@@ -26,7 +26,8 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
     Args:
         mix: a `RewardMix` or its saved form, a text (`HEAD=WEIGHT,...`), a name, `preference` where
             the model holds a calibrated head, or a `PreferenceHead`. None takes the mix saved with
-            the model, else its default, else the mean of all heads.
+            the model, else its default, else the mean of all heads (as they are, where a head has
+            no bounds).
         model: has `heads`, and may have `mixes` (weights by name), `default_mix`, `saved_mix` and
             `preference` (a saved `PreferenceHead`).
 
@@ -40,7 +41,10 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
         return mix
     meant: Any = mix
     if mix is None:
-        meant = getattr(model, "saved_mix", None) or getattr(model, "default_mix", "overall")
+        meant = getattr(model, "saved_mix", None) or getattr(model, "default_mix", None)
+        bounded = all(head.bounded for head in model.heads)
+        overall = named_mixes(model)["overall"]
+        meant = meant or RewardMix(overall, "range" if bounded else "none")
     if isinstance(meant, Mapping) and "embedding_weights" in meant:
         return resolve_mix(PreferenceHead.from_dict(meant), model)
     found = as_mix(meant, named_mixes(model))

@@ -169,6 +169,12 @@ def test_loudness_and_range_are_those_of_ffmpeg(shared_folder: Path) -> None:
         assert values["loudness_range"] == pytest.approx(spread, abs=0.1)
 
 
+def test_rulers_alone_are_scored_without_a_mix() -> None:
+    (row,) = Reward("rulers").judge([(tone(440), RATE)])
+    assert row["error"] is None
+    assert row["length"] == 10
+
+
 def test_a_reward_gives_rulers_the_channels_of_files_and_tensors(tmp_path: Path) -> None:
     wide = torch.stack([noise(6.0), noise(6.0, 1)])
     soundfile.write(tmp_path / "wide.wav", wide.T.numpy(), RATE, "FLOAT")

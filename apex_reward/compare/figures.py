@@ -1,0 +1,170 @@
+"""Figures of two sets of songs, paired by prompt, and a verdict in words.
+
+The songs of a prompt are averaged. Each figure has the mean of both sides over the prompts, a
+bootstrap interval of the difference over prompts, and the p-value of a paired t-test over prompts,
+adjusted by Holm's method over all figures. A figure `rose` or `fell` if this p-value is below 0.05,
+the interval excludes 0, and there are at least 4 prompts; else it is `undetermined`.
+
+Shape key: P = prompts, N = figures, W = width of an embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from apex_reward.compare.songs import Name, Song, paired
+from apex_reward.compare.words import verdict
+from apex_reward.metrics import FloatArray, bootstrap, holm, percentile_interval
+from apex_reward.rewards.distance import (
+    frechet_distance,
+    kernel_bandwidth,
+    kernel_distance,
+    vendi_diversity,
+)
+
+SIGNIFICANT, FEWEST_PROMPTS = 0.05, 4
+KINDS = ("heads", "holdout", "rulers", "guards")
+
+
+def compare_songs(
+    before: Sequence[Song],
+    after: Sequence[Song],
+    reference: Tensor | None = None,
+    *,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The content of `metrics.json`; it does not depend on the order of songs.
+
+    Args:
+        before, after: songs with the same figures; those of prompts on one side only are left out.
+        reference: (M, W) embeddings of a reference set, for the distances.
+        rounds, seed: of the bootstrap over prompts.
+
+    Returns:
+        `n_prompts`, `n_songs`, `reward`, `heads`, `holdout`, `rulers`, `guards`, `diversity`,
+        `verdict`, `deviations` (each head's and the reward's difference in standard deviations of
+        the songs before), and with a reference `distances`. Diversity is `vendi_diversity` with the
+        bandwidth of the songs before: `within` of equally many songs of each prompt (the mean over
+        prompts that have two or more on both sides), `between` of the prompts' mean embeddings.
+
+    Raises:
+        DataError: no prompt has songs on both sides.
+    """
+    groups = list(paired(before, after))
+    sides = [[song for group in groups for song in group[side]] for side in (1, 2)]
+    names = list(sides[0][0].values)
+    means = [np.array([_means(group[side], names) for group in groups]) for side in (1, 2)]
+    entries = _entries(names, *means, rounds, seed)
+    spread = np.std([list(song.values.values()) for song in sides[0]], axis=0)
+    metrics: dict[str, Any] = {
+        "n_prompts": len(groups),
+        "n_songs": dict(zip(("before", "after"), map(len, sides), strict=True)),
+        "reward": entries.pop(("reward", ""), None),
+        **{kind: {n: entry for (k, n), entry in entries.items() if k == kind} for kind in KINDS},
+        "deviations": {
+            name or kind: float((means[1] - means[0])[:, at].mean() / spread[at])
+            for at, (kind, name) in enumerate(names)
+            if kind in ("reward", "heads") and spread[at] > 0
+        },
+        "diversity": _diversity(groups),
+    }
+    if reference is not None:
+        metrics["distances"] = _distances(sides, reference)
+    metrics["verdict"] = " ".join(verdict(metrics))
+    return metrics
+
+
+def _means(songs: Sequence[Song], names: Sequence[Name]) -> FloatArray:
+    return np.mean([[song.values[name] for name in names] for song in songs], axis=0)
+
+
+def _entries(
+    names: Sequence[Name], before: FloatArray, after: FloatArray, rounds: int, seed: int
+) -> dict[Name, dict[str, Any]]:
+    """An entry per figure from (P, N) means of the prompts."""
+    changes, count = after - before, len(before)
+    drawn = bootstrap(lambda counts: counts @ changes / count, count, rounds=rounds, seed=seed)
+    p_values = np.array([paired_p_value(column) for column in changes.T])
+    adjusted = np.full(len(names), math.nan)
+    known = ~np.isnan(p_values)
+    adjusted[known] = holm(p_values[known])
+    found = {}
+    for at, name in enumerate(names):
+        change, p_value = float(changes[:, at].mean()), float(adjusted[at])
+        low, high = percentile_interval(drawn[:, at])
+        if math.isnan(low) and count > 1:  # all prompts changed alike
+            low = high = change
+        sure = count >= FEWEST_PROMPTS and p_value < SIGNIFICANT and low * high > 0
+        found[name] = {
+            "before": float(before[:, at].mean()),
+            "after": float(after[:, at].mean()),
+            "difference": change,
+            "ci95": None if math.isnan(low) else [low, high],
+            "p_value": None if math.isnan(p_value) else p_value,
+            "claim": ("rose" if change > 0 else "fell") if sure else "undetermined",
+        }
+    return found
+
+
+def paired_p_value(changes: FloatArray) -> float:
+    """Two-sided paired t-test of (P,) changes; NaN with one prompt.
+
+    >>> paired_p_value(np.array([0.0, 0.0])), paired_p_value(np.array([2.0, 2.0]))
+    (1.0, 0.0)
+    """
+    if len(changes) < 2:
+        return math.nan
+    error = float(np.std(changes, ddof=1)) / math.sqrt(len(changes))
+    if error <= 1e-12 * float(np.abs(changes).max()):
+        return float(not changes.any())
+    return float(2 * stats.t.sf(abs(float(changes.mean())) / error, len(changes) - 1))
+
+
+def _diversity(groups: Sequence[tuple[str, list[Song], list[Song]]]) -> dict[str, Any]:
+    first = _vectors([song for group in groups for song in group[1]])
+    if first is None:
+        empty = {"before": None, "after": None}
+        return {"within": {**empty, "p_value": None}, "between": empty}
+    width = kernel_bandwidth(first)
+    within, between = [], []
+    for _, *both in groups:
+        vectors = [torch.stack([s.vector for s in side if s.vector is not None]) for side in both]
+        between.append([vector.mean(dim=0) for vector in vectors])
+        if (count := min(map(len, vectors))) > 1:
+            within.append([vendi_diversity(vector[:count], width) for vector in vectors])
+    inside = np.array(within).reshape(-1, 2)
+    return {
+        "within": {
+            **(_sides(*inside.mean(axis=0).tolist()) if within else _sides(None, None)),
+            "p_value": paired_p_value(inside[:, 1] - inside[:, 0]) if len(within) > 1 else None,
+        },
+        "between": _sides(
+            *(vendi_diversity(torch.stack(side), width) for side in zip(*between, strict=True))
+        ),
+    }
+
+
+def _distances(sides: Sequence[Sequence[Song]], reference: Tensor) -> dict[str, Any]:
+    vectors = [_vectors(side) for side in sides]
+    measures = {"frechet": frechet_distance, "kernel": kernel_distance}
+    return {
+        name: _sides(*(None if v is None or len(v) < 2 else measure(v, reference) for v in vectors))
+        for name, measure in measures.items()
+    }
+
+
+def _sides(before: float | None, after: float | None) -> Mapping[str, float | None]:
+    return {"before": before, "after": after}
+
+
+def _vectors(songs: Sequence[Song]) -> Tensor | None:
+    known = [song.vector for song in songs if song.vector is not None]
+    return torch.stack(known) if known else None
