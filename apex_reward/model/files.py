@@ -31,7 +31,7 @@ INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
 SETTINGS = [
     "config.json", INDEX, "preprocessor_config.json", "processor_config.json", "tokenizer*.json",
     "vocab.*", "merges.txt", "normalizer.json", "special_tokens_map.json", "added_tokens.json",
-    "generation_config.json",
+    "generation_config.json", "chat_template.*", "rubrics.json",
 ]  # fmt: skip
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 

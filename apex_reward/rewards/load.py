@@ -30,6 +30,7 @@ FOREIGN = {
     "muq-eval": "apex_reward.rewards.foreign.muq_eval:MuQEval",
     "lyrics": "apex_reward.rewards.foreign.lyrics:Lyrics",
     "rulers": "apex_reward.rewards.foreign.rulers:Rulers",
+    "judge": "apex_reward.rewards.foreign.judge:AudioJudge",
 }
 # Those that compose a published head with an encoder of another name.
 COMPOSED = ("songeval", "muq-eval")
@@ -55,9 +56,9 @@ def load_reward_model(
     Args:
         name: `apex-tiny` (embedded), a hub id or folder of an APEX model, a folder that
             `apex-reward import` wrote, `songeval`, `clap`, `tunejury`, `audiobox`, `muq-eval`,
-            `lyrics` or `rulers` (also `songeval:FOLDER`), the address of a server (`http://...`),
-            or `package.module:Class`; or the `Source` of a model, whose fields are the defaults of
-            the options here.
+            `lyrics`, `rulers` or `judge` (also `songeval:FOLDER`), the address of a server
+            (`http://...`), or `package.module:Class`; or the `Source` of a model, whose fields are
+            the defaults of the options here.
         encoder: hub id or folder of the encoder, in place of the one that the model names.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, ...; None takes a GPU where there is one.
         dtype: of the encoder: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 where hardware

@@ -33,6 +33,7 @@ def foreign(name: str) -> type:
     [
         ("songeval", False), ("clap", True), ("tunejury", False), ("audiobox", True),
         ("muq-eval", False), ("lyrics", True), ("rulers", True),
+        ("judge", True),
     ],
 )  # fmt: skip
 def test_every_model_states_its_licences(name: str, commercial: bool) -> None:
