@@ -128,11 +128,11 @@ def _scored(
     from apex_reward.pairs.unscored import score_unscored
 
     kept_so_far = kept_rows(kept) if kept else lambda: ""
+    rulers = [*options.balance, *(f"rulers.{name}" for name in options.balance)]
     with resumable(kept_so_far), progress_bar() as bar:
         task = bar.add_task("scoring", total=None)
         return score_unscored(
-            table, [*options.involved, *(f"rulers.{name}" for name in options.ruler_names)],
-            reward, folder, workers=workers,
+            table, [*options.involved, *rulers], reward, folder, workers=workers,
             on_row=lambda done, total: bar.update(task, completed=done, total=total),
             agreement=options.min_agreement is not None, kept=kept, resume=resume,
         )  # fmt: skip

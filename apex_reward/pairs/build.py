@@ -41,6 +41,7 @@ from apex_reward.pairs.constraints import (
 from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
 from apex_reward.pairs.strategies import MARGIN_INSIDE, Strategy, StrategySettings, find_strategy
 from apex_reward.pairs.teaches import RulerShare, ruler_shares, warnings_of
+from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.report.songs import Rows
 
 MOST_PER_PROMPT = 4_000
@@ -86,6 +87,22 @@ class PairSet:
         if self.candidates.members is None:
             return None
         return agreement(self.candidates.members, self.chosen, self.rejected)
+
+    @cached_property
+    def messages(self) -> list[str | None]:
+        """(M,) the chat messages of each pair's prompt as JSON, None for a text."""
+        table = self.candidates.table
+        if MESSAGES not in table.column_names:
+            return [None] * len(self.chosen)
+        given: list[str | None] = table[MESSAGES].take(self.chosen).to_pylist()
+        return given
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """(M,) the text of each pair's prompt; of chat messages the last one of the user."""
+        texts = self.candidates.table["prompt"].take(self.chosen).to_pylist()
+        both = zip(self.messages, texts, strict=True)
+        return [prompt_of(json.loads(given) if given else text) for given, text in both]
 
     @cached_property
     def rulers(self) -> list[RulerShare]:
@@ -445,9 +462,8 @@ def pairs_table(result: PairSet) -> pa.Table:
     """One row per pair, with the columns of `pairs.jsonl`."""
     table, w, low = result.candidates.table, result.chosen, result.rejected
     columns: dict[str, Any] = {"prompt": table["prompt"].take(w)}
-    messages = _messages(result)
-    if messages:
-        texts = zip(messages, columns["prompt"].to_pylist(), strict=True)
+    if any(result.messages):
+        texts = zip(result.messages, columns["prompt"].to_pylist(), strict=True)
         prompts = [{"prompt": json.loads(given) if given else text} for given, text in texts]
         columns["prompt"] = table_of(prompts)["prompt"]
     columns["prompt_id"] = table["prompt_id"].take(w)
@@ -469,20 +485,13 @@ def pairs_table(result: PairSet) -> pa.Table:
     return pa.table(columns)
 
 
-def _messages(result: PairSet) -> list[str | None]:
-    """The chat messages of each pair's prompt as JSON; nothing where all prompts are texts."""
-    table = result.candidates.table
-    return table[MESSAGES].take(result.chosen).to_pylist() if MESSAGES in table.column_names else []
-
-
 def pair_rows(result: PairSet) -> Iterator[dict[str, Any]]:
     """The rows of `pairs.jsonl`, a block at a time; chat messages as they were given."""
-    messages, at = _messages(result), 0
+    messages = iter(result.messages)
     for batch in pairs_table(result).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            if messages and (given := messages[at]):
+            if given := next(messages):
                 row["prompt"] = json.loads(given)
-            at += 1
             yield row
 
 

@@ -353,12 +353,13 @@ def arrange(table: pa.Table, options: PairOptions) -> Candidates:
     read("", "sample_rate", numbers.measure)
     balance = set(options.ruler_names)
     for name in table.column_names:
-        if name.startswith(RULERS):
-            read("", name, numbers.measure, name.removeprefix(RULERS) in balance)
-    for name in balance - {n.removeprefix(RULERS) for n in table.column_names} - {*BY_FILE}:
-        problems.append(
-            f"no column {RULERS + name!r} to balance; `--model rulers` beside the model fills it in"
-        )
+        ruler = name.removeprefix(RULERS)
+        if name != ruler or (
+            name in balance - {*BY_FILE} and RULERS + name not in table.column_names
+        ):
+            values[RULERS + ruler] = numbers.measure(name, ruler in balance)
+    for name in sorted(balance - {n.removeprefix(RULERS) for n in values} - {*BY_FILE}):
+        problems.append(f"no column {RULERS + name!r} to balance; --model rulers fills it in")
     if f"axis {options.primary}" in values:  # else the axis is a problem already
         read("members ", options.primary, numbers.members, options.min_agreement is not None)
     if not len(table):

@@ -138,10 +138,10 @@ def _listed(result: PairSet, output: Path, folder: Path | None) -> list[Block]:
         *(["agreement"] if agreement is not None else []),
     ]
     columns += ["split", *(f"{axis}: {side}" for axis in axes for side in sides)]
-    rows = []
+    rows, prompts = [], result.prompts
     for number, at in enumerate(shown.tolist(), start=1):
         pair = {"chosen": int(result.chosen[at]), "rejected": int(result.rejected[at])}
-        prompt = " ".join((candidates.table["prompt"][pair["chosen"]].as_py() or "").split())
+        prompt = " ".join(prompts[at].split())
         players = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
                    for side, i in pair.items()]  # fmt: skip
         rows.append([

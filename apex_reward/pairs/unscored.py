@@ -116,7 +116,8 @@ def score_unscored(
 
     texts = list(songs.values()) if reward.model.reads_text else None
     own = None if reward.student is None else [group for *_, group in songs]
-    settings = ScoreSettings(rewarded=True, members=agreement)
+    rewarded = own is not None or any(name.startswith("reward") for name in wanted)
+    settings = ScoreSettings(rewarded=rewarded, members=agreement)
     workers = min(default_workers() if workers is None else workers, len(sources))
     if kept is None:
         for row in score_songs(reward, sources, texts, settings, workers=workers, groups=own):
