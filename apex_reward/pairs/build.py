@@ -144,10 +144,11 @@ def build_pairs(
         >>> [(row["audio"], row["reason"]) for row in dropped]
         [('2.wav', 'not selected by best-worst')]
     """
-    lists = {name: as_names(options.pop(name, ())) for name in ("axes", "drop_flags", "balance")}
-    maps = {name: dict(options.pop(name, None) or {}) for name in ("threshold", "protect")}
-    chosen = PairOptions(strategy=strategy, axis=axis, **options, **lists, **maps)
-    result = build(read_candidates(rows), chosen)
+    for name in ("axes", "drop_flags", "balance"):
+        options[name] = as_names(options.get(name))
+    for name in ("threshold", "protect"):
+        options[name] = dict(options.get(name) or {})
+    result = build(read_candidates(rows), PairOptions(strategy=strategy, axis=axis, **options))
     return Rows(pair_rows(result)), Rows(dropped_table(result).to_pylist())
 
 
@@ -345,22 +346,16 @@ def limited(
         prompt, chosen, rejected, margin: (M,) of each pair.
         per_prompt, per_candidate: the limits, None for no limit.
     """
-    order = np.lexsort((rejected, chosen, -margin, prompt))
-    rank = _rank_within(prompt[order], np.zeros(len(order)))
-    prompt_left = np.full(int(prompt.max(initial=0)) + 1, per_prompt or len(order) + 1)
-    size = int(max(chosen.max(initial=0), rejected.max(initial=0))) + 1
-    candidate_left = np.full(size, per_candidate or len(order) + 1)
-    keep = np.zeros(len(order), bool)
-    # The k-th pairs of all prompts at once: no two of them share a prompt or a candidate.
-    by_rank = order[np.argsort(rank, kind="stable")]
-    for pairs in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(order) else []:
-        room = prompt_left[prompt[pairs]] > 0
-        room &= (candidate_left[chosen[pairs]] > 0) & (candidate_left[rejected[pairs]] > 0)
-        taken = pairs[room]
-        keep[taken] = True
-        prompt_left[prompt[taken]] -= 1
-        candidate_left[chosen[taken]] -= 1
-        candidate_left[rejected[taken]] -= 1
+    keep = np.zeros(len(prompt), bool)
+    of_prompt, of_candidate = Counter[int](), Counter[int]()
+    songs = list(zip(prompt.tolist(), chosen.tolist(), rejected.tolist(), strict=True))
+    for at in np.lexsort((rejected, chosen, -margin)).tolist():
+        own, *both = songs[at]
+        most = max(of_candidate[song] for song in both)
+        if of_prompt[own] < (per_prompt or np.inf) and most < (per_candidate or np.inf):
+            keep[at] = True
+            of_prompt[own] += 1
+            of_candidate.update(both)
     return keep
 
 

@@ -100,8 +100,10 @@ class Candidates:
         return self.table[name].to_pylist() if name in self.table.column_names else None
 
     def measured(self) -> dict[str, Floats]:
-        """Rulers by name: the columns, and length and loudness where no column has them."""
-        return {"length": self.duration, "loudness": self.loudness} | self.rulers
+        """Rulers by name: the columns, and length and loudness where they have no value."""
+        own = {"length": self.duration, "loudness": self.loudness}
+        return own | {name: np.where(np.isnan(values), own.get(name, values), values)
+                      for name, values in self.rulers.items()}  # fmt: skip
 
 
 def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
@@ -167,7 +169,7 @@ def _tangoflux_candidates(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as .json: {error}") from error
     lists = isinstance(groups, list) and all(isinstance(group, list) for group in groups)
-    rows = [row for group in groups for row in group] if lists else [None]
+    rows: list[Any] = [row for group in groups for row in group] if lists else [None]
     if not all(isinstance(row, Mapping) and {"id", "path", "captions"} <= set(row) for row in rows):
         raise DataError(
             f"{path} is not TangoFlux's results.json; expected a list of lists of objects with "
@@ -185,7 +187,7 @@ def _table_of_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(row)
     for name, kinds in KINDS.items():
-        value = found.get(name)
+        value: Any = found.get(name)
         value = value.tolist() if hasattr(value, "tolist") else value
         if isinstance(value, PathLike):
             value = fspath(value)

@@ -165,8 +165,7 @@ def _check_audio(
         seconds[i] = frames / hertz if np.isnan(seconds[i]) else seconds[i]
     loudness = candidates.loudness.copy()
     if options.match_loudness is not None or "loudness" in options.ruler_names:
-        given = candidates.rulers.get("loudness", loudness)
-        loudness = np.where(np.isnan(loudness), given, loudness)
+        loudness = candidates.measured()["loudness"].copy()
         missing = [(i, p) for i, p in present if np.isnan(loudness[i]) and ledger.open[i]]
         for i, value in in_threads(measured_loudness, missing):
             if isinstance(value, str):
