@@ -67,6 +67,7 @@ def score(
     output: File | None = None,
     segments: bool = False,
     members: bool = False,
+    by: Annotated[list[str] | None, "COLUMN"] = None,
     resume: bool = False,
 ) -> int:
     """Score songs: one row per input, with its scores or the reason of its failure.
@@ -81,22 +82,27 @@ def score(
         output: result file: .jsonl, .csv or .parquet. None: the terminal.
         segments: write a second file with a row per segment.
         members: add the scores of each member of an ensemble.
+        by: write a second file with the means of groups by this column of a list, with intervals.
+            Repeat it for more.
         resume: continue a stopped run that had --output.
     """
-    if output is None and (segments or resume or running.engine == "ray"):
-        raise UsageError("--segments, --resume and --engine ray need --output FILE")
+    if output is None and (segments or resume or by or running.engine == "ray"):
+        raise UsageError("--segments, --by, --resume and --engine ray need --output FILE")
     check_reachable(asked)  # before torch loads
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
     from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
+    from apex_reward.scoring.groups import check_columns, groups_path, write_groups
     from apex_reward.scoring.inputs import groups_for, prompts_for
     from apex_reward.scoring.job import segments_path
+    from apex_reward.scoring.rows import result_columns, row_columns
 
     if output is not None:
         check_format(output)
-        for path in (output, segments_path(output)):
+        for path in (output, segments_path(output), groups_path(output)):
             check_output(path, [*audio, prompts])
     sources = find_songs(audio, output and songs_beside(output))
+    check_columns(by or (), sources)
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
@@ -115,6 +121,10 @@ def score(
             if finished:
                 show(f"{output} is finished; nothing to do")
             typer.echo(f"{tally} -> {output}")
+            if by:
+                figures = row_columns(reward, settings.rewarded)
+                for line in write_groups(output, by, figures, result_columns(reward, settings)):
+                    typer.echo(line)
             show_lost(reward, groups, len(sources))
         return engine.ended(show_failures(tally.reasons, SEE))
     show_lost(reward, groups, len(sources))

@@ -1,0 +1,126 @@
+"""Scores by the values of a column: means of groups with intervals, and a test that they are equal.
+
+The file has a row per column, group and figure: `column`, `group`, `figure`, `songs`, `mean`,
+`lower` and `upper` (95% bootstrap interval, over prompts where songs have them), and `p_value`. The
+test of equal groups is Kruskal and Wallis' rank test, adjusted by Holm's method over the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import as_text, read_rows, write_table
+from apex_reward.metrics import bootstrap_interval, holm
+from apex_reward.scoring.lists import Input
+
+Row = dict[str, Any]
+FEWEST = 5
+"""Groups with fewer songs have figures and take no part in the test."""
+
+
+def groups_path(output: Path) -> Path:
+    """The file of groups beside a result file.
+
+    >>> groups_path(Path("out/scores.csv")).name
+    'scores.groups.csv'
+    """
+    return output.with_name(f"{output.stem}.groups{output.suffix}")
+
+
+def check_columns(columns: Sequence[str], sources: Sequence[Input]) -> None:
+    """Raises UsageError where no list has one of the columns."""
+    there = dict.fromkeys(name for source in sources for name in source.columns)
+    if missing := [name for name in columns if name not in there]:
+        raise UsageError(
+            f"--by {', '.join(missing)}: no such column in the lists of songs; they have "
+            f"{', '.join(there) or 'none'}"
+        )
+
+
+def write_groups(
+    output: Path, columns: Sequence[str], figures: Sequence[str], taken: Sequence[str]
+) -> list[str]:
+    """Write the groups of a finished result file beside it; the largest gaps in words.
+
+    Args:
+        output: what `score_to_file` wrote. Rows with an error are left out.
+        columns: of the inputs.
+        figures: heads and rewards.
+        taken: names of the result columns; an input column of such a name is `input.<name>` there.
+
+    Returns:
+        A sentence per column and figure whose groups differ (adjusted p-value below 0.05).
+    """
+    rows = [row for row in read_rows(output) if not row.get("error")]
+    tables = {
+        (column, figure): _groups(rows, f"input.{column}" if column in taken else column, figure)
+        for column in columns
+        for figure in figures
+    }
+    p_values = np.array([_p_value([v for v, _ in groups.values()]) for groups in tables.values()])
+    known = ~np.isnan(p_values)
+    p_values[known] = holm(p_values[known])
+    found: list[Row] = []
+    words = []
+    for ((column, figure), groups), p_value in zip(tables.items(), p_values, strict=True):
+        means = {}
+        for group, (values, prompts) in groups.items():
+            means[group] = float(np.mean(values))
+            low, high = bootstrap_interval(_mean, values, clusters=prompts)
+            found.append({
+                "column": column, "group": group, "figure": figure, "songs": len(values),
+                "mean": means[group], "lower": _known(low), "upper": _known(high),
+                "p_value": _known(float(p_value)),
+            })  # fmt: skip
+        if p_value < 0.05:
+            large = {g: means[g] for g, (values, _) in groups.items() if len(values) >= FEWEST}
+            low_group, high_group = (
+                min(large, key=large.__getitem__),
+                max(large, key=large.__getitem__),
+            )
+            words.append(
+                f"{figure} differs by {column}: {means[high_group]:.3g} for {high_group}, "
+                f"{means[low_group]:.3g} for {low_group}"
+            )
+    write_table(groups_path(output), found)
+    return words
+
+
+def _groups(rows: Sequence[Mapping[str, Any]], column: str, figure: str) -> dict[str, Any]:
+    """Values and prompts of a figure by the texts of a column; cells without either left out."""
+    cells = [
+        (text, float(row[figure]), str(row.get("prompt") or row.get("prompt_id") or row["path"]))
+        for row in rows
+        if None not in (row.get(column), row.get(figure)) and (text := as_text(row[column]))
+    ]
+    cells.sort()
+    found = {}
+    for text, group in groupby(cells, key=lambda cell: cell[0]):
+        _, values, prompts = zip(*group, strict=True)
+        found[text] = (np.array(values), prompts)
+    return found
+
+
+def _p_value(groups: Sequence[Any]) -> float:
+    large = [values for values in groups if len(values) >= FEWEST]
+    if len(large) < 2:
+        return math.nan
+    if np.ptp(np.concatenate(large)) == 0:
+        return 1.0
+    return float(stats.kruskal(*large).pvalue)
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

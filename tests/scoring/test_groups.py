@@ -1,0 +1,82 @@
+"""Groups of a result file: means with intervals, and a test that they are equal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from apex_reward.audio import save_wav
+from apex_reward.cli import app
+from apex_reward.demo.songs import make_song
+from apex_reward.errors import UsageError
+from apex_reward.files.tables import read_rows, write_table
+from apex_reward.scoring.groups import check_columns, write_groups
+from apex_reward.scoring.inputs import Input
+
+
+def write_scores(path: Path, shift: float, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"path": f"{i}.wav", "language": ("en", "de", "fr")[i % 3], "a": float(rng.normal()),
+         "b": float(rng.normal()) + shift * (i % 3 == 1), "error": None}
+        for i in range(60)
+    ]  # fmt: skip
+    rows += [{"path": "x", "language": "en", "a": None, "b": None, "error": "no audio"}]
+    rows += [{"path": "y", "language": None, "a": 9.0, "b": 9.0, "error": None}]
+    write_table(path, rows)
+
+
+def test_means_intervals_and_the_largest_gap(tmp_path: Path) -> None:
+    output = tmp_path / "scores.jsonl"
+    write_scores(output, shift=3.0)
+    words = write_groups(output, ["language"], ["a", "b"], ["path", "a", "b", "error"])
+    rows = read_rows(tmp_path / "scores.groups.jsonl")
+    assert [(row["figure"], row["group"], row["songs"]) for row in rows] == [
+        (figure, group, 20) for figure in "ab" for group in ("de", "en", "fr")
+    ]
+    values = [row["b"] for row in read_rows(output) if row["language"] == "de"]
+    shifted = rows[3]
+    assert shifted["mean"] == pytest.approx(np.mean(values))
+    half = 1.96 * np.std(values) / 20**0.5
+    assert shifted["upper"] - shifted["lower"] == pytest.approx(2 * half, rel=0.2)
+    assert rows[0]["p_value"] > 0.05 > 1e-3 > shifted["p_value"]
+    assert len(words) == 1
+    assert words[0].startswith(f"b differs by language: {shifted['mean']:.3g} for de, ")
+
+
+def test_equal_groups_are_rarely_called_different(tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    said = 0
+    for seed in range(40):
+        write_scores(output, 0.0, seed)
+        said += bool(write_groups(output, ["language"], ["a", "b"], ["path", "a", "b", "error"]))
+    assert said <= 6
+
+
+def test_a_column_that_no_list_has_is_named() -> None:
+    with pytest.raises(UsageError, match="--by genre: no such column.*they have language"):
+        check_columns(["genre"], [Input("a.wav", {"language": "en"})])
+
+
+def test_the_command_writes_the_groups_of_a_list(tmp_path: Path) -> None:
+    rows = []
+    for number in range(4):
+        save_wav(tmp_path / f"{number}.wav", make_song(number, 2.0, 24_000), 24_000)
+        rows.append({"audio": f"{number}.wav", "duration": "short" if number else "long"})
+    write_table(tmp_path / "list.jsonl", rows)
+    output = tmp_path / "scores.jsonl"
+    given = ["score", str(tmp_path / "list.jsonl"), "--model", "rulers", "--workers", "0"]
+    result = CliRunner().invoke(app, [*given, "--by", "duration", "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    groups = [json.loads(s) for s in (tmp_path / "scores.groups.jsonl").read_text().splitlines()]
+    first = groups[:2]
+    assert [(row["group"], row["figure"], row["songs"], row["mean"]) for row in first] == [
+        ("long", "length", 1, 2.0), ("short", "length", 3, 2.0),
+    ]  # fmt: skip
+    assert len(groups) == 2 * 13
+    result = CliRunner().invoke(app, [*given, "--by", "duration"])
+    assert result.exit_code == 2
