@@ -24,7 +24,7 @@ from apex_reward.audio.decoding import SoundFacts, sound_facts
 from apex_reward.audio.load import load_audio
 from apex_reward.errors import AudioError
 from apex_reward.pairs.candidates import UNREADABLE, Candidates, Floats, Integers, split_flags
-from apex_reward.pairs.options import Bound, PairOptions
+from apex_reward.pairs.options import PairOptions, parse_bound
 from apex_reward.rewards.load import default_workers
 
 Mask = npt.NDArray[np.bool_]
@@ -251,26 +251,20 @@ class Constraint:
 def constraints(candidates: Candidates, options: PairOptions, usable: Mask) -> list[Constraint]:
     """The constraints that the options ask for, in the order in which they apply."""
     primary, members = candidates.axes[options.primary], candidates.members
-    made = []
-    if options.min_agreement is not None and members is not None:
-        least = options.min_agreement
-        made.append(
-            Constraint(
-                f"agreement below {least:g}", lambda w, low: agreement(members, w, low) >= least
-            )
-        )
+    least = options.min_agreement
+    made: list[Constraint] = []
+    if least is not None and members is not None:
+        reason = f"agreement below {least:g}"
+        made.append(Constraint(reason, lambda w, low: agreement(members, w, low) >= least))
     if options.chosen_floor is not None:
         floor, text = bound_value(options.chosen_floor, primary[usable])
-        made.append(
-            Constraint(f"chosen below the floor {text}", lambda w, low: primary[w] >= floor)
-        )
+        reason = f"chosen below the floor {text}"
+        made.append(Constraint(reason, lambda w, low: primary[w] >= floor))
     if options.rejected_ceiling is not None:
         ceiling, text = bound_value(options.rejected_ceiling, primary[usable])
-        made.append(
-            Constraint(f"rejected above the ceiling {text}", lambda w, low: primary[low] <= ceiling)
-        )
-    for axis, tolerance in options.protect.items():
-        made.append(protected(axis, candidates.axes[axis], tolerance))
+        reason = f"rejected above the ceiling {text}"
+        made.append(Constraint(reason, lambda w, low: primary[low] <= ceiling))
+    made += [protected(a, candidates.axes[a], most) for a, most in options.protect.items()]
     if options.match_duration is not None:
         made.append(matched("duration", candidates.duration, options.match_duration, "s"))
     if options.match_loudness is not None:
@@ -308,10 +302,10 @@ def matched(name: str, values: Floats, tolerance: float, unit: str) -> Constrain
 
 def bound_value(bound: float | str, values: Floats) -> tuple[float, str]:
     """A floor or ceiling as a value, itself or the quantile `q0.8` of `values`; and as text."""
-    parsed = Bound.parse(bound)
-    if not parsed.is_quantile:
-        return parsed.value, f"{parsed.value:g}"
-    value = float(np.quantile(values, parsed.value)) if values.size else 0.0
+    value, is_quantile = parse_bound(bound)
+    if not is_quantile:
+        return value, f"{value:g}"
+    value = float(np.quantile(values, value)) if values.size else 0.0
     return value, f"{value:g} ({bound})"
 
 

@@ -325,7 +325,8 @@ def pairs_card(
     drops = [*counts["dropped_candidates"].items(), *counts["dropped_pairs"].items()]
     if form == "kto" and counts["n_candidates_chosen_and_rejected"]:
         drops.append(("both chosen and rejected", counts["n_candidates_chosen_and_rejected"]))
-    rulers = [(n, f["share"], f["ci95"], f["n"]) for n, f in counts["rulers"].items()]
+    rulers = [(name, found["share"], "[{:.3f}, {:.3f}]".format(*found["ci95"]), found["n"])
+              for name, found in counts["rulers"].items()]  # fmt: skip
     parts = [
         DEMONSTRATION if (made_by or {}).get("demonstration") else "",
         f"{counts['n_pairs']:,} pairs of songs ({counts['n_train']:,} train, {counts['n_test']:,} "

@@ -22,26 +22,24 @@ READERS = {
 BUILT_IN = ("best-worst", "all", "top-bottom", "margin", "mrsd", "pareto", "two-axis")
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A floor or a ceiling: a value of the primary axis, or its quantile over all candidates."""
+def parse_bound(given: float | str) -> tuple[float, bool]:
+    """A floor or a ceiling: its number, and whether this is a quantile over all candidates.
 
-    text: str
-    value: float
-    is_quantile: bool
+    Raises:
+        UsageError: neither a number nor `q` and a share.
 
-    @classmethod
-    def parse(cls, given: float | str) -> Bound:
-        """Read `3.5` or `q0.8`; raises UsageError for anything else."""
-        text = str(given).strip()
-        is_quantile = text.startswith("q")
-        try:
-            value = float(text.removeprefix("q"))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or (is_quantile and not 0 <= value <= 1):
-            raise UsageError(f"{text!r}: expected a number, or q0.8 for the quantile 0.8")
-        return cls(text, value, is_quantile)
+    >>> parse_bound(3.5), parse_bound("q0.8")
+    ((3.5, False), (0.8, True))
+    """
+    text = str(given).strip()
+    is_quantile = text.startswith("q")
+    try:
+        value = float(text.removeprefix("q"))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (is_quantile and not 0 <= value <= 1):
+        raise UsageError(f"{text!r}: expected a number, or q0.8 for the quantile 0.8")
+    return value, is_quantile
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def _number_problems(options: PairOptions) -> list[str]:
     for name in ("chosen_floor", "rejected_ceiling"):
         try:
             if (bound := getattr(options, name)) is not None:
-                Bound.parse(bound)
+                parse_bound(bound)
         except UsageError as error:
             problems.append(f"--{name.replace('_', '-')} {error}")
     return problems

@@ -55,7 +55,8 @@ def write_report(
         Heading("What a pair teaches beside the axis", "Share of pairs in which the chosen song "
                 "has more of a ruler. Neutral is 0.5."),
         Grid(("ruler", "share", "95%", "pairs"),
-             [(name, share, [low, high], n) for name, share, low, high, n in result.rulers]),
+             [(name, share, f"[{low:.3f}, {high:.3f}]", n)
+              for name, share, low, high, n in result.rulers]),
         Heading("How far apart the pairs are"),
         *_differences(result, others),
         Heading("What was dropped, and why"),
