@@ -1,21 +1,21 @@
-"""Best of N: more candidates per prompt buy reward; what do they cost in likeness?
+"""Best of N: the reward, and the distance from reference songs, as N grows.
 
     python recipes/best_of_n.py --output runs/best_of_n
     python recipes/best_of_n.py --output runs/best_of_n --reward recipes/panel.yaml
 
-Scores N candidates of every prompt, keeps the best, and reports, as N grows, the reward, the share
-that trips a guard, the KL bound log N - (N - 1) / N of best-of-N sampling (arXiv 2401.01879), the
-Frechet distance of the kept songs' embeddings from those of reference songs, and of an ensemble the
-spread over its members. A reward that rises while the distance grows too is being gamed. With no
-other argument: synthetic songs, most of them damaged in a known way, and apex-tiny; a minute or two
-on two CPU cores. For the real thing:
+Scores N candidates of every prompt and keeps the best. For each N it reports the reward, the share
+of songs with a guard that trips, the KL bound log N - (N - 1) / N of best-of-N sampling (arXiv
+2401.01879), the Frechet distance of the kept songs' embeddings from those of reference songs, and
+the spread over the members of an ensemble. A reward that rises together with the distance is being
+gamed. Without other arguments it uses synthetic songs, most of them with known damage, and
+apex-tiny; this takes a minute or two on two CPU cores. With a generator, or with songs:
 
     python recipes/best_of_n.py --output runs/best_of_n --generator facebook/musicgen-small \
         --prompts FILE.txt --reference-songs DIR --reward-model amaai-lab/apex
     python recipes/best_of_n.py --output runs/best_of_n --candidates DIR --reference-songs DIR
 
-DIR of candidates holds a folder of songs for every prompt, named after it.
-Leaves history.jsonl (a row per N; `step` is N), summary.json, curves.png, candidates.jsonl and
+The folder of candidates has a sub-folder of songs for every prompt, named after the prompt.
+Writes history.jsonl (a row per N; `step` is N), summary.json, curves.png, candidates.jsonl and
 audio/ of the first candidate and of the best one of some prompts.
 """
 
@@ -61,22 +61,24 @@ Song = dict[str, Any]
 
 @dataclass
 class Settings:
-    """Which candidates, and how many."""
+    """The candidates."""
 
     output_dir: str = output_field("runs/best_of_n")
-    seed: int = option(0, "of songs and draws")
+    seed: int = option(0, "random seed of songs and draws")
     num_generations: int = option(16, "candidates of a prompt")
-    repeats: int = option(20, "random draws to average over")
+    repeats: int = option(20, "random splits to average over")
     generator: str | None = option(None, "hub id of a text-to-audio model of transformers")
-    prompts: str | None = option(None, "a text file, a prompt a line")
-    candidates: str | None = option(None, "instead: a folder of songs for every prompt")
+    prompts: str | None = option(None, "text file with a prompt a line")
+    candidates: str | None = option(None, "folder with a sub-folder of songs for every prompt")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     settings, own = parse_settings(RewardSettings, Settings, arguments=arguments)
     toy = own.generator is None and own.candidates is None
     if not toy and settings.reference_songs is None:
-        raise SystemExit("candidates of your own need --reference-songs, a folder to be like")
+        raise SystemExit(
+            "--generator and --candidates need --reference-songs, a folder of reference songs"
+        )
     set_seed(own.seed)
     judge = build_judge(
         settings, SAMPLE_RATE, *((toy_references, TOY_SECONDS) if toy else ()), guards="flag"
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             groups.append([score(judge, prompt, song) for song in songs])
             write_table(log.output / "candidates.jsonl", rows_of(groups))
             if interrupt.asked():
-                print(f"ended early: the figures are those of {len(groups)} prompts")
+                print(f"ended early: the figures are of {len(groups)} prompts")
                 break
     largest = min(own.num_generations, *(len(group) for group in groups))
     rng = np.random.default_rng(own.seed)
@@ -206,7 +208,7 @@ def toy_candidate(prompt: int, number: int, seed: int, rng: np.random.Generator)
 
 
 def toy_references() -> Iterator[Waveform]:
-    """Whole songs, which the kept ones should be like."""
+    """Undamaged songs, as the reference of the distance."""
     for seed in range(TOY_REFERENCES):
         yield Waveform(make_song(seed, TOY_SECONDS, SAMPLE_RATE)[None], SAMPLE_RATE)
 

@@ -4,17 +4,17 @@
     python recipes/dpo_codec_lm.py --output runs/dpo --reward recipes/panel.yaml --config run.yaml
 
 Generates songs for every prompt, scores them, builds pairs with `apex_reward.build_pairs`, trains a
-LoRA adapter with TRL's DPOTrainer, generates again and compares. With no other argument: a small
-Llama over note tokens, warm-started here, and apex-tiny as the reward; minutes on two CPU cores.
+LoRA adapter with TRL's DPOTrainer, generates again and compares. Without other arguments it trains
+a small Llama over note tokens first and uses apex-tiny; this takes minutes on two CPU cores.
 Every field of TRL's DPOConfig is an option and a key of the YAML file (`--save_steps 50
---report_to tensorboard`). For the real thing name a codec language model and its codec:
+--report_to tensorboard`). With a codec language model and its codec:
 
     accelerate launch recipes/dpo_codec_lm.py --output runs/dpo --policy HUB_ID \
         --prompts FILE.txt --reward-model amaai-lab/apex \
         --codec facebook/encodec_32khz --codebooks 4 --layout delay --offset 32000 \
         --max_new_tokens 1500 --learning_rate 1e-5 --per_device_train_batch_size 4
 
-Leaves history.jsonl (a row per logged step; `reward` is the mean over fresh generations),
+Writes history.jsonl (a row per logged step; `reward` is the mean over fresh generations),
 summary.json, curves.png, candidates.jsonl, pairs.jsonl and dropped.jsonl, audio/ before and after,
 and the adapter. Ctrl-C ends after the step, with a checkpoint.
 """
@@ -65,20 +65,20 @@ PANELS = {
 
 @dataclass
 class PairSettings:
-    """How songs are drawn and become pairs."""
+    """Sampling of songs, and pairs of them."""
 
     candidates: int = option(12, "songs per prompt")
     fresh: int = option(2, "songs per prompt at every log")
-    strategy: str = option("top-bottom", "of build_pairs")
-    top_k: int = option(3, "of the strategy top-bottom")
-    test_share: float = option(0.2, "of the prompts, whose pairs are held out")
-    max_new_tokens: int = option(SLOTS, "of a song")
-    warm_steps: int = option(200, "of the toy's first training")
+    strategy: str = option("top-bottom", "strategy of build_pairs")
+    top_k: int = option(3, "songs at each end that make pairs, for top-bottom")
+    test_share: float = option(0.2, "share of the prompts whose pairs are held out")
+    max_new_tokens: int = option(SLOTS, "largest number of tokens of a song")
+    warm_steps: int = option(200, "training steps of the small generator")
 
 
 @dataclass
 class Settings(QuietDefaults, DPOConfig):
-    """TRL's, with this recipe's defaults."""
+    """TRL's settings with the defaults of this recipe."""
 
     output_dir: str = output_field("runs/dpo_codec_lm")
     num_train_epochs: float = 3
@@ -88,7 +88,7 @@ class Settings(QuietDefaults, DPOConfig):
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 5
     beta: float = 0.1
-    # DPO alone may lower the likelihood of chosen songs too, until they no longer decode.
+    # DPO alone can also lower the likelihood of chosen songs, until they no longer decode.
     loss_type: list[str] = field(default_factory=lambda: ["sigmoid", "sft"])
     loss_weights: list[float] | None = field(default_factory=lambda: [1.0, 0.5])
     max_length: int | None = None
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def first_songs(
     sampler: SongSampler, how: PairSettings, dpo: Settings
 ) -> tuple[list[Row], list[Row]]:
-    """Candidates and their pairs; a run that goes on takes the ones it has."""
+    """Candidates and their pairs; a resumed run reads them from its files."""
     folder = Path(dpo.output_dir)
     if dpo.resume_from_checkpoint:
         return read_jsonl(folder / "candidates.jsonl"), read_jsonl(folder / "pairs.jsonl")

@@ -7,18 +7,18 @@
         --guidance_scale 1 --per_device_train_batch_size 1 --gradient_accumulation_steps 8 \
         --learning_rate 1e-4
 
-The sampler draws at every step, so that each step has a probability; the path that it took is gone
-again for the log-probabilities of the policy and of the start (LoRA switched off), one step's graph
-at a time. A group of songs for every prompt gives the advantages.
+The sampler draws noise at every step, so each step has a probability. The steps are then repeated
+for the log-probabilities of the policy and of the start (LoRA switched off), one step's graph at a
+time. A group of songs for every prompt gives the advantages.
 
-With no other argument: a small flow over the notes of a song, trained here in seconds, and
-apex-tiny as the reward; minutes on two CPU cores. Pipelines of diffusers train LoRA on their
-attention: Stable Audio (needs torchsde), Stable Audio 3, ACE-Step and LongCat-AudioDiT; the table
-is `apex_reward.runs.pipelines.PIPELINES`. The recipe prints the length, the rate and the share of
-the attention weights that it adapts. ACE-Step's own guidance uses earlier steps, whose graphs are
+Without other arguments it trains a small flow over the notes of a song first and uses apex-tiny;
+this takes minutes on two CPU cores. Pipelines of diffusers train LoRA on their attention: Stable
+Audio (needs torchsde), Stable Audio 3, ACE-Step and LongCat-AudioDiT. Their table is
+`apex_reward.runs.pipelines.PIPELINES`. The recipe prints the length, the rate and the share of the
+attention weights that it adapts. ACE-Step's own guidance uses earlier steps, whose graphs are
 freed, so its scale is 1 here.
 
-Leaves history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
+Writes history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
 `PeftModel.from_pretrained(pipeline.transformer, folder)` loads (with ACE-Step also
 `pipeline.load_lora_weights(folder)`). Ctrl-C ends after the step.
 """
@@ -46,18 +46,18 @@ from toys.notes import note_references
 
 @dataclass
 class Settings(LoopSettings):
-    """The loop, with this recipe's defaults."""
+    """The settings of the loop with the defaults of this recipe."""
 
     output_dir: str = output_field("runs/flow_grpo_audio")
-    max_steps: int = option(16, "of sampling, each with its updates")
-    learning_rate: float = option(6e-3, "of AdamW")
-    epsilon: float = option(1e-2, "how far the ratio may go from 1 before it stops to count")
-    beta: float = option(0.01, "weight of the KL to the start")
-    warm_steps: int = option(300, "of the toy's first training")
-    sampler_steps: int = option(6, "of a song")
-    noise: float = option(0.8, "share of chance in a step")
+    max_steps: int = option(16, "steps of sampling, each with its updates")
+    learning_rate: float = option(6e-3, "learning rate of AdamW")
+    epsilon: float = option(1e-2, "distance of the ratio from 1 at which it is clipped")
+    beta: float = option(0.01, "weight of the KL from the start")
+    warm_steps: int = option(300, "training steps of the small generator")
+    sampler_steps: int = option(6, "sampler steps of a song")
+    noise: float = option(0.8, "share of the noise in a step that is drawn anew")
     pipeline: str | None = option(None, "hub id or folder of a diffusers audio pipeline")
-    guidance_scale: float | None = option(None, "classifier-free; none: the pipeline's own")
+    guidance_scale: float | None = option(None, "classifier-free guidance (the pipeline's)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +94,7 @@ def update(
     optimizer: Any,
     taken: tuple[list[str], list[int], NoisyPath, Tensor],
 ) -> dict[str, float]:
-    """A few passes over the paths of a step; means of what was measured."""
+    """A few passes over the paths of a step; returns the means of their figures."""
     texts, seeds, path, advantages = taken
     sums = {"kl": 0.0, "clipped": 0.0, "grad_norm": 0.0}
     numbers = torch.arange(len(texts))
@@ -105,7 +105,7 @@ def update(
     parts = own.num_iterations * len(chunks) * len(path.means)
 
     def learn(rows: Tensor) -> None:
-        """Go the paths of some songs again; each decision adds to the gradient."""
+        """Repeat the paths of some songs; each decision adds to the gradient."""
 
         def decide(number: int, mean: Tensor, new: Tensor) -> None:
             old, gain_of = path.log_probabilities[number][rows], advantages[rows]

@@ -4,21 +4,21 @@
     python recipes/grpo_codec_lm.py --output runs/grpo --reward recipes/panel.yaml --config run.yaml
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/grpo_codec_lm.py --output runs/grpo
 
-With no other argument: a small Llama over note tokens, warm-started here, LoRA, apex-tiny as the
-reward; some minutes on two CPU cores. Every field of TRL's GRPOConfig is an option and a key of the
-YAML file (`--save_steps 50 --report_to tensorboard --beta 0.02`). For the real thing name a codec
-language model and its codec:
+Without other arguments it trains a small Llama over note tokens first, then a LoRA adapter with
+apex-tiny as the reward; this takes minutes on two CPU cores. Every field of TRL's GRPOConfig is an
+option and a key of the YAML file (`--save_steps 50 --report_to tensorboard --beta 0.02`). With a
+codec language model and its codec:
 
     accelerate launch recipes/grpo_codec_lm.py --output runs/grpo --policy HUB_ID \
         --prompts FILE.txt --reward-model amaai-lab/apex \
         --codec facebook/encodec_32khz --codebooks 4 --layout delay --offset 32000 \
         --max_completion_length 1500 --learning_rate 1e-5 --reference-songs DIR
 
-`--holdout-reward songeval` (or a reward file) judges songs of prompts that are not trained on and
-warns where that reward turns while the trained one rises. Ctrl-C ends after the step, with a
-checkpoint.
+`--holdout-reward songeval` (or a reward file) scores songs of prompts that are not trained on. It
+warns where that reward turns while the trained one rises. Ctrl-C ends the run after the step, with
+a checkpoint.
 
-Leaves history.jsonl, summary.json, curves.png, completions.jsonl (every completion with its reward
+Writes history.jsonl, summary.json, curves.png, completions.jsonl (every completion with its reward
 and scores), audio/ before and after, and the LoRA adapter.
 """
 
@@ -69,7 +69,7 @@ PANELS = {
 
 @dataclass
 class Settings(QuietDefaults, GRPOConfig):
-    """TRL's, with this recipe's defaults; a batch is shared out among the processes."""
+    """TRL's settings with the defaults of this recipe; processes share a batch."""
 
     output_dir: str = output_field("runs/grpo_codec_lm")
     max_steps: int = 60
@@ -80,7 +80,7 @@ class Settings(QuietDefaults, GRPOConfig):
     lr_scheduler_type: str = "constant_with_warmup"
     warmup_steps: float = 5
     beta: float = 0.02
-    # By its own spread, a group of songs that are all good would push as hard as any other.
+    # Scaled by its own spread, a group of equally good songs would count as much as any other.
     scale_rewards: str = "batch"
     logging_steps: float = 1
 
@@ -145,7 +145,7 @@ def add_holdout(
     policy: Policy,
     prompts: list[str],
 ) -> StopRule | None:
-    """Have songs of held-out prompts judged by the held-out reward; None where none is named."""
+    """Score songs of held-out prompts by the held-out reward; None where none is named."""
     judge, grpo = holdout_judge(settings, policy), trainer.args
     if judge is None:
         return None
@@ -165,7 +165,7 @@ def add_holdout(
 
 
 def figures(completions: CompletionLog) -> dict[str, float]:
-    """What the first and the last tenth of the steps were like."""
+    """Figures of the first and of the last tenth of the steps."""
     steps = completions.by_step()
     tenth = max(1, round(len(steps) / 10))
     return {

@@ -9,12 +9,12 @@
 A step: a group of songs for every prompt, their rewards less their group's mean, and a few updates
 of the clipped ratio with the KL to the start (LoRA switched off), on LoRA adapters of the decoder.
 
-With no other argument: a MusicGen of two small layers, built and warm-started here, and apex-tiny
-as the reward; minutes on two CPU cores. Its EnCodec is no trained codec: its weights are set so
-that every code is a note, and its songs are chords of four notes a quarter second.
+Without other arguments it builds and trains a MusicGen of two small layers and uses apex-tiny; this
+takes minutes on two CPU cores. The weights of its EnCodec are set so that every code is a
+note: its songs are chords of four notes a quarter second.
 
-Leaves history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
-`PeftModel.from_pretrained(musicgen, folder)` puts back on the model. Ctrl-C ends after the step.
+Writes history.jsonl, summary.json, curves.png, audio/ before and after, and adapter/, which
+`PeftModel.from_pretrained(musicgen, folder)` loads. Ctrl-C ends after the step.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LAYERS = r"decoder\.model\.decoder\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|f
 
 @dataclass
 class Settings(LoopSettings):
-    """The loop, with this recipe's defaults."""
+    """The settings of the loop with the defaults of this recipe."""
 
     output_dir: str = output_field("runs/grpo_musicgen")
-    learning_rate: float = option(2e-3, "of AdamW")
-    policy: str | None = option(None, "hub id or folder of a MusicGen; none: the toy")
-    guidance_scale: float = option(1.0, "of the policy, 1: none")
+    learning_rate: float = option(2e-3, "learning rate of AdamW")
+    policy: str | None = option(None, "hub id or folder of a MusicGen; none: a small one")
+    guidance_scale: float = option(1.0, "classifier-free guidance; 1 is none")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_seed(own.seed)
     musicgen, tokenizer, prompts, frames = load(own)
     lora = LoraConfig(r=own.lora_r, lora_alpha=2 * own.lora_r, target_modules=LAYERS)
-    # Dropout would make the ratio of an unchanged policy something else than one.
+    # With dropout the ratio of an unchanged policy would differ from one.
     policy = get_peft_model(musicgen, lora).eval()
     rate = musicgen.config.audio_encoder.sampling_rate
     toy = (note_references, SECONDS) if own.policy is None else ()
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def update(
     own: Settings, accelerator: Accelerator, wrapped: Any, optimizer: Any, rollout: Rollout
 ) -> dict[str, float]:
-    """A few passes over a step's songs; means of what was measured."""
+    """A few passes over the songs of a step; returns the means of their figures."""
     with torch.no_grad():
         old = log_probabilities(wrapped, rollout, own.guidance_scale)
         with accelerator.unwrap_model(wrapped).disable_adapter():
@@ -150,7 +150,7 @@ def sample(policy: PeftModel, states: Tensor, mask: Tensor, frames: int, guidanc
 
 
 def log_probabilities(policy: Any, rollout: Rollout, guidance: float) -> Tensor:
-    """(B, K, F): of each code, given the codes that were there when it was drawn.
+    """(B, K, F): of each code, given the codes before it in the order of sampling.
 
     Codebook k was drawn k steps late: one pass over the delayed grid, with the start id in the
     triangles at its ends, sees what sampling saw.
@@ -189,13 +189,13 @@ def next_logits(
 
 
 def lag(decoder: Any) -> int:
-    """Frames by which the last codebook lags, plus one: left and right share a delay."""
+    """Frames by which the last codebook lags; left and right share a delay."""
     return int(decoder.num_codebooks // decoder.config.audio_channels) - 1
 
 
 @torch.no_grad()
 def decode(musicgen: MusicgenForConditionalGeneration, codes: Tensor) -> Tensor:
-    """Codes (B, K, F) to songs (B, C, T); codebooks of left and right take turns."""
+    """Codes (B, K, F) to songs (B, C, T); codebooks of left and right alternate."""
     channels = musicgen.decoder.config.audio_channels
     sides = [codes[:, side::channels] for side in range(channels)]
     codec = musicgen.audio_encoder
@@ -203,7 +203,7 @@ def decode(musicgen: MusicgenForConditionalGeneration, codes: Tensor) -> Tensor:
 
 
 def load(own: Settings) -> tuple[MusicgenForConditionalGeneration, Any, list[str], int]:
-    """The model, its tokenizer, the prompts, and how many frames a song has."""
+    """The model, its tokenizer, the prompts, and the number of frames of a song."""
     if own.policy is None:
         return *toy_musicgen(own.seed, own.warm_steps), list(STYLES), FRAMES
     musicgen = MusicgenForConditionalGeneration.from_pretrained(own.policy)

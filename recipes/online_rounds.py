@@ -10,21 +10,21 @@ and imitates them with TRL's SFTTrainer; `--strategy dpo` (semi-online DPO) make
 them for TRL's DPOTrainer, whose reference is the policy that the round began with. Each round
 starts from the adapter that the round before left.
 
-Every sixth prompt is held out: its songs, drawn from the same random numbers in every round, are
-judged by `--holdout-reward`, or by the reward itself. The run stops where that turns while the
-trained reward rises, or where the songs of a prompt become one (`--least_spread`).
+Every sixth prompt is held out. Its songs are drawn from the same random numbers in every round and
+scored by `--holdout-reward`, or by the reward itself. The run stops where that score turns while
+the trained reward rises, or where the songs of a prompt become too similar (`--least_spread`).
 
-ledger.jsonl has a row per round. A killed run goes on with the same command and `--resume`: what
-stands in the ledger is not done again, a round that was cut begins anew from its seed, and the
-ledger ends with the same rows. With no other argument: a small Llama over note tokens and
-apex-tiny; minutes on two CPU cores. For the real thing, in one process:
+ledger.jsonl has a row per round. The same command with `--resume` resumes a killed run: rounds in
+the ledger are not repeated, an incomplete round starts again from its seed, and the ledger ends
+with the same rows. Without other arguments the recipe trains a small Llama over note tokens first
+and uses apex-tiny; this takes minutes on two CPU cores. With a codec language model (one process):
 
     python recipes/online_rounds.py --output runs/rounds --policy HUB_ID --prompts FILE.txt \
         --reward-model amaai-lab/apex --holdout-reward songeval \
         --codec facebook/encodec_32khz --codebooks 4 --layout delay --offset 32000 \
         --max_new_tokens 1500 --learning_rate 1e-5 --per_device_train_batch_size 4
 
-Leaves ledger.jsonl, history.jsonl (the same rows by `step`), summary.json, curves.png, audio/ of
+Writes ledger.jsonl, history.jsonl (the same rows by `step`), summary.json, curves.png, audio/ of
 the first and the last round, and rounds/NNN/ with candidates, what was selected, and adapter/.
 """
 
@@ -77,24 +77,24 @@ FREE = ("output_dir", "resume", "rounds", "figures")
 
 @dataclass
 class Settings:
-    """The rounds, in TRL's words where it has one."""
+    """The rounds, with TRL's names where it has one."""
 
     output_dir: str = output_field("runs/online_rounds")
-    seed: int = option(0, "of weights, draws and training")
-    resume: bool = option(False, "go on where the run in the folder ended")
-    strategy: str = option("expert", "expert or dpo", choices=["expert", "dpo"])
-    rounds: int = option(6, "of generating, scoring, selecting and training")
+    seed: int = option(0, "random seed of weights, samples and training")
+    resume: bool = option(False, "resume the run in the folder")
+    strategy: str = option("expert", "training of a round", choices=["expert", "dpo"])
+    rounds: int = option(6, "rounds of sampling, scoring, selecting and training")
     candidates: int = option(8, "songs per prompt and round")
-    top_share: float = option(0.25, "of a prompt's songs that expert iteration imitates")
+    top_share: float = option(0.25, "share of a prompt's songs that expert iteration imitates")
     top_k: int = option(2, "best and worst songs of a prompt that make pairs")
     fresh: int = option(4, "songs per held-out prompt and round")
-    least_spread: float = option(0.2, "share of the first round's spread that must be left")
-    num_train_epochs: float = option(2, "of a round")
+    least_spread: float = option(0.2, "smallest spread, as a share of the first round's")
+    num_train_epochs: float = option(2, "training epochs of a round")
     per_device_train_batch_size: int = option(16, "songs or pairs of an update")
-    learning_rate: float = option(1.5e-3, "of AdamW, falling to 0 in every round")
-    beta: float = option(0.1, "of DPO")
-    max_new_tokens: int = option(SLOTS, "of a song")
-    warm_steps: int = option(150, "of the toy's first training")
+    learning_rate: float = option(1.5e-3, "learning rate of AdamW, falling to 0 in every round")
+    beta: float = option(0.1, "beta of DPO")
+    max_new_tokens: int = option(SLOTS, "largest number of tokens of a song")
+    warm_steps: int = option(150, "training steps of the small generator")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Rounds:
-    """A policy, its ledger, and what the next round is."""
+    """A policy, its ledger and its rounds."""
 
     def __init__(
         self, own: Settings, settings: RewardSettings, named: PolicySettings, policy: Policy
@@ -137,16 +137,16 @@ class Rounds:
 
     @property
     def over(self) -> bool:
-        """Whether the last round is in the ledger, or something collapsed."""
+        """Whether the last round is in the ledger, or the run stopped early."""
         return len(self.rows) > self.own.rounds or self.collapse.reason is not None
 
     def take_up(self, values: dict[str, Any]) -> None:
-        """Begin, or go on behind the rounds of a former run with the same settings."""
+        """Start, or resume after the rounds of an earlier run with the same settings."""
         stamp = Stamp({k: v for k, v in values.items() if k not in FREE})
         beside = self.folder / "ledger.run.json"
         if self.own.resume:
             if self.ledger.path.exists():
-                sys.exit(f"{self.ledger.path} is whole: the run is finished")
+                sys.exit(f"{self.ledger.path} is complete: the run is finished")
             former = self.ledger.written()
             if former:
                 stamp.check(beside, self.ledger.partial)
@@ -157,9 +157,9 @@ class Rounds:
         stamp.write(beside)
 
     def advance(self) -> None:
-        """A round: songs of the policy as it is, what is selected of them, a trained adapter.
+        """A round: songs of the policy, a selection of them, a trained adapter.
 
-        Behind the last round the policy is heard once more.
+        After the last round the songs of the trained policy are scored once more.
         """
         number = len(self.rows)
         seed = self.own.seed + ROUND * (number + 1)
@@ -182,28 +182,28 @@ class Rounds:
         print(f"round {number}:", {name: round(row[name], 3) for name in shown if name in row})
 
     def keep(self, row: Row) -> None:
-        """Count a round that is in the ledger, and see what it says."""
+        """Add a round of the ledger, and check for a collapse."""
         self.rows.append(row)
         self.collapse.add(row)
 
     def model(self, number: int) -> PeftModel:
-        """The policy with the adapter of the round before."""
+        """The policy with the adapter of the previous round."""
         if number == 0:
             return get_peft_model(self.policy.model, self.lora)
         adapter = self.round_folder(number - 1) / "adapter"
         return PeftModel.from_pretrained(self.policy.model, str(adapter), is_trainable=True)
 
     def figures(self, songs: list[Row], model: PeftModel) -> dict[str, Any]:
-        """What a round's songs are like, and those of the prompts that nothing is trained on."""
+        """Figures of a round's songs, and of the songs of held-out prompts."""
         rewards = [row["reward"] for row in songs if row["reward"] is not None]
         if not rewards:
-            sys.exit("no candidate of this round is a song; there is nothing to train on")
-        heard = self.unseen.songs(self.own.fresh, self.own.seed, model, self.held_out)
+            sys.exit("no candidate of this round decodes, so there is nothing to train on")
+        held_out = self.unseen.songs(self.own.fresh, self.own.seed, model, self.held_out)
         return {
             "songs": len(songs),
             "reward": statistics.fmean(rewards),
             "reward_std": statistics.pstdev(rewards),
-            "held_out": statistics.fmean(row["reward"] or 0.0 for row in heard),
+            "held_out": statistics.fmean(row["reward"] or 0.0 for row in held_out),
             **self.sampler.figures,
         }
 
@@ -218,7 +218,7 @@ class Rounds:
         return [row for group in known for row in sorted(group, key=rank)[:kept]]
 
     def train(self, model: PeftModel, selected: list[Row], folder: Path, seed: int) -> None:
-        """Some epochs on what was selected."""
+        """Train some epochs on the selection."""
         own, dpo = self.own, self.own.strategy == "dpo"
         shared: dict[str, Any] = {
             name: getattr(own, name)
@@ -245,7 +245,7 @@ class Rounds:
         trainer.train()
 
     def tokenized(self, row: Row) -> Row:
-        """A song behind its prompt, ended where the policy ended it."""
+        """The tokens of a prompt and its song, with the end token where the policy wrote it."""
         prompt, song = self.policy.tokenizer(row["prompt"]).input_ids, list(row["ids"])
         if len(song) < self.own.max_new_tokens:
             song.append(self.policy.tokenizer.eos_token_id)
@@ -253,11 +253,11 @@ class Rounds:
         return {"input_ids": prompt + song, "completion_mask": mask}
 
     def round_folder(self, number: int) -> Path:
-        """Where a round leaves what it made."""
+        """The folder of a round."""
         return self.folder / "rounds" / f"{number:03d}"
 
     def finish(self, settings: RewardSettings, named: PolicySettings) -> None:
-        """Curves, summary and songs of the rounds that are done; a whole ledger where all are."""
+        """Write curves, summary and songs of the finished rounds; complete the ledger."""
         for row in self.rows:
             self.log.append({"step": row["round"], **row})
         for name, number in (("before", 0), ("after", len(self.rows) - 1)):
@@ -282,11 +282,11 @@ class Rounds:
             self.ledger.finish()
             print(self.collapse.reason or f"{self.own.rounds} rounds are done")
         else:
-            print("ended early; go on with the same command and --resume")
+            print("ended early; run the same command with --resume to go on")
 
 
 class Collapse:
-    """Says why to stop, from rows of the ledger.
+    """Decides from the rows of the ledger whether the run stops, and why.
 
     Rounds are few, so four falling held-out rewards beside four rising ones are a turn. Within a
     prompt songs grow alike in every healthy run too: only what is left of the first spread counts.
@@ -298,7 +298,7 @@ class Collapse:
         self.reason: str | None = None
 
     def add(self, row: Row) -> None:
-        """Take a round."""
+        """Add a round."""
         spread = row.get("apex/embedding_spread", 0.0)
         self.first = spread if self.first is None else self.first
         turn = self.rule.add(row["round"], row["reward"], row["held_out"])
@@ -312,7 +312,7 @@ class Collapse:
 
 
 def rank(row: Row) -> tuple[float, int]:
-    """Best first; of equal songs the one drawn first."""
+    """Sort key: the best first; of equal songs the one drawn first."""
     return -row["reward"], int(row["audio"].rpartition("_")[2].removesuffix(".wav"))
 
 

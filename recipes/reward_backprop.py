@@ -4,11 +4,11 @@
     python recipes/reward_backprop.py --output runs/guarded --guards penalty --reference-songs DIR
     python recipes/reward_backprop.py --output runs/panel --reward recipes/panel.yaml
 
-With no other argument: a small flow-matching generator is trained here on melodies with hiss and
-distortion, then improved through the reward's gradient on some prompts and judged on others; a few
-minutes on two CPU cores. Guards have no gradient of their own: with `--guards penalty` they pull
-back where a limit is near (`guarded_gradient`). For the real thing name a diffusers audio pipeline,
-which trains LoRA on its attention. The table of pipelines is
+Without other arguments it trains a small flow on melodies with hiss and distortion, and improves it
+through the reward's gradient on some prompts. Other prompts measure the result. This takes a few
+minutes on two CPU cores. Guards have no gradient of their own: with `--guards penalty` they reduce
+the step where a limit is near (`guarded_gradient`). With a diffusers audio pipeline it trains LoRA
+on its attention. The table of pipelines is
 `apex_reward.runs.pipelines.PIPELINES`; the recipe prints the length, the rate and the share of the
 attention weights that it adapts. Noise is fresh at every step:
 
@@ -16,8 +16,8 @@ attention weights that it adapts. Noise is fresh at every step:
         --pipeline stabilityai/stable-audio-open-1.0 --reward-model amaai-lab/apex --save_steps 50 \
         --sampler_steps 50 --last 1 --per_device_train_batch_size 1 --learning_rate 1e-4
 
-Leaves history.jsonl (`reward` of training prompts before guards, `held_out` after guards,
-`grad_norm`), summary.json, curves.png, audio/ of held-out prompts before and after, and the toy's
+Writes history.jsonl (`reward` of training prompts before guards, `held_out` after guards,
+`grad_norm`), summary.json, curves.png, audio/ of held-out prompts before and after, and the flow's
 trained.safetensors or a pipeline's adapter/, which `PeftModel.from_pretrained(pipeline.transformer,
 folder)` loads. Ctrl-C ends after the step, with a checkpoint.
 """
@@ -64,24 +64,24 @@ PANELS = {
 
 @dataclass
 class Settings:
-    """The climb, in TRL's words where it has one."""
+    """The training, with TRL's names where it has one."""
 
     output_dir: str = output_field("runs/reward_backprop")
-    seed: int = option(0, "of weights, noise and prompts")
+    seed: int = option(0, "random seed of weights, noise and prompts")
     max_steps: int = option(20, "optimiser steps")
     per_device_train_batch_size: int = option(8, "songs of a process in a micro-batch")
     gradient_accumulation_steps: int = option(1, "micro-batches of a step")
-    sampler_steps: int = option(8, "of a song")
+    sampler_steps: int = option(8, "sampler steps of a song")
     last: int = option(2, "sampler steps on the graph (DRaFT-K)")
-    learning_rate: float = option(2e-4, "of AdamW")
+    learning_rate: float = option(2e-4, "learning rate of AdamW")
     anchor: float = option(1e-3, "weight of the squared drift of the weights")
-    max_grad_norm: float = option(1.0, "larger gradients are scaled down")
-    save_steps: int = option(0, "steps from one checkpoint to the next; 0: at Ctrl-C alone")
-    resume_from_checkpoint: str | None = option(None, "a checkpoint-N folder of a former run")
+    max_grad_norm: float = option(1.0, "norm to which a larger gradient is scaled down")
+    save_steps: int = option(0, "steps between two checkpoints; 0: only at Ctrl-C")
+    resume_from_checkpoint: str | None = option(None, "checkpoint-N folder of an earlier run")
     report_to: str = option("none", "trackers, such as tensorboard,wandb")
     pipeline: str | None = option(None, "hub id or folder of a diffusers audio pipeline")
-    prompts: str | None = option(None, "a text file, a prompt a line")
-    audio_seconds: float = option(30.0, "of a pipeline's songs")
+    prompts: str | None = option(None, "text file with a prompt a line")
+    audio_seconds: float = option(30.0, "seconds of a pipeline's song")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Climb:
-    """A generator on its way up a reward."""
+    """A generator, its reward and its optimiser."""
 
     def __init__(self, own: Settings, settings: RewardSettings, accelerator: Accelerator) -> None:
         self.own, self.settings, self.accelerator = own, settings, accelerator
@@ -144,7 +144,7 @@ class Climb:
         )  # fmt: skip
 
     def advance(self) -> None:
-        """A step, its row, and where it is time a judgement and a checkpoint."""
+        """A step and its row; at its time a judgement and a checkpoint."""
         self.step += 1
         row: dict[str, Any] = {"step": self.step, **self.climb()}
         if self.step % self.settings.holdout_steps == 0 or self.step == self.own.max_steps:
@@ -155,7 +155,7 @@ class Climb:
             self.save()
 
     def climb(self) -> dict[str, float]:
-        """One optimiser step up the reward, held back by its guards."""
+        """One optimiser step that raises the reward less the price of its guards."""
         rate, accelerator = self.generator.sample_rate, self.accelerator
         for _ in range(self.own.gradient_accumulation_steps):
             size = (self.own.per_device_train_batch_size,)
@@ -165,7 +165,7 @@ class Climb:
                 with accelerator.autocast():
                     waveforms = self.wrapped(prompts, self.random)
                 rewards, price, up = guarded_gradient(self.reward, waveforms, rate, None, prompts)
-                # Staying near the start keeps the songs of the generator from becoming one.
+                # Weights near the start keep the songs of the generator different from each other.
                 pairs = zip(self.parameters, self.start, strict=True)
                 drift = torch.stack([(p - q).square().sum() for p, q in pairs]).sum()
                 gain = (up * waveforms).sum() / len(waveforms)
@@ -178,7 +178,7 @@ class Climb:
         return {"reward": mean, "guard_price": cost, "grad_norm": float(norm)}
 
     def judgement(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Figures of the held-out prompts; says where the held-out reward turns."""
+        """Figures of the held-out prompts; prints where the held-out reward turns."""
         songs = self.songs()
         judged = self.judge(list(songs), self.unseen)
         found: dict[str, Any] = {"held_out": judged.mean, **self.figures(judged)}
@@ -196,16 +196,16 @@ class Climb:
 
     @torch.no_grad()
     def songs(self) -> Tensor:
-        """Songs (B, T) of the held-out prompts from noise that is always the same."""
+        """Songs (B, T) of the held-out prompts from the same noise in every call."""
         waveforms: Tensor = self.generator(self.unseen, torch.Generator().manual_seed(12345))
         return waveforms.detach()
 
     def figures(self, judged: Judged) -> dict[str, float]:
-        """What to log of the held-out prompts' songs."""
+        """Figures to log of the held-out prompts' songs."""
         return self.judge.figures(judged, prompt_keys(self.unseen), everywhere)
 
     def judged(self) -> tuple[Tensor, Judged]:
-        """Those songs, and what the reward makes of them."""
+        """Those songs and their scores."""
         songs = self.songs()
         return songs, self.judge(list(songs), self.unseen)
 
@@ -215,7 +215,7 @@ class Climb:
         return {name: p.detach().cpu() for name, p in named if p.requires_grad}
 
     def save(self) -> None:
-        """A checkpoint to go on from; the noise is that of the main process."""
+        """Write a checkpoint; its noise is that of the main process."""
         folder = Path(self.own.output_dir) / f"checkpoint-{self.step}"
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ class Climb:
             torch.save(state, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Load a checkpoint."""
         weights = load_file(folder / "trained.safetensors")
         with torch.no_grad():
             for name, parameter in self.generator.named_parameters():
@@ -275,7 +275,7 @@ class Climb:
 
 
 def read_prompts(path: str | None) -> tuple[list[str], list[str]]:
-    """The file's prompts: nine tenths to train on, every tenth line to judge by."""
+    """The file's prompts: nine tenths to train on, and every tenth line held out."""
     if path is None:
         raise SystemExit("--pipeline needs --prompts, a text file with a prompt a line")
     lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -2,14 +2,14 @@
 
     python recipes/train_apex.py --output runs/train_apex
 
-With no other argument: synthetic songs that drown in noise to a varying degree, counts that follow
-from how clean they are, and a tiny random encoder; a minute or two on two CPU cores. For the real
-thing, with a table of counts (`--help` of `apex-reward prepare` says which columns) and the audio:
+Without other arguments it makes synthetic songs with different amounts of noise, counts that follow
+from the noise, and a tiny random encoder; this takes a minute or two on two CPU cores. With a table
+of counts (`apex-reward prepare --help` lists its columns) and the audio:
 
     python recipes/train_apex.py --output runs/mine --metadata songs.csv --audio-dir songs/ \
         --encoder m-a-p/MERT-v1-95M --songeval scores.csv --epochs 50 --lr 1e-4 --batch-size 512
 
-The four steps are those of the command line: prepare, extract, train, score. Leaves history.jsonl
+The four steps are those of the command line: prepare, extract, train, score. Writes history.jsonl
 (a row per epoch; `reward` is the explained share of the validation labels' variance, averaged over
 heads), summary.json (`reward_before` and `reward_after`: mean test Spearman of the untrained and of
 the trained model), curves.png, model/ for `apex-reward score --model`, and audio/ of the songs that

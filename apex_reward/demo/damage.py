@@ -24,11 +24,7 @@ STRENGTHS: dict[str, tuple[float, float, float]] = {
     "noise": (14.0, 6.0, -2.0),  # signal-to-noise ratio in dB
     "clipping": (1.0, 0.5, 0.2),  # clipping level as a multiple of the song's RMS
     "low-pass": (3000.0, 1400.0, 600.0),  # cutoff in Hz
-    "dropouts": (
-        0.08,
-        0.2,
-        0.4,
-    ),  # share of the time that is silent (at 3 nearly every gap is open)
+    "dropouts": (0.08, 0.2, 0.4),  # share of the time that is silent
     "hum": (-12.0, -4.0, 4.0),  # level of the hum against the song in dB
     "detuning": (-9.0, -4.0, 0.0),  # level of the out-of-tune double against the song in dB
     "timing jitter": (10.0, 30.0, 80.0),  # largest displacement of a piece in milliseconds
@@ -134,7 +130,7 @@ def _detuning(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
 
 
 def _timing_jitter(song: Wave, milliseconds: float, rng: Rng, rate: int) -> Wave:
-    """Pieces of 70 to 200 ms, each moved in time: gaps stay silent, overlaps are heard twice."""
+    """Pieces of 70 to 200 ms, each moved in time: gaps stay silent, overlaps sound twice."""
     length = song.shape[-1]
     count = int(length / rate / 0.07) + 2
     bounds = np.cumsum(rng.uniform(0.07, 0.2, count) * rate).astype(int)

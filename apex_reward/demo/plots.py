@@ -65,7 +65,7 @@ def plot_gold(path: Path, proxy: Sequence[float], gold: Sequence[float], clean: 
     axes.set(xlabel="gradient step", ylim=(0, 1.03))
     axes.set_xticks(range(0, len(proxy), 2))
     axes.legend(loc="lower left")
-    figure.suptitle(f"The reward rises, the song drowns ({SUFFIX})")
+    figure.suptitle(f"The reward rises while the clean song's share falls ({SUFFIX})")
     save_figure(figure, path.with_suffix(""))
 
 

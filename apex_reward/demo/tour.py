@@ -246,7 +246,7 @@ def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section
         f"{result.gold[-1]:.0%}. The steps remove no noise: they add a sound that raises the "
         f"score. Listen to {folder / 'audio' / 'climbed.flac'}, and see {folder / 'gold.png'}.",
         ["step", "reward", "clean song's share"],
-        [[row["step"], row["reward"], f"{row['gold']:.1%}"] for row in rows[::4]],
+        [[row["step"], row["reward"], f"{row['gold']:.1%}"] for row in [rows[0], *rows[1::4]]],
     )
 
 

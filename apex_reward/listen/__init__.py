@@ -1,1 +1,1 @@
-"""Blind comparison of songs by people: what is asked, what is kept, and the page."""
+"""Pages on which people listen: blind votes, comparisons by name, and scores of single songs."""

@@ -30,7 +30,7 @@ BINS = 300
 
 @dataclass(frozen=True)
 class Look:
-    """What there is to see of one song.
+    """Everything that the Try page shows of one song.
 
     Attributes:
         row: as `score --reward` writes it.
@@ -38,7 +38,7 @@ class Look:
         heads: rows of head, score, spread over the members (with an ensemble), range, weight in
             the mix.
         guards: rows of guard, value, whether it tripped, limits with their unit.
-        segments: as `score --segments` writes them; empty where the song is heard whole.
+        segments: as `score --segments` writes them; empty for a reward of whole songs.
         wave: (N, 2) lowest and highest sample of each bin, in [-1, 1].
     """
 
@@ -51,14 +51,14 @@ class Look:
 
 
 def look(reward: Reward, path: Path, prompt: str = "") -> Look:
-    """Hear a song and gather what the page shows.
+    """Score a song and gather the values of the page.
 
     Args:
         reward: its guards are shown; one without guards shows the default ones, flagging only.
         prompt: for models that read text.
 
     Raises:
-        AudioError: the song cannot be heard.
+        AudioError: the song cannot be decoded or scored.
         UsageError: a model reads text and there is no prompt.
     """
     result = _result(reward, path, prompt)
@@ -81,7 +81,7 @@ def gradient_strength(reward: Reward, path: Path, prompt: str = "") -> list[floa
     """(N,) RMS of the reward's waveform gradient in each bin, the strongest bin 1.
 
     Raises:
-        AudioError: the song cannot be heard.
+        AudioError: the song cannot be decoded or scored.
         UsageError: a model has no gradient, or reads text and there is no prompt.
     """
     song = load_audio(path)
@@ -98,7 +98,7 @@ def gradient_strength(reward: Reward, path: Path, prompt: str = "") -> list[floa
 def segment_curves(reward: Reward, segments: Sequence[Row]) -> list[tuple[str, Figure]]:
     """A picture per range of heads: their scores over the middle of each segment, in seconds.
 
-    None of them for less than two segments.
+    Empty for less than two segments.
     """
     ranges = dict.fromkeys((head.low, head.high) for head in reward.heads)
     middle = [(row["start"] + row["end"]) / 2 for row in segments]

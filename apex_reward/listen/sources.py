@@ -24,7 +24,7 @@ class Comparison:
         prompt: its text, empty where there is none.
         songs: the two files.
         systems: who made them, or `chosen` and `rejected`.
-        scores: what models said of the two, by name; NaN where a row lacks one.
+        scores: scores of the two songs, by name; NaN where a row lacks one.
         identity: the battle's uuid, or one made of prompt and songs.
         turned: whether the table has the two the other way round.
     """
@@ -40,7 +40,7 @@ class Comparison:
 def read_comparisons(source: str | Path) -> list[Comparison]:
     """Comparisons of a table (`chosen`, `rejected` or `audio_a`, `audio_b`) or of a folder.
 
-    Paths of a table are taken from the table's folder, else from the working directory.
+    Paths of a table are relative to its folder, else to the working directory.
 
     Raises:
         DataError: nothing to compare, or the columns are not there.
@@ -48,7 +48,7 @@ def read_comparisons(source: str | Path) -> list[Comparison]:
     path = Path(source)
     found = list(_of_folder(path) if path.is_dir() else _of_table(path))
     if not found:
-        raise DataError(f"{path} holds no two songs to compare")
+        raise DataError(f"{path} has no two songs to compare")
     return list({(item.prompt, frozenset(item.songs)): item for item in found}.values())
 
 

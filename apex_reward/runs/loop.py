@@ -38,20 +38,20 @@ class LoopSettings:
     """A policy loop, in TRL's words where it has one."""
 
     output_dir: str = "runs/loop"
-    seed: int = option(0, "of weights, draws and prompts")
-    max_steps: int = option(20, "of sampling, each with its updates")
+    seed: int = option(0, "random seed of weights, samples and prompts")
+    max_steps: int = option(20, "steps of sampling, each with its updates")
     per_device_train_batch_size: int = option(32, "songs of a process in a micro-batch")
     gradient_accumulation_steps: int = option(1, "micro-batches of an update")
     num_generations: int = option(8, "songs of a prompt")
     num_iterations: int = option(2, "updates of a step")
-    learning_rate: float = option(1e-3, "of AdamW")
-    epsilon: float = option(0.2, "how far the ratio may go from 1 before it stops to count")
-    beta: float = option(0.02, "weight of the KL to the start")
-    max_grad_norm: float = option(1.0, "larger gradients are scaled down")
-    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice that")
-    warm_steps: int = option(150, "of the toy's first training")
-    prompts: str | None = option(None, "a text file, a prompt a line")
-    audio_seconds: float = option(30.0, "of a song, where it is not the toy's")
+    learning_rate: float = option(1e-3, "learning rate of AdamW")
+    epsilon: float = option(0.2, "distance of the ratio from 1 at which it is clipped")
+    beta: float = option(0.02, "weight of the KL from the start")
+    max_grad_norm: float = option(1.0, "norm to which a larger gradient is scaled down")
+    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice the rank")
+    warm_steps: int = option(150, "training steps of the small generator")
+    prompts: str | None = option(None, "text file with a prompt a line")
+    audio_seconds: float = option(30.0, "seconds of a song")
 
     def read_prompts(self) -> list[str]:
         """The lines of the file; raises UsageError where none is named."""

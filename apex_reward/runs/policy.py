@@ -31,7 +31,7 @@ Row = dict[str, Any]
 class PolicySettings:
     """The policy, its prompts and its codec."""
 
-    policy: str | None = option(None, "hub id or folder of a codec language model; none: a toy")
+    policy: str | None = option(None, "hub id or folder of a codec language model (a small one)")
     prompts: str | None = option(None, "text file with a prompt a line")
     codec: str | None = option(None, "hub id or folder of the policy's EnCodec or DAC")
     codebooks: int = option(4, "codebooks that the policy writes")

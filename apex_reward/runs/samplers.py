@@ -23,7 +23,7 @@ Listener = Callable[[int, Tensor, Tensor], None]
 
 
 class NoisyPath:
-    """Steps that draw, each a decision with a probability; the path can be gone again.
+    """Sampler steps with random noise, each with a probability; the path can be repeated.
 
     A step knows the model's estimates of the clean signal x and of the noise n, and how much of
     each comes next, a and s. It draws a x + s (cos(h) n + sin(h) e) with normal noise e and

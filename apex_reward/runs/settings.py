@@ -50,7 +50,7 @@ class RewardSettings:
     loudness: float | None = option(None, "loudness of the songs before they are scored, in LUFS")
     guards: str | None = option(None, "action where a guard trips", choices=GUARDS)
     penalty: float | None = option(None, "penalty of a guard that trips, in units of the reward")
-    caution: float | None = option(None, "spreads over an ensemble that are taken off the mean")
+    caution: float | None = option(None, "spreads of the ensemble that its mean is reduced by")
     reference_songs: str | None = option(None, "folder of reference songs, for a distance")
     holdout_reward: str | None = option(
         None, "reward file or model that scores songs of held-out prompts and is not trained on"
