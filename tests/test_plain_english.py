@@ -24,7 +24,7 @@ WORDS = (
 )  # fmt: skip
 MARKED = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
 CODE = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`|^>>> .*$", re.DOTALL | re.MULTILINE)
-ROOMS = ("cli", "report")
+ROOMS = ("cli", "report", "runs")
 """Rooms whose docstrings and messages are checked."""
 LISTENING = ("listen.py", "arena.py")
 """Modules in which people listen to songs."""

@@ -163,7 +163,8 @@ class Session:
         others = [one.question for one in self._open.values() if one.voter == voter]
         repeats_to_come = _share(self.repeats, len(once)) - _share(self.repeats, len(answered))
         left = len(new) + max(0, due + repeats_to_come)
-        if due > sum(question.repeat for question in others):
+        # A page that was left keeps its question; at the end another page shows it too.
+        if due > sum(question.repeat for question in others) or (due > 0 and not new):
             return self._repeat(voter, once, answered, others), left
         if not new:
             return None
@@ -182,6 +183,7 @@ class Session:
         again = {key: _identity(once[key], voter, repeat=True) for key in answered}
         taken = self._votes.keys() | {question.identity for question in others}
         open_ = [key for key in answered if again[key] not in taken]
+        open_ = open_ or [key for key in answered if again[key] not in self._votes]
         old = [key for key in open_ if key in answered[:-BETWEEN]] or open_
         number = sum(identity in taken for identity in again.values())
         key = random.Random(f"{self.seed}/{voter}/repeat {number}").choice(old)

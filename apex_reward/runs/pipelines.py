@@ -108,7 +108,7 @@ class AudioPipeline(nn.Module):
         seconds: length of the songs.
         steps: of the sampler.
         rank: of the adapters; their alpha is twice that.
-        last: gradients flow through so many of the last steps; None: as gradients are switched.
+        last: number of last steps with gradients; None: all steps, if gradients are on.
         guidance: scale of classifier-free guidance; None takes the pipeline's own.
         policy_gradient: each step has its own graph, as `NoisyPath.again` needs.
 

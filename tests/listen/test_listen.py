@@ -211,6 +211,19 @@ def test_people_under_one_name_keep_their_questions_and_answer_each_once(tmp_pat
     assert abs(sum(row["system_a"] == "secretone" for row in first) - 5) <= 1
 
 
+def test_questions_of_a_page_that_was_left_are_asked_on_another(tmp_path):
+    pairs = read_comparisons(songs(tmp_path / "songs", 10))
+    session = Session(pairs, tmp_path / "votes.jsonl", min_seconds=0)
+    session.ask("ann", "left")
+    for number in range(11):
+        if number == 10:
+            session.ask("ann", "left too")  # the repeat
+        ticket, one, _ = session.ask("ann", "here")
+        session.cast(ticket, "A", one.seconds)
+    assert session.ask("ann", "here") is None
+    assert session.finished("ann")
+
+
 def test_the_first_page_names_the_task_the_number_of_pairs_and_the_keys(tmp_path):
     pairs = read_comparisons(songs(tmp_path / "songs", 20))
     shown = client(Session(pairs, tmp_path / "votes.jsonl", min_seconds=2.5)).get("/").text
