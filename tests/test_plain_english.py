@@ -24,7 +24,7 @@ WORDS = (
 )  # fmt: skip
 MARKED = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
 CODE = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`|^>>> .*$", re.DOTALL | re.MULTILINE)
-ROOMS = ("cli", "report", "runs")
+ROOMS = ("cli", "report", "runs", "compare")
 """Rooms whose docstrings and messages are checked."""
 LISTENING = ("listen.py", "arena.py")
 """Modules in which people listen to songs."""
@@ -33,8 +33,8 @@ PAGES = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
 ]  # fmt: skip
 COMMANDS = [
-    [], ["demo"], ["score"], ["import"], ["serve"], ["pairs"], ["distance"], ["prepare"],
-    ["extract"], ["train"], ["grid"], ["evaluate"], ["arena", "score"], ["arena", "calibrate"],
+    [], ["demo"], ["score"], ["import"], ["serve"], ["pairs"], ["distance"], ["compare"],
+    ["prepare"], ["extract"], ["train"], ["grid"], ["evaluate"], ["arena", "score"], ["arena", "calibrate"],
 ]  # fmt: skip
 
 

@@ -91,11 +91,12 @@ def score(
     check_reachable(asked)  # before torch loads
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
+    from apex_reward.rewards.rows import row_columns
     from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
     from apex_reward.scoring.groups import check_columns, groups_path, write_groups
     from apex_reward.scoring.inputs import groups_for, prompts_for
     from apex_reward.scoring.job import segments_path
-    from apex_reward.scoring.rows import result_columns, row_columns
+    from apex_reward.scoring.rows import result_columns
 
     if output is not None:
         check_format(output)

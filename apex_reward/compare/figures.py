@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from apex_reward.compare.songs import Name, Song, paired
+from apex_reward.compare.songs import Group, Name, Song, paired
 from apex_reward.compare.words import verdict
 from apex_reward.metrics import FloatArray, bootstrap, holm, percentile_interval
 from apex_reward.rewards.distance import (
@@ -58,11 +58,11 @@ def compare_songs(
     Raises:
         DataError: no prompt has songs on both sides.
     """
-    groups = list(paired(before, after))
-    sides = [[song for group in groups for song in group[side]] for side in (1, 2)]
+    groups = paired(before, after)
+    sides = [[song for _, both in groups for song in both[side]] for side in (0, 1)]
     names = list(sides[0][0].values)
-    means = [np.array([_means(group[side], names) for group in groups]) for side in (1, 2)]
-    entries = _entries(names, *means, rounds, seed)
+    means = [np.array([_means(both[side], names) for _, both in groups]) for side in (0, 1)]
+    entries = _entries(names, means[0], means[1], rounds, seed)
     spread = np.std([list(song.values.values()) for song in sides[0]], axis=0)
     metrics: dict[str, Any] = {
         "n_prompts": len(groups),
@@ -128,14 +128,14 @@ def paired_p_value(changes: FloatArray) -> float:
     return float(2 * stats.t.sf(abs(float(changes.mean())) / error, len(changes) - 1))
 
 
-def _diversity(groups: Sequence[tuple[str, list[Song], list[Song]]]) -> dict[str, Any]:
-    first = _vectors([song for group in groups for song in group[1]])
+def _diversity(groups: Sequence[Group]) -> dict[str, Any]:
+    first = _vectors([song for _, both in groups for song in both[0]])
     if first is None:
         empty = {"before": None, "after": None}
         return {"within": {**empty, "p_value": None}, "between": empty}
     width = kernel_bandwidth(first)
     within, between = [], []
-    for _, *both in groups:
+    for _, both in groups:
         vectors = [torch.stack([s.vector for s in side if s.vector is not None]) for side in both]
         between.append([vector.mean(dim=0) for vector in vectors])
         if (count := min(map(len, vectors))) > 1:

@@ -25,7 +25,9 @@ TONES = {"rose": "good", "fell": "bad", "undetermined": "neutral"}
 
 def summary(metrics: Mapping[str, Any]) -> list[Block]:
     """The verdict and the figures, as a terminal shows them."""
-    blocks: list[Block] = [Words(metrics["verdict"], "good")]
+    claim = (metrics["reward"] or {}).get("claim")
+    tone = {"rose": "good", "fell": "warning"}.get(claim, "plain")
+    blocks: list[Block] = [Words(metrics["verdict"], tone)]
     if metrics["reward"] is not None:
         blocks += [Heading("Reward"), _grid({"reward": metrics["reward"]})]
     for kind, title in TITLES.items():
@@ -81,10 +83,10 @@ def _grid(entries: Mapping[str, Any]) -> Grid:
 
 def _moved(folder: Path, before: Sequence[Song], after: Sequence[Song]) -> list[Block]:
     """The prompts whose songs moved most in the reward, or in the first head, side by side."""
-    groups = list(paired(before, after))
-    name: Name = next(iter(groups[0][1][0].values))
+    groups = paired(before, after)
+    name: Name = next(iter(groups[0][1][0][0].values))
     rows = []
-    for prompt, *both in groups:
+    for prompt, both in groups:
         values = [sum(song.values[name] for song in side) / len(side) for side in both]
         # Of each side the song that is nearest to the prompt's mean.
         songs = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,10 @@ class Song:
     prompt: str
     values: dict[Name, float]
     vector: Tensor | None = None
+
+
+Group = tuple[str, tuple[list[Song], list[Song]]]
+"""A prompt and its songs before and after."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,7 @@ def prompt_name(song: Input, source: str) -> str:
     return re.sub(r"_\d+$", "", Path(name).with_suffix("").as_posix())
 
 
-def paired(
-    before: Sequence[Song], after: Sequence[Song]
-) -> Iterator[tuple[str, list[Song], list[Song]]]:
+def paired(before: Sequence[Song], after: Sequence[Song]) -> list[Group]:
     """Each prompt that has songs on both sides, in the order of names, with its songs by path.
 
     Raises:
@@ -156,5 +158,4 @@ def paired(
             f"no prompt has songs on both sides; prompts before: {shown[0]}; after: {shown[1]}. A "
             "prompt is a file's path in the folder without ending and without _<digits>"
         )
-    for prompt in both:
-        yield prompt, sides[0][prompt], sides[1][prompt]
+    return [(prompt, (sides[0][prompt], sides[1][prompt])) for prompt in both]
