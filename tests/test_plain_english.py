@@ -34,7 +34,8 @@ PAGES = [
 ]  # fmt: skip
 COMMANDS = [
     [], ["demo"], ["score"], ["import"], ["serve"], ["pairs"], ["distance"], ["compare"],
-    ["prepare"], ["extract"], ["train"], ["grid"], ["evaluate"], ["arena", "score"], ["arena", "calibrate"],
+    ["prepare"], ["extract"], ["train"], ["grid"], ["evaluate"], ["arena", "score"],
+    ["arena", "calibrate"],
 ]  # fmt: skip
 
 
