@@ -206,7 +206,8 @@ def reference_embeddings(
         songs = list(references() if references else ())
     if len(songs) < 2:
         raise UsageError(f"{len(songs)} reference songs; a distance needs at least 2")
-    prompts = [""] * len(songs) if reward.model.reads_text else None
+    # Models that read text need a prompt; the embeddings of the songs do not depend on it.
+    prompts = ["music"] * len(songs) if reward.model.reads_text else None
     return song_embeddings(reward, songs, prompts)
 
 
