@@ -25,7 +25,7 @@ TONES = {"rose": "good", "fell": "bad", "undetermined": "neutral"}
 
 def summary(metrics: Mapping[str, Any]) -> list[Block]:
     """The verdict and the figures, as a terminal shows them."""
-    claim = (metrics["reward"] or {}).get("claim")
+    claim = (metrics["reward"] or {"claim": ""})["claim"]
     tone = {"rose": "good", "fell": "warning"}.get(claim, "plain")
     blocks: list[Block] = [Words(metrics["verdict"], tone)]
     if metrics["reward"] is not None:
