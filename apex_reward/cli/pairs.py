@@ -98,8 +98,8 @@ def pairs(
     made_by = read_provenance(candidates)
     if asked.given:
         reward = build_reward(asked, running, faster)
-        if "prompt_id" in table.column_names:
-            show_lost(reward, table["prompt_id"].to_pylist(), len(table))
+        named = next((n for n in ("prompt_id", "prompt") if n in table.column_names), None)
+        show_lost(reward, table[named].to_pylist() if named else None, len(table))
         kept = None if target is None else target / "scored.jsonl"
         table = _scored(table, choices, reward, running.processes, folder, kept, resume)
         made_by = provenance(reward)

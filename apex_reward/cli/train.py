@@ -12,6 +12,7 @@ import typer
 
 from apex_reward.cli.common import (
     OK,
+    SOME_FAILED,
     TRAINING,
     Figures,
     Folder,
@@ -20,9 +21,11 @@ from apex_reward.cli.common import (
     print_table,
     progress_updates,
     resumable,
+    show,
 )
+from apex_reward.cli.rewards import RunOptions
 from apex_reward.errors import UsageError
-from apex_reward.train.settings import PAPER_LOSSES, Mode, Schedule, TrainSettings
+from apex_reward.train.settings import PAPER_LOSSES, DistillSettings, Mode, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
@@ -33,7 +36,7 @@ MEASURES = ("mse", "mae", "pearson", "spearman")
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the main application."""
-    for command in (train, grid, evaluate):
+    for command in (train, grid, evaluate, distill):
         add_command(app, command, panel=TRAINING)
 
 
@@ -248,6 +251,59 @@ def evaluate(
         seed=seed, accelerator=accelerator, formats=formats,
     )  # fmt: skip
     return _shown(report, str(data)) if accelerator.is_main_process else OK
+
+
+def distill(
+    *,
+    teacher: Annotated[str, "MODEL|FILE"],
+    audio_dir: Annotated[Path, "FOLDER"],
+    settings: DistillSettings,
+    running: RunOptions,
+    output: Folder,
+    resume: bool = False,
+) -> int:
+    """Train a small, fast student that predicts the heads of a teacher.
+
+    Example: apex-reward distill --teacher apex-tiny --audio-dir songs --output fast
+
+    Args:
+        teacher: a model, as --model takes it, or a reward file (.yaml).
+        audio_dir: folder with songs, searched recursively.
+        output: folder for the student. --model takes it.
+        resume: continue a run that was stopped.
+    """
+    from apex_reward.rewards.load import load_reward_model
+    from apex_reward.rewards.reward import Reward
+    from apex_reward.scoring.inputs import find_audio
+    from apex_reward.train.distill import distill as run
+    from apex_reward.train.distill import teacher_reward
+    from apex_reward.train.trainer import make_accelerator
+
+    accelerator = make_accelerator()
+    if teacher.endswith((".yaml", ".yml")):
+        reward = Reward.load(teacher, device=running.device)
+    else:
+        reward = teacher_reward(load_reward_model(teacher, device=running.device))
+    reward.batch_segments = running.batch_segments
+    songs = sorted(find_audio([audio_dir]))
+    with resumable(lambda: f"the shards, in {output / 'shards'}"), progress_updates() as update:
+        report = run(
+            reward, songs, settings, output, accelerator=accelerator, resume=resume,
+            on_song=lambda done, total: update("songs", done, total, ""),
+            on_epoch=lambda row: update(
+                "epochs", row["epoch"], settings.epochs, f"spearman {row['val_spearman']:.3f}"
+            ),
+        )  # fmt: skip
+    if not accelerator.is_main_process:
+        return OK
+    rows = [
+        [head, _with_interval(row["spearman"], row["ci95"])]
+        for head, row in report["heads"].items()
+    ]
+    print_table("held-out clips: rank correlation with the teacher", ["head", "spearman"], rows)
+    if report["failed"]:
+        show(f"{report['failed']} songs failed; see failed.jsonl", "red")
+    return SOME_FAILED if report["failed"] else OK
 
 
 def _shown(report: dict[str, Any], split: str = "test split") -> int:

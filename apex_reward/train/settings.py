@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.apex import Task
@@ -20,6 +20,21 @@ PAPER_LOSSES = ("equal", "weighted", "uncertainty")
 MODES: tuple[str, ...] = get_args(Mode)
 PAPER: dict[str, Any] = {"loss": "uncertainty", "members": 1, "select": "val_loss"}
 """What the paper's recipe sets."""
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Distillation.
+
+    Args:
+        epochs: Most epochs; training stops earlier by the rank correlation on held-out songs.
+        seed: Random seed of the held-out songs, the clips, the first weights and the order.
+        size: Size of the student. tiny has about 0.2 million weights, base about 2.5 million.
+    """
+
+    epochs: Annotated[int, (1, None)] = 60
+    seed: int = 42
+    size: Literal["tiny", "small", "base"] = "base"
 
 
 @dataclass(frozen=True)

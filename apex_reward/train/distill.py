@@ -1,0 +1,418 @@
+"""Distillation: a student learns from a teacher's scores of clips.
+
+The teacher runs once, over clips of the songs: random crops, with gain, mixed with another song,
+damaged like by a codec. `shards/` keep each clip's log-mel, scores and embedding. The student then
+trains on the shards alone, and stops by the rank correlation on held-out songs.
+
+Shape key: K = clips, T = samples, M = members, H = heads, W = width of an embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from apex_reward.errors import DataError, UsageError
+from apex_reward.files.atomic import writing
+from apex_reward.files.stamps import Stamp, text_hash
+from apex_reward.files.tables import json_ready, read_table, write_json, write_table
+from apex_reward.metrics import bootstrap_interval, pearson, spearman
+from apex_reward.model.apex import ApexReward
+from apex_reward.model.card import write_card
+from apex_reward.model.config import STUDENT, ApexConfig
+from apex_reward.model.encoders.student import StudentConfig
+from apex_reward.report.markdown import markdown_table
+from apex_reward.rewards.protocol import RewardModel
+from apex_reward.rewards.reward import Reward
+from apex_reward.scores.mix import RewardMix
+from apex_reward.scores.scores import Scores
+from apex_reward.train.clips import (
+    KINDS,
+    RATE,
+    SHARD_SONGS,
+    Clips,
+    made_shard,
+    plan_shards,
+    segment_of,
+    shard_stamp,
+)
+from apex_reward.train.loop import (
+    CLIP,
+    HistoryRow,
+    epoch_batches,
+    seeded,
+    stream,
+    weighted_mean,
+)
+from apex_reward.train.settings import DistillSettings
+from apex_reward.train.trainer import followed, run_history
+
+SIZES = {"tiny": (64, 2, 64), "small": (128, 3, 128), "base": (192, 4, 256)}
+"""Width and depth of the conformer, width of the heads' hidden layer."""
+BATCH, LR, WARM_UP, PATIENCE, EMBEDDING_WEIGHT = 16, 2e-3, 0.05, 15, 0.5
+BEST_OF, DRAWS = (4, 16, 64), 2000
+
+
+def distill(
+    teacher: Reward,
+    songs: Sequence[str],
+    settings: DistillSettings,
+    output: Path,
+    *,
+    accelerator: Accelerator,
+    resume: bool = False,
+    on_song: Callable[[int, int], None] = lambda done, total: None,
+    on_epoch: Callable[[HistoryRow], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Train a student; `output` becomes a model that every command loads.
+
+    It leaves the model, its card, `metrics.json`, `history.jsonl`, `failed.jsonl`, `shards/` and
+    `state.pt`. After a kill `resume` ends with the same bytes.
+
+    Args:
+        teacher: whose heads, at its loudness, the student imitates. Its mix becomes the student's.
+        songs: audio files.
+        accelerator: device and processes.
+        on_song: called with the number of songs that the teacher has scored, and of all.
+
+    Returns:
+        The content of `metrics.json`: `heads.NAME.{spearman, ci95, by_kind}` on held-out songs,
+        `gradient_cosine` (None where the teacher has no gradient), `best_of.N.{gain, lost}`,
+        `correlation`, `teacher`, `n_songs`, `n_clips`, `failed`.
+
+    Raises:
+        UsageError: a teacher that reads text or whose mix is normalised by `group`; a folder of
+            another teacher, other songs or other settings to resume.
+        DataError: too few songs.
+    """
+    if teacher.model.reads_text:
+        raise UsageError(
+            f"{teacher.model.name} reads prompts, which a student does not; distill a teacher "
+            "without text"
+        )
+    teacher.check_single()
+    main, shards = accelerator.is_main_process, output / "shards"
+    with writing(output / "distill") if main else nullcontext():
+        stamp = shard_stamp(teacher, songs, settings)
+        if main:
+            _begin(output, stamp, resume)
+        accelerator.wait_for_everyone()
+        plan = plan_shards(songs, settings.seed)
+        mine = plan[accelerator.process_index :: accelerator.num_processes]
+        for done, (name, paths) in enumerate(mine, start=1):
+            if not (shards / name).exists():
+                write_table(shards / name, made_shard(teacher, paths, settings.seed, name))
+            on_song(min(len(songs), done * SHARD_SONGS), len(songs))
+        accelerator.wait_for_everyone()
+        return _learned(
+            teacher, songs, plan, settings, output, accelerator, stamp, resume, on_epoch
+        )
+
+
+def teacher_reward(model: RewardModel) -> Reward:
+    """A model with its default mix; without ranges for that, the plain mean of its heads."""
+    try:
+        return Reward(model)
+    except UsageError:
+        names = [head.name for head in model.heads]
+        return Reward(model, RewardMix(dict.fromkeys(names, 1 / len(names)), "none"))
+
+
+def _begin(output: Path, stamp: Stamp, resume: bool) -> None:
+    shards = output / "shards"
+    if resume and (shards / "stamp.json").exists():
+        stamp.check(shards / "stamp.json", shards)
+        return
+    shutil.rmtree(shards, ignore_errors=True)
+    for name in ("config.json", "model.safetensors", "README.md", "state.pt", "failed.jsonl"):
+        (output / name).unlink(missing_ok=True)
+    shards.mkdir(parents=True)
+    stamp.write(shards / "stamp.json")
+
+
+class StudentLoop:
+    """A student in training on clips; `run_epochs` drives it as it drives a `Loop`."""
+
+    def __init__(
+        self, model: ApexReward, settings: DistillSettings, train: Clips, held: Clips,
+        accelerator: Accelerator,
+    ) -> None:  # fmt: skip
+        self.model, self.settings, self.accelerator = model, settings, accelerator
+        self.train, self.held = train, held
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        model.encoder.requires_grad_(True)
+        self.modules = torch.nn.ModuleDict({"encoder": model.encoder, "heads": model.predictor})
+        self.parameters = list(self.modules.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=LR, weight_decay=1e-4)
+        spread = train.labels.flatten(0, 1).double().std(dim=0, correction=0).float()
+        self.spread = torch.where(spread > 0, spread, 1.0).to(accelerator.device)
+        self.power = 1.0
+        if train.embeddings is not None:
+            self.power = float(train.embeddings.var(dim=0).mean().clamp_min(1e-12))
+        self.epoch, self.best_epoch, self.best_figure = 0, 0, -math.inf
+        self.history: list[HistoryRow] = []
+        self.best = self.snapshot()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the epochs or the patience are used up."""
+        late = self.epoch - self.best_epoch >= PATIENCE
+        return self.epoch >= self.settings.epochs or late
+
+    def run_epoch(self) -> None:
+        """Train for one epoch, and keep the student if its rank correlation is the best so far."""
+        self.epoch += 1
+        total, steps = 0.0, 0
+        key = len(self.train.songs), self.settings.seed, self.epoch, BATCH
+        batches = epoch_batches(*key, self.rank, self.world)
+        for number, batch in enumerate(batches):
+            done = (self.epoch - 1 + number / len(batches)) / self.settings.epochs
+            rate = LR * min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            total, steps = total + self._step(batch), steps + 1
+        found, _ = self.predict(self.held)
+        truth = self.held.labels.mean(dim=1)
+        row: HistoryRow = {"epoch": self.epoch, "train_loss": total / steps}
+        scale = self.spread.cpu()
+        row["val_error"] = float((((found - truth) / scale) ** 2).mean())
+        for number, head in enumerate(self.model.heads):
+            row[f"spearman_{head.name}"] = spearman(found[:, number], truth[:, number])
+        known = [row[f"spearman_{head.name}"] for head in self.model.heads]
+        known = [value for value in known if not math.isnan(value)]
+        row["val_spearman"] = figure = sum(known) / len(known) if known else 0.0
+        self.history.append(row)
+        if figure > self.best_figure:
+            self.best_figure, self.best_epoch = figure, self.epoch
+            self.best = self.snapshot()
+
+    def _step(self, batch: Tensor) -> float:
+        device, clips = self.accelerator.device, self.train
+        scores, embeddings = self._forward(clips, batch)
+        labels = clips.labels[batch].to(device).transpose(0, 1)
+        loss = ((scores - labels) / self.spread).square().mean()
+        if clips.embeddings is not None:
+            error = (embeddings - clips.embeddings[batch].to(device)).square().mean()
+            loss = loss + EMBEDDING_WEIGHT * error / self.power
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.world > 1:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            means = weighted_mean(gradients, len(batch), self.accelerator.reduce)
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean)
+        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _forward(self, clips: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (M, N, H) and embeddings (N, W) of some clips."""
+        device, model = self.accelerator.device, self.model
+        real = clips.real[rows].to(device) if model.config.segment_tail == "mask" else None
+        encoder: Any = model.encoder
+        embeddings = model.pool(encoder.of_mel(clips.mels[rows].float().to(device), real))
+        scores = model.predictor(embeddings)
+        return scores if scores.ndim == 3 else scores[None], embeddings
+
+    def predict(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        """Scores (K, H), means over the members, and embeddings (K, W), on the CPU."""
+        parts = []
+        with torch.no_grad():
+            for rows in torch.arange(len(clips.songs)).split(BATCH):
+                scores, embeddings = self._forward(clips, rows)
+                parts.append((scores.mean(dim=0).cpu(), embeddings.cpu()))
+        return torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of what is trained."""
+        return {name: value.clone() for name, value in self.modules.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        names = ("epoch", "best_epoch", "best_figure", "best")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "history": json.dumps(self.history),
+            "modules": self.snapshot(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = json.loads(state["history"])
+        for name in ("epoch", "best_epoch", "best_figure", "best"):
+            setattr(self, name, state[name])
+
+
+def _learned(
+    teacher: Reward, songs: Sequence[str], plan: Sequence[tuple[str, list[str]]],
+    settings: DistillSettings, output: Path, accelerator: Accelerator, stamp: Stamp, resume: bool,
+    on_epoch: Callable[[HistoryRow], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Train on the shards, measure and save."""
+    rows = {"held": list(_rows(output, plan, "held")), "train": list(_rows(output, plan, "train"))}
+    failed = [row for own in rows.values() for row in own if row["kind"] == "failed"]
+    good = {name: [row for row in own if row["kind"] != "failed"] for name, own in rows.items()}
+    if not good["held"] or not good["train"]:
+        raise DataError(f"{len(failed)} of {len(songs)} songs failed; none is left to learn from")
+    heads = len(teacher.heads)
+    shape = len(good["train"][0]["labels"]) // heads, heads
+    train, held = (Clips.of_rows(good[name], shape) for name in ("train", "held"))
+    config = _config(teacher, settings, train)
+    with seeded(stream(settings.seed)):
+        model = ApexReward(config)
+    model.predictor.fit(train.labels.flatten(0, 1))  # type: ignore[operator]
+    torch.nn.Module.to(model, accelerator.device)
+    loop = StudentLoop(model, settings, train, held, accelerator)
+    loops: Any = [loop]
+    run = Stamp({**asdict(settings), "shards": text_hash([stamp.values])})
+    with run_history(loops, output) as history:
+        for _ in followed(loops, history, run, resume, on_epoch):
+            pass
+        loop.modules.load_state_dict(loop.best)
+        model.encoder.requires_grad_(False)
+        report = _measured(teacher, loop, held)
+        report |= {"n_songs": len(songs), "n_clips": len(train.songs) + len(held.songs)}
+        report |= {"teacher": config.distilled["teacher"], "failed": len(failed)}  # type: ignore[index]
+        if accelerator.is_main_process:
+            config.distilled["correlation"] = json_ready(report["correlation"])  # type: ignore[index]
+            torch.nn.Module.to(model, "cpu")
+            model.save_pretrained(output)
+            write_card(output, _card(report))
+            write_json(output / "metrics.json", json_ready(report))
+            reasons = [{"path": row["song"], "error": row["error"]} for row in failed]
+            write_table(output / "failed.jsonl", reasons)
+            history.finish()
+    accelerator.wait_for_everyone()
+    return report
+
+
+def _rows(
+    output: Path, plan: Sequence[tuple[str, list[str]]], split: str
+) -> Iterator[dict[str, Any]]:
+    for name, _ in plan:
+        if name.startswith(split):
+            yield from read_table(output / "shards" / name).to_pylist()
+
+
+def _config(teacher: Reward, settings: DistillSettings, train: Clips) -> ApexConfig:
+    inner, depth, hidden = SIZES[settings.size]
+    width = inner if train.embeddings is None else train.embeddings.shape[1]
+    sizes = StudentConfig(width, inner, depth, intermediate_size=2 * inner)
+    own, (window, tail) = getattr(teacher.model, "config", None), segment_of(teacher)
+    members = train.labels.shape[1]
+    return ApexConfig(
+        encoder={"kind": STUDENT, **asdict(sizes)},
+        encoder_name=None,
+        layers=[depth],
+        head_widths=[hidden],
+        members=members,
+        spread_scale=getattr(own, "spread_scale", None) if members > 1 else None,
+        segment_seconds=window / RATE,
+        segment_tail=tail,
+        mix=teacher.mix.to_dict(),
+        preference=copy.deepcopy(getattr(teacher.model, "preference", None)),
+        demonstration=teacher.demonstration,
+        own_heads=[
+            [h.name, *(end if math.isfinite(end) else None for end in (h.low, h.high))]
+            for h in teacher.heads
+        ],
+        distilled={
+            "teacher": ", ".join(teacher.sources.values()),
+            "licences": teacher.licences(),
+            "correlation": None,
+        },
+    )
+
+
+def _measured(teacher: Reward, loop: StudentLoop, held: Clips) -> dict[str, Any]:
+    """Figures on held-out songs."""
+    found, embeddings = loop.predict(held)
+    truth, songs, kinds = held.labels.mean(dim=1), np.array(held.songs), np.array(held.kinds)
+
+    def figures(number: int, rows: Any) -> dict[str, Any]:
+        pair = found[rows, number].numpy(), truth[rows, number].numpy()
+        interval = bootstrap_interval(spearman, *pair, rounds=500, clusters=songs[rows])
+        return {"spearman": spearman(*pair), "ci95": list(interval)}
+
+    heads: dict[str, Any] = {}
+    for number, head in enumerate(loop.model.heads):
+        by_kind = {kind: figures(number, kinds == kind) for kind in KINDS}
+        heads[head.name] = {**figures(number, np.full(len(songs), True)), "by_kind": by_kind}
+    ours, theirs = (
+        teacher.mix_scores(Scores.from_stack(values, teacher.heads), vectors).numpy()
+        for values, vectors in ((found, embeddings), (truth, held.embeddings))
+    )
+    return {
+        "heads": heads,
+        "gradient_cosine": _gradient_cosine(teacher, loop, held.samples),
+        "correlation": pearson(ours, theirs),
+        "best_of": {str(n): _best_of(ours, theirs, n) for n in BEST_OF},
+    }
+
+
+def _gradient_cosine(teacher: Reward, loop: StudentLoop, songs: Sequence[Tensor]) -> float | None:
+    """Mean cosine of the two rewards' waveform gradients."""
+    if not teacher.model.differentiable:
+        return None
+    student = Reward(loop.model, teacher.mix, loudness=teacher.loudness)
+    cosines = []
+    for song in songs:
+        gradients = []
+        for reward in (teacher, student):
+            leaf = song[None].to(reward.parts.device).requires_grad_()
+            gradients.append(torch.autograd.grad(reward(leaf, RATE).sum(), leaf)[0].flatten().cpu())
+        cosines.append(float(F.cosine_similarity(*gradients, dim=0)))
+    return sum(cosines) / len(cosines) if cosines else None
+
+
+def _best_of(student: Any, teacher: Any, n: int) -> dict[str, float]:
+    """Of the best of N clips: the share of the teacher's gain, and of choices that differ."""
+    drawn = np.random.default_rng(n).integers(0, len(teacher), (DRAWS, n))
+    rows, values = np.arange(DRAWS), teacher[drawn]
+    chosen = values[rows, student[drawn].argmax(axis=1)]
+    gain = float((values.max(axis=1) - teacher.mean()).mean())
+    return {
+        "gain": float((chosen - teacher.mean()).mean()) / gain if gain else math.nan,
+        "lost": float((chosen < values.max(axis=1)).mean()),
+    }
+
+
+def _card(report: dict[str, Any]) -> list[str]:
+    """What was measured, for the model's card."""
+    rows = [
+        (
+            name,
+            f"{row['spearman']:.3f} ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})",
+            *(f"{row['by_kind'][kind]['spearman']:.3f}" for kind in KINDS),
+        )
+        for name, row in report["heads"].items()
+    ]
+    cosine = report["gradient_cosine"]
+    best = [(n, f"{x['gain']:.3f}", f"{x['lost']:.3f}") for n, x in report["best_of"].items()]
+    return [
+        f"## Student\n\nThis model imitates {report['teacher']}. It learned from "
+        f"{report['n_clips']} clips of {report['n_songs']} songs.\n\n"
+        "Rank correlation with the teacher on held-out songs (95% interval), and by kind of clip. "
+        "Mixed and damaged clips differ from the songs; other genres and generated songs were "
+        f"measured only where they are among the songs.\n\n"
+        f"{markdown_table(('head', 'all clips', *KINDS), rows)}\n\n"
+        + (f"Cosine of the waveform gradients: {cosine:.3f}.\n\n" if cosine is not None else "")
+        + "Best of N by the student: the share of the teacher's gain, and of choices that the "
+        f"teacher would not make.\n\n{markdown_table(('N', 'gain', 'other choice'), best)}"
+    ]
