@@ -85,10 +85,13 @@ class Members:
         return any(_reads_channels(member.model) for member in self.members)
 
     def to(self, device: str) -> None:
-        """Move the models that are torch modules."""
+        """Move the models that are torch modules, and others that have a method `to`."""
         for member in self.members:
-            if isinstance(member.model, torch.nn.Module):
-                torch.nn.Module.to(member.model, device)
+            model: Any = member.model
+            if isinstance(model, torch.nn.Module):
+                torch.nn.Module.to(model, device)
+            elif hasattr(model, "to"):
+                model.to(device)
 
     def forward(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None,

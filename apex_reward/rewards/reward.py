@@ -344,22 +344,28 @@ class Reward:
         """A row per segment of a song, as `score --segments` writes it."""
         return segment_rows(self, result)
 
-    def offload(self) -> None:
-        """Move all weights and buffers to the CPU, and free the device; `onload` moves them back.
+    def to(self, device: str | torch.device) -> Reward:
+        """Move all weights and buffers, and give the memory that they leave back to the device."""
+        self.parts.to(str(device))
+        self.home = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self
 
-        For a device that a policy needs between scoring steps.
+    def offload(self) -> None:
+        """Move all weights and buffers to the CPU; `onload` moves them back.
+
+        For a device that a policy needs between scoring steps: nothing of the models stays there.
         """
         if self.home is None:
-            self.home = str(self.parts.device)
-            self.parts.to("cpu")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            home = str(self.parts.device)
+            self.to("cpu")
+            self.home = home
 
     def onload(self) -> None:
         """Move the models back to where `offload` found them."""
         if self.home is not None:
-            self.parts.to(self.home)
-            self.home = None
+            self.to(self.home)
 
     def save(self, path: str | Path) -> None:
         """Write the reward as YAML; models stand there by name.

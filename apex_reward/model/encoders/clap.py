@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -80,6 +80,11 @@ class ClapEncoder(FrozenModule):
         self._texts = _TextCache(CACHED_PROMPTS)
         self.requires_grad_(False)
         self.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Cast or move all tensors; cached text embeddings are dropped."""
+        self._texts = _TextCache(CACHED_PROMPTS)
+        return super()._apply(fn, recurse)
 
     @property
     def width(self) -> int:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
@@ -49,6 +50,11 @@ class Audiobox:
         self._predictor = _predictor() if predictor is None else predictor
         if predictor is None:
             self.source = Source(self.name)
+
+    def to(self, device: str) -> None:
+        """Move the predictor's network."""
+        self._predictor.model.to(device)
+        self._predictor.device = torch.device(device)
 
     def __call__(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError, UsageError
@@ -108,6 +109,11 @@ class Lyrics:
         rate = _jiwer().wer if self.unit == "word" else _jiwer().cer
         return float(rate(wanted, found))
 
+    def to(self, device: str) -> None:
+        """Move the transcriber, where it has a method `to`."""
+        if hasattr(self.transcriber, "to"):
+            self.transcriber.to(device)
+
     def _transcript(self, song: Tensor) -> str:
         text = self.transcriber(song.detach().cpu().numpy(), self.sample_rate)
         if not isinstance(text, str):
@@ -164,6 +170,12 @@ class PipelineTranscriber:
             raise CheckpointError(
                 f"{name} cannot be loaded for speech recognition: {str(error).splitlines()[0]}"
             ) from error
+
+    def to(self, device: str) -> None:
+        """Move the speech recogniser."""
+        model: Any = self._pipeline.model
+        model.to(device)
+        self._pipeline.device = torch.device(device)
 
     def __call__(self, samples: npt.NDArray[np.float32], sample_rate: int) -> str:
         """The text of samples (T,)."""

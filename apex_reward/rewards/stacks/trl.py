@@ -68,6 +68,8 @@ class ApexRewardFunction:
         reference: (M, W) embeddings of songs that a policy should sound like, as
             `apex_reward.rewards.drift.song_embeddings` gives them, for the logged `distance`.
         name: under which TRL logs it.
+        offload: keep the models off the device between calls, for a reward beside a policy on one
+            GPU. A call moves them there and back.
         brief: log `reward_raw`, `undecodable`, `guard_any` and `flags` only, the columns without
             NAME/, so that TRL's table of completions fits 80 columns.
 
@@ -90,6 +92,7 @@ class ApexRewardFunction:
         undecodable: Undecodable = "floor",
         reference: Tensor | None = None,
         name: str = "apex",
+        offload: bool = False,
         brief: bool = False,
     ) -> None:
         options = {"loudness": loudness, "caution": caution, "batch_segments": batch_segments}
@@ -106,7 +109,9 @@ class ApexRewardFunction:
             reference=reference,
             name=name,
         )
-        self.brief = brief
+        self.offload, self.brief = offload, brief
+        if offload:
+            self.reward.offload()
         self.__name__ = name
         self._warned = False
 
@@ -183,7 +188,12 @@ class ApexRewardFunction:
         keys = prompt_keys(prompts, arguments.get("lyrics"))
         songs = self._decoded(arguments, len(completions))
         texts = prompts_of(prompts, arguments.get("lyrics"))
-        found = self.judge(songs, texts, keys=keys, gather=everywhere)
+        try:
+            self.reward.onload()
+            found = self.judge(songs, texts, keys=keys, gather=everywhere)
+        finally:
+            if self.offload:
+                self.reward.offload()
         if not found.scored and completions:
             self._warn_of_nothing(arguments.get("completion_ids"), found)
         figures = self.judge.figures(found, keys, everywhere)  # gathers, so every process calls it

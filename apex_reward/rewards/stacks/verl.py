@@ -14,6 +14,7 @@ down in the rollout, or render files and hand over `extra_info["audio_path"]`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ async def compute_score(
     solution_image: Any = None,
     solution_audio: Any = None,
     reward: str = "reward.yaml",
+    reward_model: Any = None,
     sample_rate: int | None = None,
     undecodable: Undecodable = "floor",
     scale: Scale = "none",
@@ -44,6 +46,8 @@ async def compute_score(
         extra_info: `prompt`, `lyrics`, and `audio` with `audio_sample_rate`, or `audio_path`.
         solution_audio: (float32 (T,), Hz); None takes the song of `extra_info`.
         reward: a reward file, or a model's name for its default mix.
+        reward_model: an `ApexNativeReward` that verl-omni holds, in place of `reward`,
+            `undecodable` and `scale`.
         sample_rate: Hz of waveforms that come without a rate; None refuses those.
         undecodable, scale: as in `apex_reward.rewards.judge.Judge`; `scale="range"` is
             recommended with verl's group advantages.
@@ -57,6 +61,9 @@ async def compute_score(
     extra = extra_info or {}
     prompt = {"prompt": extra.get("prompt") or ground_truth, "lyrics": extra.get("lyrics")}
     song = audio_of(extra, solution_str) if solution_audio is None else tuple(solution_audio)
+    if reward_model is not None:
+        answer = reward_model.infer(song, prompt, sample_rate)
+        return dict(await answer if inspect.isawaitable(answer) else answer)
     judge = judge_of(reward, undecodable, scale)
     return numbers(await asyncio.wrap_future(judge.submit(song, prompt, sample_rate)))
 
@@ -69,6 +76,7 @@ async def compute_audio_score(
     *,
     solution_image: Any = None,
     reward: str = "reward.yaml",
+    reward_model: Any = None,
     undecodable: Undecodable = "floor",
     scale: Scale = "none",
     **others: Any,
@@ -85,5 +93,5 @@ async def compute_audio_score(
     return await compute_score(
         data_source, "", ground_truth, extra_info,
         solution_audio=solution_audio if pair else None,
-        reward=reward, undecodable=undecodable, scale=scale,
+        reward=reward, reward_model=reward_model, undecodable=undecodable, scale=scale,
     )  # fmt: skip

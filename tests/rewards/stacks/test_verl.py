@@ -25,6 +25,7 @@ from apex_reward.errors import UsageError
 from apex_reward.rewards.stacks.samples import judge_of
 from apex_reward.rewards.stacks.verl import compute_audio_score, compute_score
 from apex_reward.rewards.stacks.verl_manager import ApexRewardManager
+from apex_reward.rewards.stacks.verl_native import ApexNativeReward
 from tests.support import tiny_model, write_wav
 
 RATE = 24_000
@@ -232,3 +233,33 @@ def test_a_manager_without_a_decoder_says_so(kwargs: dict[str, str], message: st
     config = {"reward": {"custom_reward_function": {"reward_kwargs": kwargs}}}
     with pytest.raises(UsageError, match=message):
         ApexRewardManager(config)
+
+
+@pytest.mark.parametrize("function", [compute_score, compute_audio_score])
+def test_a_native_reward_model_of_verl_omni(function: Any, folder: Path, reward: Reward) -> None:
+    song = 0.1 * np.random.RandomState(0).standard_normal(RATE).astype(np.float32)
+    native = ApexNativeReward(str(folder / "reward.yaml"), "cpu")
+    arguments = {**VERL, "solution_audio": (song, RATE), "reward": "missing.yaml"}
+    answer = asyncio.run(function(**arguments, reward_model=native, **OMNI_ROUTER))
+    (row,) = reward.judge([(song, RATE)], ["a prompt"])
+    assert answer["score"] == pytest.approx(row["reward"], abs=1e-6)
+    assert answer["clarity"] == pytest.approx(row["clarity"], abs=1e-6)
+    single = native.infer((song, RATE), "a prompt")
+    assert single == answer
+    both = native.infer([(song, RATE), None], ["a prompt", "a prompt"])
+    assert both[0]["score"] == pytest.approx(answer["score"], abs=1e-5)
+    assert both[1]["score"] == pytest.approx(FLOOR)
+    native.offload()
+    native.onload()
+    native.close()
+    with pytest.raises(UsageError, match="closed"):
+        native.infer(None)
+
+
+def test_options_of_a_native_reward_model(folder: Path) -> None:
+    with pytest.raises(UsageError, match="a reward file has its own mix"):
+        ApexNativeReward(str(folder / "reward.yaml"), "cpu", mix="musicality")
+    with pytest.raises(UsageError, match="undecodable is None"):
+        ApexNativeReward("apex-tiny", undecodable=None)
+    scaled = ApexNativeReward("apex-tiny", "cpu", mix="musicality=1", scale="range")
+    assert 0 <= scaled.infer(0.1 * torch.ones(RATE), "a", RATE)["score"] <= 1
