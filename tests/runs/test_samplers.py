@@ -124,6 +124,25 @@ def test_schedulers_of_diffusers_step_along_a_path(
     assert len(taken.drawn) == 3
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_perfect_velocity_ends_at_the_song_whatever_is_drawn(
+    inverted: bool, share: float
+) -> None:
+    """The velocity leads straight to one song from wherever a step has led."""
+    own = FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
+    own.set_timesteps(4)
+    song, taken = torch.tensor([[0.5, -1.0, 2.0]]), path(share)
+    x = torch.randn(1, 3, generator=torch.Generator().manual_seed(1))
+    with noisy_scheduler(own, taken):
+        for number, time in enumerate(own.timesteps):
+            level = float(own.sigmas[number])
+            output = (song - x) / (1 - level) if inverted else (x - song) / level
+            x = own.step(output, time, x, return_dict=False)[0]
+    torch.testing.assert_close(x, song, atol=1e-5, rtol=0)
+    assert len(taken.drawn) == 3
+
+
 def test_paths_of_single_songs_join_to_that_of_the_batch() -> None:
     def run(steps: NoisyPath, x: Tensor) -> Tensor:
         for level in (0.6, 0.3, 0.0):
