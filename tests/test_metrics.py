@@ -44,6 +44,12 @@ def test_equals_scipy(rows):
         assert math.isnan(metrics.spearman(x, y))
 
 
+def test_auc_of_scores_far_above_1_is_that_of_their_order():
+    score = np.arange(41.0, 100.0, dtype=np.float32)
+    assert metrics.auc(score, score > 70) == 1.0
+    assert metrics.auc(-score, score > 70) == 0.0
+
+
 @given(labelled)
 def test_auc_equals_scikit_learn_and_counting_pairs(rows):
     score, label = columns(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FINDINGS = sorted((ROOT / "findings").glob("*.sh"))
+TABLE = ROOT / "docs" / "surprises.md"
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in TABLE.read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith("| library |")
+]
 PINNED = re.compile(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*")
 
 
@@ -35,5 +42,39 @@ def test_a_finding_has_the_form(script: Path) -> None:
     assert "index-url" not in text
 
 
-def test_there_are_findings() -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_row_names_what_shows_it(row: list[str]) -> None:
+    library, guess, happens, ours, shown = row
+    assert re.search(r"\d+\.\d+", library)
+    assert all((guess, happens, ours))
+    places = re.findall(r"`([^`]+)`", shown)
+    assert places
+    for place in places:
+        path, _, name = place.partition("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert path.endswith(".sh") or f"def {name}(" in text, place
+
+
+def test_every_finding_has_a_row() -> None:
+    table = TABLE.read_text(encoding="utf-8")
+    assert [path.stem for path in FINDINGS if f"`findings/{path.name}`" not in table] == []
     assert len(FINDINGS) >= 12
+    assert len(ROWS) >= 25
+
+
+def test_no_audio_is_written_or_read_by_torchaudio() -> None:
+    """Its `save` changes samples and formats without an error."""
+    files = [
+        path
+        for folder in ("apex_reward", "recipes", "space", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    called = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("torchaudio.save", "torchaudio.load", "torchaudio.info")
+    ]
+    assert called == []
+    assert len(files) > 100

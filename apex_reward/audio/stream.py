@@ -356,7 +356,7 @@ def _as_floats(frame: Any) -> Samples:
     channels, count = frame.layout.nb_channels, frame.samples
     kind = frame.format.name.rstrip("p")
     if frame.format.is_planar:
-        # Not `frame.planes` or `to_ndarray`: they count one plane too many where there are eight.
+        # Not `frame.planes` or `to_ndarray`: they are wrong for some surround layouts.
         planes: list[Any] = [AudioPlane(frame, number) for number in range(channels)]
         array = np.stack([np.frombuffer(plane, TYPES[kind], count) for plane in planes])
     else:

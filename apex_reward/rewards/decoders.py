@@ -113,6 +113,9 @@ class CodecDecoder:
 
         Returns:
             B waveforms (C, T) at `sample_rate`, or None.
+
+        Raises:
+            UsageError: a completion that is no row of whole numbers, such as audio.
         """
         songs: list[Tensor | None] = [None] * len(completion_ids)
         self.strays = []
@@ -134,7 +137,14 @@ class CodecDecoder:
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensor | None, int]:
         """Codes (K, F) of one completion (or None), and how many of its ids are strays."""
-        kept = list(ids)
+        given = torch.as_tensor(ids)
+        if given.numel() and (given.is_floating_point() or given.dim() != 1):
+            raise UsageError(
+                f"a completion has shape {tuple(given.shape)} and type {given.dtype}; expected a "
+                "row of token ids. MusicGen's `generate` returns audio, also as `sequences`: pass "
+                "it on as (samples, sample rate)"
+            )
+        kept = given.tolist()
         if self.end_token in kept:
             kept = kept[: kept.index(self.end_token)]
         steps = len(kept) // self.codebooks

@@ -189,6 +189,12 @@ def test_mcnemar_by_hand():
     assert result == {"n": 7, "only_first": 4, "only_second": 1, "p_value": 2 * (1 + 5) / 32}
 
 
+def test_mcnemar_of_scores_that_agree_on_every_battle_has_p_1():
+    battles = battles_of(votes([("A", 1.0, 0.0), ("B", 1.0, 0.0)] * 8))
+    result = mcnemar(battles.difference("s"), battles.difference("s"), battles.a_won)
+    assert result == {"n": 16, "only_first": 0, "only_second": 0, "p_value": 1.0}
+
+
 def test_the_battles_that_differ_most_come_first():
     pairs = [("A", 1.0, 3.0), ("B", 5.0, 2.0), ("A", 4.0, 1.0), ("B", 2.0, 1.0), ("B", 0.0, 9.0)]
     worst = [

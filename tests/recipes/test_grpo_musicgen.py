@@ -120,6 +120,16 @@ def test_codes_are_drawn_as_often_as_their_probability() -> None:
         assert float(share) == pytest.approx(float(expected), abs=0.02)
 
 
+def test_the_adapter_leaves_the_output_layers_out() -> None:
+    """Attention and feed-forward layers of the decoder: 8 + 2 in each layer."""
+    lora = LoraConfig(r=2, target_modules=recipe_module("grpo_musicgen").LAYERS)
+    policy = get_peft_model(small_musicgen(), lora)
+    adapted = [name for name, _ in policy.named_modules() if name.endswith("lora_A")]
+    assert len(adapted) == 10
+    assert all(".decoder.layers." in name for name in adapted)
+    assert not any("lm_heads" in name or "text_encoder" in name for name in adapted)
+
+
 def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
     small = ("--per_device_train_batch_size", 4, "--num_generations", 4)
     history, summary = run("grpo_musicgen", tmp_path, "--max_steps", 2, "--warm_steps", 4, *small)

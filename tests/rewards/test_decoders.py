@@ -108,6 +108,18 @@ def test_what_is_no_code_does_not_decode() -> None:
     assert [result is not None for result in results] == [True, *[False] * 6, True]
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [torch.zeros(1, 48), torch.zeros(48), [0.0] * 48, torch.zeros(4, 12, dtype=torch.long)],
+    ids=["audio", "mono audio", "list of floats", "grid of codes"],
+)
+def test_audio_and_grids_are_refused(completion: Any) -> None:
+    """Audio in [-1, 1] would become the ids 0 and decode to a song."""
+    decoder = CodecDecoder(encodec(), 3)
+    with pytest.raises(UsageError, match="expected a row of token ids"):
+        decoder([completion])
+
+
 def test_stereo_codecs_keep_their_channels() -> None:
     decoder = CodecDecoder(encodec(audio_channels=2), 2)
     (waveform,) = decoder([flat_ids(codes(10, 2), 0, True)])
