@@ -52,7 +52,8 @@ def untrained_parts(config: ApexConfig) -> Parts:
     """Parts of the configured shapes, in float32 and in eval mode."""
     with torch.device("meta"):
         familiar = Familiarity(config.width) if config.familiar else None
-        return Parts(config, config.predictor().eval(), LayerPooling(len(config.layers)), familiar)
+        predictor: Any = config.predictor().eval()
+        return Parts(config, predictor, LayerPooling(len(config.layers)), familiar)
 
 
 def read_predictor(path: Path) -> Parts:

@@ -13,12 +13,19 @@ from typing import Any
 import pyarrow as pa
 
 from apex_reward.errors import UsageError
-from apex_reward.files.tables import as_text, json_line, read_jsonl, table_of, write_text
+from apex_reward.files.tables import (
+    as_text,
+    json_line,
+    printable,
+    read_jsonl,
+    table_of,
+    write_text,
+)
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.rows import Row, printable, row_columns, song_row
+from apex_reward.rewards.rows import Row, row_columns, song_row
 from apex_reward.scoring.engines import Engine, Worker
 from apex_reward.scoring.lists import Input
 

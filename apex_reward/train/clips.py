@@ -138,8 +138,8 @@ def _song(teacher: Reward, path: str) -> Tensor:
         if length >= MOST_SECONDS * rate:
             break
     song.close()
-    mono = torch.from_numpy(np.concatenate(parts)[: MOST_SECONDS * rate])
-    return resample(mono[None], rate, RATE)[0]
+    whole = torch.from_numpy(np.concatenate(parts)[: MOST_SECONDS * rate])
+    return resample(whole[None], rate, RATE)[0]
 
 
 def _scored_clips(

@@ -208,7 +208,7 @@ class StudentLoop:
             error = (embeddings - clips.embeddings[batch].to(device)).square().mean()
             loss = loss + EMBEDDING_WEIGHT * error / self.power
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.world > 1:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             means = weighted_mean(gradients, len(batch), self.accelerator.reduce)
@@ -377,7 +377,7 @@ def _gradient_cosine(teacher: Reward, loop: StudentLoop, songs: Sequence[Tensor]
         for reward in (teacher, student):
             leaf = song[None].to(reward.parts.device).requires_grad_()
             gradients.append(torch.autograd.grad(reward(leaf, RATE).sum(), leaf)[0].flatten().cpu())
-        cosines.append(float(F.cosine_similarity(*gradients, dim=0)))
+        cosines.append(float(F.cosine_similarity(gradients[0], gradients[1], dim=0)))
     return sum(cosines) / len(cosines) if cosines else None
 
 
