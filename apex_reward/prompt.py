@@ -95,8 +95,9 @@ def _text(value: Any) -> str:
         return _content(value["content"])
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         messages = [m for m in value if isinstance(m, Mapping) and m.get("role") == "user"]
-        last = (messages or list(value) or [""])[-1]
-        return _text(last)
+        if messages:
+            return _text(messages[-1])
+        return _text(value[-1]) if value else ""
     return json.dumps(value, default=str)
 
 

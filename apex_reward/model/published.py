@@ -18,7 +18,13 @@ from apex_reward.model.files import (
     read_weights,
     weight_file,
 )
-from apex_reward.model.predictor import Familiarity, LayerPooling, Predictor, PredictorEnsemble
+from apex_reward.model.predictor import (
+    Familiarity,
+    LayerPooling,
+    Predictor,
+    PredictorEnsemble,
+    StudentHeads,
+)
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 # The first tensor of a predictor: the text before it in a name is the prefix that a wrapper added.
@@ -38,7 +44,7 @@ class Parts(NamedTuple):
     """A model without its encoder."""
 
     config: ApexConfig
-    predictor: Predictor | PredictorEnsemble
+    predictor: Predictor | PredictorEnsemble | StudentHeads
     pooling: LayerPooling
     familiar: Familiarity | None = None
 
