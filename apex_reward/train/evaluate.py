@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from apex_reward.data.shards import EmbeddingSource
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import CheckpointError, DataError, UsageError
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.model.checkpoint import load_parts, save_predictor
@@ -25,6 +25,7 @@ from apex_reward.model.predictor import (
     LayerPooling,
     Predictor,
     PredictorEnsemble,
+    StudentHeads,
     members_of,
 )
 from apex_reward.train.loop import Network, predict
@@ -72,6 +73,11 @@ class Checkpoint:
     def load(cls, path: str | Path) -> Checkpoint:
         """From a folder that `train` or `save_pretrained` left, or a published `best_model.pt`."""
         config, predictor, pooling, _ = load_parts(path)
+        if isinstance(predictor, StudentHeads):
+            raise CheckpointError(
+                f"{path} is a student that `distill` made; it has no predictor of shards. "
+                "Its own metrics.json has its figures"
+            )
         return cls(config, members_of(predictor), pooling, _training_of(Path(path)))
 
     def save(self, folder: Path, familiar: Familiarity | None = None) -> None:

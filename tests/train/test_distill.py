@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 from apex_reward import Head, Reward, Scores, load_reward_model
 from apex_reward.cli import app
+from apex_reward.errors import CheckpointError
 from apex_reward.model.predictor import StudentHeads
 from apex_reward.scores.apex import HEADS
+from apex_reward.train.evaluate import Checkpoint
 from tests.support import tiny_model, write_wav
 
 RESULTS = ("model.safetensors", "config.json", "metrics.json", "history.jsonl", "README.md")
@@ -94,6 +96,8 @@ def test_the_command_leaves_a_student_with_its_figures(student: Path):
     card = (student / "README.md").read_text()
     assert "imitates" in card
     assert "damaged" in card
+    with pytest.raises(CheckpointError, match="is a student that `distill` made"):
+        Checkpoint.load(student)
 
 
 def test_a_student_learns_the_teachers_order(songs: Path, tmp_path: Path):
