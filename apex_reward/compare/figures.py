@@ -117,14 +117,17 @@ def _entries(
 def paired_p_value(changes: FloatArray) -> float:
     """Two-sided paired t-test of (P,) changes; NaN with one prompt.
 
-    >>> paired_p_value(np.array([0.0, 0.0])), paired_p_value(np.array([2.0, 2.0]))
-    (1.0, 0.0)
+    Changes without spread have no t statistic: the exact sign-flip test of P equal changes gives
+    2^(1 - P).
+
+    >>> paired_p_value(np.array([0.0, 0.0])), paired_p_value(np.array([2.0, 2.0, 2.0]))
+    (1.0, 0.25)
     """
     if len(changes) < 2:
         return math.nan
     error = float(np.std(changes, ddof=1)) / math.sqrt(len(changes))
     if error <= 1e-12 * float(np.abs(changes).max()):
-        return float(not changes.any())
+        return 2.0 ** (1 - len(changes)) if changes.any() else 1.0
     return float(2 * stats.t.sf(abs(float(changes.mean())) / error, len(changes) - 1))
 
 

@@ -123,7 +123,7 @@ def test_means_are_over_prompts_and_need_four_of_them() -> None:
     assert (metrics["n_prompts"], metrics["n_songs"]) == (2, {"before": 3, "after": 3})
     assert metrics["reward"] is None
     assert metrics["heads"]["x"] == {
-        "before": 6.0, "after": 8.0, "difference": 2.0, "ci95": [2.0, 2.0], "p_value": 0.0,
+        "before": 6.0, "after": 8.0, "difference": 2.0, "ci95": [2.0, 2.0], "p_value": 0.5,
         "claim": "undetermined",
     }  # fmt: skip
     within = metrics["diversity"]["within"]
@@ -139,6 +139,7 @@ def test_the_test_is_a_paired_t_test() -> None:
     expected = 1 - t / math.sqrt(t**2 + 2)
     assert paired_p_value(np.array([1.0, 2.0, 3.0])) == pytest.approx(expected)
     assert math.isnan(paired_p_value(np.array([1.0])))
+    assert paired_p_value(np.ones(5)) == 2**-4  # all five signs alike, by either sign
 
 
 def test_a_list_has_its_prompts_in_a_column() -> None:
