@@ -175,8 +175,11 @@ def resumable(kept: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         left = kept()
-        how = "; run the same command with --resume to continue" if left else ""
-        show(f"interrupted; kept: {left or 'none'}{how}", "yellow")
+        if left:
+            text = f"kept: {left}; run the same command with --resume to continue"
+        else:
+            text = "this run kept nothing new"
+        show(f"interrupted; {text}", "yellow")
         raise typer.Exit(INTERRUPTED) from None
 
 

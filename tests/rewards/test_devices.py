@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from apex_reward import Head, Scores
 from apex_reward.audio.loudness import loudness_of_blocks
+from apex_reward.rewards import members as members_module
 from apex_reward.rewards.members import Members
 from tests.support import tiny_model
 
@@ -48,10 +49,11 @@ def test_a_panel_with_a_model_of_waveforms_is_scored_on_the_device(
 ) -> None:
     with torch.device(GPU):
         model = tiny_model(3)
-    # A hash of weights needs their values, which fake tensors do not have.
+    # A hash of weights and a check of samples need values, which fake tensors do not have.
     monkeypatch.setattr(type(model.encoders[0]), "fingerprint", lambda self: 0)
+    monkeypatch.setattr(members_module, "checked_songs", lambda songs, lengths: (songs, lengths))
     members = Members({"a": model, "b": Power()})
     songs = torch.zeros(2, RATE, device=GPU)
-    scores, _ = members.forward_songs(songs, RATE, [RATE, RATE // 2], None, None)
+    scores, _ = members.forward(songs, RATE, [RATE, RATE // 2])
     assert {value.device.type for value in scores.values()} == {"cuda"}
     assert scores.stack().shape == (2, 8)

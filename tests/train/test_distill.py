@@ -105,10 +105,11 @@ def test_a_student_learns_the_teachers_order(songs: Path, tmp_path: Path):
     for path in sorted(songs.glob("*.wav")):
         samples, rate = soundfile.read(path, dtype="float32")
         soundfile.write(tmp_path / "few" / path.name, samples[: rate * 3 // 2], rate)
-    options = ["--audio-dir", tmp_path / "few", "--output", tmp_path / "loud", "--epochs", "12"]
+    options = ["--audio-dir", tmp_path / "few", "--output", tmp_path / "loud", "--epochs", "40"]
     run("--teacher", f"{__name__}:Jury", *options)
     figures = json.loads((tmp_path / "loud" / "metrics.json").read_text())
-    assert all(row["spearman"] > 0.7 for row in figures["heads"].values())
+    correlations = {name: row["spearman"] for name, row in figures["heads"].items()}
+    assert min(correlations.values()) > 0.7, correlations
     assert figures["correlation"] > 0.5
     assert figures["best_of"]["16"]["gain"] > 0.5
 
