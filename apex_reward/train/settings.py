@@ -144,8 +144,8 @@ class TrainSettings(Schedule):
     def each(self) -> list[TrainSettings]:
         """The settings of each member: the same with seeds from `seed` on.
 
-        >>> [one.seed for one in TrainSettings(seed=7, members=3).each()]
-        [7, 8, 9]
+        >>> tuple(one.seed for one in TrainSettings(seed=7, members=3).each())
+        (7, 8, 9)
         """
         return [replace(self, seed=self.seed + number) for number in range(self.members)]
 
