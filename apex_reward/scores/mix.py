@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from apex_reward.errors import DataError, UsageError
-from apex_reward.files.tables import read_table
+from apex_reward.files.tables import read_rows
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -53,28 +54,35 @@ class RewardMix:
 
     weights: Mapping[str, float]
     normalization: Normalization = "range"
-    reference: Mapping[str, tuple[float, float]] | None = field(default=None)
+    reference: Mapping[str, tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         if not self.weights:
             raise UsageError("the mix is empty; give at least one head, as musicality=1")
-        for head, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise UsageError(f"the weight of {head} is {weight}; expected a finite number")
         if self.normalization not in get_args(Normalization):
             raise UsageError(
                 f"normalization is {self.normalization!r}; "
                 f"expected one of {', '.join(get_args(Normalization))}"
             )
-        if self.reference is not None:
-            self._check_reference(self.reference)
+        for head, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise UsageError(f"the weight of {head} is {weight}; expected a finite number")
+            if self.reference is None:
+                continue
+            if head not in self.reference:
+                raise UsageError(f"the reference of the mix lacks {head}; it needs every head")
+            mean, std = self.reference[head]
+            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+                raise UsageError(
+                    f"the reference of {head} is mean {mean}, std {std}; "
+                    "expected finite numbers and a std above 0"
+                )
 
     @classmethod
     def parse(
         cls,
         text: str,
         normalization: Normalization = "range",
-        reference: Mapping[str, tuple[float, float]] | None = None,
         mixes: Mapping[str, Mapping[str, float]] = APEX_MIXES,
     ) -> RewardMix:
         """Read the text form `HEAD=WEIGHT,...`, or a named mix.
@@ -87,9 +95,9 @@ class RewardMix:
             UsageError: for anything else, saying which part is wrong.
         """
         if text.strip() in mixes:
-            return cls(dict(mixes[text.strip()]), normalization, reference)
+            return cls(dict(mixes[text.strip()]), normalization)
         weights: dict[str, float] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
+        for part in filter(None, map(str.strip, text.split(","))):
             head, equals, number = (piece.strip() for piece in part.partition("="))
             if not equals or not head:
                 raise UsageError(
@@ -104,19 +112,22 @@ class RewardMix:
                 raise UsageError(
                     f"the weight {number!r} of {head} in the mix {text!r} is not a number"
                 ) from None
-        return cls(weights, normalization, reference)
+        return cls(weights, normalization)
 
     def __str__(self) -> str:
         """The text form that `parse` reads (weights only)."""
         return ",".join(f"{head}={weight:g}" for head, weight in self.weights.items())
 
-    def __call__(self, scores: Scores, groups: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Scores, groups: Tensor | None = None, embeddings: Tensor | None = None
+    ) -> Tensor:
         """Mix the scores of a batch.
 
         Args:
             scores: heads of (B,) each.
             groups: (B,) integers, equal for songs of one prompt; read by `group` only. None: the
                 whole batch is one group.
+            embeddings: not read; a `PreferenceHead` may read them.
 
         Returns:
             (B,) rewards on the graph of `scores`. In units of weight x range, of standard
@@ -131,10 +142,13 @@ class RewardMix:
                 f"groups have shape {tuple(groups.shape)}; expected ({scores.songs},), one per song"
             )
         ranges = {head.name: head for head in scores.heads}
-        terms = [
-            weight * self._normalized(head, scores[head], ranges[head], groups)
-            for head, weight in self.weights.items()
-        ]
+        terms = []
+        for name, weight in self.weights.items():
+            score = scores[name]
+            if self.normalization == "group":
+                terms.append(weight * _standardized_in_groups(score, groups))
+            else:
+                terms.append(weight * self._scaled(ranges[name], score))
         return sum(terms[1:], start=terms[0])
 
     def check(self, heads: Sequence[Head]) -> None:
@@ -144,10 +158,8 @@ class RewardMix:
             UsageError: it weighs a head that is not there, normalises one without bounds by
                 `range`, or lacks the reference of `zscore`.
         """
-        ranges = {head.name: head for head in heads}
-        check_names(self.weights, ranges)
-        for name in self.weights:
-            self._ends(ranges[name])
+        check_names(self.weights, heads)
+        self.bounds(heads)
 
     def bounds(self, heads: Sequence[Head], songs: int | None = None) -> tuple[float, float]:
         """The lowest and the highest reward that a song can get, from the ranges of the heads.
@@ -161,7 +173,9 @@ class RewardMix:
         ranges = {head.name: head for head in heads}
         low = high = 0.0
         for name, weight in self.weights.items():
-            ends = (-bound, bound) if self.normalization == "group" else self._ends(ranges[name])
+            head, ends = ranges[name], (-bound, bound)
+            if self.normalization != "group":
+                ends = self._scaled(head, head.low), self._scaled(head, head.high)
             if weight:
                 low += min(weight * end for end in ends)
                 high += max(weight * end for end in ends)
@@ -175,14 +189,20 @@ class RewardMix:
                 as `apex-reward score --output` writes it. Rows without a score are left out.
 
         Raises:
-            DataError: the file lacks a head of the mix.
+            DataError: the songs lack a head of the mix.
             UsageError: a head does not vary over the songs.
         """
-        if isinstance(songs, Scores):
-            columns = {head: songs[head].detach().double().tolist() for head in self.weights}
-        else:
-            columns = _score_columns(songs, tuple(self.weights))
-        reference = {head: _mean_and_std(column) for head, column in columns.items()}
+        rows = songs.rows() if isinstance(songs, Scores) else read_rows(songs)
+        if missing := [head for head in self.weights if not any(head in row for row in rows)]:
+            raise DataError.listing(
+                f"{'these scores' if isinstance(songs, Scores) else songs} cannot be the reference "
+                "of the mix",
+                [f"no column {head}" for head in missing],
+            )
+        reference = {}
+        for head in self.weights:
+            column = [float(row[head]) for row in rows if row.get(head) is not None]
+            reference[head] = (fmean(column), pstdev(column)) if column else (math.nan, math.nan)
         return replace(self, normalization="zscore", reference=reference)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,25 +226,14 @@ class RewardMix:
             reference and {head: (pair[0], pair[1]) for head, pair in reference.items()},
         )
 
-    def _normalized(self, name: str, score: Tensor, head: Head, groups: Tensor | None) -> Tensor:
-        if self.normalization == "group":
-            return _standardized_in_groups(score, groups)
-        return self._scaled(name, score, head)
-
-    def _ends(self, head: Head) -> tuple[float, float]:
-        """The ends of a head's range in the units of the mix."""
-        if self.normalization == "group":
-            return head.low, head.high
-        return self._scaled(head.name, head.low, head), self._scaled(head.name, head.high, head)
-
-    def _scaled(self, name: str, score: Value, head: Head) -> Value:
+    def _scaled(self, head: Head, score: Value) -> Value:
         """A score in the units of `range`, `zscore` or `none`."""
         if self.normalization == "none":
             return score
         if self.normalization == "range":
             if not head.bounded:
                 raise UsageError(
-                    f"head {name} ranges from {head.low:g} to {head.high:g}, which cannot be "
+                    f"head {head.name} ranges from {head.low:g} to {head.high:g}, which cannot be "
                     "mapped to [0, 1]; use the normalisation zscore or none"
                 )
             return (score - head.low) / (head.high - head.low)
@@ -233,44 +242,23 @@ class RewardMix:
                 "this mix normalises by zscore but has no reference; "
                 "call mix.with_reference(scores or a file of scores) first"
             )
-        mean, std = self.reference[name]
+        mean, std = self.reference[head.name]
         return (score - mean) / std
 
-    def _check_reference(self, reference: Mapping[str, tuple[float, float]]) -> None:
-        for head in self.weights:
-            if head not in reference:
-                raise UsageError(f"the reference of the mix lacks {head}; it needs every head")
-            mean, std = reference[head]
-            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-                raise UsageError(
-                    f"the reference of {head} is mean {mean}, std {std}; "
-                    "expected finite numbers and a std above 0"
-                )
 
-
-def check_names(weighed: Iterable[str], names: Iterable[str]) -> None:
+def check_names(weighed: Iterable[str], heads: Sequence[Head]) -> None:
     """Whether a model has all heads of these names.
 
     Raises:
         UsageError: naming the unknown ones, and a known one that looks like the first.
     """
-    known = list(names)
+    known = [head.name for head in heads]
     if unknown := [name for name in weighed if name not in known]:
         near = get_close_matches(unknown[0], known, 1)
         raise UsageError(
             f"unknown head {', '.join(unknown)}; this model has: {', '.join(known)}."
             + (f" Did you mean {near[0]}?" if near else "")
         )
-
-
-def as_mix(
-    mix: str | Mapping[str, Any] | RewardMix,
-    mixes: Mapping[str, Mapping[str, float]] = APEX_MIXES,
-) -> RewardMix:
-    """A mix from its text form, a name in `mixes`, its saved form, or itself."""
-    if isinstance(mix, str):
-        return RewardMix.parse(mix, mixes=mixes)
-    return mix if isinstance(mix, RewardMix) else RewardMix.from_dict(mix)
 
 
 def _standardized_in_groups(score: Tensor, groups: Tensor | None) -> Tensor:
@@ -287,22 +275,3 @@ def _standardized_in_groups(score: Tensor, groups: Tensor | None) -> Tensor:
     rounding = 8 * torch.finfo(score.dtype).eps * size
     varies = variance > rounding**2
     return torch.where(varies, centred / torch.where(varies, variance, 1.0).sqrt(), 0.0)
-
-
-def _mean_and_std(values: list[float]) -> tuple[float, float]:
-    mean = math.fsum(values) / len(values) if values else math.nan
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values), 1)
-    return mean, math.sqrt(variance)
-
-
-def _score_columns(path: str | Path, heads: tuple[str, ...]) -> dict[str, list[float]]:
-    table = read_table(path)
-    missing = [head for head in heads if head not in table.column_names]
-    if missing:
-        raise DataError.listing(
-            f"{path} cannot be the reference of the mix", [f"no column {head}" for head in missing]
-        )
-    return {
-        head: [float(value) for value in table[head].to_pylist() if value is not None]
-        for head in heads
-    }

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from apex_reward.errors import DataError, UsageError
 from apex_reward.scores.head import Head
-from apex_reward.scores.mix import RewardMix
+from apex_reward.scores.mix import RewardMix, check_names
 from apex_reward.scores.scores import Scores
 
 _FIELDS = {"weights", "embedding_weights", "fitted"}
@@ -56,22 +55,33 @@ class PreferenceHead:
         if not self.weights and not self.embedding_weights:
             raise UsageError("a preference head needs a weight for a head or for the embedding")
         named = [*self.weights.items(), *enumerate(self.embedding_weights or ())]
-        broken = [str(name) for name, weight in named if not math.isfinite(weight)]
-        if broken:
+        if broken := [str(name) for name, weight in named if not math.isfinite(weight)]:
             raise UsageError(f"weights of a preference head must be finite: {', '.join(broken)}")
 
-    def __call__(self, scores: Scores, embeddings: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Scores, embeddings: Tensor | None = None, groups: Tensor | None = None
+    ) -> Tensor:
         """(B,) rewards on the autograd graph of `scores` and of `embeddings` (B, W).
 
         Raises UsageError where a head is absent, or embeddings are absent or of another width.
+        `groups` are not read; a `RewardMix` may read them.
         """
         terms = [weight * scores[head] for head, weight in self.weights.items()]
         if self.embedding_weights is not None:
-            terms.append(self._embedding_term(embeddings))
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+            width = len(self.embedding_weights)
+            if embeddings is None or embeddings.ndim != 2 or embeddings.shape[1] != width:
+                given = "none given"
+                if embeddings is not None:
+                    given = f"given: shape {tuple(embeddings.shape)}; expected (B, {width})"
+                raise UsageError(
+                    f"this preference head needs (B, {width}) song embeddings; {given}"
+                )
+            terms.append(embeddings @ embeddings.new_tensor(self.embedding_weights))
+        return sum(terms[1:], start=terms[0])
+
+    def check(self, heads: Sequence[Head]) -> None:
+        """Whether a model of these heads can serve it; raises UsageError where it cannot."""
+        check_names(self.weights, heads)
 
     def bounds(self, heads: Sequence[Head], songs: int | None = None) -> tuple[float, float]:
         """The lowest and the highest reward; infinite with embeddings. See `RewardMix.bounds`."""
@@ -81,13 +91,10 @@ class PreferenceHead:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what `config.preference` of a model holds."""
+        vector = self.embedding_weights
         return {
             "weights": {name: float(weight) for name, weight in self.weights.items()},
-            "embedding_weights": (
-                None
-                if self.embedding_weights is None
-                else [float(w) for w in self.embedding_weights]
-            ),
+            "embedding_weights": None if vector is None else list(map(float, vector)),
             "fitted": dict(self.fitted),
         }
 
@@ -102,32 +109,19 @@ class PreferenceHead:
             )
         return cls(
             weights={str(name): float(weight) for name, weight in weights.items()},
-            embedding_weights=None if vector is None else tuple(float(w) for w in vector),
+            embedding_weights=None if vector is None else tuple(map(float, vector)),
             fitted=dict(value.get("fitted") or {}),
         )
 
     @classmethod
     def from_file(cls, path: str | Path) -> PreferenceHead:
         """Read the `preference.json` that `apex-reward arena calibrate` writes."""
+        if not Path(path).exists():
+            raise DataError(f"{path} does not exist")
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{path} does not exist") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} is not JSON: {error.msg} in line {error.lineno}") from error
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"{path} is not a preference head: expected a JSON object")
         return cls.from_dict(value)
-
-    def _embedding_term(self, embeddings: Tensor | None) -> Tensor:
-        width = len(self.embedding_weights or ())
-        if embeddings is None:
-            raise UsageError(f"this preference head needs (B, {width}) song embeddings; none given")
-        if embeddings.ndim != 2 or embeddings.shape[1] != width:
-            raise UsageError(
-                f"embeddings have shape {tuple(embeddings.shape)}; expected (B, {width}), the "
-                "width that the preference head was fitted on"
-            )
-        return embeddings @ torch.as_tensor(
-            self.embedding_weights, dtype=embeddings.dtype, device=embeddings.device
-        )

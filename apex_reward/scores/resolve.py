@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.scores.mix import RewardMix, as_mix, check_names
+from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.scores import Scores
 
 Mix = str | Mapping[str, Any] | RewardMix | PreferenceHead
-PREFERENCE = "preference"
 
 
 def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
@@ -34,27 +33,32 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
     Raises:
         UsageError: unknown, or not for these heads.
     """
-    if mix == PREFERENCE:
-        mix = _preference(model)
-    if isinstance(mix, PreferenceHead):
-        check_names(mix.weights, _names(model))
-        return mix
-    meant: Any = mix
-    if mix is None:
+    mixes, meant = named_mixes(model), mix
+    if meant is None:
         meant = getattr(model, "saved_mix", None) or getattr(model, "default_mix", None)
+    if meant is None:
         bounded = all(head.bounded for head in model.heads)
-        overall = named_mixes(model)["overall"]
-        meant = meant or RewardMix(overall, "range" if bounded else "none")
-    if isinstance(meant, Mapping) and "embedding_weights" in meant:
-        return resolve_mix(PreferenceHead.from_dict(meant), model)
-    found = as_mix(meant, named_mixes(model))
-    found.check(model.heads)
-    return found
+        meant = RewardMix(mixes["overall"], "range" if bounded else "none")
+    if meant == "preference":
+        meant = getattr(model, "preference", None)
+        if not meant:
+            raise UsageError(
+                "mix 'preference' needs a calibrated head, and this model holds none; "
+                "`apex-reward arena calibrate` makes one"
+            )
+    if isinstance(meant, str):
+        meant = RewardMix.parse(meant, mixes=mixes)
+    elif isinstance(meant, Mapping):
+        kind = PreferenceHead if "embedding_weights" in meant else RewardMix
+        meant = kind.from_dict(meant)
+    assert isinstance(meant, (RewardMix, PreferenceHead))
+    meant.check(model.heads)
+    return meant
 
 
 def named_mixes(model: Any) -> dict[str, dict[str, float]]:
     """The weights of a model's named mixes; every model has `overall`, the mean of its heads."""
-    names = _names(model)
+    names = [head.name for head in model.heads]
     return {"overall": dict.fromkeys(names, 1 / len(names)), **getattr(model, "mixes", {})}
 
 
@@ -75,14 +79,13 @@ def mix_scores(
         embeddings: (B, W), for a preference head that was fitted on embeddings too.
         groups: (B,) prompt of each song, for a mix normalised within groups.
     """
-    if not scores.ensembles:
-        return _mixed(mix, scores, embeddings, groups)
     rewards = member_rewards(mix, scores, embeddings, groups)
-    mean = rewards[0].mean(dim=0)
-    if len(rewards) > 1:
-        base = _mixed(mix, scores, embeddings, groups)
+    if len(rewards) == 1:
+        mean = rewards[0].mean(dim=0)
+    else:
+        base = mix(scores, groups=groups, embeddings=embeddings)
         mean = base + sum(one.mean(dim=0) - base for one in rewards)
-    return mean - caution * spread(rewards) if caution else mean
+    return mean - caution * spread(rewards) if caution and rewards else mean
 
 
 def member_rewards(
@@ -95,7 +98,7 @@ def member_rewards(
     return [
         torch.stack(
             [
-                _mixed(mix, scores.member(index, number), embeddings, groups)
+                mix(scores.member(index, number), groups=groups, embeddings=embeddings)
                 for index in range(len(tensor))
             ]
         )
@@ -109,32 +112,6 @@ def spread(rewards: Sequence[Tensor]) -> Tensor:
     Args:
         rewards: (M, B) rewards of the members of each ensemble, as `member_rewards` gives them.
     """
-    variance = sum(one.var(dim=0, correction=0) for one in rewards)
-    assert isinstance(variance, Tensor)
+    variance = torch.stack([one.var(dim=0, correction=0) for one in rewards]).sum(dim=0)
     varies = variance > 0
     return torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
-
-
-def _mixed(
-    mix: RewardMix | PreferenceHead,
-    scores: Scores,
-    embeddings: Tensor | None,
-    groups: Tensor | None,
-) -> Tensor:
-    if isinstance(mix, PreferenceHead):
-        return mix(scores, embeddings)
-    return mix(scores, groups)
-
-
-def _preference(model: Any) -> PreferenceHead:
-    saved = getattr(model, "preference", None)
-    if not saved:
-        raise UsageError(
-            "mix 'preference' needs a calibrated head, and this model holds none; "
-            "`apex-reward arena calibrate` makes one"
-        )
-    return PreferenceHead.from_dict(saved)
-
-
-def _names(model: Any) -> list[str]:
-    return [head.name for head in model.heads]

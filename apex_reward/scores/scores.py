@@ -5,9 +5,9 @@ Shape key: B = batch of songs, H = heads, M = members of an ensemble, h = heads 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ MOST_SHOWN = 20
 Ensembles = tuple[tuple[tuple[str, ...], Tensor], ...]
 
 
-class Scores(Mapping[str, Tensor]):
+class Scores(dict[str, Tensor]):
     """Scores of a batch of songs: an ordered mapping of head name to a (B,) tensor.
 
     Heads are attributes too (`scores.musicality`), where their name is a Python name. Tensors stay
@@ -51,20 +51,17 @@ class Scores(Mapping[str, Tensor]):
         heads: Sequence[Head] | None = None,
         members: Tensor | Ensembles | None = None,
     ) -> None:
-        self._values = dict(values)
+        super().__init__(values)
         self.heads: tuple[Head, ...] = tuple(known_heads(values) if heads is None else heads)
-        if members is None:
-            members = ()
-        self.ensembles: Ensembles = (
-            members if isinstance(members, tuple) else ((tuple(self._values), members),)
-        )
-        names = [head.name for head in self.heads]
-        if names != list(self._values) or not names:
+        if isinstance(members, Tensor):
+            members = ((self.names, members),)
+        self.ensembles: Ensembles = members or ()
+        names = ", ".join(head.name for head in self.heads)
+        if names != ", ".join(self) or not names:
             raise UsageError(
-                f"scores for {', '.join(self._values) or 'no head'}; "
-                f"the heads are {', '.join(names) or 'none'}"
+                f"scores for {', '.join(self) or 'no head'}; the heads are {names or 'none'}"
             )
-        shapes = {tuple(value.shape) for value in self._values.values()}
+        shapes = {tuple(value.shape) for value in self.values()}
         if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
             raise UsageError(
                 f"scores have shapes {', '.join(map(str, sorted(shapes)))}; expected (B,) each"
@@ -78,25 +75,20 @@ class Scores(Mapping[str, Tensor]):
 
     @classmethod
     def from_stack(
-        cls,
-        values: Tensor,
-        heads: Sequence[Head | str] | None = None,
-        members: Tensor | None = None,
+        cls, values: Tensor, heads: Sequence[Head] | None = None, members: Tensor | None = None
     ) -> Scores:
         """Build from a (B, H) tensor with a column per head, in the order of `heads`.
 
         None takes APEX's heads: all seven, or the first two where there are two columns.
         """
         heads = apex_heads(values.shape[-1]) if heads is None else heads
-        named = [head.name if isinstance(head, Head) else head for head in heads]
-        if values.ndim != 2 or values.shape[1] != len(named):
+        names = [head.name for head in heads]
+        if values.ndim != 2 or values.shape[1] != len(names):
             raise UsageError(
-                f"scores have shape {tuple(values.shape)}; expected (B, {len(named)}) "
-                f"for the heads {', '.join(named)}"
+                f"scores have shape {tuple(values.shape)}; expected (B, {len(names)}) "
+                f"for the heads {', '.join(names)}"
             )
-        ranged = [head for head in heads if isinstance(head, Head)]
-        columns = dict(zip(named, values.unbind(dim=1), strict=True))
-        return cls(columns, ranged if len(ranged) == len(named) else None, members)
+        return cls(dict(zip(names, values.unbind(dim=1), strict=True)), heads, members)
 
     @classmethod
     def from_members(cls, members: Tensor, heads: Sequence[Head]) -> Scores:
@@ -129,63 +121,42 @@ class Scores(Mapping[str, Tensor]):
     @property
     def names(self) -> tuple[str, ...]:
         """The heads' names, in order."""
-        return tuple(self._values)
+        return tuple(self)
 
     @property
     def songs(self) -> int:
         """B, the number of songs."""
-        return int(next(iter(self._values.values())).shape[0])
+        return len(next(iter(self.values())))
 
-    def __getitem__(self, head: str) -> Tensor:
-        """The (B,) scores of one head; raises UsageError where it is absent."""
-        try:
-            return self._values[head]
-        except KeyError:
-            raise UsageError(
-                f"no head {head!r} in these scores; present: {', '.join(self._values)}"
-            ) from None
-
-    def get(self, head: str, default: Any = None) -> Any:
-        """The (B,) scores of one head, or `default` where it is absent."""
-        return self._values.get(head, default)
-
-    def __contains__(self, head: object) -> bool:
-        return head in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        """The number of heads, as of any mapping; `songs` is the batch's size."""
-        return len(self._values)
+    def __missing__(self, head: str) -> Tensor:
+        """Raises UsageError where a head is absent."""
+        raise UsageError(f"no head {head!r} in these scores; present: {', '.join(self)}")
 
     def __getattr__(self, name: str) -> Tensor:
-        values = self.__dict__.get("_values", {})
-        if name in values:
-            return values[name]
-        raise AttributeError(f"no head {name!r} in these scores; present: {', '.join(values)}")
+        if name in self:
+            return self[name]
+        raise AttributeError(f"no head {name!r} in these scores; present: {', '.join(self)}")
 
     def __repr__(self) -> str:
-        return f"Scores({', '.join(self._values)}; {self.songs} songs)"
+        return f"Scores({', '.join(self)}; {self.songs} songs)"
 
     def _repr_html_(self) -> str:
         """A table for notebooks, a row per song."""
         rows = self.rows()[:MOST_SHOWN]
-        names = "".join(f"<th>{escape(name)}</th>" for name in (rows[0] if rows else self._values))
-        lines = ["".join(f"<td>{value:.3f}</td>" for value in row.values()) for row in rows]
-        table = "".join(f"<tr>{line}</tr>" for line in (names, *lines))
+        lines = ["".join(f"<th>{escape(name)}</th>" for name in (rows[0] if rows else self))]
+        lines += ["".join(f"<td>{value:.3f}</td>" for value in row.values()) for row in rows]
+        table = "".join(f"<tr>{line}</tr>" for line in lines)
         left = f"<p>{len(rows)} of {self.songs} songs.</p>" if self.songs > len(rows) else ""
         return f"<table>{table}</table>{left}"
 
     def stack(self) -> Tensor:
         """All heads as one (B, H) tensor in head order."""
-        return torch.stack(list(self._values.values()), dim=1)
+        return torch.stack(list(self.values()), dim=1)
 
     @property
     def members(self) -> Tensor | None:
         """(M, B, H) scores of each member of one ensemble that gives all heads; else None."""
-        whole = [tensor for own, tensor in self.ensembles if len(own) == len(self)]
-        return whole[0] if whole else None
+        return next((tensor for own, tensor in self.ensembles if len(own) == len(self)), None)
 
     @property
     def std(self) -> Scores | None:
@@ -195,10 +166,10 @@ class Scores(Mapping[str, Tensor]):
         """
         if not self.ensembles:
             return None
-        spread = {name: torch.zeros_like(value) for name, value in self._values.items()}
+        spread = {name: torch.zeros_like(value) for name, value in self.items()}
         for own, tensor in self.ensembles:
             spread |= zip(own, tensor.std(dim=0, correction=0).unbind(dim=1), strict=True)
-        return Scores(spread, [Head(head.name, 0.0) for head in self.heads])
+        return Scores(spread, [Head(name, 0.0) for name in self])
 
     def member(self, index: int, ensemble: int | None = None) -> Scores:
         """The scores of one member of every ensemble, or of one ensemble only.
@@ -207,7 +178,7 @@ class Scores(Mapping[str, Tensor]):
         """
         if not self.ensembles:
             raise UsageError("these scores are of one model; there are no members")
-        values = dict(self._values)
+        values = dict(self)
         for number, (own, tensor) in enumerate(self.ensembles):
             if ensemble in (None, number) and index < len(tensor):
                 values |= zip(own, tensor[index].unbind(dim=1), strict=True)
@@ -215,40 +186,35 @@ class Scores(Mapping[str, Tensor]):
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Scores:
         """The same scores with `function` applied to every head's tensor (`.detach`, `.cpu`)."""
-        return Scores(
-            {name: function(value) for name, value in self._values.items()},
-            self.heads,
-            tuple((own, function(tensor)) for own, tensor in self.ensembles),
-        )
+        return self._changed(function, function)
 
     def song(self, index: int) -> Scores:
         """The scores of one song, (1,) each."""
-        return Scores(
-            {name: value[index : index + 1] for name, value in self._values.items()},
-            self.heads,
-            tuple((own, tensor[:, index : index + 1]) for own, tensor in self.ensembles),
-        )
+        one = slice(index, index + 1)
+        return self._changed(lambda value: value[one], lambda members: members[:, one])
 
     def renamed(self, prefix: str) -> Scores:
         """The same scores under the names `prefix.head`, as in a panel."""
-        return Scores(
-            {f"{prefix}.{name}": value for name, value in self._values.items()},
-            [Head(f"{prefix}.{head.name}", head.low, head.high) for head in self.heads],
-            tuple(
-                (tuple(f"{prefix}.{name}" for name in own), tensor)
-                for own, tensor in self.ensembles
-            ),
-        )
+        return self._changed(lambda value: value, lambda members: members, f"{prefix}.")
 
     def rows(self) -> list[dict[str, float]]:
         """One JSON-ready dict per song: the heads in order, then `<head>_std` with an ensemble."""
-        rows = [
-            dict(zip(self._values, values, strict=True))
-            for values in self.stack().detach().cpu().tolist()
-        ]
-        spread = self.std
-        if spread is not None:
-            names = [f"{name}_std" for name in self._values]
-            for row, values in zip(rows, spread.stack().detach().cpu().tolist(), strict=True):
-                row.update(zip(names, values, strict=True))
-        return rows
+        spread: Mapping[str, Tensor] = self.std or {}
+        columns = {**self, **{f"{name}_std": value for name, value in spread.items()}}
+        stacked = torch.stack(list(columns.values()), dim=1).detach().cpu().tolist()
+        return [dict(zip(columns, values, strict=True)) for values in stacked]
+
+    def _changed(
+        self,
+        of_value: Callable[[Tensor], Tensor],
+        of_members: Callable[[Tensor], Tensor],
+        prefix: str = "",
+    ) -> Scores:
+        return Scores(
+            {prefix + name: of_value(value) for name, value in self.items()},
+            [replace(head, name=prefix + head.name) for head in self.heads],
+            tuple(
+                (tuple(prefix + name for name in own), of_members(tensor))
+                for own, tensor in self.ensembles
+            ),
+        )

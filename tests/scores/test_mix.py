@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -15,7 +16,7 @@ from apex_reward import ApexReward, RewardMix
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table
 from apex_reward.scores.apex import APEX_HEADS, APEX_MIXES, HEADS, head_range
-from apex_reward.scores.mix import as_mix
+from apex_reward.scores.resolve import resolve_mix
 from apex_reward.scores.scores import Scores
 from tests.support import golden_song, tiny_model
 
@@ -168,8 +169,10 @@ def test_saved_and_text_forms_return() -> None:
     mix = mix_of({"musicality": 1.0, "score_likes": 0.3}, "zscore")
     assert RewardMix.from_dict(json.loads(json.dumps(mix.to_dict()))) == mix
     assert str(mix) == "musicality=1,score_likes=0.3"
-    assert as_mix(str(mix)) == RewardMix(mix.weights) == as_mix(as_mix(str(mix)).to_dict())
-    assert as_mix(mix) is mix
+    apex = SimpleNamespace(heads=APEX_HEADS)
+    read = resolve_mix(str(mix), apex)
+    assert read == RewardMix(mix.weights) == resolve_mix(read.to_dict(), apex)
+    assert resolve_mix(mix, apex) is mix
 
 
 def test_reference_from_a_file_of_scores(tmp_path: Path) -> None:
