@@ -9,14 +9,13 @@ Shape key: C = channels, n = samples of a piece or block.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apex_reward.audio.flags import DecodeSettings, FlagMeter, SongFacts
+from apex_reward.audio.flags import DecodeSettings, FlagMeter, Samples, SongFacts
 from apex_reward.audio.stream import CHUNK, AudioStream
 from apex_reward.errors import AudioError
 
@@ -28,11 +27,9 @@ NEXT_SECONDS = 30.0
 MIN_RATE, MAX_RATE = 2_000, 1_000_000
 """Hz. Sound of a lower rate, resampled, grows without bound; a higher one is a broken header."""
 SLOT = 8 * CHUNK
+"""Samples of a piece: a worker hands over some seconds at a time."""
 MOST_CHANNELS = 6
 """A song of more channels is always mixed to mono."""
-"""Samples of a piece: a worker hands over some seconds at a time."""
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,11 @@ class Block:
 
 
 Blocks = Generator[Block, None, None]
+OpenStream = Callable[[], AbstractContextManager[AudioStream]]
 
 
-def mono_pieces(
-    open_stream: Callable[[], AudioStream], settings: DecodeSettings, slots: Sequence[Samples]
-) -> Blocks:
-    """The mono mix in pieces, each in the next of the `slots` (`SLOT`,), which take turns.
+def mono_pieces(open_stream: OpenStream, settings: DecodeSettings, slot: Samples) -> Blocks:
+    """The mono mix in pieces; each is in `slot` (`SLOT`,), until the next one is asked for.
 
     With `settings.channels` the channels of a song of 2 to `MOST_CHANNELS` are kept.
 
@@ -63,29 +59,29 @@ def mono_pieces(
             else a decoder raises: that is the file's failure, not the run's.
     """
     try:
-        with closing(open_stream()) as stream:
-            yield from _pieces(stream, settings, slots)
+        with open_stream() as stream:
+            yield from _pieces(stream, settings, slot)
     except AudioError:
         raise
     except Exception as error:
         raise AudioError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def _pieces(stream: AudioStream, settings: DecodeSettings, slots: Sequence[Samples]) -> Blocks:
+def _pieces(stream: AudioStream, settings: DecodeSettings, slot: Samples) -> Blocks:
     rate = stream.sample_rate
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"has a sample rate of {rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
     meter = FlagMeter(stream.channels, rate)
     digest = hashlib.blake2b(f"{rate} {stream.channels} ".encode(), digest_size=16)
     kept = stream.channels if settings.channels and stream.channels <= MOST_CHANNELS else 1
-    turn = filled = 0
+    filled = 0
     try:
         for chunk in stream.chunks:
             size = len(chunk) * kept
             if filled + size > SLOT:
-                yield Block(slots[turn][:filled], rate, None, kept)
-                turn, filled = (turn + 1) % len(slots), 0
-            place = slots[turn][filled : filled + size]
+                yield Block(slot[:filled], rate, None, kept)
+                filled = 0
+            place = slot[filled : filled + size]
             meter.add(chunk, place if kept == 1 else np.empty(len(chunk), np.float32))
             if kept > 1:
                 place[:] = chunk.ravel()
@@ -94,15 +90,14 @@ def _pieces(stream: AudioStream, settings: DecodeSettings, slots: Sequence[Sampl
             filled += size
     except AudioError:
         # Blocks before the damage come out whole.
-        yield Block(slots[turn][:filled], rate, None, kept)
+        yield Block(slot[:filled], rate, None, kept)
         raise
     if meter.samples == 0:
         raise AudioError("holds no audio samples")
-    known = {"truncated": stream.cut, "incomplete": stream.incomplete}
-    flags = meter.flags(settings, stream.missing, [name for name, holds in known.items() if holds])
+    flags = meter.flags(settings, stream.missing, stream.cut, stream.incomplete)
     mark = digest.hexdigest() if settings.digest else ""
     facts = SongFacts(meter.samples, rate, stream.channels, flags, mark, meter.mono_loss)
-    yield Block(slots[turn][:filled], rate, facts, kept)
+    yield Block(slot[:filled], rate, facts, kept)
 
 
 def joined(pieces: Blocks) -> Blocks:
@@ -111,24 +106,20 @@ def joined(pieces: Blocks) -> Blocks:
     with closing(pieces):
         for piece in pieces:
             rest, rate, kept = piece.samples, piece.sample_rate, piece.channels
+            # Pages that are never written take no memory: short songs pay for their own length.
             if block.size == 0:
-                block = _empty(BLOCK_SECONDS * rate * kept)
+                block = np.empty(round(BLOCK_SECONDS * rate * kept), np.float32)
             while len(rest):
                 if filled == block.size:
                     yield Block(block, rate, None, kept)
-                    block, filled = _empty(NEXT_SECONDS * rate * kept), 0
+                    block, filled = np.empty(round(NEXT_SECONDS * rate * kept), np.float32), 0
                 part = rest[: block.size - filled]
                 block[filled : filled + len(part)] = part
                 filled, rest = filled + len(part), rest[len(part) :]
         block.resize(filled, refcheck=False)
-        yield Block(block, rate, piece.facts, piece.channels)
+        yield Block(block, rate, piece.facts, kept)
 
 
-def blocks_of(open_stream: Callable[[], AudioStream], settings: DecodeSettings) -> Blocks:
+def blocks_of(open_stream: OpenStream, settings: DecodeSettings) -> Blocks:
     """The blocks of a song, decoded in this process; errors as in `mono_pieces`."""
-    return joined(mono_pieces(open_stream, settings, [np.empty(SLOT, np.float32)]))
-
-
-def _empty(samples: float) -> Samples:
-    # Pages that are never written take no memory: short songs pay for their own length.
-    return np.empty(round(samples), np.float32)
+    return joined(mono_pieces(open_stream, settings, np.empty(SLOT, np.float32)))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apex_reward.audio.blocks import BLOCK_SECONDS, Block, Blocks, blocks_of
-from apex_reward.audio.flags import DecodeSettings, SongFacts
+from apex_reward.audio.flags import DecodeSettings, Samples, SongFacts
 from apex_reward.audio.stream import CHUNK, AudioStream, stream_descriptor, stream_file
 from apex_reward.audio.workers import DecodeProcess
 from apex_reward.errors import AudioError, UsageError
@@ -56,27 +56,22 @@ class DecodedSong:
         sample_rate: of the file in Hz; 0 where there is an `error`.
         error: why the song cannot be scored, or None. Damage after the first block raises from
             `blocks` instead.
-        in_memory: nothing of it is left to decode.
     """
 
     def __init__(self, path: str, start: Callable[[], Blocks]) -> None:
-        self.path = path
+        self.path, self._start = path, start
         self.sample_rate = 0
         self.error: str | None = None
-        self._start = start
         self._first: Block | None = None
         self._rest: Blocks | None = None
         self._facts: SongFacts | None = None
         try:
-            self._rest = start()
-            self._first = next(self._rest)
-            self.sample_rate = self._first.sample_rate
-            self._facts = self._first.facts
+            first = self._begin()
+            self.sample_rate, self._facts = first.sample_rate, first.facts
         except AudioError as error:
             self.error = str(error)
-        self.in_memory = self._rest is None or self.error is not None or self._facts is not None
         if self.in_memory:
-            self._finish()
+            self.close()
 
     @classmethod
     def failed(cls, path: str, reason: str) -> DecodedSong:
@@ -87,27 +82,36 @@ class DecodedSong:
 
         return cls(path, fail)
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
+    def _begin(self) -> Block:
+        self._rest = self._start()
+        self._first = next(self._rest)
+        return self._first
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing of it is left to decode."""
+        return self.error is not None or (self._first is not None and self._first.facts is not None)
+
+    def blocks(self) -> Iterator[Samples]:
         """Mono blocks (n,) float32 of `BLOCK_SECONDS` at most, from the song's beginning.
 
         Raises:
             AudioError: the song has an `error`, or is damaged further on. What was read before is
                 no song.
         """
-        yield from map(_mixed, self.channel_blocks())
+        for block in self.channel_blocks():
+            yield block[0] if len(block) == 1 else block.mean(axis=0)
 
-    def channel_blocks(self) -> Iterator[NDArray[np.float32]]:
+    def channel_blocks(self) -> Iterator[Samples]:
         """As `blocks`, each (C, n): the channels where `DecodeSettings.channels` keeps them."""
         if self.error is not None:
             raise AudioError(self.error)
-        if self.in_memory and self._first is not None:
-            yield _channels(self._first)
-            return
         if self._first is None:  # read before: decode again
             self.close()
-            self._rest = self._start()
-            self._first = next(self._rest)
-        first, self._first = self._first, None
+            self._begin()
+        first = self._first
+        if not self.in_memory:
+            self._first = None
         yield _channels(first)
         del first
         for block in self._rest or ():
@@ -123,7 +127,7 @@ class DecodedSong:
         return self._facts
 
     @property
-    def mono(self) -> NDArray[np.float32]:
+    def mono(self) -> Samples:
         """All samples (T,); empty where there is an `error`. Not for songs of hours."""
         if self.error is not None:
             return np.zeros(0, np.float32)
@@ -136,29 +140,22 @@ class DecodedSong:
 
     def close(self) -> None:
         """Stop decoding; the blocks can still be read again from the beginning."""
-        self._finish()
-        if not self.in_memory:
-            self._first = None
-
-    def _finish(self) -> None:
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.close()
+        if not self.in_memory:
+            self._first = None
 
 
-def _channels(block: Block) -> NDArray[np.float32]:
+def _channels(block: Block | None) -> Samples:
     """The samples (C, n) of a block; C is 1 for the mono mix."""
+    assert block is not None
     return block.samples.reshape(-1, block.channels).T
-
-
-def _mixed(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    mono: NDArray[np.float32] = block[0] if len(block) == 1 else block.mean(axis=0)
-    return mono
 
 
 def decode_song(path: str, settings: DecodeSettings) -> DecodedSong:
     """Decode a file in this process, whatever is in it."""
-    return DecodedSong(path, lambda: blocks_of(lambda: stream_file(path), settings))
+    return DecodedSong(path, lambda: blocks_of(partial(stream_file, path), settings))
 
 
 def song_of(
@@ -190,11 +187,11 @@ def song_of(
     if sample_rate <= 0 or sample_rate != int(sample_rate):
         raise UsageError(f"sample_rate is {sample_rate}; expected whole Hz above 0")
     song = np.atleast_2d(array).T
+    starts = range(0, len(song), CHUNK)
 
-    def stream() -> AudioStream:
-        starts = range(0, len(song), CHUNK)
+    def stream() -> AbstractContextManager[AudioStream]:
         chunks = (np.ascontiguousarray(song[n : n + CHUNK], np.float32) for n in starts)
-        return AudioStream(int(sample_rate), max(1, song.shape[1]), chunks)
+        return nullcontext(AudioStream(int(sample_rate), max(1, song.shape[1]), chunks))
 
     return DecodedSong(name, lambda: blocks_of(stream, settings))
 
@@ -202,13 +199,13 @@ def song_of(
 def song_of_bytes(data: bytes, name: str, settings: DecodeSettings = PLAIN) -> DecodedSong:
     """A song from the bytes of an audio file, with the checks and flags of a file."""
 
-    def stream() -> AudioStream:
+    @contextmanager
+    def stream() -> Iterator[AudioStream]:
         with tempfile.TemporaryFile() as file:
             file.write(data)
-            file.flush()
-            descriptor = os.dup(file.fileno())
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return stream_descriptor(descriptor)
+            file.seek(0)
+            with stream_descriptor(file.fileno()) as opened:
+                yield opened
 
     return DecodedSong(name, lambda: blocks_of(stream, settings))
 
@@ -219,7 +216,8 @@ def decode_songs(
     """Yield one DecodedSong per path, in the order of `paths`, for any number of workers.
 
     A song of several blocks keeps the worker that decoded its first block until its blocks are read
-    or it is closed; another worker takes that one's place.
+    or it is closed; another worker takes that one's place. Read again, it is decoded in this
+    process.
 
     Args:
         paths: files to decode.
@@ -229,36 +227,13 @@ def decode_songs(
     """
     workers = min(workers, len(paths))
     if workers == 0:
-        for path in paths:
-            yield decode_song(path, settings)
+        yield from (decode_song(path, settings) for path in paths)
         return
-    pool = _Pool(settings, workers)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-        waiting: deque[Future[tuple[DecodedSong, DecodeProcess]]] = deque()
-        try:
-            for path in paths:
-                waiting.append(threads.submit(pool.decode, path))
-                if len(waiting) > AHEAD * workers:
-                    yield pool.take(waiting.popleft())
-            while waiting:
-                yield pool.take(waiting.popleft())
-        finally:
-            for future in waiting:
-                future.cancel()
-            pool.close()
+    idle = [DecodeProcess(settings) for _ in range(workers)]
+    running = set(idle)
 
-
-class _Pool:
-    """As many workers as threads that read from them, and those that long songs keep."""
-
-    def __init__(self, settings: DecodeSettings, count: int) -> None:
-        self._settings = settings
-        self._idle = [DecodeProcess(settings) for _ in range(count)]
-        self._all = set(self._idle)
-
-    def decode(self, path: str) -> tuple[DecodedSong, DecodeProcess]:
-        """The song with its first block, and its worker."""
-        process, kept = self._idle.pop(), False
+    def decode(path: str) -> DecodedSong:
+        process, kept = idle.pop(), False
 
         def first() -> Blocks:
             try:
@@ -268,31 +243,32 @@ class _Pool:
                     process.close()
 
         passes = iter([first()])
-        song = DecodedSong(path, lambda: next(passes, None) or self._again(path))
+        here = partial(blocks_of, partial(stream_file, path), settings)
+        song = DecodedSong(path, lambda: next(passes, None) or here())
         kept = not song.in_memory
-        self._idle.append(DecodeProcess(self._settings) if kept else process)
-        self._all.add(self._idle[-1])
-        return song, process
-
-    def take(self, future: Future[tuple[DecodedSong, DecodeProcess]]) -> DecodedSong:
-        """The song; a worker that it keeps does not end with the others."""
-        song, process = future.result()
-        if not song.in_memory:
-            self._all.discard(process)
+        following = DecodeProcess(settings) if kept else process
+        if kept:  # it ends with the song, not with the others
+            running.discard(process)
+            running.add(following)
+        idle.append(following)
         return song
 
-    def close(self) -> None:
-        """End all workers but those of songs that were taken."""
-        for process in tuple(self._all):
-            process.close()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+        waiting: deque[Future[DecodedSong]] = deque()
+        try:
+            for path in paths:
+                waiting.append(threads.submit(decode, path))
+                if len(waiting) > AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(running):
+                process.close()
 
-    def _again(self, path: str) -> Blocks:
-        with closing(DecodeProcess(self._settings)) as process:
-            yield from process.blocks(path)
 
-
-@dataclass(frozen=True)
-class SoundFacts:
+class SoundFacts(NamedTuple):
     """A file's facts, with its digest; or why it cannot be decoded."""
 
     path: str

@@ -9,17 +9,17 @@ Shape key: C = channels, n = samples of a chunk.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from apex_reward.errors import AudioError
 
-SILENT_BELOW_DBFS = -60.0
-"""`silent`: RMS of the mono mix over the whole song, in dB relative to full scale."""
+SILENT_POWER = 1e-6
+"""`silent`: mean power of the mono mix over the whole song (-60 dB relative to full scale)."""
 CLIPPED_SHARE = 1e-3
 """`clipped`: share of a channel's samples that are cut off at full scale or lie beyond it."""
 FULL_SCALE = 0.999
@@ -28,8 +28,8 @@ SHORT_SHARE = 0.5
 """`short`: length as a share of the encoder's segment; below it, most of the input is padding."""
 DUPLICATE_WITHIN = 1e-4
 """`mono-duplicate`: largest difference between channels (-80 dBFS)."""
-CANCELLED_DB = -20.0
-"""`phase-cancelled`: RMS of the mono mix relative to that of the channels, in dB."""
+CANCELLED_POWER = 1e-2
+"""`phase-cancelled`: power of the mono mix relative to that of the channels (-20 dB)."""
 CANCELLED_SHARE = 0.1
 """`phase-cancelled`: share of the seconds with sound in which the channels cancel."""
 TRUNCATED_SECONDS = 0.5
@@ -97,14 +97,12 @@ class FlagMeter:
 
     def __init__(self, channels: int, sample_rate: int) -> None:
         self.samples = 0
-        self._rate = sample_rate
-        # Powers of the mono mix and of all channels, over the song and over the second so far.
-        self._mono = self._every = self._mono_second = self._every_second = 0.0
-        self._filled = self._sounding = self._cancelled = 0
-        self._seconds: list[tuple[float, float, int]] = []
+        self._rate, self._channels = sample_rate, channels
+        # Of each second: energy of the mono mix, mean energy of a channel, samples.
+        self._seconds: list[list[float]] = []
         self._apart = False
         self._clipped = np.zeros(channels, np.int64)
-        self._last: Samples | None = None
+        self._last = np.zeros((0, channels), np.float32)
 
     def add(self, chunk: Samples, mono: Samples) -> None:
         """Measure the next chunk (n, C) and write its mean over the channels to `mono` (n,).
@@ -121,44 +119,26 @@ class FlagMeter:
                 "(divide integer samples by their full scale, 32768 for 16 bits)"
             )
         mix(chunk, mono)
-        self._add_power(chunk, mono)
-        if chunk.shape[1] > 1 and not self._apart:
+        self._add_energy(chunk, mono)
+        if self._channels > 1 and not self._apart:
             self._apart = bool(np.abs(chunk - chunk[:, :1]).max() > DUPLICATE_WITHIN)
         if peak >= FULL_SCALE:
             self._clipped += self._count_clipped(chunk)
         self.samples += len(chunk)
         self._last = chunk[-1:].copy()
 
-    def _add_power(self, chunk: Samples, mono: Samples) -> None:
+    def _add_energy(self, chunk: Samples, mono: Samples) -> None:
         start = 0
         while start < len(mono):
-            stop = min(len(mono), start + self._rate - self._filled)
+            if not self._seconds or self._seconds[-1][2] == self._rate:
+                self._seconds.append([0.0, 0.0, 0])
+            second = self._seconds[-1]
+            stop = min(len(mono), start + self._rate - int(second[2]))
             one, every = mono[start:stop], chunk[start:stop].ravel(order="K")
-            self._mono_second += float(np.dot(one, one))
-            self._every_second += float(np.dot(every, every))
-            self._filled += stop - start
+            second[0] += float(np.dot(one, one))
+            second[1] += float(np.dot(every, every)) / self._channels
+            second[2] += stop - start
             start = stop
-            if self._filled == self._rate:
-                self._end_second()
-
-    def _end_second(self) -> None:
-        samples = max(1, self._filled)
-        self._seconds.append(self._open_second())
-        every = self._every_second / (samples * self._clipped.size)
-        if every >= 10 ** (SILENT_BELOW_DBFS / 10):
-            self._sounding += 1
-            self._cancelled += self._mono_second / samples < 10 ** (CANCELLED_DB / 10) * every
-        self._mono += self._mono_second
-        self._every += self._every_second
-        self._filled, self._mono_second, self._every_second = 0, 0.0, 0.0
-
-    def _open_second(self) -> tuple[float, float, int]:
-        return self._mono_second, self._every_second / self._clipped.size, self._filled
-
-    @property
-    def mono_loss(self) -> float:
-        """`mono_loss` of the song so far, dB."""
-        return mono_loss([*self._seconds, self._open_second()])
 
     def _count_clipped(self, chunk: Samples) -> NDArray[np.int64]:
         """Samples of each channel beyond 1, or flat at full scale.
@@ -166,50 +146,59 @@ class FlagMeter:
         A lossless file that was cut off holds runs of one value; decoded from a lossy format the
         same song overshoots 1. A clean sine that just touches full scale does neither.
         """
-        before = chunk[:0] if self._last is None else self._last
-        whole = np.concatenate([before, chunk])
+        whole = np.concatenate([self._last, chunk])
         beyond = np.abs(chunk) > 1.0
         flat = (whole[1:] == whole[:-1]) & (np.abs(whole[1:]) >= FULL_SCALE)
         beyond[len(chunk) - len(flat) :] |= flat
         return beyond.sum(axis=0)
 
+    @property
+    def mono_loss(self) -> float:
+        """`mono_loss` of the song so far, dB."""
+        return mono_loss(self._seconds)
+
     def flags(
-        self, settings: DecodeSettings, missing: int = 0, also: Sequence[str] = ()
+        self,
+        settings: DecodeSettings,
+        missing: int = 0,
+        cut: bool = False,
+        incomplete: bool = False,
     ) -> list[str]:
-        """The flags of the whole song, in a fixed order; to be called once.
+        """The flags of the whole song, in a fixed order.
 
         Args:
             settings: the encoder's segment length and rate.
             missing: samples per channel that the header promised and that were not there.
-            also: flags known from reading the file, of `truncated` and `incomplete`.
+            cut: the file ends inside a packet.
+            incomplete: the file holds sound that could not be decoded.
 
         Returns:
             Any of `silent`, `clipped`, `short`, `mono-duplicate`, `phase-cancelled` (over the song,
-            or in a tenth of its seconds with sound), `truncated`, `incomplete` (the file holds
-            sound that could not be decoded), and `upsampled` (recorded at a lower rate than the
-            encoder's: nothing above half that rate).
+            or in a tenth of its seconds with sound), `truncated`, `incomplete`, and `upsampled`
+            (recorded at a lower rate than the encoder's: nothing above half that rate).
         """
-        # A beginning of a second counts as one only where the song has no whole second.
-        if self._sounding == 0:
-            self._end_second()
-        samples, channels = max(1, self.samples), self._clipped.size
-        mono = (self._mono + self._mono_second) / samples
-        every = (self._every + self._every_second) / (samples * channels)
-        share = self._cancelled / max(1, self._sounding)
+        samples = max(1, self.samples)
+        mono, every, counts = np.array(self._seconds or [(0.0, 0.0, 1)]).T
+        sounds = every >= SILENT_POWER * counts
+        # A beginning of a second counts as one only where no whole second has sound.
+        whole = sounds & (counts == self._rate)
+        sounds = whole if whole.any() else sounds
+        cancelled = sounds & (mono < CANCELLED_POWER * every)
         checks = {
-            "silent": mono < 10 ** (SILENT_BELOW_DBFS / 10),
+            "silent": mono.sum() < SILENT_POWER * samples,
             "clipped": self._clipped.max() / samples >= CLIPPED_SHARE,
             "short": samples < SHORT_SHARE * settings.segment_seconds * self._rate,
-            "mono-duplicate": channels > 1 and not self._apart,
-            "phase-cancelled": mono < 10 ** (CANCELLED_DB / 10) * every or share >= CANCELLED_SHARE,
-            "truncated": missing > TRUNCATED_SECONDS * self._rate or "truncated" in also,
-            "incomplete": "incomplete" in also,
+            "mono-duplicate": self._channels > 1 and not self._apart,
+            "phase-cancelled": mono.sum() < CANCELLED_POWER * every.sum()
+            or cancelled.sum() / max(1, sounds.sum()) >= CANCELLED_SHARE,
+            "truncated": cut or missing > TRUNCATED_SECONDS * self._rate,
+            "incomplete": incomplete,
             "upsampled": self._rate < settings.model_rate,
         }
         return [name for name, holds in checks.items() if holds]
 
 
-def mono_loss(seconds: Sequence[tuple[float, float, int]]) -> float:
+def mono_loss(seconds: Sequence[Sequence[float]]) -> float:
     """The power, in dB, that the mono mix loses in the worst 5 s of a song.
 
     The loss is against the mean power of the channels. It is 0 for equal channels, 3 for channels
@@ -222,14 +211,13 @@ def mono_loss(seconds: Sequence[tuple[float, float, int]]) -> float:
     Returns:
         The largest loss of all windows of five seconds above -60 dBFS; 0 where there is none.
     """
-    windows = max(1, len([one for one in seconds if one[2]]) - TRAP_SECONDS + 1)
-    lost = [0.0]
-    for start in range(windows):
-        part = seconds[start : start + TRAP_SECONDS]
-        mono, every, samples = (sum(values) for values in zip(*part, strict=True))
-        if samples and every > 10 ** (SILENT_BELOW_DBFS / 10) * samples:
-            lost.append(10 * math.log10(every / max(mono, every * 10 ** (-MOST_LOST / 10))))
-    return max(lost)
+    if not seconds:
+        return 0.0
+    windows = sliding_window_view(np.array(seconds), min(TRAP_SECONDS, len(seconds)), axis=0)
+    mono, every, counts = windows.sum(axis=-1).T
+    sounds = every > SILENT_POWER * counts
+    left = np.maximum(mono, every * 10 ** (-MOST_LOST / 10))
+    return float((10 * np.log10(every[sounds] / left[sounds])).max(initial=0.0))
 
 
 def mix(chunk: Samples, mono: Samples) -> None:

@@ -5,7 +5,6 @@ Shape key: C = channels, T = samples.
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def load_audio(path: str | Path) -> Waveform:
             or samples that are NaN or infinite. The message is the reason, without the path.
     """
     chunks, done = [], 0
-    with closing(stream_file(path)) as stream:
+    with stream_file(path) as stream:
         for chunk in stream.chunks:
             check_finite(chunk, done, stream.sample_rate)
             done += len(chunk)

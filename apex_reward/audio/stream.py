@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from apex_reward.audio.containers import Piece, Plan, Reader, piece_reader, scan
+from apex_reward.audio.containers import Plan, Reader, piece_reader, scan
 from apex_reward.errors import AudioError
 
 try:
@@ -32,6 +33,7 @@ except ImportError:  # a machine that PyAV has no wheel for
     av = None  # type: ignore[assignment]
 
 Samples = npt.NDArray[np.float32]
+Chunks = Generator[Samples, None, None]
 CHUNK = 1 << 15
 """Samples per channel of one read: they stay in cache while they are mixed and measured."""
 NO_LENGTH = 1 << 40
@@ -56,6 +58,10 @@ _SIZES = re.compile(
 )
 
 
+FAILURES = (RuntimeError, ValueError, MemoryError)
+"""What libsndfile's binding raises for files that it cannot decode."""
+
+
 @dataclass
 class AudioStream:
     """One file on its way.
@@ -77,68 +83,57 @@ class AudioStream:
     missing: int = 0
     cut: bool = False
     incomplete: bool = False
-    resources: ExitStack = field(default_factory=ExitStack)
-
-    def close(self) -> None:
-        """End the decoding and close the file, also in the middle."""
-        if isinstance(self.chunks, Generator):
-            self.chunks.close()
-        self.resources.close()
 
 
-def stream_file(path: str | os.PathLike[str]) -> AudioStream:
-    """Open a song; the caller closes the stream.
+@contextmanager
+def stream_file(path: str | os.PathLike[str]) -> Iterator[AudioStream]:
+    """A song, open inside the block.
 
     Raises:
         AudioError: no such file, not a regular file, not readable, empty or not audio. The message
             is the reason, without the path. The chunks raise it too.
     """
-    return stream_descriptor(_open(Path(path)))
+    descriptor = _open(Path(path))
+    try:
+        with stream_descriptor(descriptor) as stream:
+            yield stream
+    finally:
+        os.close(descriptor)
 
 
-def stream_descriptor(descriptor: int) -> AudioStream:
-    """As `stream_file` for an open regular file, which the stream closes.
+@contextmanager
+def stream_descriptor(descriptor: int) -> Iterator[AudioStream]:
+    """As `stream_file` for an open regular file.
 
     The decoders read from the descriptor itself: through a Python file object libsndfile would
     swallow an interrupt and end the song there, and FFmpeg would take a name for an address.
     """
-    with ExitStack() as resources:
-        resources.callback(os.close, descriptor)
-        try:
-            head = os.pread(descriptor, 64, 0)
-        except OSError as error:
-            raise AudioError(f"cannot be read: {error.strerror or error}") from error
-        if not head:
-            raise AudioError("is empty (0 bytes)")
-        if head.startswith(LFS_MARK):
-            raise AudioError("is a Git LFS pointer, not the audio itself; run `git lfs pull`")
-        try:
-            reader = resources.enter_context(Reader(descriptor))
-        except (RuntimeError, ValueError, MemoryError) as error:
-            stream = _ffmpeg_stream(descriptor, f"is not audio that can be decoded ({_why(error)}")
-        else:
-            plan = scan(reader.format, descriptor)
-            stream = AudioStream(int(reader.samplerate), int(reader.channels), iter(()))
-            stream.cut, stream.incomplete = plan.cut, plan.incomplete
-            if plan.pieces:
-                stream.chunks = _of_pieces(descriptor, plan, stream)
-            else:
-                stream.chunks = _of_file(descriptor, reader, stream)
-        resources.callback(stream.resources.pop_all().close)
-        stream.resources = resources.pop_all()
-        return stream
-    raise AssertionError  # an ExitStack of closings swallows nothing
+    try:
+        head = os.pread(descriptor, 64, 0)
+    except OSError as error:
+        raise AudioError(f"cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise AudioError("is empty (0 bytes)")
+    if head.startswith(LFS_MARK):
+        raise AudioError("is a Git LFS pointer, not the audio itself; run `git lfs pull`")
+    try:
+        reader = Reader(descriptor)
+    except FAILURES as error:
+        failure = f"is not audio that can be decoded ({_why(error)}"
+        opened = _ffmpeg_stream(descriptor, failure)
+    else:
+        opened = _libsndfile_stream(descriptor, reader)
+    with opened as stream:
+        yield stream
 
 
 def _open(path: Path) -> int:
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise AudioError("is a folder, not a file")
-        # A pipe or device would block for ever.
-        if not stat.S_ISREG(mode):
-            raise AudioError("is not a regular file")
-        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(mode):  # a pipe or device would block for ever
+            folder = stat.S_ISDIR(mode)
+            raise AudioError("is a folder, not a file" if folder else "is not a regular file")
+        return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         reason = "is a link to nothing" if path.is_symlink() else "does not exist"
         raise AudioError(reason) from None
@@ -150,72 +145,74 @@ def _open(path: Path) -> int:
         raise AudioError(f"cannot be opened: {error}") from error
 
 
-def _of_file(descriptor: int, reader: Any, stream: AudioStream) -> Iterator[Samples]:
+@contextmanager
+def _libsndfile_stream(descriptor: int, reader: Reader) -> Iterator[AudioStream]:
+    with reader:
+        plan = scan(reader.format, descriptor)
+        stream = AudioStream(reader.samplerate, reader.channels, iter(()))
+        stream.cut, stream.incomplete = plan.cut, plan.incomplete
+        if plan.pieces:
+            chunks = _of_pieces(descriptor, plan, stream)
+        else:
+            chunks = _of_file(descriptor, reader, stream)
+        stream.chunks = chunks
+        with closing(chunks):
+            yield stream
+
+
+def _of_file(descriptor: int, reader: Reader, stream: AudioStream) -> Chunks:
     """All chunks by libsndfile; where it fails, FFmpeg goes on behind what was decoded."""
     promised, done, failure = _promised(reader), 0, ""
     try:
         for chunk in _read(reader):
             done += len(chunk)
             yield chunk
-    except (RuntimeError, ValueError, MemoryError) as error:
+    except FAILURES as error:
         seconds = f"is damaged at {done / stream.sample_rate:.1f} s"
         failure = f"{seconds if done else 'is not audio that can be decoded'} ({_why(error)}"
     stream.missing = max(0, promised - done)
     # libsndfile ends some Opus files early without an error.
     early = reader.format == "OGG" and stream.missing > GAP_SECONDS * stream.sample_rate
-    if failure or (early and not stream.cut):
+    if failure:
         yield from _go_on(descriptor, stream, done, failure)
+    elif early and not stream.cut:
+        with suppress(AudioError):  # then there is no more
+            yield from _go_on(descriptor, stream, done, "ends early (libsndfile: no error")
 
 
-def _go_on(descriptor: int, stream: AudioStream, done: int, failure: str) -> Iterator[Samples]:
-    """What FFmpeg decodes behind the first `done` samples; without a failure there may be none."""
-    try:
-        other = _ffmpeg_stream(descriptor, failure)
-    except AudioError:
-        if failure:
-            raise
-        return
-    stream.resources.callback(other.close)
-    if (other.sample_rate, other.channels) != (stream.sample_rate, stream.channels):
-        if failure:
+def _go_on(descriptor: int, stream: AudioStream, done: int, failure: str) -> Chunks:
+    """What FFmpeg decodes behind the first `done` samples; AudioError where that is nothing."""
+    with _ffmpeg_stream(descriptor, failure) as other:
+        if (other.sample_rate, other.channels) != (stream.sample_rate, stream.channels):
             raise AudioError(f"{failure}; FFmpeg: another rate or number of channels)")
-        return
-    position = 0
-    for chunk in other.chunks:
-        new = chunk[max(0, done - position) :]
-        position += len(chunk)
-        if len(new):
-            yield new
-    if position > done:
+        position = 0
+        for chunk in other.chunks:
+            new = chunk[max(0, done - position) :]
+            position += len(chunk)
+            if len(new):
+                yield new
+        if position <= done:
+            raise AudioError(f"{failure}; FFmpeg: no sound behind it)")
         stream.missing, stream.cut = other.missing, other.cut
         stream.incomplete |= other.incomplete
-    elif failure:
-        raise AudioError(f"{failure}; FFmpeg: no sound behind it)")
 
 
-def _of_pieces(descriptor: int, plan: Plan, stream: AudioStream) -> Iterator[Samples]:
+def _of_pieces(descriptor: int, plan: Plan, stream: AudioStream) -> Chunks:
     stream.missing = plan.missing
     for piece in plan.pieces:
         done = 0
         try:
-            for chunk in _of_piece(descriptor, piece, stream):
-                done += len(chunk)
-                yield chunk
+            with piece_reader(descriptor, piece) as reader:
+                stream.incomplete |= reader.samplerate != stream.sample_rate
+                for chunk in _read(reader) if reader.samplerate == stream.sample_rate else ():
+                    done += len(chunk)
+                    yield _with_channels(chunk, stream.channels)
         except soundfile.LibsndfileError:  # the piece does not begin as audio, or is damaged
             stream.incomplete = True
         stream.incomplete |= piece.samples - done > GAP_SECONDS * stream.sample_rate
 
 
-def _of_piece(descriptor: int, piece: Piece, stream: AudioStream) -> Iterator[Samples]:
-    with piece_reader(descriptor, piece) as reader:
-        if reader.samplerate != stream.sample_rate:
-            stream.incomplete = True
-            return
-        for chunk in _read(reader):
-            yield _with_channels(chunk, stream.channels)
-
-
-def _read(reader: Any) -> Iterator[Samples]:
+def _read(reader: Reader) -> Iterator[Samples]:
     """Chunks (n, C), all in one piece of memory.
 
     Samples of 16 bits are read as integers and scaled here, in a third of libsndfile's time.
@@ -230,7 +227,7 @@ def _read(reader: Any) -> Iterator[Samples]:
         yield chunk
 
 
-def _promised(reader: Any) -> int:
+def _promised(reader: Reader) -> int:
     """Samples per channel as the file's header gives them; 0 where it does not.
 
     libsndfile lowers the length of an uncompressed file to what is there, and keeps the header's
@@ -245,8 +242,9 @@ def _promised(reader: Any) -> int:
     return frames
 
 
-def _ffmpeg_stream(descriptor: int, failure: str) -> AudioStream:
-    """All sound of a file by FFmpeg.
+@contextmanager
+def _ffmpeg_stream(descriptor: int, failure: str) -> Iterator[AudioStream]:
+    """All sound of a file's best audio track by FFmpeg.
 
     Args:
         descriptor: of the file.
@@ -259,86 +257,68 @@ def _ffmpeg_stream(descriptor: int, failure: str) -> AudioStream:
         raise AudioError(f"{failure}; {NO_FFMPEG})")
     os.lseek(descriptor, 0, os.SEEK_SET)
     options = {"fd": str(descriptor), "protocol_whitelist": "fd", "format_whitelist": FORMATS}
-    with ExitStack() as resources:
-        try:
-            container = resources.enter_context(av.open("fd:", options=options))
-            frames = _FFmpegFrames(container)
-        except (av.FFmpegError, ValueError) as error:
-            raise AudioError(f"{failure}; FFmpeg: {_why_ffmpeg(error)})") from error
-        stream = AudioStream(frames.sample_rate, frames.channels, iter(()))
-        stream.chunks = frames.chunks(stream, failure)
-        stream.resources = resources.pop_all()
-        return stream
-    raise AssertionError
-
-
-class _FFmpegFrames:
-    """The decoded frames of a container's best audio track, in the order of presentation.
-
-    Raises:
-        ValueError: no audio track, or no packet of it can be decoded.
-    """
-
-    def __init__(self, container: Any) -> None:
+    try:
+        container = av.open("fd:", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise AudioError(f"{failure}; FFmpeg: {why})") from error
+    with container:
         track = container.streams.best("audio")
         if track is None:
-            raise ValueError("no audio track")
+            raise AudioError(f"{failure}; FFmpeg: no audio track)")
+        stated = _stated_seconds(container, track)
         track.codec_context.thread_count = 1
-        self.good = self.bad = 0
-        self.ends_badly = False
-        self._stated = _stated_seconds(container, track)
-        self._frames = self._decoded(container, track)
-        self._first = next(self._frames, None)
-        if self._first is None:
-            raise ValueError("no packet can be decoded")
+        stream = AudioStream(0, 0, iter(()))
+        frames = _frames(container, track, stream, failure)
+        first = next(frames, None)
+        if first is None:
+            raise AudioError(f"{failure}; FFmpeg: no packet can be decoded)")
         # The track's own figures are those of the core of AAC with spectral band replication.
-        self.sample_rate = int(self._first.sample_rate)
-        self.channels = int(self._first.layout.nb_channels)
+        stream.sample_rate, stream.channels = first.sample_rate, first.layout.nb_channels
+        stream.chunks = _chunks(chain([first], frames), stream, stated)
+        yield stream
 
-    def _decoded(self, container: Any, track: Any) -> Iterator[Any]:
-        try:
-            for packet in container.demux(track):
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError:
-                    self.bad, self.ends_badly = self.bad + 1, True
-                    continue
-                for frame in frames:
-                    self.good, self.ends_badly = self.good + 1, False
-                    yield frame
-        except av.FFmpegError:  # the container ends here
-            self.ends_badly = True
 
-    def chunks(self, stream: AudioStream, failure: str) -> Iterator[Samples]:
-        """Frames joined to chunks (n, C); what is missing is written to the stream."""
-        parts: list[Samples] = []
-        done = held = 0
-        for samples in self._samples(stream):
-            parts.append(samples)
-            held += samples.shape[1]
-            if held >= CHUNK:
-                yield from _split(parts)
-                done, held, parts = done + held, 0, []
-        if self.bad > self.good:
-            raise AudioError(f"{failure}; FFmpeg: most packets are broken)")
-        if parts:
+def _frames(container: Any, track: Any, stream: AudioStream, failure: str) -> Iterator[Any]:
+    """The decoded frames of a track in the order of presentation; damage is noted in the stream."""
+    good = bad = 0
+    try:
+        for packet in container.demux(track):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                bad, stream.cut = bad + 1, True
+                continue
+            for frame in frames:
+                good, stream.cut = good + 1, False
+                yield frame
+    except av.FFmpegError:  # the container ends here
+        stream.cut = True
+    if bad > good:
+        raise AudioError(f"{failure}; FFmpeg: most packets are broken)")
+    stream.incomplete |= bad > stream.cut
+
+
+def _chunks(frames: Iterable[Any], stream: AudioStream, stated: float) -> Iterator[Samples]:
+    """Frames joined to chunks (n, C); gaps and what is missing are noted in the stream."""
+    parts: list[Samples] = []
+    done = held = 0
+    end = None
+    for frame in frames:
+        if frame.time is not None and end is not None:
+            stream.incomplete |= frame.time - end > GAP_SECONDS
+        end = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+        if frame.sample_rate != stream.sample_rate:
+            stream.incomplete = True
+            continue
+        parts.append(_with_channels(_as_floats(frame), stream.channels))
+        held += frame.samples
+        if held >= CHUNK:
             yield from _split(parts)
-        stream.missing = max(0, round(self._stated * self.sample_rate) - done - held)
-        stream.cut = self.ends_badly
-        stream.incomplete |= self.bad > self.ends_badly
-
-    def _samples(self, stream: AudioStream) -> Iterator[Samples]:
-        end = None
-        frame, self._first = self._first, None
-        while frame is not None:
-            if frame.time is not None and end is not None:
-                stream.incomplete |= frame.time - end > GAP_SECONDS
-            if frame.sample_rate != self.sample_rate:
-                stream.incomplete = True
-            else:
-                yield _with_channels(_as_floats(frame).T, self.channels).T
-            end = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
-            frame = next(self._frames, None)
+            done, held, parts = done + held, 0, []
+    if parts:
+        yield from _split(parts)
+    stream.missing = max(0, round(stated * stream.sample_rate) - done - held)
 
 
 def _stated_seconds(container: Any, track: Any) -> float:
@@ -352,16 +332,14 @@ def _stated_seconds(container: Any, track: Any) -> float:
 
 
 def _as_floats(frame: Any) -> Samples:
-    """Samples (C, n) of a frame; integers are divided by their full scale."""
+    """Samples (n, C) of a frame; integers are divided by their full scale."""
     channels, count = frame.layout.nb_channels, frame.samples
-    kind = frame.format.name.rstrip("p")
-    if frame.format.is_planar:
-        # Not `frame.planes` or `to_ndarray`: they are wrong for some surround layouts.
-        planes: list[Any] = [AudioPlane(frame, number) for number in range(channels)]
-        array = np.stack([np.frombuffer(plane, TYPES[kind], count) for plane in planes])
-    else:
-        plane: Any = AudioPlane(frame, 0)
-        array = np.frombuffer(plane, TYPES[kind], count * channels).reshape(-1, channels).T
+    kind, planar = frame.format.name.rstrip("p"), frame.format.is_planar
+    # Not `frame.planes` or `to_ndarray`: they are wrong for some surround layouts.
+    planes: list[Any] = [AudioPlane(frame, number) for number in range(channels if planar else 1)]
+    values = count if planar else count * channels
+    array = np.stack([np.frombuffer(plane, TYPES[kind], values) for plane in planes])
+    array = array.T if planar else array.reshape(count, channels)
     if kind in ("flt", "dbl"):
         return array.astype(np.float32, copy=False)
     scale = np.float32(1 << (8 * array.dtype.itemsize - 1))
@@ -369,9 +347,9 @@ def _as_floats(frame: Any) -> Samples:
 
 
 def _split(parts: list[Samples]) -> Iterator[Samples]:
-    joined = np.concatenate(parts, axis=1)
-    for start in range(0, joined.shape[1], CHUNK):
-        yield joined[:, start : start + CHUNK].T
+    joined = np.concatenate(parts)
+    for start in range(0, len(joined), CHUNK):
+        yield joined[start : start + CHUNK]
 
 
 def _with_channels(chunk: Samples, channels: int) -> Samples:
@@ -384,7 +362,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, soundfile.LibsndfileError):
         return f"libsndfile: {str(error.error_string).rstrip('.')}"
     return f"libsndfile: {type(error).__name__}: {error}"
-
-
-def _why_ffmpeg(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

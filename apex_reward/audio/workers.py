@@ -1,41 +1,38 @@
 """Decoding in a process of its own: what crashes there costs one song, not the run.
 
-A worker is a plain child process with two pipes and memory that it shares with its parent. It
+A worker is a plain child process with a socket and memory that it shares with its parent. It
 imports neither torch nor transformers, needs no guard in the caller's script, and ends by itself
 when its parent is gone.
 
-Protocol: the parent writes one JSON line per song (`path` and the settings). The worker puts each
-piece of samples into the next of `SLOTS` slots of the shared memory and answers with one JSON
-line (`samples`, `sample_rate`, `channels`, and in the last one `facts`), or with a line that has an
-`error`.
-The parent sends an empty line when it has copied a piece; no slot is overwritten before.
+Protocol: the parent sends the path and the settings of a song. The worker puts each piece of
+samples into the shared memory and answers with their number, rate, facts (of the last piece) and
+channels, or with the reason why the song cannot be decoded. The parent answers when it has copied a
+piece; the memory is not overwritten before.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
-from dataclasses import asdict, replace
-from io import BufferedReader
-from typing import IO, Any, BinaryIO
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 import numpy as np
 
-from apex_reward.audio.blocks import SLOT, Block, Blocks, Samples, joined, mono_pieces
-from apex_reward.audio.flags import DecodeSettings, SongFacts
+from apex_reward.audio.blocks import SLOT, Block, Blocks, joined, mono_pieces
+from apex_reward.audio.flags import DecodeSettings, Samples
 from apex_reward.audio.stream import stream_file
 from apex_reward.errors import ApexError, AudioError
 
 WORKER_COMMAND = (sys.executable, "-c", "from apex_reward.audio.workers import serve; serve()")
-READY, COPIED = b"ready\n", b"\n"
 ATTEMPTS = 2
-SLOTS = 2
 
 
 class DecodeProcess:
@@ -44,8 +41,9 @@ class DecodeProcess:
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._slots: list[Samples] = []
         self._closed = False
+        self._slot: Samples
+        self._connection: Connection
 
     def blocks(self, path: str) -> Blocks:
         """The blocks of a song, as `blocks_of` in this process.
@@ -68,63 +66,59 @@ class DecodeProcess:
             process = self._process or self._start()
             answered, position = False, 0
             try:
-                for piece in self._exchange(process, path):
+                for piece in self._exchange(path):
                     new = piece.samples[max(0, done - position) :]
                     position += len(piece.samples)
                     done = max(done, position)
                     answered = piece.facts is not None
                     yield replace(piece, samples=new)
                 return
-            except (AudioError, OSError, EOFError) as error:
+            except AudioError:
                 answered = True
-                if isinstance(error, AudioError):
-                    raise
+                raise
+            except (OSError, EOFError):
                 reason = _ending(process)
-                self._process = None
             finally:
                 if not answered:
                     self._end()
         raise AudioError(f"the decoder crashed on it ({reason})")
 
-    def _exchange(self, process: subprocess.Popen[bytes], path: str) -> Blocks:
-        requests, answers = _pipes(process)
-        request = json.dumps({"path": path, **asdict(self._settings)})
-        requests.write(request.encode() + b"\n")
-        turn, facts = 0, None
+    def _exchange(self, path: str) -> Blocks:
+        self._connection.send((path, self._settings))
+        facts = None
         while facts is None:
-            requests.flush()
-            line = answers.readline()
-            if not line.endswith(b"\n"):
-                raise EOFError
-            head = json.loads(line)
-            if "error" in head:
-                raise AudioError(head["error"])
-            facts = SongFacts(**head["facts"]) if head["facts"] else None
-            samples = self._slots[turn][: head["samples"]]
-            yield Block(samples, head["sample_rate"], facts, head["channels"])
-            requests.write(COPIED)
-            turn = (turn + 1) % SLOTS
+            answer = self._connection.recv()
+            if isinstance(answer, str):
+                raise AudioError(answer)
+            samples, rate, facts, channels = answer
+            yield Block(self._slot[:samples], rate, facts, channels)
+            if facts is None:
+                self._connection.send(None)
 
     def _start(self) -> subprocess.Popen[bytes]:
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         memory = _new_memory()
+        self._connection, theirs = Pipe()
         try:
-            self._slots = _slots(memory)
-            process = subprocess.Popen(
-                [*WORKER_COMMAND, str(memory)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[memory],
+            self._slot = _slot(memory)
+            process = self._process = subprocess.Popen(
+                [*WORKER_COMMAND, str(memory), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[memory, theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             )
         finally:
             os.close(memory)
-        self._process = process
-        if _pipes(process)[1].readline() != READY and not self._closed:
-            raise ApexError(
-                f"a decode worker could not be started ({_ending(process)}); its own message "
-                "stands above. Without workers (workers=0) songs are decoded in this process"
-            )
+            theirs.close()
+        try:
+            self._connection.recv()
+        except EOFError as error:
+            if not self._closed:
+                raise ApexError(
+                    f"a decode worker could not be started ({_ending(process)}); its own message "
+                    "stands above. Without workers (workers=0) songs are decoded in this process"
+                ) from error
         return process
 
     def _end(self) -> None:
@@ -135,61 +129,40 @@ class DecodeProcess:
 
 
 def serve() -> None:
-    """The worker's side: answer requests until the parent closes the pipe."""
+    """The worker's side: answer requests until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    slots = _slots(int(sys.argv[-1]))
-    answers = os.fdopen(os.dup(1), "wb")
+    memory, socket = map(int, sys.argv[-2:])
+    slot, parent = _slot(memory), Connection(socket)
+    parent.send(None)
     # Decoders write warnings about damaged files straight to the terminal; the row has the reason.
-    silence = os.open(os.devnull, os.O_WRONLY)
-    answers.write(READY)
-    answers.flush()
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    for line in sys.stdin.buffer:
-        if line != COPIED:  # of the song before
-            _answer(json.loads(line), slots, answers)
-
-
-def _answer(request: dict[str, Any], slots: list[Samples], answers: BinaryIO) -> None:
-    path = request.pop("path")
-    pieces = mono_pieces(lambda: stream_file(path), DecodeSettings(**request), slots)
-    try:
-        with closing(pieces):
-            for number, piece in enumerate(pieces):
-                facts = piece.facts and asdict(piece.facts)
-                head = {"samples": len(piece.samples), "sample_rate": piece.sample_rate}
-                _send(answers, {**head, "channels": piece.channels, "facts": facts})
-                # The next piece overwrites the one before this.
-                if facts is None and number >= SLOTS - 1 and not sys.stdin.buffer.readline():
-                    return
-    except AudioError as error:
-        _send(answers, {"error": str(error)})
-
-
-def _send(answers: BinaryIO, message: dict[str, Any]) -> None:
-    answers.write(json.dumps(message).encode() + b"\n")
-    answers.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            path, settings = parent.recv()
+            try:
+                with closing(mono_pieces(partial(stream_file, path), settings, slot)) as pieces:
+                    for piece in pieces:
+                        facts = piece.facts
+                        parent.send((len(piece.samples), piece.sample_rate, facts, piece.channels))
+                        if facts is None:
+                            parent.recv()
+            except AudioError as error:
+                parent.send(str(error))
 
 
 def _new_memory() -> int:
-    """A descriptor of memory for all slots, without a name."""
+    """A descriptor of memory for the samples of a piece, without a name."""
     if hasattr(os, "memfd_create"):
         memory = os.memfd_create("songs")
     else:
         with tempfile.TemporaryFile() as file:
             memory = os.dup(file.fileno())
-    os.ftruncate(memory, SLOTS * SLOT * 4)
+    os.ftruncate(memory, SLOT * 4)
     return memory
 
 
-def _slots(memory: int) -> list[Samples]:
-    return list(np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(SLOTS, SLOT))
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], BufferedReader]:
-    if process.stdin is None or not isinstance(process.stdout, BufferedReader):
-        raise ApexError("a decode worker was started without pipes")
-    return process.stdin, process.stdout
+def _slot(memory: int) -> Samples:
+    return np.frombuffer(mmap.mmap(memory, 0), np.float32)
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:
@@ -201,7 +174,6 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
         code = process.wait()
     if code >= 0:
         return f"exit code {code}"
-    try:
+    with suppress(ValueError):
         return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
+    return f"signal {-code}"
