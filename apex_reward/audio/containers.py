@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import soundfile
 
@@ -112,7 +112,7 @@ class Reader(soundfile.SoundFile):
 
 
 @contextmanager
-def piece_reader(descriptor: int, piece: Piece) -> Iterator[Any]:
+def piece_reader(descriptor: int, piece: Piece) -> Iterator[Reader]:
     """A `Reader` of one piece; raises soundfile.LibsndfileError where it is no audio."""
     reading, writing = os.pipe()
     thread = threading.Thread(
@@ -128,26 +128,15 @@ def piece_reader(descriptor: int, piece: Piece) -> Iterator[Any]:
 
 
 def _feed(descriptor: int, piece: Piece, writing: int) -> None:
-    try:
-        with os.fdopen(writing, "wb", buffering=0) as pipe:
-            _write(pipe, piece.prefix)
-            for position in range(piece.start, piece.stop, COPY_BYTES):
-                size = min(COPY_BYTES, piece.stop - position)
-                _write(pipe, os.pread(descriptor, size, position))
-    except OSError:
-        pass  # the reader has had enough
-
-
-def _write(pipe: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[pipe.write(view) :]
+    with suppress(OSError), os.fdopen(writing, "wb") as pipe:  # the reader may have had enough
+        pipe.write(piece.prefix)
+        for position in range(piece.start, piece.stop, COPY_BYTES):
+            pipe.write(os.pread(descriptor, min(COPY_BYTES, piece.stop - position), position))
 
 
 def scan(kind: str, descriptor: int) -> Plan:
     """The parts of a file of a libsndfile format: of MP3, Ogg and WAV; no parts of others."""
-    plan = _SCANS.get(kind)
-    return plan(Window(descriptor)) if plan else Plan()
+    return _SCANS[kind](Window(descriptor)) if kind in _SCANS else Plan()
 
 
 def riff_plan(window: Window) -> Plan:
@@ -155,31 +144,30 @@ def riff_plan(window: Window) -> Plan:
 
     Its writer never came back to fill in the length.
     """
-    position = 12
-    while position + 8 <= window.size:
-        name, size = _chunk(window, position)
+    for name, start, size in _riff_chunks(window, 12):
         if name == b"data":
-            start = position + 8
-            if size or start == window.size or _chunks_to_the_end(window, start):
-                return Plan()
+            if size or _only_chunks(window, start):
+                break
             return Plan([Piece(start, window.size, window.at(0, start - 4) + _TO_THE_END)])
-        position += 8 + size + size % 2
     return Plan()
 
 
-def _chunk(window: Window, position: int) -> tuple[bytes, int]:
-    head = window.at(position, 8)
-    return head[:4], int.from_bytes(head[4:], "little")
-
-
-def _chunks_to_the_end(window: Window, position: int) -> bool:
-    """Whether what follows are other chunks, so that the empty data chunk is really empty."""
-    while position + 8 <= window.size:
-        name, size = _chunk(window, position)
+def _only_chunks(window: Window, position: int) -> bool:
+    """Whether other chunks or nothing follow, so that an empty data chunk is really empty."""
+    for name, start, size in _riff_chunks(window, position):
         if not all(32 <= byte < 127 for byte in name):
             return False
-        position += 8 + size + size % 2
+        position = start + size + size % 2
     return position in (window.size, window.size + 1)
+
+
+def _riff_chunks(window: Window, position: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, begin and size of each chunk from `position` on."""
+    while position + 8 <= window.size:
+        head = window.at(position, 8)
+        size = int.from_bytes(head[4:], "little")
+        yield head[:4], position + 8, size
+        position += 8 + size + size % 2
 
 
 def ogg_plan(window: Window) -> Plan:
@@ -204,20 +192,13 @@ def ogg_plan(window: Window) -> Plan:
     return Plan([Piece(a, b) for a, b in zip(starts, ends, strict=True)], cut=cut)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """A header: bytes and samples of its frame, rate, mono, layer, bytes before a Xing mark."""
+class _Frame(NamedTuple):
+    """A header: bytes and samples of its frame, what a decoder keeps, bytes before a Xing mark."""
 
     length: int
     samples: int
-    rate: int
-    mono: bool
-    layer: int
+    kind: tuple[int, bool, int]  # rate, mono, layer: one decoder can go on while they stay
     mark: int
-
-    def like(self, other: _Frame) -> bool:
-        """Whether one decoder can go on from one to the other."""
-        return (self.rate, self.mono, self.layer) == (other.rate, other.mono, other.layer)
 
 
 @dataclass
@@ -226,13 +207,14 @@ class _Run:
 
     start: int
     stop: int
-    kind: _Frame
+    frame: _Frame
     frames: int = 0
     promised: int | None = None
 
-    @property
-    def full(self) -> bool:
-        return self.promised is not None and self.frames >= self.promised
+    def goes_on(self, position: int, frame: _Frame) -> bool:
+        """Whether a frame there is the next of this run."""
+        full = self.promised is not None and self.frames >= self.promised
+        return position == self.stop and not full and frame.kind == self.frame.kind
 
 
 def mp3_plan(window: Window) -> Plan:
@@ -243,9 +225,8 @@ def mp3_plan(window: Window) -> Plan:
     missing = _missing(runs)
     if len(runs) == 1 and runs[0].promised is not None:
         return Plan(missing=missing)
-    rate = runs[0].kind.rate
-    kept = [run for run in runs if run.kind.rate == rate]
-    pieces = [Piece(r.start, r.stop, samples=r.frames * r.kind.samples) for r in kept]
+    kept = [run for run in runs if run.frame.kind[0] == runs[0].frame.kind[0]]
+    pieces = [Piece(r.start, r.stop, samples=r.frames * r.frame.samples) for r in kept]
     return Plan(pieces, missing, incomplete=len(kept) < len(runs))
 
 
@@ -255,7 +236,7 @@ def _missing(runs: list[_Run]) -> int:
     for run in runs:
         if run.promised is not None or left == 0:
             missing += left * samples
-            left, samples = run.promised or 0, run.kind.samples
+            left, samples = run.promised or 0, run.frame.samples
         left = max(0, left - run.frames)
     return missing + left * samples
 
@@ -265,26 +246,24 @@ def _runs(window: Window) -> list[_Run]:
     position = 0
     while position + 4 <= window.size:
         frame = _frame(window.at(position, 4))
-        run = runs[-1] if runs else None
-        joins = run is not None and run.stop == position and not run.full
-        goes_on = run is not None and joins and frame is not None and frame.like(run.kind)
+        goes_on = bool(runs) and frame is not None and runs[-1].goes_on(position, frame)
         if frame is None or not (
             _confirmed(window, position, frame) or (goes_on and _ends(window, position, frame))
         ):
             position = _past_other_bytes(window, position)
             continue
+        stop = position + frame.length
         promised = _xing(window, position, frame)
         if promised is not None:
             # The frame itself holds no sound; without a count it is left out.
-            start = position if promised else position + frame.length
-            runs.append(_Run(start, position + frame.length, frame, promised=promised or None))
+            start = position if promised else stop
+            runs.append(_Run(start, stop, frame, promised=promised or None))
         else:
-            if run is None or not joins or not frame.like(run.kind):
-                run = _Run(position, position, frame)
-                runs.append(run)
-            run.stop = position + frame.length
-            run.frames += 1
-        position += frame.length
+            if not goes_on:
+                runs.append(_Run(position, position, frame))
+            runs[-1].stop = stop
+            runs[-1].frames += 1
+        position = stop
     return [run for run in runs if run.frames >= _LEAST_FRAMES] or runs[:1]
 
 
@@ -294,23 +273,20 @@ def _ends(window: Window, position: int, frame: _Frame) -> bool:
     One that was cut has the next file's beginning within its length.
     """
     stop = position + frame.length
-    if stop > window.size:
-        return False
     begin = window.find(b"\xff", position + 4)
-    while begin < stop:
+    while begin < min(stop, window.size):
         other = _frame(window.at(begin, 4))
         if other is not None and _confirmed(window, begin, other):
             return False
         begin = window.find(b"\xff", begin + 1)
-    return True
+    return stop <= window.size
 
 
 def _confirmed(window: Window, position: int, frame: _Frame) -> bool:
     """Whether a frame out of line is one: another follows, or the file ends right behind it."""
-    following = _frame(window.at(position + frame.length, 4))
-    if following is not None:
-        return frame.like(following)
-    return position + frame.length == window.size
+    stop = position + frame.length
+    following = _frame(window.at(stop, 4))
+    return stop == window.size if following is None else following.kind == frame.kind
 
 
 def _past_other_bytes(window: Window, position: int) -> int:
@@ -327,10 +303,8 @@ def _past_other_bytes(window: Window, position: int) -> int:
 
 def _xing(window: Window, position: int, frame: _Frame) -> int | None:
     """Frames that a Xing frame promises, 0 where it gives no count; None where it is none."""
-    if frame.layer != 3:
-        return None
     head = window.at(position + 4 + frame.mark, 12)
-    if head[:4] not in (b"Xing", b"Info"):
+    if frame.kind[2] != 3 or head[:4] not in (b"Xing", b"Info"):
         return None
     return int.from_bytes(head[8:12], "big") if len(head) == 12 and head[7] & 1 else 0
 
@@ -347,16 +321,9 @@ def _frame(head: bytes) -> _Frame | None:
     rate = _RATES[version][rate_index]
     bitrate = _BITRATES[first, layer][bits - 1] * 1000
     samples = 384 if layer == 1 else 1152 if layer == 2 or first else 576
-    if layer == 1:
-        length = (12 * bitrate // rate + padding) * 4
-    else:
-        length = samples // 8 * bitrate // rate + padding
-    return _Frame(length, samples, rate, mono, layer, _SIDE_BYTES[first, mono])
+    unit = 4 if layer == 1 else 1  # bytes that padding adds
+    length = (samples // 8 // unit * bitrate // rate + padding) * unit
+    return _Frame(length, samples, (rate, mono, layer), _SIDE_BYTES[first, mono])
 
 
-_SCANS: dict[str, Callable[[Window], Plan]] = {
-    "MP3": mp3_plan,
-    "OGG": ogg_plan,
-    "WAV": riff_plan,
-    "WAVEX": riff_plan,
-}
+_SCANS = {"MP3": mp3_plan, "OGG": ogg_plan, "WAV": riff_plan, "WAVEX": riff_plan}

@@ -178,7 +178,7 @@ class FlagMeter:
             (recorded at a lower rate than the encoder's: nothing above half that rate).
         """
         samples = max(1, self.samples)
-        mono, every, counts = np.array(self._seconds or [(0.0, 0.0, 1)]).T
+        mono, every, counts = np.array(self._seconds or [[0.0, 0.0, 1]]).T
         sounds = every >= SILENT_POWER * counts
         # A beginning of a second counts as one only where no whole second has sound.
         whole = sounds & (counts == self._rate)
