@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from apex_reward.cli import arena, compare, data, demo, distance, listen, pairs, score, serve, train
-from apex_reward.cli.common import INTERRUPTED
+from apex_reward.cli import arena, compare, data, demo, listen, pairs, score, serve, train
+from apex_reward.cli.common import INTERRUPTED, add_command
 
 app = typer.Typer(
     name="apex-reward",
@@ -19,8 +20,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, score, serve, pairs, data, train, arena, distance, compare, listen):
-    command.register(app)
+votes = typer.Typer(
+    name="arena",
+    help="Agreement with human votes: score, evaluate, calibrate, leaderboard.",
+    no_args_is_help=True,
+)
+VOTES = (arena.score, arena.evaluate, arena.calibrate, arena.leaderboard)
+SONGS = (demo.demo, score.score, score.import_, serve.serve, compare.distance, compare.compare)
+PREFERENCES = (pairs.pairs, listen.listen)
+LABELS = (data.prepare, data.extract)
+TRAINING = (*LABELS, train.train, train.grid, train.evaluate, train.distill)
+PANELS: dict[str, tuple[Callable[..., Any], ...]]
+PANELS = {"Songs": SONGS, "Preferences": PREFERENCES, "Train a predictor": TRAINING}
+for panel, commands in PANELS.items():
+    for command in commands:
+        add_command(app, command, panel)
+for command in VOTES:
+    add_command(votes, command)
+app.add_typer(votes, rich_help_panel="Preferences")
 
 
 def _version(wanted: bool) -> None:

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.cli.common import (
-    OK,
-    VOTES,
-    Figures,
-    File,
-    Folder,
-    add_command,
-    figure_formats,
-    kept_rows,
-    progress_bar,
-    resumable,
-    show_failures,
-)
-from apex_reward.cli.rewards import EngineOptions, RewardOptions, build_reward
+from apex_reward.cli import common, rewards
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
-    from apex_reward.arena.battles import Row
     from apex_reward.arena.sources import BattleFilter
-    from apex_reward.scores.preference import PreferenceHead
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to the main application."""
-    arena = typer.Typer(
-        name="arena",
-        help="Agreement with human votes: score, evaluate, calibrate, leaderboard.",
-        no_args_is_help=True,
-    )
-    for command in (score, evaluate, calibrate, leaderboard):
-        add_command(arena, command)
-    app.add_typer(arena, rich_help_panel=VOTES)
+    from apex_reward.model import ApexReward
 
 
 @dataclass(frozen=True)
@@ -58,7 +32,7 @@ class VoteOptions:
         binary: only votes for A or B.
     """
 
-    table: Annotated[list[str] | None, "[NAME=]FILE"] = None
+    table: Annotated[list[str], "[NAME=]FILE"] = field(default_factory=list)
     last_months: Annotated[int | None, (1, None)] = None
     with_audio: bool = False
     min_listening: Annotated[float | None, "SECONDS"] = None
@@ -66,22 +40,14 @@ class VoteOptions:
     binary: bool = False
 
     @property
-    def tables(self) -> tuple[str, ...]:
-        """The tables that are joined to the battles."""
-        return tuple(self.table or ())
-
-    @property
     def keep(self) -> BattleFilter:
         """The filter that battles pass."""
         from apex_reward.arena.sources import BattleFilter
 
         return BattleFilter(
-            last_months=self.last_months,
-            binary=self.binary,
-            audio=self.with_audio,
-            min_listening=self.min_listening,
-            prebaked=not self.no_prebaked,
-        )
+            last_months=self.last_months, binary=self.binary, audio=self.with_audio,
+            min_listening=self.min_listening, prebaked=not self.no_prebaked,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,15 +63,15 @@ class FigureOptions:
     """
 
     score: Annotated[list[str] | None, "NAME"] = None
-    output: Folder | None = None
-    figures: Figures = None
+    output: common.Folder | None = None
+    figures: common.Figures = None
     seed: int = 0
     bootstrap: Annotated[int, (1, None)] = 1000
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats in which the report's plots are written as files."""
-        return figure_formats(self.figures)
+        return common.figure_formats(self.figures)
 
 
 @dataclass(frozen=True)
@@ -126,10 +92,10 @@ class CurveOptions:
 def score(
     battles: str,
     /,
-    asked: RewardOptions,
-    running: EngineOptions,
+    asked: rewards.RewardOptions,
+    running: rewards.EngineOptions,
     *,
-    output: File,
+    output: common.File,
     audio_dir: Annotated[Path | None, "FOLDER"] = None,
     rulers: bool = False,
     resume: bool = False,
@@ -156,26 +122,18 @@ def score(
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
     engine, workers = running.engine_and_workers()
-    judge = build_reward(asked, running)
+    judge = rewards.build_reward(asked, running)
     measures = Reward(load_reward_model("rulers")) if rulers else None
     total = len({path for pair in paths for path in pair if path}) * (1 + rulers)
-    with resumable(kept_rows(songs_table(output))), progress_bar() as bar:
-        task = bar.add_task("songs", total=total)
+    kept = common.kept_rows(songs_table(output))
+    with common.resumable(kept), common.counting("songs", total) as step:
         scored, failures = score_battles(
-            rows,
-            paths,
-            output,
-            judge,
-            rulers=measures,
-            rewarded=asked.rewarded,
-            workers=workers,
-            engine=engine,
-            resume=resume,
-            on_song=lambda row: bar.update(task, advance=1),
-        )
+            rows, paths, output, judge, rulers=measures, rewarded=asked.rewarded, workers=workers,
+            engine=engine, resume=resume, on_song=step,
+        )  # fmt: skip
     if engine.share.first:
         typer.echo(f"{counted(len(rows), 'battle')}, {counted(scored, 'song')} -> {output}")
-    return engine.ended(show_failures(failures))
+    return engine.ended(common.show_failures(failures))
 
 
 def evaluate(
@@ -185,7 +143,7 @@ def evaluate(
     figures: FigureOptions,
     by: Annotated[list[str] | None, "COLUMN"] = None,
     classifiers: bool = False,
-) -> int:
+) -> None:
     """Measure how far scores agree with people: accuracy, AUC, intervals, baselines.
 
     Example: apex-reward arena evaluate scored.csv --score musicality --output report
@@ -195,29 +153,31 @@ def evaluate(
         by: figures per value of a column; repeat it for more.
         classifiers: the paper's five classifiers on the seven heads.
     """
+    from apex_reward.arena import protocol
     from apex_reward.arena.agreement import evaluate_battles
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.protocol import write_table3
     from apex_reward.arena.report import evaluation_report, evaluation_summary
     from apex_reward.arena.sources import load_rows
     from apex_reward.arena.voters import voter_agreement
     from apex_reward.report.document import print_blocks
 
-    rows, dropped = load_rows(battles, keep=votes.keep, tables=votes.tables)
+    rows, dropped = load_rows(battles, keep=votes.keep, tables=votes.table)
     found = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
     metrics = evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
     voters = voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
     if voters:
         metrics["voters"] = voters
     if classifiers:
-        metrics["classifiers"] = _run_classifiers(rows, dropped)
+        steps = len(protocol.CLASSIFIERS) * len(protocol.SECTIONS)
+        with common.counting("classifiers", steps) as step:
+            everything = battles_of(rows, dropped=dropped)
+            metrics["classifiers"] = protocol.run_protocol(everything, progress=step)
     print_blocks(evaluation_summary(metrics))
     if output := _write(metrics, battles, votes, figures):
         evaluation_report(metrics, output, Path(battles), figures.formats)
         if classifiers:
-            write_table3(metrics["classifiers"], output)
+            protocol.write_table3(metrics["classifiers"], output)
         typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
-    return OK
 
 
 def _write(
@@ -227,23 +187,10 @@ def _write(
     from apex_reward.arena.sources import provenance
     from apex_reward.files.tables import write_json
 
-    metrics["provenance"] = provenance(battles, votes.tables)
+    metrics["provenance"] = provenance(battles, votes.table)
     if figures.output is not None:
         write_json(figures.output / "metrics.json", metrics)
     return figures.output
-
-
-def _run_classifiers(rows: Sequence[Row], dropped: Mapping[str, int]) -> dict[str, Any]:
-    from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.protocol import CLASSIFIERS, SECTIONS, run_protocol
-
-    with progress_bar() as bar:
-        task = bar.add_task("classifiers", total=len(CLASSIFIERS) * len(SECTIONS))
-
-        def show(step: str) -> None:
-            bar.update(task, description=step, advance=1)
-
-        return run_protocol(battles_of(rows, dropped=dropped), progress=show)
 
 
 def calibrate(
@@ -254,7 +201,7 @@ def calibrate(
     curve: CurveOptions,
     embeddings: Annotated[Path | None, "FILE"] = None,
     attach: Annotated[str | None, "MODEL"] = None,
-) -> int:
+) -> None:
     """Fit a preference head and per-system biases to votes, judged on held-out ones.
 
     Example: apex-reward arena calibrate scored.csv --score musicality --output calibrated
@@ -264,75 +211,66 @@ def calibrate(
         embeddings: song embeddings: rows battle_uuid, side, vector.
         attach: model to save in OUTPUT/model with the mix `preference`.
     """
+    from apex_reward.arena import calibration, report
     from apex_reward.arena.battles import RULERS
-    from apex_reward.arena.calibration import calibrate as fit
-    from apex_reward.arena.calibration import learning_curve
-    from apex_reward.arena.report import calibration_report, calibration_summary
     from apex_reward.arena.sources import load_battles, load_embeddings
     from apex_reward.files.tables import write_json
+    from apex_reward.model.card import write_card
     from apex_reward.report.document import print_blocks
+    from apex_reward.rewards.load import without_bars
 
     if attach is not None and figures.output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
-    found = load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.tables)
+    found = load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.table)
     names = figures.score or [name for name in found.scores if not name.startswith(RULERS)]
     if figures.score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
-    if attach is not None:
-        _check_heads(names)
+    model = None if attach is None else _attachable(attach, names)
     vectors = None if embeddings is None else load_embeddings(embeddings, found)
-    metrics, head, design = fit(
+    metrics, head, design = calibration.calibrate(
         found, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=figures.seed
     )
+    width = len(head.embedding_weights or ())
+    if model is not None and width not in (0, model.config.width):
+        raise UsageError(
+            f"--attach {attach}: its embeddings have the width {model.config.width}; those of "
+            f"--embeddings have {width}"
+        )
     if curve.anchors:
-        metrics["calibration"]["learning_curve"] = learning_curve(
+        metrics["calibration"]["learning_curve"] = calibration.learning_curve(
             design, anchors=curve.anchors, test_size=curve.test_size, repeats=curve.repeats,
             seed=figures.seed,
         )  # fmt: skip
-    print_blocks(calibration_summary(metrics))
+    print_blocks(report.calibration_summary(metrics))
     if output := _write(metrics, battles, votes, figures):
         write_json(output / "preference.json", head.to_dict())
-        calibration_report(metrics, output, figures.formats)
+        report.calibration_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
-        if attach is not None:
-            _attach(head, attach, output / "model", metrics)
-    return OK
+        if model is not None:
+            folder = output / "model"
+            model.config.preference = head.to_dict()
+            with without_bars():
+                model.save_pretrained(folder)
+            write_card(folder, report.calibration_parts(metrics), attach or "")
+            typer.echo(f"{folder}: score with --model {folder} --mix preference")
 
 
-def _check_heads(names: Sequence[str]) -> None:
-    from apex_reward.scores.apex import HEADS
-
-    foreign = [name for name in names if name not in HEADS]
-    if foreign:
-        raise UsageError(f"--attach: {', '.join(foreign)} is not a head of a model")
-
-
-def _attach(head: PreferenceHead, name: str, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Save a model that offers the head as its mix `preference`."""
-    from apex_reward.arena.report import calibration_parts
+def _attachable(name: str, heads: Sequence[str]) -> ApexReward:
+    """The model that gets a preference head over these heads."""
     from apex_reward.model import ApexReward
-    from apex_reward.model.card import write_card
-    from apex_reward.rewards.load import load_reward_model, without_bars
+    from apex_reward.rewards.load import load_reward_model
 
     model = load_reward_model(name, device="cpu")
     if not isinstance(model, ApexReward):
         raise UsageError(f"--attach {name}: only an APEX model holds a preference head")
-    absent = [weight for weight in head.weights if weight not in model.config.head_names]
-    width = len(head.embedding_weights or ())
-    if absent or width not in (0, model.config.width):
-        raise UsageError(
-            f"--attach {name}: the preference head needs {', '.join(head.weights)} and embeddings "
-            f"of width {width}; the model has {', '.join(model.config.head_names)} and "
-            f"{model.config.width}"
-        )
-    model.config.preference = head.to_dict()
-    with without_bars():
-        model.save_pretrained(folder)
-    write_card(folder, calibration_parts(metrics), name)
-    typer.echo(f"{folder}: score with --model {folder} --mix preference")
+    known = model.config.head_names
+    if foreign := [head for head in heads if head not in known]:
+        text = f"{', '.join(foreign)} is not a head of a model with {', '.join(known)}"
+        raise UsageError(f"--attach {name}: {text}")
+    return model
 
 
-def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> int:
+def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> None:
     """Rank systems by votes, and by any score.
 
     Example: apex-reward arena leaderboard scored.csv --score musicality --output board
@@ -347,7 +285,7 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
     from apex_reward.report.document import print_blocks
 
     names = figures.score or ()
-    found = load_battles(battles, scores=names, keep=votes.keep, tables=votes.tables)
+    found = load_battles(battles, scores=names, keep=votes.keep, tables=votes.table)
     metrics = leaderboards(found, names, bootstrap=figures.bootstrap, seed=figures.seed)
     print_blocks(leaderboard_summary(metrics))
     if output := _write(metrics, battles, votes, figures):
@@ -356,4 +294,3 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
             write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])
         leaderboard_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")
-    return OK

@@ -10,25 +10,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from apex_reward.cli.generate import generated
 from apex_reward.errors import ApexError, UsageError
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 OK, SOME_FAILED, WRONG_USAGE = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 SHOWN_FAILURES = 10
 LINE_SECONDS = 30.0
-# Panels of the application's help.
-SCORE, VOTES, TRAINING = "Songs", "Preferences", "Train a predictor"
 P = ParamSpec("P")
 # Called with a name, the number of finished steps, the total, and a note.
-Update = Callable[[str, float, float, str], None]
+Update = Callable[..., None]
 Figures = Annotated[str | None, "A,B"]
 Folder = Annotated[Path, "FOLDER", "-o"]
 File = Annotated[Path, "FILE", "-o"]
@@ -41,17 +36,15 @@ def figure_formats(figures: str | None) -> tuple[str, ...]:
     return parse_formats(figures) if figures else ()
 
 
-def add_command(
-    app: typer.Typer, command: Callable[..., Any], name: str | None = None, panel: str | None = None
-) -> None:
+def add_command(app: typer.Typer, command: Callable[..., Any], panel: str | None = None) -> None:
     """Add a command to the application: its options are generated and its errors reported.
 
     Args:
         app: the application or a group of it.
-        command: as `apex_reward.cli.generate.generated` reads it.
-        name: the command's name; None: the function's.
+        command: as `apex_reward.cli.generate.generated` reads it; its name is the command's.
         panel: heading in the application's help.
     """
+    name = command.__name__.strip("_")
     app.command(name, rich_help_panel=panel)(reports_errors(generated(command)))
 
 
@@ -68,13 +61,11 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
             code = command(*args, **kwargs)
         except ApexError as error:
             show(f"error: {error}", "red")
-            raise typer.Exit(
-                WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
-            ) from None
+            code = WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
         except KeyboardInterrupt:
             # Outside of `resumable`: while a model loads, or in short work.
             show("interrupted; this run kept nothing new", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            code = INTERRUPTED
         raise typer.Exit(code or OK)
 
     return run
@@ -98,6 +89,12 @@ def show_failures(lines: Sequence[str], where: str = "") -> int:
     return SOME_FAILED if lines else OK
 
 
+def show_warnings(report: dict[str, Any]) -> None:
+    """Print the `warnings` of a report on stderr."""
+    for warning in report["warnings"]:
+        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout, as `apex_reward.report.document.print_table`."""
     from apex_reward.report.document import print_table as table  # it loads matplotlib
@@ -106,62 +103,59 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 @contextmanager
-def progress_bar(*columns: str) -> Iterator[Progress]:
-    """A progress bar on stderr; nothing is shown where stderr is not a terminal.
+def progress(lines: bool = True) -> Iterator[Update]:
+    """A function that shows progress on stderr: a bar per name on a terminal.
 
-    `columns` are extra text columns over task fields, e.g. "{task.fields[speed]}".
+    Args:
+        lines: without a terminal print lines: at most one per name in `LINE_SECONDS`, and one at
+            the end.
     """
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
+
+    terminal = sys.stderr.isatty()
+    bars: dict[str, rich.TaskID] = {}
+    shown: dict[str, float] = {}
+    started = time.monotonic()
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[note]}"),
+        rich.TimeRemainingColumn(),
+    )
+    bar = rich.Progress(
+        *columns, console=Console(stderr=True), disable=not terminal, transient=True
     )
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *(TextColumn(column) for column in columns),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as progress:
-        yield progress
-
-
-@contextmanager
-def progress_updates() -> Iterator[Update]:
-    """A function that shows progress on stderr: a bar per name, or lines without a terminal."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    with progress_bar("{task.fields[note]}") as progress:
-        bars = {}
-
-        def update(name: str, done: float, total: float, note: str = "") -> None:
+    def update(name: str, done: float, total: float | None, note: str = "") -> None:
+        if terminal:
             if name not in bars:
-                bars[name] = progress.add_task(name, total=total, note="")
-            progress.update(bars[name], completed=done, note=note)
+                bars[name] = bar.add_task(name, total=total, note="")
+            bar.update(bars[name], completed=done, total=total, note=note)
+        elif lines and total is not None:
+            now = time.monotonic()
+            if done >= total or now - shown.get(name, started) >= LINE_SECONDS:
+                shown[name] = now
+                show(f"{name}: {done:g} of {total:g} {note}".rstrip())
 
+    with bar:
         yield update
 
 
-def _lines() -> Update:
-    """Plain lines: at most one per name in `LINE_SECONDS`, and one at the end."""
-    shown: dict[str, float] = {}
-    started = time.monotonic()
+@contextmanager
+def counting(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """A function to call, with anything, after each of `total` steps; it moves a bar."""
+    done = 0
+    with progress(lines=False) as update:
+        update(name, 0, total)
 
-    def update(name: str, done: float, total: float, note: str = "") -> None:
-        now = time.monotonic()
-        if done >= total or now - shown.get(name, started) >= LINE_SECONDS:
-            shown[name] = now
-            show(f"{name}: {done:g} of {total:g} {note}".rstrip())
+        def step(*_: object) -> None:
+            nonlocal done
+            done += 1
+            update(name, done, total)
 
-    return update
+        yield step
 
 
 @contextmanager

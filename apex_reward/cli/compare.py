@@ -1,38 +1,27 @@
-"""`apex-reward compare`: what a fine-tune changed."""
+"""`apex-reward compare` and `apex-reward distance`: what tells two sets of songs apart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from apex_reward.cli.common import (
-    SCORE,
-    Folder,
-    add_command,
-    progress_bar,
-    show_failures,
-)
-from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward, check_reachable
+from apex_reward.cli import rewards
+from apex_reward.cli.common import File, Folder, counting, print_table, show, show_failures
 from apex_reward.errors import DataError
+from apex_reward.report.cells import counted
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from apex_reward.rewards.reward import Reward
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command to the main application."""
-    add_command(app, compare, panel=SCORE)
+UNBIASED_SONGS = 10
+"""The unbiased form needs at least this many songs in each set."""
+DEFAULT_MODELS = {"mert": "apex-tiny", "muq": "songeval", "clap": "clap"}
 
 
 def compare(
     before: str,
     after: str,
     /,
-    asked: RewardOptions,
-    running: RunOptions,
+    asked: rewards.RewardOptions,
+    running: rewards.RunOptions,
     *,
     output: Folder,
     holdout: Annotated[list[str] | None, "MODEL"] = None,
@@ -55,7 +44,7 @@ def compare(
         reference: songs for the distances; repeat it for more.
         seed: random seed of the bootstrap.
     """
-    check_reachable(asked)
+    rewards.check_reachable(asked)
     from apex_reward.compare.figures import compare_songs
     from apex_reward.compare.report import summary, write_comparison
     from apex_reward.compare.songs import Judges, measure_songs
@@ -68,47 +57,109 @@ def compare(
     sources = [before, after]
     total = sum(len(find_audio([source])) for source in sources)
     others = find_audio(reference) if reference else []
-    reward = build_reward(asked, running)
+    reward = rewards.build_reward(asked, running)
     held = [load_reward_model(name, device=running.device) for name in holdout or ()]
     if asked.commercial:
         check_commercial(licences_of(held))
     judges = Judges(reward, asked.rewarded, Reward(held) if held else None, running.device)
-    with progress_bar() as bar:
-        steps = total * len(judges.kinds) + len(others)
-        task = bar.add_task("songs", total=steps)
+    vectors, workers = None, running.processes
+    with counting("songs", total * len(judges.kinds) + len(others)) as step:
         (first, failed), (second, more) = (
-            measure_songs(source, judges, running.processes, lambda: bar.advance(task))
-            for source in sources
+            measure_songs(source, judges, workers, step) for source in sources
         )
-        vectors, missing = _vectors(reward, others, running.processes)
+        failed = [*failed, *more]
+        if others:
+            vectors, missing = rewards.song_embeddings(reward, others, workers, step)
+            failed += missing
+            if len(vectors) < 2:
+                raise DataError(f"the reference has {len(vectors)} readable songs; expected 2")
     metrics = compare_songs(first, second, vectors, seed=seed)
-    metrics["failed"] = len({*failed, *more, *missing})
+    metrics["failed"] = len(set(failed))
     write_comparison(output, metrics, first, second)
     print_blocks(summary(metrics))
     typer.echo(f"{output}: listen to the songs that moved most in report.html")
-    return show_failures([*failed, *more, *missing])
+    return show_failures(failed)
 
 
-def _vectors(reward: Reward, paths: list[str], workers: int) -> tuple[Tensor | None, list[str]]:
-    """Embeddings of the reference songs, and a line for each that cannot be read."""
-    import torch
+def distance(
+    songs: list[str],
+    /,
+    *,
+    reference: Annotated[list[str], "SONGS"],
+    embedding: Literal["mert", "muq", "clap"] = "mert",
+    metric: Literal["frechet", "kernel"] = "frechet",
+    model: Annotated[str | None, "MODEL", "-m"] = None,
+    output: File | None = None,
+    device: Annotated[str | None, "NAME"] = None,
+    commercial: bool = False,
+) -> int:
+    """Measure the distance between two sets of songs, and how varied each set is.
 
-    from apex_reward.rewards.engine import EngineSettings
+    The distance falls towards 0 as the sets sound alike. The kernel distance is unbiased and may
+    be negative; for the Frechet distance the table also has it without its small-sample bias. The
+    diversity is the effective number of different songs. A reward that rises together with the
+    distance is being gamed.
 
-    if not paths:
-        return None, []
-    if not reward.parts.encoders:
-        raise DataError("--reference needs a reward with an encoder, such as --model apex-tiny")
-    settings = EngineSettings(reward.loudness, batch_segments=reward.batch_segments, scored=False)
-    prompts = [""] * len(paths) if reward.model.reads_text else None
-    found, failed = [], []
-    for result in reward.results(paths, prompts, workers=workers, settings=settings):
-        if result.error is not None:
-            failed.append(f"{result.path}: {result.error}")
-            continue
-        vector = reward.parts.song_vectors([f.to(reward.parts.device) for f in result.features])
-        assert vector is not None
-        found.append(vector[0].detach().float().cpu())
-    if len(found) < 2:
-        raise DataError(f"the reference has {len(found)} readable songs; expected at least 2")
-    return torch.stack(found), failed
+    Example: apex-reward distance made/ --reference real/ --embedding muq
+
+    Args:
+        songs: files, folders, globs or lists.
+        reference: the set to compare with; repeat it for more.
+        embedding: encoder of the songs.
+        metric: the Frechet distance, or the kernel distance with the reference's median distance.
+        model: model with that encoder. None: apex-tiny, songeval or clap.
+        output: write the figures as JSON.
+        device: cpu, cuda, cuda:1 or mps. None: a GPU if there is one.
+        commercial: refuse a model whose licences do not clearly allow commercial use.
+    """
+    from apex_reward.files.tables import write_json
+    from apex_reward.model.licences import check_commercial
+    from apex_reward.rewards import distance as distances
+    from apex_reward.rewards.load import load_reward_model
+    from apex_reward.rewards.reward import Reward
+    from apex_reward.scores.mix import RewardMix
+    from apex_reward.scoring import find_audio
+
+    paths = {"songs": find_audio(songs), "reference": find_audio(reference)}
+    name = model or DEFAULT_MODELS[embedding]
+    encoder = load_reward_model(name, device=device)
+    reward = Reward(encoder, RewardMix({encoder.heads[0].name: 1.0}, "none"))  # no mix is read
+    if commercial:
+        check_commercial(reward.licences())
+    sets, failed = {}, []
+    with counting("encoding", sum(map(len, paths.values()))) as step:
+        for side, files in paths.items():
+            workers = rewards.decoding_processes(None)
+            sets[side], bad = rewards.song_embeddings(reward, files, workers, step)
+            failed += bad
+    code = show_failures(failed)
+    for side, found in sets.items():
+        if len(found) < 2:
+            usable = counted(len(found), "readable file")
+            raise DataError(f"{side}: {usable}; a distance needs at least 2")
+    (a, b), kernel = sets.values(), metric == "kernel"
+    enough = min(len(a), len(b)) >= UNBIASED_SONGS
+    width = distances.kernel_bandwidth(b)
+    measured: dict[str, float | None]
+    if kernel:
+        measured = {"distance": distances.kernel_distance(a, b), "bandwidth": width}
+    else:
+        unbiased = distances.frechet_distance(a, b, unbiased=True) if enough else None
+        measured = {"distance": distances.frechet_distance(a, b), "distance_unbiased": unbiased}
+    figures = {
+        "embedding": embedding,
+        "model": name,
+        "metric": metric,
+        "songs": len(a),
+        "reference": len(b),
+        "failed": len(failed),
+        **measured,
+        "diversity": distances.vendi_diversity(a, width),
+        "diversity_reference": distances.vendi_diversity(b, width),
+    }
+    print_table(f"{metric.capitalize()} distance", list(figures), [list(figures.values())])
+    if not enough and not kernel:
+        show(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.")
+    if output is not None:
+        write_json(output, figures)
+    return code

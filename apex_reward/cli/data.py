@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apex_reward.cli.common import (
-    OK,
-    TRAINING,
-    Folder,
-    add_command,
-    print_table,
-    progress_bar,
-    progress_updates,
-    resumable,
-    show_failures,
-)
+from apex_reward.cli import common
 from apex_reward.cli.rewards import EngineOptions, decoding_processes
 from apex_reward.data.settings import ColumnOptions, PrepareSettings
 
 MERT = "m-a-p/MERT-v1-95M"
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to the main application."""
-    for command in (prepare, extract):
-        add_command(app, command, panel=TRAINING)
 
 
 def prepare(
@@ -35,9 +20,9 @@ def prepare(
     /,
     columns: ColumnOptions,
     settings: PrepareSettings,
-    output: Folder,
+    output: common.Folder,
     workers: Annotated[int | None, (0, None)] = None,
-) -> int:
+) -> None:
     """Turn play counts into popularity scores, filtered, balanced and split.
 
     Of the kept songs 85% go to train, 5% to val and 10% to test.
@@ -56,21 +41,16 @@ def prepare(
     for name in ("manifest.parquet", "report.json"):
         check_output(output / name, metadata)
     songs = Songs.joined([read_metadata(path, columns.preset, columns.named) for path in metadata])
-    processes = decoding_processes(workers)
-    with progress_updates() as update:
-        report = run(
-            songs, settings, output, processes,
-            lambda done, total: update("songs", done, total, ""),
-        )  # fmt: skip
+    with common.progress() as update:
+        on_song = functools.partial(update, "songs")
+        report = run(songs, settings, output, decoding_processes(workers), on_song)
     rows: list[tuple[str, object]] = [("rows in", report["rows_in"])]
     rows += [(f"dropped: {reason}", count) for reason, count in report["dropped"].items()]
     rows += [("kept", report["kept"])]
     rows += [(f"date {problem}", count) for problem, count in report["dates_not_used"].items()]
     rows += [(f"  {split}", count) for split, count in report["splits"].items()]
-    print_table(str(output / "manifest.parquet"), ["step", "songs"], rows)
-    for warning in report["warnings"]:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
-    return OK
+    common.print_table(str(output / "manifest.parquet"), ["step", "songs"], rows)
+    common.show_warnings(report)
 
 
 def extract(
@@ -78,7 +58,7 @@ def extract(
     /,
     running: EngineOptions,
     audio_dir: Annotated[Path, "FOLDER"],
-    output: Folder,
+    output: common.Folder,
     encoder: Annotated[str, "FOLDER"] = MERT,
     songeval: Annotated[Path | None, "FILE"] = None,
     teacher: Annotated[str | None, "MODEL"] = None,
@@ -107,17 +87,13 @@ def extract(
     settings = ExtractSettings(
         audio_dir, encoder, workers, running.batch_segments, running.device, teacher
     )
-    with resumable(lambda: _shards(output)), progress_bar() as progress:
-        bar = progress.add_task("extract", total=len(songs))
-        failed = run(
-            songs, settings, output, engine=engine, resume=resume,
-            on_song=lambda: progress.advance(bar),
-        )  # fmt: skip
+    with common.resumable(lambda: _shards(output)), common.counting("extract", len(songs)) as step:
+        failed = run(songs, settings, output, engine=engine, resume=resume, on_song=step)
     if not engine.share.first:
-        return OK
+        return 0
     typer.echo(f"{len(songs) - len(failed)} songs in {output}, {len(failed)} failed")
     reasons = [f"failed: {row['path']}: {row['error']}" for row in failed]
-    return engine.ended(show_failures(reasons))
+    return engine.ended(common.show_failures(reasons))
 
 
 def _shards(output: Path) -> str:

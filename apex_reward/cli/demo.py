@@ -5,21 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import typer
-
-from apex_reward.cli.common import (
-    SCORE,
-    Folder,
-    add_command,
-    print_table,
-    progress_updates,
-    show,
-)
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command to the main application."""
-    add_command(app, demo, panel=SCORE)
+from apex_reward.cli.common import Folder, print_table, progress, show
 
 
 def demo(output: Folder = Path("apex-demo")) -> None:
@@ -40,7 +26,7 @@ def demo(output: Folder = Path("apex-demo")) -> None:
     console = Console()
     sections = run_demo(output, lambda *step: bar(*step))
     for number in itertools.count(1):
-        with progress_updates() as bar:  # it ends before the text, which would overwrite it
+        with progress() as bar:  # it ends before the text, which would overwrite it
             section = next(sections, None)
         if section is None:
             return

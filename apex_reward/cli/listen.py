@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from apex_reward.cli.common import OK, VOTES, File, add_command, show
+from apex_reward.cli.common import File, show
 from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command to the main application."""
-    add_command(app, listen, panel=VOTES)
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ def listen(
     votes: bool = True,
     voter: Annotated[str, "NAME"] = "",
     port: Annotated[int, (1, 65535)] = 7860,
-) -> int:
+) -> None:
     """Try songs, compare two, and vote blind on a local page.
 
     Example: apex-reward listen pairs/pairs.jsonl --output votes.jsonl
@@ -82,4 +75,3 @@ def listen(
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
     for reason in session.unreadable.values() if session else ():
         show(f"not asked: {reason}")
-    return OK

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from apex_reward.cli.common import show
-from apex_reward.errors import ApexError, UsageError
+from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from apex_reward.rewards.reward import Reward
     from apex_reward.scoring.engines import Engine
 
@@ -149,24 +151,31 @@ def build_reward(
     from apex_reward.scores.mix import RewardMix
 
     loading: dict[str, Any] = {
-        "device": running.device,
-        "dtype": options.dtype,
-        "segment_tail": options.segment_tail,
-    }
+        "device": running.device, "dtype": options.dtype, "segment_tail": options.segment_tail,
+    }  # fmt: skip
     if options.mix and "=" in options.mix:
         RewardMix.parse(options.mix)  # a mistake in a mix ends the command before models load
+    names = ("loudness", "guards", "caution")
+    own = {name: getattr(options, name) for name in names}
     if options.reward is not None:
-        reward = _from_file(options, options.reward, loading)
+        named = [n for n in ("model", *names, "encoder") if getattr(options, n) not in (None, [])]
+        if named:
+            raise UsageError(
+                f"the reward file sets its own models, loudness, guards and caution; leave out "
+                f"--{', --'.join(named)}, or write them into {options.reward}"
+            )
+        reward = Reward.load(options.reward, **loading)
+        if options.mix is not None:
+            show(f"note: --mix {options.mix} replaces the mix of {options.reward}: {reward.mix}")
+            own = {name: getattr(reward, name) for name in names}
+            reward = Reward(reward.model, options.mix, **own)
     else:
-        named = options.model or [DEFAULT_MODEL]
-        models = [load_reward_model(name, encoder=options.encoder, **loading) for name in named]
-        reward = Reward(
-            models[0] if len(models) == 1 else models,
-            options.mix,
-            loudness=options.loudness,
-            guards=options.guards,
-            caution=options.caution or 0.0,
-        )
+        models = [
+            load_reward_model(name, encoder=options.encoder, **loading)
+            for name in options.model or [DEFAULT_MODEL]
+        ]
+        own["caution"] = options.caution or 0.0
+        reward = Reward(models[0] if len(models) == 1 else models, options.mix, **own)
     reward.batch_segments = running.batch_segments
     if cascade is not None and cascade.cascade is not None:
         loading["segment_tail"] = None  # the student keeps its own
@@ -196,54 +205,56 @@ def check_reachable(options: RewardOptions) -> None:
     Raises:
         ApexError: no network; the message names the ways out.
     """
-    if options.reward is not None:
-        return
-    for name in options.model or [DEFAULT_MODEL]:
+    for name in [] if options.reward is not None else options.model or [DEFAULT_MODEL]:
         if name.count("/") != 1 or name[0] in "./~" or os.path.exists(name):
             continue
-        from huggingface_hub import constants
+        from huggingface_hub.constants import HF_HUB_CACHE
 
-        cached = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
-        if cached.is_dir() or _answers(constants.ENDPOINT, constants.HF_HUB_OFFLINE):
-            continue
-        raise ApexError(
-            f"{name} is a hub id, and the hub cannot be reached; check the network, or score with "
-            "a model that needs none: --model apex-tiny, or --model FOLDER. `apex-reward demo` "
-            "works offline too"
-        )
+        cached = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+        if not (cached.is_dir() or _hub_answers()):
+            raise ApexError(
+                f"{name} is a hub id, and the hub cannot be reached; check the network, or score "
+                "with a model that needs none: --model apex-tiny, or --model FOLDER. "
+                "`apex-reward demo` works offline too"
+            )
 
 
-def _answers(address: str, offline: bool) -> bool:
-    """Whether a server answers anything at all; one attempt."""
-    import urllib.error
-    import urllib.request
+def _hub_answers() -> bool:
+    """Whether the hub answers anything at all; one attempt."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
 
-    if offline:
-        return False
+    from huggingface_hub import constants
+
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
+        if not constants.HF_HUB_OFFLINE:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
         return True
     except OSError:
         return False
-    return True
+    return not constants.HF_HUB_OFFLINE
 
 
-def _from_file(options: RewardOptions, file: Path, loading: dict[str, Any]) -> Reward:
-    from apex_reward.rewards.reward import Reward
+def song_embeddings(
+    reward: Reward, paths: Sequence[str], workers: int, on_song: Callable[[], None]
+) -> tuple[Tensor, list[str]]:
+    """Embeddings (N, W) of the songs that can be read, and a line for each other one."""
+    import torch
 
-    names = ("model", "loudness", "guards", "caution", "encoder")
-    if twice := [name for name in names if getattr(options, name) not in (None, [])]:
-        raise UsageError(
-            f"the reward file sets its own models, loudness, guards and caution; leave out "
-            f"--{', --'.join(twice)}, or write them into {file}"
-        )
-    reward = Reward.load(file, **loading)
-    if options.mix is None:
-        return reward
-    replaced = Reward(
-        reward.model, options.mix, loudness=reward.loudness, guards=reward.guards,
-        caution=reward.caution,
-    )  # fmt: skip
-    show(f"note: --mix {options.mix} replaces the mix of {file}: {reward.mix}")
-    return replaced
+    from apex_reward.rewards.engine import EngineSettings
+
+    if not reward.parts.encoders:
+        raise DataError("the distance needs a model with an encoder, such as --model apex-tiny")
+    settings = EngineSettings(reward.loudness, batch_segments=reward.batch_segments, scored=False)
+    prompts = [""] * len(paths) if reward.model.reads_text else None
+    found, failed = [], []
+    for result in reward.results(paths, prompts, workers=workers, settings=settings):
+        on_song()
+        if result.error is None:
+            features = [part.to(reward.parts.device) for part in result.features]
+            vector: Any = reward.parts.song_vectors(features)
+            found.append(vector[0].detach().float().cpu())
+        else:
+            failed.append(f"{result.path}: {result.error}")
+    return (torch.stack(found) if found else torch.zeros(0, 1)), failed

@@ -10,27 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_reward.cli.common import (
-    OK,
-    SCORE,
-    File,
-    Folder,
-    add_command,
-    kept_rows,
-    print_table,
-    progress_bar,
-    resumable,
-    show,
-    show_failures,
-)
-from apex_reward.cli.rewards import (
-    CascadeOptions,
-    EngineOptions,
-    RewardOptions,
-    build_reward,
-    check_reachable,
-    show_lost,
-)
+from apex_reward.cli import common, rewards
 from apex_reward.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,32 +19,21 @@ if TYPE_CHECKING:
     from apex_reward.scoring.rows import Tally
 
 SHORT_NAMES = {
-    "score_streams": "streams",
-    "score_likes": "likes",
-    "coherence": "coh.",
-    "musicality": "mus.",
-    "memorability": "mem.",
-    "clarity": "clar",
-    "naturalness": "nat.",
-}
+    "score_streams": "streams", "score_likes": "likes", "coherence": "coh.",
+    "musicality": "mus.", "memorability": "mem.", "clarity": "clar", "naturalness": "nat.",
+}  # fmt: skip
 """With these names seven heads fit into 80 columns."""
 SEE = "; see the column 'error'"
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to the main application."""
-    add_command(app, score, panel=SCORE)
-    add_command(app, import_model, "import", panel=SCORE)
 
 
 def score(
     audio: list[str],
     /,
-    asked: RewardOptions,
-    faster: CascadeOptions,
-    running: EngineOptions,
+    asked: rewards.RewardOptions,
+    faster: rewards.CascadeOptions,
+    running: rewards.EngineOptions,
     prompts: Annotated[Path, "FILE"] | None = None,
-    output: File | None = None,
+    output: common.File | None = None,
     segments: bool = False,
     members: bool = False,
     by: Annotated[list[str] | None, "COLUMN"] = None,
@@ -88,7 +57,7 @@ def score(
     """
     if output is None and (segments or resume or by or running.engine == "ray"):
         raise UsageError("--segments, --by, --resume and --engine ray need --output FILE")
-    check_reachable(asked)  # before torch loads
+    rewards.check_reachable(asked)  # before torch loads
     from apex_reward.files.songs_inside import songs_beside
     from apex_reward.files.tables import check_format, check_output
     from apex_reward.rewards.rows import row_columns
@@ -107,58 +76,74 @@ def score(
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
-    reward = build_reward(asked, running, faster)
+    reward = rewards.build_reward(asked, running, faster)
     groups = groups_for(sources, prompts) if faster.cascade else None
     settings = ScoreSettings(asked.rewarded or bool(faster.cascade), segments, members)
     texts = prompts_for(sources, prompts) if reward.model.reads_text else None
-    if output is not None:
-        finished = resume and output.exists() and not kept_rows(output)()
-        with _tallying(len(sources)) as (tally, on_row), resumable(kept_rows(output)):
-            score_to_file(
-                reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
-                resume=resume, on_row=on_row, groups=groups,
-            )  # fmt: skip
-        if engine.share.first:
-            if finished:
-                show(f"{output} is finished; nothing to do")
-            typer.echo(f"{tally} -> {output}")
-            if by:
-                figures = row_columns(reward, settings.rewarded)
-                for line in write_groups(output, by, figures, result_columns(reward, settings)):
-                    typer.echo(line)
-            show_lost(reward, groups, len(sources))
-        return engine.ended(show_failures(tally.reasons, SEE))
-    show_lost(reward, groups, len(sources))
-    results = score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
-    return _to_terminal(reward, results, len(sources))
+    if output is None:
+        rewards.show_lost(reward, groups, len(sources))
+        rows = score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
+        return _to_terminal(reward, rows, len(sources))
+    kept = common.kept_rows(output)
+    if resume and output.exists() and not kept() and engine.share.first:
+        common.show(f"{output} is finished; nothing to do")
+    with _tallying(len(sources)) as (tally, on_row), common.resumable(kept):
+        score_to_file(
+            reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
+            resume=resume, on_row=on_row, groups=groups,
+        )  # fmt: skip
+    if engine.share.first:
+        typer.echo(f"{tally} -> {output}")
+        figures = row_columns(reward, settings.rewarded)
+        columns = result_columns(reward, settings)
+        for line in write_groups(output, by, figures, columns) if by else ():
+            typer.echo(line)
+        rewards.show_lost(reward, groups, len(sources))
+    return engine.ended(common.show_failures(tally.reasons, SEE))
 
 
-def _to_terminal(reward: Reward, results: Iterable[dict[str, Any]], total: int) -> int:
+@contextmanager
+def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
+    """Counts, and a progress bar that shows them."""
+    from apex_reward.scoring.rows import Tally
+
+    tally, done = Tally(), iter(range(1, total + 1))
+    with common.progress(lines=False) as update:
+
+        def on_row(row: dict[str, Any], fresh: bool) -> None:
+            tally.count(row, fresh)
+            note = f"{tally.hours:.2f} h of audio, {tally.speed:.1f} x real time"
+            update("songs", next(done), total, note)
+
+        yield tally, on_row
+
+
+def _to_terminal(reward: Reward, rows: Iterable[dict[str, Any]], total: int) -> int:
     """A table on a terminal, JSON lines into a pipe."""
     from apex_reward.files.tables import json_line
 
-    rows = []
+    shown = []
     with _tallying(total) as (tally, on_row):
-        for row in results:
+        for row in rows:
             on_row(row, True)
             if sys.stdout.isatty():
-                rows.append(row)
+                shown.append(row)
             else:
                 typer.echo(json_line(row), nl=False)
-    if rows:
-        _print_rows(reward, rows)
-    show(str(tally))
-    return show_failures(tally.reasons, SEE)
+    if shown:
+        _print_rows(reward, shown)
+    common.show(str(tally))
+    return common.show_failures(tally.reasons, SEE)
 
 
-def import_model(
+def import_(
     *,
     predictor: Annotated[str, "FILE|FOLDER"],
     encoder: Annotated[str, "FOLDER"],
-    output: Folder,
+    output: common.Folder,
     kind: Literal["apex", "songeval", "tunejury", "muq-eval"] = "apex",
     clap: Annotated[str | None, "FOLDER"] = None,
-) -> int:
+) -> None:
     """Convert published weights into one folder for --model.
 
     Example: apex-reward import --predictor best_model.pt --encoder m-a-p/MERT-v1-95M --output apex
@@ -170,55 +155,26 @@ def import_model(
         kind: format of the published weights.
         clap: folder or hub id of CLAP, for `tunejury`.
     """
-    from apex_reward.scoring.convert import import_model as convert
+    from apex_reward.scoring.convert import import_model
 
-    made = convert(kind, predictor, encoder, output, clap)
+    made = import_model(kind, predictor, encoder, output, clap)
     heads = ", ".join(head.name for head in made.heads)
     count = sum(weight.numel() for weight in made.parameters())
     typer.echo(f"{output}: {count:,} weights, heads {heads}")
     typer.echo(f"score with it: apex-reward score SONGS --model {output}")
-    return OK
 
 
 def _print_rows(reward: Reward, rows: list[dict[str, Any]]) -> None:
     title = f"Scores by {', '.join(map(str, reward.sources.values()))}"
-    if reward.demonstration:
-        title += " (a demonstration model)"
+    title += " (a demonstration model)" * reward.demonstration
     values = [n for n in (*(head.name for head in reward.heads), "reward") if n in rows[0]]
+    places = {name: 1 if name.startswith("score_") else 2 for name in values}
     columns = ["song", "time", *(SHORT_NAMES.get(name, name) for name in values), "flags"]
-    table = [
-        [
-            Path(row["path"]).name,
-            _clock(row["duration"]),
-            *(_number(name, row[name]) for name in values),
-            "failed" if row["error"] else row["flags"],
-        ]
-        for row in rows
-    ]
-    print_table(title, columns, table)
-
-
-def _clock(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _number(name: str, value: float | None) -> str | None:
-    return None if value is None else f"{value:.{1 if name.startswith('score_') else 2}f}"
-
-
-@contextmanager
-def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
-    """Counts, and a progress bar that shows them."""
-    from apex_reward.scoring.rows import Tally
-
-    tally = Tally()
-    with progress_bar(
-        "{task.fields[hours]:.2f} h of audio", "{task.fields[speed]:.1f} x real time"
-    ) as bar:
-        task = bar.add_task("songs", total=total, hours=0.0, speed=0.0)
-
-        def on_row(row: dict[str, Any], fresh: bool) -> None:
-            tally.count(row, fresh)
-            bar.update(task, advance=1, hours=tally.hours, speed=tally.speed)
-
-        yield tally, on_row
+    table = []
+    for row in rows:
+        seconds = row["duration"]
+        clock = None if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        figures = [None if row[n] is None else f"{row[n]:.{places[n]}f}" for n in values]
+        flags = "failed" if row["error"] else row["flags"]
+        table.append([Path(row["path"]).name, clock, *figures, flags])
+    common.print_table(title, columns, table)

@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from apex_reward.cli.common import INTERRUPTED, OK, SCORE, add_command, show
+from apex_reward.cli.common import INTERRUPTED, show
 from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from apex_reward.serve.settings import ServeSettings
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command to the main application."""
-    add_command(app, serve, panel=SCORE)
 
 
 @dataclass(frozen=True)
@@ -76,55 +66,38 @@ def serve(
 
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root {audio_root} is not a folder")
+    workers = max(1, running.processes)
     batches = BatchLimits(
-        wait=limits.max_wait, queue=limits.max_queue, seconds=limits.max_seconds,
-        workers=max(1, running.processes),
-    )  # fmt: skip
+        wait=limits.max_wait, queue=limits.max_queue, seconds=limits.max_seconds, workers=workers
+    )
     token, root = (str(path.resolve()) if path else None for path in (token_file, audio_root))
     settings = ServeSettings(batches, songs=limits.max_songs, token_file=token, audio_root=root)
     settings.token()
     if write_config or replicas > 1 or os.environ.get("RAY_ADDRESS"):
-        _on_ray(asked, running, settings, replicas, (host, port), write_config)
-        return OK
+        from apex_reward.serve.replicas import replica_values, run_replicas, serve_config
+
+        # The models load here only to find mistakes before the replicas start.
+        judge = build_reward(asked, replace(running, device="cpu"))
+        loading = {name: getattr(asked, name) for name in ("dtype", "segment_tail", "encoder")}
+        loading["device"] = running.device
+        values = replica_values(judge, loading, settings, replicas)
+        if write_config:
+            typer.echo(serve_config(values, host, port), nl=False)
+        else:
+            show(f"serving {replicas} replicas on http://{host}:{port}; stop with Ctrl-C")
+            run_replicas(values, host, port)
+        return 0
     app = make_app(build_reward(asked, running), settings)
     show(f"serving on http://{host}:{port}; stop with Ctrl-C")
-    # Without the lifespan a second Ctrl-C in uvicorn ends without a traceback; `_ended` closes.
+    # Without the lifespan a second Ctrl-C in uvicorn ends without a traceback.
     uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="off")
-    return _ended(app)
-
-
-def _ended(app: FastAPI) -> int:
-    """Answer the accepted songs, or print the number of the others."""
     batcher = app.state.batcher
     stopped = f"stopped after {counted(batcher.figures.songs, 'song')}"
     left = batcher.figures.dropped + batcher.waiting
     if not left:
         batcher.close()
         show(f"{stopped}; every accepted song is answered")
-        return OK
+        return 0
     batcher.abandon()  # a second Ctrl-C
     show(f"{stopped}; {left} more have no answer; send them again")
     return INTERRUPTED
-
-
-def _on_ray(
-    asked: RewardOptions, running: RunOptions, settings: ServeSettings, replicas: int,
-    address: tuple[str, int], only_config: bool,
-) -> None:  # fmt: skip
-    """Replicas on Ray Serve, or the file that deploys them."""
-    from apex_reward.serve.replicas import replica_values, run_replicas, serve_config
-
-    # The models load here only to find mistakes before the replicas start.
-    judge = build_reward(asked, replace(running, device="cpu"))
-    loading = {
-        "device": running.device,
-        "dtype": asked.dtype,
-        "segment_tail": asked.segment_tail,
-        "encoder": asked.encoder,
-    }
-    values = replica_values(judge, loading, settings, replicas)
-    if only_config:
-        typer.echo(serve_config(values, *address), nl=False)
-        return
-    show(f"serving {replicas} replicas on http://{address[0]}:{address[1]}; stop with Ctrl-C")
-    run_replicas(values, *address)

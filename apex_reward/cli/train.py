@@ -5,39 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_reward.cli.common import (
-    OK,
-    SOME_FAILED,
-    TRAINING,
-    Figures,
-    Folder,
-    add_command,
-    figure_formats,
-    print_table,
-    progress_updates,
-    resumable,
-    show,
-)
+from apex_reward.cli import common
 from apex_reward.cli.rewards import RunOptions
 from apex_reward.errors import UsageError
 from apex_reward.train.settings import PAPER_LOSSES, DistillSettings, Mode, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
-    from apex_reward.train.trainer import OnEpoch
 
 MEASURES = ("mse", "mae", "pearson", "spearman")
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to the main application."""
-    for command in (train, grid, evaluate, distill):
-        add_command(app, command, panel=TRAINING)
 
 
 @dataclass(frozen=True)
@@ -68,14 +50,14 @@ class DataOptions:
 def train(
     data: DataOptions,
     settings: TrainSettings,
-    output: Folder,
+    output: common.Folder,
     tune_encoder: Literal["lora"] | None = None,
     audio_dir: Annotated[Path | None, "FOLDER"] = None,
-    report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
-    bound: Annotated[list[Path], "RUN", "--from"] = [],  # noqa: B006
-    figures: Figures = None,
+    report_to: Annotated[list[str] | None, "NAME"] = None,
+    bound: Annotated[list[Path] | None, "RUN", "--from"] = None,
+    figures: common.Figures = None,
     resume: bool = False,
-) -> int:
+) -> None:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
 
     On several processes: accelerate launch -m apex_reward train ...
@@ -98,11 +80,19 @@ def train(
     if bound:
         from apex_reward.train.evaluate import bind
 
-        return _shown(bind(bound, data.load(settings.task, settings.train_pooling), output))
-    with resumable(lambda: _states(output)), progress_updates() as update:
+        return _show_report(bind(bound, data.load(settings.task, settings.train_pooling), output))
+    from apex_reward.train.trainer import make_accelerator
+    from apex_reward.train.trainer import train as run
 
-        def shown(name: str) -> OnEpoch:
-            return lambda row: update(name, row["epoch"], settings.epochs, _epoch_note(row))
+    with common.resumable(lambda: _states(output)), common.progress() as update:
+
+        def shown(name: str, row: HistoryRow) -> None:
+            note = f"loss {row['train_loss']:.4g}, validation error {row['val_error']:.4g}"
+            update(name, row["epoch"], settings.epochs, note)
+
+        def logged(row: HistoryRow) -> None:
+            shown("train", row)
+            accelerator.log(row, step=int(row["epoch"]))
 
         if audio_dir is not None and tune_encoder:
             from apex_reward.train.tune import tune_encoder as tune
@@ -110,14 +100,19 @@ def train(
             report = tune(
                 data.data, audio_dir, output, settings,
                 encoder=data.encoder, teacher_file=data.songeval, resume=resume,
-                on_frozen=shown("frozen encoder"), on_epoch=shown("tune"),
-                on_songs=lambda done, total: update("songs of the epoch", done, total, ""),
+                on_frozen=partial(shown, "frozen encoder"), on_epoch=partial(shown, "tune"),
+                on_songs=partial(update, "songs of the epoch"),
             )  # fmt: skip
-            return _shown(report)
-        return _train(
-            data, settings, output, report_to, figure_formats(figures), resume,
-            shown("train"),
+            return _show_report(report)
+        found = data.load(settings.task, settings.train_pooling)
+        accelerator = make_accelerator(settings.precision, report_to, output, vars(settings))
+        report = run(
+            found, settings, output, accelerator=accelerator, resume=resume,
+            formats=common.figure_formats(figures), on_epoch=logged,
         )  # fmt: skip
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        _show_report(report)
 
 
 def _states(output: Path) -> str:
@@ -128,48 +123,17 @@ def _states(output: Path) -> str:
     return f"the epochs up to the last state, in {', '.join(kept)}" if kept else ""
 
 
-def _epoch_note(row: HistoryRow) -> str:
-    return f"loss {row['train_loss']:.4g}, validation error {row['val_error']:.4g}"
-
-
-def _train(
-    data: DataOptions,
-    settings: TrainSettings,
-    output: Path,
-    report_to: Sequence[str],
-    formats: Sequence[str],
-    resume: bool,
-    shown: OnEpoch,
-) -> int:
-    from apex_reward.train.trainer import make_accelerator
-    from apex_reward.train.trainer import train as run
-
-    found = data.load(settings.task, settings.train_pooling)
-    accelerator = make_accelerator(settings.precision, report_to, output, settings.to_dict())
-
-    def on_epoch(row: HistoryRow) -> None:
-        shown(row)
-        accelerator.log(row, step=int(row["epoch"]))
-
-    report = run(
-        found, settings, output, accelerator=accelerator, resume=resume, formats=formats,
-        on_epoch=on_epoch,
-    )  # fmt: skip
-    accelerator.end_training()
-    return _shown(report) if accelerator.is_main_process else OK
-
-
 def grid(
     data: DataOptions,
     schedule: Schedule,
-    output: Folder,
+    output: common.Folder,
     losses: Sequence[str] = PAPER_LOSSES,
     seed: list[int] = [42],  # noqa: B006
-    report_to: Annotated[list[str], "NAME"] = [],  # noqa: B006
-    figures: Figures = None,
+    report_to: Annotated[list[str] | None, "NAME"] = None,
+    figures: common.Figures = None,
     paper_data: bool = False,
     resume: bool = False,
-) -> int:
+) -> None:
     """Train all conditions of the paper's ablation, then write its tables.
 
     Every condition selects its epoch by the paper's rule, val_loss.
@@ -191,9 +155,9 @@ def grid(
 
     runs = conditions(losses, list(dict.fromkeys(seed)), schedule)
     found = data.load("full", schedule.train_pooling)
-    formats, about = figure_formats(figures), {**vars(schedule), "runs": len(runs)}
+    formats, about = common.figure_formats(figures), {**vars(schedule), "runs": len(runs)}
     accelerator = make_accelerator(schedule.precision, report_to, output, about)
-    with resumable(lambda: _states(output)), progress_updates() as update:
+    with common.resumable(lambda: _states(output)), common.progress() as update:
         done: dict[str, float] = {}
 
         def on_epoch(name: str, row: HistoryRow | None) -> None:
@@ -209,22 +173,20 @@ def grid(
             formats=formats, on_epoch=on_epoch,
         )  # fmt: skip
     accelerator.end_training()
-    if accelerator.is_main_process:
-        typer.echo((output / "table1.md").read_text(encoding="utf-8"))
-        typer.echo((output / "table2.md").read_text(encoding="utf-8"))
-    return OK
+    for name in ("table1.md", "table2.md") if accelerator.is_main_process else ():
+        typer.echo((output / name).read_text(encoding="utf-8"))
 
 
 def evaluate(
     checkpoint: Annotated[str, "MODEL"],
     data: Annotated[Path, "FOLDER"],
-    output: Folder,
+    output: common.Folder,
     mode: Mode | None = None,
     songeval: Annotated[Path | None, "FILE"] = None,
     bootstrap: Annotated[int, (0, None)] = 1000,
     seed: int = 0,
-    figures: Figures = None,
-) -> int:
+    figures: common.Figures = None,
+) -> None:
     """Measure a checkpoint on a split: errors, correlations, intervals, examples.
 
     Example: apex-reward evaluate --checkpoint run/best --data shards/test --output figures
@@ -243,14 +205,15 @@ def evaluate(
     from apex_reward.train.evaluate import evaluate_checkpoint
     from apex_reward.train.trainer import make_accelerator
 
-    formats = figure_formats(figures)
+    formats = common.figure_formats(figures)
     accelerator = make_accelerator()
+    teacher = read_teacher(songeval) if songeval else None
     report = evaluate_checkpoint(
-        checkpoint, data, output, mode=mode,
-        teacher=read_teacher(songeval) if songeval else None, bootstrap=bootstrap,
-        seed=seed, accelerator=accelerator, formats=formats,
+        checkpoint, data, output, mode=mode, teacher=teacher, bootstrap=bootstrap, seed=seed,
+        accelerator=accelerator, formats=formats,
     )  # fmt: skip
-    return _shown(report, str(data)) if accelerator.is_main_process else OK
+    if accelerator.is_main_process:
+        _show_report(report, str(data))
 
 
 def distill(
@@ -259,7 +222,7 @@ def distill(
     audio_dir: Annotated[Path, "FOLDER"],
     settings: DistillSettings,
     running: RunOptions,
-    output: Folder,
+    output: common.Folder,
     resume: bool = False,
 ) -> int:
     """Train a small, fast student that predicts the heads of a teacher.
@@ -286,47 +249,45 @@ def distill(
         reward = teacher_reward(load_reward_model(teacher, device=running.device))
     reward.batch_segments = running.batch_segments
     songs = sorted(find_audio([audio_dir]))
-    with resumable(lambda: f"the shards, in {output / 'shards'}"), progress_updates() as update:
+    kept = f"the shards, in {output / 'shards'}"
+    with common.resumable(lambda: kept), common.progress() as update:
+
+        def on_epoch(row: HistoryRow) -> None:
+            note = f"spearman {row['val_spearman']:.3f}"
+            update("epochs", row["epoch"], settings.epochs, note)
+
         report = run(
             reward, songs, settings, output, accelerator=accelerator, resume=resume,
-            on_song=lambda done, total: update("songs", done, total, ""),
-            on_epoch=lambda row: update(
-                "epochs", row["epoch"], settings.epochs, f"spearman {row['val_spearman']:.3f}"
-            ),
+            on_song=partial(update, "songs"), on_epoch=on_epoch,
         )  # fmt: skip
     if not accelerator.is_main_process:
-        return OK
-    rows = [
-        [head, _with_interval(row["spearman"], row["ci95"])]
-        for head, row in report["heads"].items()
-    ]
-    print_table("held-out clips: rank correlation with the teacher", ["head", "spearman"], rows)
+        return 0
+    heads = report["heads"].items()
+    rows = [[head, _with_interval(row["spearman"], row["ci95"])] for head, row in heads]
+    title = "held-out clips: rank correlation with the teacher"
+    common.print_table(title, ["head", "spearman"], rows)
     if report["failed"]:
-        show(f"{report['failed']} songs failed; see failed.jsonl", "red")
-    return SOME_FAILED if report["failed"] else OK
+        common.show(f"{report['failed']} songs failed; see failed.jsonl", "red")
+    return common.SOME_FAILED if report["failed"] else common.OK
 
 
-def _shown(report: dict[str, Any], split: str = "test split") -> int:
+def _show_report(report: dict[str, Any], split: str = "test split") -> None:
     """Print the measures with their intervals, and warn of small splits on stderr."""
     title = f"{split}, {report['n_songs']} songs, {report['mode']} mode; 95% intervals"
     rows = [
         [head, *(_with_interval(row[m], report["ci95"][head][m]) for m in MEASURES)]
         for head, row in report["metrics"].items()
     ]
-    print_table(title, ["head", *MEASURES], rows)
-    for warning in report["warnings"]:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+    common.print_table(title, ["head", *MEASURES], rows)
+    common.show_warnings(report)
     if "spread" in report:
         columns = ["head", "mse of a member", "spread's spearman", "covered"]
-        print_table(
-            f"{report['members']} members: does their spread tell the error?",
-            columns,
-            [
-                [head, report["member_metrics"][head]["mse"], row["spearman"], row["coverage"]]
-                for head, row in report["spread"].items()
-            ],
-        )
-    return OK
+        spreads = [
+            [head, report["member_metrics"][head]["mse"], row["spearman"], row["coverage"]]
+            for head, row in report["spread"].items()
+        ]
+        title = f"{report['members']} members: does their spread tell the error?"
+        common.print_table(title, columns, spreads)
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:

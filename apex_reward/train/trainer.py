@@ -86,7 +86,7 @@ def train(
 
 def make_accelerator(
     precision: str = "no",
-    report_to: Sequence[Any] = (),
+    report_to: Sequence[Any] | None = None,
     output: Path | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Accelerator:
@@ -106,7 +106,7 @@ def make_accelerator(
     folder = None if output is None else str(output)
     try:
         accelerator = Accelerator(
-            mixed_precision=precision, log_with=list(report_to) or None, project_dir=folder
+            mixed_precision=precision, log_with=list(report_to or ()) or None, project_dir=folder
         )
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
