@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,23 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
         DataError: no such file, or a damaged one; JSON lines with the number of the bad line.
     """
     ending = check_format(path)
-    try:
+    with reading(path):
         if ending == ".parquet":
             return plain_types(pyarrow.parquet.read_table(path))
         if ending == ".csv":
             return _read_csv(path, TEXT_COLUMNS | set(text))
         return table_of(read_jsonl(path))
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Raises DataError where the file or folder that the block reads is not there or is damaged."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError, json.JSONDecodeError) as error:
+        ending = Path(path).suffix.lower() or "a folder"
         raise DataError(f"{path} cannot be read as {ending}: {error}") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from apex_reward.pairs.constraints import (
 from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
 from apex_reward.pairs.strategies import MARGIN_INSIDE, Strategy, StrategySettings, find_strategy
 from apex_reward.pairs.teaches import RulerShare, ruler_shares, warnings_of
-from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.report.songs import Rows
 
 MOST_PER_PROMPT = 4_000
@@ -78,7 +77,7 @@ class PairSet:
     @property
     def margin(self) -> Floats:
         """(M,) lead of the chosen on the primary axis."""
-        primary = self.candidates.axes[self.options.primary]
+        primary = self.candidates.numbers[self.options.primary]
         return primary[self.chosen] - primary[self.rejected]
 
     @property
@@ -89,20 +88,13 @@ class PairSet:
         return agreement(self.candidates.members, self.chosen, self.rejected)
 
     @cached_property
-    def messages(self) -> list[str | None]:
-        """(M,) the chat messages of each pair's prompt as JSON, None for a text."""
-        table = self.candidates.table
-        if MESSAGES not in table.column_names:
-            return [None] * len(self.chosen)
-        given: list[str | None] = table[MESSAGES].take(self.chosen).to_pylist()
-        return given
-
-    @cached_property
-    def prompts(self) -> list[Prompt]:
-        """(M,) the text of each pair's prompt; of chat messages the last one of the user."""
+    def prompts(self) -> list[Any]:
+        """(M,) the prompt of each pair: a text, or chat messages as they were given."""
         texts = self.candidates.table["prompt"].take(self.chosen).to_pylist()
-        both = zip(self.messages, texts, strict=True)
-        return [prompt_of(json.loads(given) if given else text) for given, text in both]
+        if MESSAGES not in self.candidates.table.column_names:
+            return texts
+        given = self.candidates.table[MESSAGES].take(self.chosen).to_pylist()
+        return [json.loads(m) if m else text for m, text in zip(given, texts, strict=True)]
 
     @cached_property
     def rulers(self) -> list[RulerShare]:
@@ -146,8 +138,6 @@ def build_pairs(
     """
     for name in ("axes", "drop_flags", "balance"):
         options[name] = as_names(options.get(name))
-    for name in ("threshold", "protect"):
-        options[name] = dict(options.get(name) or {})
     result = build(read_candidates(rows), PairOptions(strategy=strategy, axis=axis, **options))
     return Rows(pair_rows(result)), Rows(dropped_table(result).to_pylist())
 
@@ -171,15 +161,12 @@ def build(
     candidates = check_candidates(candidates, options, ledger, folder)
     usable = ledger.open
     chosen, rejected = _proposed(candidates, options, ledger, progress)
-    removed = Ledger(len(chosen))
-    _limit(candidates, options, usable, chosen, rejected, removed)
+    removed = _limited(candidates, options, usable, chosen, rejected)
     _drop_unpaired(candidates, options, ledger, (chosen, rejected), removed)
     w, low = chosen[removed.open], rejected[removed.open]
     test, note = split(_connected_sets(candidates)[w], options.test_share, options.seed)
-    return PairSet(
-        candidates=candidates, options=options, chosen=w, rejected=low, test=test, split_note=note,
-        dropped=ledger, proposed=(chosen, rejected), removed=removed,
-    )  # fmt: skip
+    proposed = chosen, rejected
+    return PairSet(candidates, options, w, low, test, note, ledger, proposed, removed)
 
 
 def _proposed(
@@ -188,39 +175,38 @@ def _proposed(
     ledger: Ledger,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Integers, Integers]:
-    """All pairs that the strategy proposes among those that may be paired, in candidate order."""
-    (name, strategy), axes = find_strategy(options.strategy), options.strategy_axes
-    quantile = DEFAULT_QUANTILE.get(name, DEFAULT_QUANTILE["margin"])
+    """(chosen, rejected) of the pairs that the strategy chooses among the allowed ones, sorted."""
+    name, strategy = find_strategy(options.strategy)
+    axes = options.strategy_axes
+    settings = StrategySettings(
+        min_margin=options.min_margin,
+        top_k=options.top_k or DEFAULT_TOP_K,
+        quantile=DEFAULT_QUANTILE.get(name, 0.5) if options.quantile is None else options.quantile,
+        thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
+    )
     made = constraints(candidates, options, ledger.open)
-    stacked = np.stack([candidates.axes[axis] for axis in axes])
-    leading, trailing = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    stacked = np.stack([candidates.numbers[axis] for axis in axes])
+    found = [np.zeros((2, 0), np.int64)]
     each = 1 if candidates.members is None else candidates.members.shape[1]
     blocks = list(_blocks_of_one_size(candidates, ledger.open, max(len(axes), each)))
-    done, total = 0, sum(len(members) for members in blocks)
+    done, total = 0, sum(map(len, blocks))
     for members in blocks:  # (prompts, n) positions
         may = allowed_pairs(made, members, ledger)
-        settings = StrategySettings(
-            min_margin=options.min_margin,
-            top_k=options.top_k or DEFAULT_TOP_K,
-            quantile=quantile if options.quantile is None else options.quantile,
-            thresholds=[options.threshold.get(axis, -np.inf) for axis in axes],
-            may=may,
-        )
-        wins = np.asarray(strategy(stacked[:, members].transpose(1, 0, 2), settings), bool)
+        values = stacked[:, members].transpose(1, 0, 2)
+        wins = np.asarray(strategy(values, replace(settings, may=may)), bool)
         if wins.shape != may.shape:
             raise UsageError(
                 f"the strategy {name} returns shape {wins.shape} for {members.shape[0]} prompts of "
                 f"{members.shape[1]} candidates; expected {may.shape}"
             )
         prompt, win, lose = np.nonzero(wins & may)
-        leading.append(members[prompt, win])
-        trailing.append(members[prompt, lose])
+        found.append(np.stack([members[prompt, win], members[prompt, lose]]))
         done += len(members)
         if progress:
             progress(done, total)
-    w, low = np.concatenate(leading), np.concatenate(trailing)
-    order = np.lexsort((low, w))
-    return w[order], low[order]
+    chosen, rejected = np.concatenate(found, axis=1)
+    order = np.lexsort((rejected, chosen))
+    return chosen[order], rejected[order]
 
 
 def _blocks_of_one_size(candidates: Candidates, usable: Mask, layers: int) -> Iterator[Integers]:
@@ -243,17 +229,12 @@ def _blocks_of_one_size(candidates: Candidates, usable: Mask, layers: int) -> It
             yield positions[first[begin : begin + at_once, None] + np.arange(size)]
 
 
-def _limit(
-    candidates: Candidates,
-    options: PairOptions,
-    usable: Mask,
-    chosen: Integers,
-    rejected: Integers,
-    removed: Ledger,
-) -> None:
+def _limited(
+    candidates: Candidates, options: PairOptions, usable: Mask, chosen: Integers, rejected: Integers
+) -> Ledger:
     """Remove proposed pairs: the margin, the balance of axes, the limits, the balance of rulers."""
-    primary = candidates.axes[options.primary]
-    margin = primary[chosen] - primary[rejected]
+    removed, numbers, rulers = Ledger(len(chosen)), candidates.numbers, candidates.rulers()
+    margin = numbers[options.primary][chosen] - numbers[options.primary][rejected]
 
     def keep(reason: str, which: Callable[[Integers], Mask]) -> None:
         kept = np.flatnonzero(removed.open)
@@ -263,10 +244,10 @@ def _limit(
     if options.strategy_name not in MARGIN_INSIDE and options.min_margin > 0:
         keep(f"margin below {options.min_margin:g}", lambda at: margin[at] >= options.min_margin)
     if options.balance_axes:
-        spread = {a: float(candidates.axes[a][usable].std()) or 1.0 for a in options.strategy_axes}
-        leads = [(candidates.axes[a][chosen] - candidates.axes[a][rejected]) / spread[a]
-                 for a in options.strategy_axes]  # fmt: skip
-        keep("axis balance", lambda at: balanced(np.stack(leads, axis=1)[at]))
+        values = np.stack([numbers[axis] for axis in options.strategy_axes], axis=1)
+        spread = values[usable].std(axis=0) if usable.any() else 1.0
+        leads = (values[chosen] - values[rejected]) / np.where(spread, spread, 1.0)
+        keep("axis balance", lambda at: balanced(leads[at]))
     most = options.max_pairs_per_prompt, options.max_pairs_per_candidate
     if any(most):
         prompt = candidates.prompt[chosen]
@@ -274,11 +255,12 @@ def _limit(
             "over the limit of pairs",
             lambda at: limited(prompt[at], chosen[at], rejected[at], margin[at], *most),
         )
-    if options.ruler_names:
-        rulers = [candidates.measured()[name] for name in options.ruler_names]
-        signs = np.stack([np.sign(r[chosen] - r[rejected]) for r in rulers], axis=1)
+    if options.balance:
+        named = np.stack([rulers[name] for name in options.ruler_names], axis=1)
+        signs = np.sign(named[chosen] - named[rejected])
         name = listed(options.ruler_names)
         keep(f"balance of {name}", lambda at: neutral(signs[at], margin[at]))
+    return removed
 
 
 def balanced(leads: Floats) -> Mask:
@@ -310,14 +292,10 @@ def neutral(signs: Floats, margin: Floats) -> Mask:
     >>> neutral(np.array([[1], [1], [-1], [0]]), np.array([1.0, 3.0, 2.0, 1.0])).tolist()
     [False, True, True, True]
     """
-    patterns = [tuple(row) for row in signs.tolist()]
-    number = {pattern: code for code, pattern in enumerate(dict.fromkeys(patterns))}
-    counts = Counter(patterns)
-    code = np.array([number[pattern] for pattern in patterns], np.int64)
-    opposite = np.array(
-        [counts[tuple(-sign for sign in pattern)] for pattern in patterns], np.int64
-    )
-    return _rank_within(code, margin) < opposite
+    counts = Counter(map(tuple, signs.tolist()))
+    opposite = np.array([counts[tuple(row)] for row in (-signs).tolist()], np.int64)
+    pattern = np.unique(signs, axis=0, return_inverse=True)[1]
+    return _rank_within(pattern.ravel(), margin) < opposite
 
 
 def _rank_within(group: Integers, value: Floats) -> Integers:
@@ -373,7 +351,7 @@ def _drop_unpaired(
     for code in np.unique(last[~paired]).tolist():
         if code:
             ledger.drop(~paired & (last == code), f"pairs dropped ({removed.texts[code]})")
-    values, usable = candidates.axes[options.primary], ledger.open
+    values, usable = candidates.numbers[options.primary], ledger.open
     low, high = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
     np.minimum.at(low, candidates.prompt[usable], values[usable])
     np.maximum.at(high, candidates.prompt[usable], values[usable])
@@ -391,10 +369,10 @@ def _connected_sets(candidates: Candidates) -> Integers:
         names.append(table["group"].cast(pa.string()))
     labels, start = [], 0
     for column in names:
-        coded = column.combine_chunks().dictionary_encode()
-        codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-        empty = np.array([text == "" for text in coded.dictionary.to_pylist()] + [True])
-        labels.append(np.where(empty[codes], -1, codes + start))
+        full = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        coded = full.combine_chunks().dictionary_encode()
+        codes = pc.fill_null(coded.indices, -1).to_numpy().astype(np.int64)
+        labels.append(np.where(codes < 0, -1, codes + start))
         start += len(coded.dictionary)  # numbers of one kind must not meet those of another
     return connected(labels)
 
@@ -455,39 +433,33 @@ def split(sets: Integers, test_share: float, seed: int) -> tuple[Mask, str]:
 
 def pairs_table(result: PairSet) -> pa.Table:
     """One row per pair, with the columns of `pairs.jsonl`."""
-    table, w, low = result.candidates.table, result.chosen, result.rejected
-    columns: dict[str, Any] = {"prompt": table["prompt"].take(w)}
-    if any(result.messages):
-        texts = zip(result.messages, columns["prompt"].to_pylist(), strict=True)
-        prompts = [{"prompt": json.loads(given) if given else text} for given, text in texts]
-        columns["prompt"] = table_of(prompts)["prompt"]
-    columns["prompt_id"] = table["prompt_id"].take(w)
-    for side, at in (("chosen", w), ("rejected", low)):
-        columns[side] = table["audio"].take(at)
-    for axis in result.options.involved:
-        for side, at in (("chosen", w), ("rejected", low)):
-            columns[f"{side}_{axis}"] = result.candidates.axes[axis][at]
+    table, options = result.candidates.table, result.options
+    sides = {"chosen": result.chosen, "rejected": result.rejected}
+    first = table.take(result.chosen)
+    columns: dict[str, Any] = {"prompt": first["prompt"], "prompt_id": first["prompt_id"]}
+    if MESSAGES in table.column_names:
+        columns["prompt"] = table_of([{"prompt": prompt} for prompt in result.prompts])["prompt"]
+    columns |= {side: table["audio"].take(at) for side, at in sides.items()}
+    for axis in options.involved:
+        columns |= {f"{s}_{axis}": result.candidates.numbers[axis][at] for s, at in sides.items()}
     columns["margin"] = result.margin
     if result.agreement is not None:
         columns["agreement"] = result.agreement
-    columns["strategy"] = pa.array([result.options.strategy_name] * len(w), pa.string())
+    columns["strategy"] = pa.array([options.strategy_name] * len(first), pa.string())
     columns["split"] = pa.array(np.where(result.test, "test", "train").tolist(), pa.string())
     if "lyrics" in table.column_names:
-        columns["lyrics"] = table["lyrics"].take(w)
+        columns["lyrics"] = first["lyrics"]
     if "tokens" in table.column_names:
-        columns["chosen_tokens"] = table["tokens"].take(w)
-        columns["rejected_tokens"] = table["tokens"].take(low)
+        columns |= {f"{side}_tokens": table["tokens"].take(at) for side, at in sides.items()}
     return pa.table(columns)
 
 
 def pair_rows(result: PairSet) -> Iterator[dict[str, Any]]:
     """The rows of `pairs.jsonl`, a block at a time; chat messages as they were given."""
-    messages = iter(result.messages)
+    prompts = iter(result.prompts)
     for batch in pairs_table(result).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            if given := next(messages):
-                row["prompt"] = json.loads(given)
-            yield row
+            yield row | {"prompt": next(prompts)}
 
 
 def dropped_table(result: PairSet) -> pa.Table:
@@ -495,24 +467,17 @@ def dropped_table(result: PairSet) -> pa.Table:
 
     A pair's `audio` is `CHOSEN > REJECTED`.
     """
-    table = result.candidates.table
-    gone = np.flatnonzero(~result.removed.open)
+    table, audio = result.candidates.table, result.candidates.table["audio"]
+    lost, gone = (np.flatnonzero(~ledger.open) for ledger in (result.dropped, result.removed))
     chosen, rejected = (side[gone] for side in result.proposed)
-    rows = np.flatnonzero(~result.dropped.open)
-    sides = (table["audio"].take(side).to_pylist() for side in (chosen, rejected))
-    audio = [f"{a} > {b}" for a, b in zip(*sides, strict=True)]
-    parts = (
-        ("candidate", rows, table["audio"].take(rows), result.dropped, rows),
-        ("pair", chosen, pa.array(audio, pa.string()), result.removed, gone),
-    )
-    return pa.concat_tables(
-        pa.table(
-            {
-                "kind": pa.array([kind] * len(at), pa.string()),
-                "prompt_id": table["prompt_id"].take(at),
-                "audio": names,
-                "reason": pa.array(ledger.reasons(own), pa.string()),
-            }
-        )
-        for kind, at, names, ledger, own in parts
+    both = pc.binary_join_element_wise(audio.take(chosen), audio.take(rejected), " > ")
+    return pa.table(
+        {
+            "kind": pa.array(["candidate"] * len(lost) + ["pair"] * len(gone), pa.string()),
+            "prompt_id": table["prompt_id"].take(np.concatenate([lost, chosen])),
+            "audio": pa.chunked_array([*audio.take(lost).chunks, *both.chunks], pa.string()),
+            "reason": pa.array(
+                result.dropped.reasons(lost) + result.removed.reasons(gone), pa.string()
+            ),
+        }
     )

@@ -12,18 +12,25 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from apex_reward.audio.decoding import SoundFacts, sound_facts
+from apex_reward.audio.decoding import sound_facts
 from apex_reward.audio.load import load_audio
 from apex_reward.errors import AudioError
-from apex_reward.pairs.candidates import UNREADABLE, Candidates, Floats, Integers, split_flags
+from apex_reward.pairs.candidates import (
+    RULERS,
+    UNREADABLE,
+    Candidates,
+    Floats,
+    Integers,
+    split_flags,
+)
 from apex_reward.pairs.options import PairOptions, parse_bound
 from apex_reward.rewards.load import default_workers
 
@@ -67,9 +74,8 @@ class Ledger:
         numbers = np.bincount(self.codes, minlength=len(self._number)).tolist()
         counts: Counter[str] = Counter()
         for text, number in zip(self.texts[1:], numbers[1:], strict=True):
-            if number:
-                counts[text.partition(": ")[0]] += number
-        return dict(counts)
+            counts[text.partition(": ")[0]] += number
+        return {text: number for text, number in counts.items() if number}
 
 
 def check_candidates(
@@ -83,54 +89,36 @@ def check_candidates(
         folder: where relative paths are tried next to the working directory.
 
     Returns:
-        The candidates with `duration`, `loudness` and `sample_rate` filled in as far as they are
-        known; loudness is measured only where an option needs it.
+        The candidates with `duration`, `rulers.loudness` and `sample_rate` filled in as far as
+        they are known; loudness is measured only where an option needs it.
     """
     ledger.drop(candidates.table["prompt_id"].is_null().to_numpy(), "no prompt")
-    _drop_values(candidates, UNREADABLE, ledger, lambda reason: reason or "")
-    _drop_values(candidates, "audio", ledger, lambda audio: "" if audio else "no audio path")
-    _drop_values(candidates, "error", ledger, lambda e: f"not scored: {e}" if e else "")
+    audio = candidates.table["audio"].combine_chunks().dictionary_encode("encode")
+    unnamed = np.array([not name for name in audio.dictionary.to_pylist()])
+    codes = audio.indices.to_numpy()
+    for name, words in ((UNREADABLE, ""), ("error", "not scored: ")):
+        for position, reason in enumerate(candidates.column(name)):
+            if reason:
+                ledger.drop(position, words + reason)
+    ledger.drop(unnamed[codes], "no audio path")
     for axis in options.involved:
-        ledger.drop(~np.isfinite(candidates.axes[axis]), f"no {axis}")
-    unwanted = set(options.drop_flags)
-    if unwanted:
-        _drop_values(candidates, "flags", ledger, lambda f: _flag_reason(f, unwanted))
-    _drop_repeats(candidates, ledger)
+        ledger.drop(~np.isfinite(candidates.numbers[axis]), f"no {axis}")
+    for position, flags in enumerate(candidates.column("flags") if options.drop_flags else ()):
+        unwanted = [flag for flag in split_flags(flags) if flag in options.drop_flags]
+        if unwanted:
+            ledger.drop(position, f"flag {unwanted[0]}")
+    left = np.flatnonzero(ledger.open)
+    first = np.unique(candidates.prompt[left] * len(unnamed) + codes[left], return_index=True)[1]
+    repeated = np.delete(left, first)
+    ledger.drop(repeated, "duplicate audio: the same file is listed twice")
     candidates = _check_audio(candidates, options, ledger, folder)
-    if options.match_duration is not None:
-        ledger.drop(~np.isfinite(candidates.duration), "no duration")
-    measured = candidates.measured()
-    needed = [*["loudness"] * (options.match_loudness is not None), *options.ruler_names]
-    for name in needed:
-        ledger.drop(~np.isfinite(measured[name]), f"no {name}")
+    rulers = candidates.rulers() | {"duration": candidates.numbers["duration"]}
+    matched = {"duration": options.match_duration, "loudness": options.match_loudness}
+    for name in (*(n for n, most in matched.items() if most is not None), *options.ruler_names):
+        ledger.drop(~np.isfinite(rulers[name]), f"no {name}")
     usable = np.bincount(candidates.prompt[ledger.open], minlength=len(candidates))
     ledger.drop(usable[candidates.prompt] == 1, "only usable candidate of its prompt")
     return candidates
-
-
-def _drop_values(
-    candidates: Candidates, name: str, ledger: Ledger, reason: Callable[[Any], str]
-) -> None:
-    """Drop where `reason` of the column's value is not empty."""
-    for position, value in enumerate(candidates.column(name) or []):
-        text = reason(value)
-        if text:
-            ledger.drop(position, text)
-
-
-def _flag_reason(flags: Any, unwanted: set[str]) -> str:
-    return next((f"flag {flag}" for flag in split_flags(flags) if flag in unwanted), "")
-
-
-def _drop_repeats(candidates: Candidates, ledger: Ledger) -> None:
-    """Drop what lists the same file twice for one prompt, keeping the first."""
-    audio, prompt = candidates.table["audio"].to_pylist(), candidates.prompt.tolist()
-    previous = None
-    for position in np.flatnonzero(ledger.open).tolist():
-        song = prompt[position], audio[position]
-        if song == previous:
-            ledger.drop(position, "duplicate audio: the same file is listed twice")
-        previous = song
 
 
 def song_file(audio: str, folder: Path | None) -> Path | None:
@@ -146,39 +134,36 @@ def _check_audio(
     candidates: Candidates, options: PairOptions, ledger: Ledger, folder: Path | None
 ) -> Candidates:
     """Drop unreadable and duplicate audio; fill in what the files know."""
-    audio = candidates.column("audio") or []
-    files = {i: song_file(audio[i], folder) for i in np.flatnonzero(ledger.open).tolist()}
-    present = [(i, path) for i, path in files.items() if path is not None]
-    # Length, rate and channels, from the header or else by decoding.
-    facts = dict(in_threads(_header, present))
-    for i, sound in _sounds([(i, path) for i, path in present if facts[i] is None]):
-        if sound.facts is None:
-            ledger.drop(i, f"unreadable audio: {sound.error}")
-        else:
-            found = sound.facts
-            facts[i] = (found.samples, found.sample_rate, found.channels)
-    known = {i: fact for i, fact in facts.items() if fact is not None}
-    _drop_same_sound(candidates, ledger, [(i, p) for i, p in present if i in known], known)
-    seconds, rate = candidates.duration.copy(), candidates.sample_rate.copy()
-    for i, (frames, hertz, _) in known.items():
-        rate[i] = hertz
-        seconds[i] = frames / hertz if np.isnan(seconds[i]) else seconds[i]
-    loudness = candidates.loudness.copy()
+    audio = candidates.column("audio")
+    found = ((i, song_file(audio[i], folder)) for i in np.flatnonzero(ledger.open).tolist())
+    present = {i: path for i, path in found if path is not None}
+    facts = dict(in_threads(_header, [*present.items()]))
+    _drop_same_sound(candidates, ledger, present, facts)
+    numbers = candidates.numbers | {name: candidates.numbers[name].copy()
+                                    for name in ("duration", "sample_rate")}  # fmt: skip
+    for i, known in facts.items():
+        if known is not None:
+            frames, numbers["sample_rate"][i], _ = known
+            if np.isnan(numbers["duration"][i]):
+                numbers["duration"][i] = frames / numbers["sample_rate"][i]
     if options.match_loudness is not None or "loudness" in options.ruler_names:
-        loudness = candidates.measured()["loudness"].copy()
-        missing = [(i, p) for i, p in present if np.isnan(loudness[i]) and ledger.open[i]]
+        loudness = candidates.rulers()["loudness"].copy()
+        unknown = np.isnan(loudness) & ledger.open
+        missing = [(i, path) for i, path in present.items() if unknown[i]]
         for i, value in in_threads(measured_loudness, missing):
             if isinstance(value, str):
                 ledger.drop(i, f"unreadable audio: {value}")
             else:
                 loudness[i] = value
+        numbers[RULERS + "loudness"] = loudness
     names = [os.path.normpath(path or "") for path in audio]
-    for i, path in present:
+    for i, path in present.items():
         names[i] = os.path.realpath(path)
-    return replace(candidates, duration=seconds, loudness=loudness, sample_rate=rate, files=names)
+    return replace(candidates, numbers=numbers, files=names)
 
 
 def _header(path: Path) -> tuple[int, int, int] | None:
+    """Samples, rate and channels; None where the header does not say."""
     try:
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, RuntimeError):
@@ -187,30 +172,31 @@ def _header(path: Path) -> tuple[int, int, int] | None:
     return (info.frames, info.samplerate, info.channels) if known else None
 
 
-def _sounds(files: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, SoundFacts]]:
-    """(position, facts) in the order of `files`, decoded in processes of their own."""
-    workers = min(default_workers(), len(files))
-    decoded = sound_facts([str(path) for _, path in files], workers)
-    yield from zip((i for i, _ in files), decoded, strict=True)
-
-
 def _drop_same_sound(
     candidates: Candidates,
     ledger: Ledger,
-    readable: Sequence[tuple[int, Path]],
-    facts: dict[int, tuple[int, int, int]],
+    present: dict[int, Path],
+    facts: dict[int, tuple[int, int, int] | None],
 ) -> None:
-    """Decode and compare only songs of one prompt with the same length, rate and channels."""
-    audio = candidates.table["audio"]
-    alike: dict[Any, list[tuple[int, Path]]] = {}
-    for i, path in readable:
-        alike.setdefault((int(candidates.prompt[i]), facts[i]), []).append((i, path))
+    """Decode songs without facts, and of one prompt those of equal length, rate and channels.
+
+    Args:
+        present: the files by position.
+        facts: what their headers say; gets what decoding finds.
+    """
+    audio, prompt = candidates.table["audio"], candidates.prompt.tolist()
+    unknown = {prompt[i] for i, known in facts.items() if known is None}
+    kinds = {i: (prompt[i], None if prompt[i] in unknown else facts[i]) for i in present}
+    times = Counter(kinds.values())
+    todo = [i for i, kind in kinds.items() if times[kind] > 1 or facts[i] is None]
+    workers = min(default_workers(), len(todo))
     first: dict[Any, int] = {}
-    for i, sound in _sounds([file for files in alike.values() if len(files) > 1 for file in files]):
+    for i, sound in zip(todo, sound_facts([str(present[i]) for i in todo], workers), strict=True):
         if sound.facts is None:
             ledger.drop(i, f"unreadable audio: {sound.error}")
             continue
-        same = first.setdefault((int(candidates.prompt[i]), sound.facts.digest), i)
+        facts[i] = sound.facts.samples, sound.facts.sample_rate, sound.facts.channels
+        same = first.setdefault((prompt[i], sound.facts.digest), i)
         if same != i:
             ledger.drop(i, f"duplicate audio: sounds the same as {audio[same]}")
 
@@ -240,8 +226,7 @@ def in_threads(
             yield from zip((position for position, _ in block), results, strict=True)
 
 
-@dataclass(frozen=True)
-class Constraint:
+class Constraint(NamedTuple):
     """Who may be paired: `allows(chosen, rejected)` of (...) positions is True where they may."""
 
     reason: str
@@ -250,7 +235,7 @@ class Constraint:
 
 def constraints(candidates: Candidates, options: PairOptions, usable: Mask) -> list[Constraint]:
     """The constraints that the options ask for, in the order in which they apply."""
-    primary, members = candidates.axes[options.primary], candidates.members
+    primary, members = candidates.numbers[options.primary], candidates.members
     least = options.min_agreement
     made: list[Constraint] = []
     if least is not None and members is not None:
@@ -264,11 +249,13 @@ def constraints(candidates: Candidates, options: PairOptions, usable: Mask) -> l
         ceiling, text = bound_value(options.rejected_ceiling, primary[usable])
         reason = f"rejected above the ceiling {text}"
         made.append(Constraint(reason, lambda w, low: primary[low] <= ceiling))
-    made += [protected(a, candidates.axes[a], most) for a, most in options.protect.items()]
+    made += [protected(a, candidates.numbers[a], most) for a, most in options.protect.items()]
     if options.match_duration is not None:
-        made.append(matched("duration", candidates.duration, options.match_duration, "s"))
+        seconds = candidates.numbers["duration"]
+        made.append(matched("duration", seconds, options.match_duration, "s"))
     if options.match_loudness is not None:
-        made.append(matched("loudness", candidates.loudness, options.match_loudness, "dB"))
+        loudness = candidates.rulers()["loudness"]
+        made.append(matched("loudness", loudness, options.match_loudness, "dB"))
     return made
 
 
@@ -317,9 +304,8 @@ def allowed_pairs(made: Sequence[Constraint], members: Integers, ledger: Ledger)
         members: (P, n) positions of the candidates of P prompts.
         ledger: gets the candidates that a constraint leaves without a partner.
     """
-    may: Mask = np.broadcast_to(
-        ~np.eye(members.shape[1], dtype=bool), (*members.shape, members.shape[1])
-    )
+    size = members.shape[1]
+    may: Mask = np.broadcast_to(~np.eye(size, dtype=bool), (*members.shape, size))
     for constraint in made:
         may = may & constraint.allows(members[:, :, None], members[:, None, :])
         alone = ~(may.any(axis=2) | may.any(axis=1))

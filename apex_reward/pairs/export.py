@@ -143,7 +143,7 @@ def write_folder(
         )
     elif form != "folder":
         seconds = np.fmin(
-            *(result.candidates.duration[at] for at in (result.chosen, result.rejected))
+            *(result.candidates.numbers["duration"][at] for at in (result.chosen, result.rejected))
         )
         rows = [
             dict(row, seconds=s) for row, s in zip(pair_rows(result), seconds.tolist(), strict=True)

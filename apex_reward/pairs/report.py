@@ -16,6 +16,7 @@ from apex_reward.files.tables import write_text
 from apex_reward.pairs.build import PairSet
 from apex_reward.pairs.candidates import Floats
 from apex_reward.pairs.constraints import song_file
+from apex_reward.prompt import prompt_of
 from apex_reward.report import charts
 from apex_reward.report.cells import Player
 from apex_reward.report.document import Block, Grid, Heading, Picture, Tiles, Words, as_page
@@ -77,7 +78,7 @@ def write_report(
 
 
 def _differences(result: PairSet, others: Sequence[str]) -> list[Picture]:
-    primary, axes = result.options.primary, result.candidates.axes
+    primary, axes = result.options.primary, result.candidates.numbers
     figure = charts.histogram(result.margin, f"margin on {primary} ({LEAD})", "pairs")
     pictures = [Picture("Margin", figure, "margin", f"{LEAD}, {primary}")]
     if result.agreement is not None:
@@ -96,14 +97,14 @@ def _balance(result: PairSet) -> list[Picture]:
     candidates, w, low = result.candidates, result.chosen, result.rejected
     pictures = []
     for title, values, unit in (
-        ("Duration", candidates.duration, "s"),
-        ("Loudness", candidates.measured()["loudness"], "LU"),
+        ("Duration", candidates.numbers["duration"], "s"),
+        ("Loudness", candidates.rulers()["loudness"], "LU"),
     ):
         lead = values[w] - values[low]
         figure = charts.histogram(lead, f"{LEAD} in {unit}", "pairs")
         pictures.append(Picture(title, figure, title.lower(), _mean_note(lead, unit)))
     groups = candidates.column("group")
-    if groups is not None:
+    if any(groups):
         chosen = Counter(str(groups[i]) for i in w.tolist())
         rejected = Counter(str(groups[i]) for i in low.tolist())
         names = chosen.keys() | rejected.keys()
@@ -142,14 +143,14 @@ def _listed(result: PairSet, output: Path, folder: Path | None) -> list[Block]:
     rows, prompts = [], result.prompts
     for number, at in enumerate(shown.tolist(), start=1):
         pair = {"chosen": int(result.chosen[at]), "rejected": int(result.rejected[at])}
-        prompt = " ".join(prompts[at].split())
+        prompt = " ".join(prompt_of(prompts[at]).split())
         players = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
                    for side, i in pair.items()]  # fmt: skip
         rows.append([
             number, prompt, *players, float(result.margin[at]),
             *([] if agreement is None else [float(agreement[at])]),
             "test" if result.test[at] else "train",
-            *(float(candidates.axes[axis][i]) for axis in axes for i in pair.values()),
+            *(float(candidates.numbers[axis][i]) for axis in axes for i in pair.values()),
         ])  # fmt: skip
     note = f"{len(shown):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
     if not rows:

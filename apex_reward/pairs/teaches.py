@@ -36,7 +36,7 @@ def ruler_shares(candidates: Candidates, chosen: Integers, rejected: Integers) -
         not independent; and the number of pairs in which both values are known.
     """
     found = []
-    for name, values in candidates.measured().items():
+    for name, values in candidates.rulers().items():
         lead = values[chosen] - values[rejected]
         known = np.isfinite(lead)
         if known.any():
@@ -66,7 +66,7 @@ def warnings_of(
         for name, share, low, high, n in shares
         if max(share, 1 - share) > WARN_SHARE
     ]
-    audio = np.array([Path(path or "").suffix.lower() for path in candidates.column("audio") or []])
+    audio = np.array([Path(path or "").suffix.lower() for path in candidates.column("audio")])
     sides = list(zip(audio[chosen].tolist(), audio[rejected].tolist(), strict=True))
     kinds = Counter(f"{a or 'none'} over {b or 'none'}" for a, b in sides if a != b)
     if kinds:
@@ -74,7 +74,7 @@ def warnings_of(
             f"chosen and rejected differ in container in {kinds.total()} of {len(sides)} pairs, "
             f"most often {kinds.most_common(1)[0][0]}; deliver all songs in one container"
         )
-    rate = candidates.sample_rate
+    rate = candidates.numbers["sample_rate"]
     hertz = rate[chosen] - rate[rejected]
     differ = np.isfinite(hertz) & (hertz != 0)
     if differ.any():
@@ -98,7 +98,7 @@ def warnings_of(
 
 def _levels(candidates: Candidates, chosen: Integers, rejected: Integers) -> Floats:
     """Loudness of the chosen less that of the rejected in LU, where known or measured here."""
-    loudness = np.asarray(candidates.measured()["loudness"]).copy()
+    loudness = np.asarray(candidates.rulers()["loudness"]).copy()
     if not np.isfinite(loudness[chosen] - loudness[rejected]).any():
         spread = np.linspace(0, len(chosen) - 1, min(len(chosen), LEVEL_PAIRS)).astype(int)
         songs = np.union1d(chosen[spread], rejected[spread]).tolist()

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from apex_reward.errors import UsageError
-from apex_reward.pairs.candidates import MESSAGES, Numbers, axis_mix, split_flags
+from apex_reward.files.tables import with_numbers
+from apex_reward.pairs.candidates import MESSAGES, axis_mix, split_flags
 from apex_reward.pairs.constraints import song_file
 from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.load import default_workers
@@ -87,26 +88,27 @@ def score_unscored(
         The table with these columns, `duration`, `flags` and `error` filled in; values that were
         given stay. A song that cannot be scored keeps its gaps and gets the reason as `error`.
     """
-    wanted, numbers = wanted_columns(table, axes, reward, agreement), Numbers(table)
-    values = {name: numbers.measure(name) for name in (*wanted, "duration")}
+    wanted = wanted_columns(table, axes, reward, agreement)
+    names = [*wanted, "duration"]
+    numbers = with_numbers(table, set(names) & set(table.column_names))[0]
+    values = {name: np.array(_cells(numbers, name), np.float64) for name in names}
     gaps = np.isnan(np.stack([values[name] for name in wanted])).any(axis=0)
     audio = _cells(table, "audio" if "audio" in table.column_names else "path")
     prompts: list[Prompt | None] = [None] * len(table)
     if reward.model.reads_text:
-        given = zip(_cells(table, "prompt"), _cells(table, MESSAGES), strict=True)
-        asked = [json.loads(messages) if messages else text for text, messages in given]
-        prompts = [prompt_of(*cells) for cells in zip(asked, _cells(table, "lyrics"), strict=True)]
+        given = zip(*(_cells(table, n) for n in ("prompt", MESSAGES, "lyrics")), strict=True)
+        prompts = [prompt_of(json.loads(m) if m else text, lyrics) for text, m, lyrics in given]
     groups = [""] * len(table)
     if reward.student is not None:  # a song's reward depends on the other songs of its prompt
-        name = "prompt_id" if "prompt_id" in table.column_names else "prompt"
-        groups = [str(group) for group in _cells(table, name)]
+        named = "prompt_id" if "prompt_id" in table.column_names else "prompt"
+        groups = [str(group) for group in _cells(table, named)]
     # Sorted, so that a candidate's score never depends on the input's order.
     keys = [
         (path or "", prompt or "", getattr(prompt, "lyrics", None) or "", group)
         for path, prompt, group in zip(audio, prompts, groups, strict=True)
     ]
-    songs = {keys[i]: prompts[i] for i in np.flatnonzero(gaps).tolist() if audio[i]}
-    songs = dict(sorted(songs.items(), key=lambda item: item[0]))
+    lacking = [i for i in np.flatnonzero(gaps).tolist() if audio[i]]
+    songs = dict(sorted({keys[i]: prompts[i] for i in lacking}.items(), key=lambda item: item[0]))
     sources = [str(song_file(path, folder) or path) for path, *_ in songs]
     rows: list[dict[str, Any]] = []
 
@@ -129,19 +131,18 @@ def score_unscored(
         )  # fmt: skip
     scored = dict(zip(songs, rows, strict=True))
     errors, flags = _cells(table, "error"), [split_flags(cell) for cell in _cells(table, "flags")]
-    for i in np.flatnonzero(gaps).tolist():
-        if (found := scored.get(keys[i])) is None:
-            continue
+    for i in lacking:
+        found = scored[keys[i]]
         errors[i] = found["error"]
         flags[i] = [*dict.fromkeys([*flags[i], *found["flags"]])]
         for name, column in values.items():
             if np.isnan(column[i]) and found[name] is not None:
                 column[i] = found[name]
-    columns = {name: pa.array(column, from_pandas=True) for name, column in values.items()}
+    columns = {name: table[name] for name in table.column_names}
+    columns |= {name: pa.array(column, from_pandas=True) for name, column in values.items()}
     columns["error"] = pa.array(errors, pa.string())
     columns["flags"] = pa.array(flags, pa.list_(pa.string()))
-    others = {name: table[name] for name in table.column_names if name not in columns}
-    return pa.table(others | columns)
+    return pa.table(columns)
 
 
 def _cells(table: pa.Table, name: str) -> list[Any]:
