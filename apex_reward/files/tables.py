@@ -77,15 +77,11 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; raises DataError with the line number of a bad line."""
-    return list(iterate_jsonl(path))
-
-
-def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file one by one, for files larger than memory; as `read_jsonl`.
+    """Rows of a JSON-lines file; raises DataError with the line number of a bad line.
 
     Bytes that are not UTF-8 are surrogates in the text, as in file names of Python.
     """
+    rows = []
     # Windows programs begin with a mark.
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
@@ -97,7 +93,8 @@ def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} line {number} is not a JSON object: {line.strip()[:80]}")
-            yield row
+            rows.append(row)
+    return rows
 
 
 def read_table(path: str | Path, text: Iterable[str] = ()) -> pa.Table:
@@ -248,25 +245,6 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-
-
-def mixed_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Columns whose cells are of several kinds, as `yes or no`, `number`, `text`: cells of each."""
-    kinds: dict[str, dict[str, int]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if value is not None:
-                counts = kinds.setdefault(name, {})
-                counts[_kind(value)] = counts.get(_kind(value), 0) + 1
-    return {name: counts for name, counts in kinds.items() if len(counts) > 1}
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes or no"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "text" if isinstance(value, str) else type(value).__name__
 
 
 def _column(values: list[Any]) -> pa.Array:

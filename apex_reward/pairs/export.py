@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ import pyarrow.parquet
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import json_line, table_of, write_json, write_table, write_text
-from apex_reward.model.licences import stated
 from apex_reward.pairs.build import PairSet, dropped_table, pair_rows, pairs_table
 from apex_reward.pairs.constraints import song_file
 from apex_reward.pairs.forms import (
@@ -42,69 +40,19 @@ from apex_reward.pairs.forms import (
     tangoflux_rows,
     to_kto,
     to_trl,
+    unpaired,
 )
-from apex_reward.pairs.options import PairOptions
-from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
-from apex_reward.version import package_version
+from apex_reward.pairs.report import pairs_card, summary
 
-FORMATS = ("folder", "trl", "kto", "tangoflux", "jkstep")
 FORMS = {"trl": to_trl, "kto": to_kto}
-TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
-PROMPT = ("prompt", "the text or the chat messages that the songs were made from")
-COLUMNS = {
-    "trl": (
-        PROMPT,
-        ("prompt_id", "which candidates competed"),
-        ("chosen, rejected", "the preferred song and the other one"),
-        ("chosen_AXIS, rejected_AXIS", "their values on each axis; higher is better"),
-        ("margin", "lead of the chosen on the primary axis"),
-        ("strategy, split", "how the pair was chosen; which part it is in"),
-    ),
-    "kto": (
-        PROMPT,
-        ("completion", "a song, or the text of its tokens"),
-        ("label", "True for chosen songs, False for rejected ones"),
-    ),
+DOCUMENTS: dict[str, Callable[[Iterable[Mapping[str, Any]]], Any]] = {
+    "tangoflux": tangoflux_rows,
+    "jkstep": jkstep_document,
 }
+SPLITS = ("train", "test")
 SHARD_BYTES = 500_000_000
 ROWS_AT_ONCE = 32
 """Rows of a row group: the hub's viewer reads whole ones."""
-Find = Callable[[str], Path | None]
-
-
-def summary(result: PairSet) -> dict[str, Any]:
-    """Counts of a run, JSON-ready: what came in, what was dropped why, what came out."""
-    candidates, options = result.candidates, result.options
-    prompts = candidates.prompt[candidates.table["prompt_id"].is_valid().to_numpy()]
-    margin, agreement = result.margin, result.agreement
-    return {
-        "strategy": options.strategy_name,
-        "axis": options.primary,
-        "axes": list(options.involved),
-        "seed": options.seed,
-        "n_candidates": len(candidates),
-        "n_prompts": len(np.unique(prompts)),
-        "n_pairs": len(margin),
-        "n_train": int((~result.test).sum()),
-        "n_test": int(result.test.sum()),
-        "n_prompts_paired": len(np.unique(candidates.prompt[result.chosen])),
-        "n_candidates_paired": len(np.union1d(result.chosen, result.rejected)),
-        "n_candidates_chosen_and_rejected": len(np.intersect1d(result.chosen, result.rejected)),
-        "n_candidates_dropped": int((~result.dropped.open).sum()),
-        "dropped_candidates": result.dropped.counts(),
-        "dropped_pairs": result.removed.counts(),
-        "margin": _five_numbers(margin),
-        **({} if agreement is None else {"agreement": _five_numbers(agreement)}),
-        "rulers": {name: {"share": share, "ci95": [low, high], "n": n}
-                   for name, share, low, high, n in result.rulers},
-        "warnings": [text for text in (*result.warnings, result.split_note) if text],
-    }  # fmt: skip
-
-
-def _five_numbers(values: Any) -> dict[str, float]:
-    names = ("min", "q25", "median", "q75", "max") if len(values) else ()
-    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist() if names else ()
-    return dict(zip(names, quantiles, strict=True))
 
 
 def write_folder(
@@ -119,7 +67,7 @@ def write_folder(
     Args:
         result: what `build` returned.
         output: the folder to write.
-        form: one of `FORMATS`.
+        form: `folder`, or one of the table above.
         folder: where relative audio paths are tried next to the working directory.
         made_by: `provenance` of the reward behind the scores, for the card of a data set.
 
@@ -129,70 +77,70 @@ def write_folder(
     output = Path(output)
     pairs, counts = pairs_table(result), summary(result)
     write_table(output / "pairs.parquet", pairs)
-    _write_lines(output / "pairs.jsonl", pair_rows(result))
-    _write_lines(output / "dropped.jsonl", dropped_table(result).to_pylist())
+    lines = {"pairs.jsonl": pair_rows(result), "dropped.jsonl": dropped_table(result).to_pylist()}
+    for name, rows in lines.items():
+        with atomic(output / name) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(map(json_line, rows))
     write_json(output / "summary.json", counts)
     if form in FORMS:
         write_dataset(
             output / form,
             pairs,
+            list(pair_rows(result)),
             form,
             lambda path: song_file(path, folder),
             lambda configs: pairs_card(result.options, counts, form, configs, made_by),
-            list(pair_rows(result)),
         )
-    elif form != "folder":
-        seconds = np.fmin(
-            *(result.candidates.numbers["duration"][at] for at in (result.chosen, result.rejected))
-        )
-        rows = [
-            dict(row, seconds=s) for row, s in zip(pair_rows(result), seconds.tolist(), strict=True)
-        ]
-        for split in ("train", "test"):
-            own = [row for row in rows if row["split"] == split]
+    elif form in DOCUMENTS:
+        duration = result.candidates.numbers["duration"]
+        shorter = np.fmin(duration[result.chosen], duration[result.rejected]).tolist()
+        both = zip(pair_rows(result), shorter, strict=True)
+        made = [row | {"seconds": seconds} for row, seconds in both]
+        for split in SPLITS:
+            own = [row for row in made if row["split"] == split]
             if own or split == "train":  # a trainer takes an empty file for a broken one
-                document = (jkstep_document(own) if form == "jkstep"
-                            else tangoflux_rows(own, [row["seconds"] for row in own]))  # fmt: skip
+                document = DOCUMENTS[form](own)
                 text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
                 write_text(output / form / f"{split}.json", text + "\n")
     return counts
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(map(json_line, rows))
-
-
 def write_dataset(
-    folder: Path, pairs: pa.Table, form: str, find: Find,
-    describe: Callable[[dict[str, str]], str], rows: Sequence[Mapping[str, Any]] | None = None,
-) -> None:  # fmt: skip
+    folder: Path,
+    pairs: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    form: str,
+    find: Callable[[str], Path | None],
+    describe: Callable[[dict[str, str]], str],
+) -> None:
     """Write pairs as a data set folder, whole: `README.md`, `data/` and, beside tokens, `audio/`.
 
     Args:
         folder: to write; its content is replaced.
         pairs: the columns of `pairs.jsonl`.
+        rows: the rows of `pairs.jsonl`.
         form: `trl` or `kto`.
         find: the file of a song by its path; None where there is none. Its bytes go into the
             data set, under the file's name.
         describe: the card's text for the digest of each config's files by the config's name.
-        rows: the rows of `pairs.jsonl`; None: those of `pairs`.
     """
-    rows = pairs.to_pylist() if rows is None else rows
     text, there = has_tokens(rows), any(find(p) for s in SIDES for p in pairs[s].to_pylist())
     homes = {"default": "data", "audio": "audio"} if text and there else {"default": "data"}
     with atomic(folder) as work:
-        for split in ("train", "test"):
+        for split in SPLITS:
             own = [row for row in rows if row["split"] == split]
             if not own and split == "test":
                 continue
+            songs = pairs.filter(pc.equal(pairs["split"], split))
+            if form == "kto":
+                made = [(p["prompt"], p[side], side == "chosen") for p, side in unpaired(own)]
+                names = ("prompt", "completion", "label")
+                songs = table_of([dict(zip(names, row, strict=True)) for row in made])
             if text:
-                made = FORMS[form](own).data.table
-                write_table(work / "data" / f"{split}-00000-of-00001.parquet", made)
-            if not text or there:
-                part = pairs.filter(pc.equal(pairs["split"], split))
-                songs = part if form == "trl" else _kto_songs(own)
-                _write_songs(work / ("audio" if text else "data"), split, songs, find)
+                _write_shards(work / "data", split, FORMS[form](own).data.table, (), find)
+            if there or not text:
+                home = work / ("audio" if text else "data")
+                _write_shards(home, split, songs, (*SIDES, "completion"), find)
         digests = {config: _digest(work / home) for config, home in homes.items()}
         write_text(work / "README.md", describe(digests))
 
@@ -206,26 +154,22 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _kto_songs(pairs: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """A row per song, prompt and label, with the path of the song."""
-    bare = [{n: row[n] for n in ("prompt", "prompt_id", *SIDES)} for row in pairs]
-    plain = to_kto(bare).data.table.to_pylist()
-    if not plain:
-        kinds = (pa.string(), pa.string(), pa.bool_())
-        return pa.schema(zip(("prompt", "completion", "label"), kinds, strict=True)).empty_table()
-    return table_of([{**row, "completion": row["completion"]["path"]} for row in plain])
-
-
-def _write_songs(folder: Path, split: str, table: pa.Table, find: Find) -> None:
+def _write_shards(
+    folder: Path,
+    split: str,
+    table: pa.Table,
+    songs: Sequence[str],
+    find: Callable[[str], Path | None],
+) -> None:
     """Shards of a table whose columns of songs hold the songs' bytes; a row group at a time.
 
     The cells are `bytes` and `path`: reading one needs no torchcodec.
     """
     from datasets import Audio, Features
 
-    columns = [name for name in (*SIDES, "completion") if name in table.column_names]
-    songs = {name: Audio(decode=False) for name in columns}
-    schema = Features({**Features.from_arrow_schema(table.schema), **songs}).arrow_schema
+    columns = [name for name in songs if name in table.column_names]
+    features = Features.from_arrow_schema(table.schema)
+    schema = Features(features | dict.fromkeys(columns, Audio(decode=False))).arrow_schema
     files = {path: find(path) for name in columns for path in table[name].unique().to_pylist()}
     sizes = {path: 0 if file is None else file.stat().st_size for path, file in files.items()}
     each = np.zeros(len(table))
@@ -240,8 +184,7 @@ def _write_songs(folder: Path, split: str, table: pa.Table, find: Find) -> None:
                 batch = table.slice(row, min(ROWS_AT_ONCE, end - row))
                 for name in columns:
                     cells = [_cell(path, files[path]) for path in batch[name].to_pylist()]
-                    field = schema.field(name)
-                    at = batch.column_names.index(name)
+                    field, at = schema.field(name), batch.column_names.index(name)
                     batch = batch.set_column(at, field, pa.array(cells, field.type))
                 writer.write_table(batch.cast(schema))
 
@@ -283,93 +226,3 @@ def push_folder(folder: Path, repo: str) -> str:
             "and push again, or upload the folder as it is"
         ) from error
     return str(url)
-
-
-def pairs_card(
-    options: PairOptions, counts: Mapping[str, Any], form: str, configs: Mapping[str, str],
-    made_by: Mapping[str, Any] | None,
-) -> str:  # fmt: skip
-    """The README.md of `write_dataset`'s folder.
-
-    Args:
-        counts: `summary(result)`.
-        form: `trl` or `kto`.
-        configs: the digest of the files of each config. It stands in the card, so that the cache
-            of `datasets` tells sets in folders of one name apart.
-        made_by: `provenance` of the reward that scored the candidates; None where it is not known.
-    """
-    splits = [name for name in ("train", "test") if name == "train" or counts[f"n_{name}"]]
-    homes = {"default": "data"}
-    head = {
-        "license": "unknown",
-        "task_categories": ["text-to-audio"],
-        "tags": ["music", "preference", "reward-model", "trl", "apex-reward"],
-        "size_categories": [size_category(counts["n_pairs"])],
-        "configs": [
-            {
-                "config_name": name,
-                "description": f"content {digest}",
-                "data_files": [{"split": split, "path": f"{homes.get(name, name)}/{split}-*"}
-                               for split in splits],
-            }
-            for name, digest in configs.items()
-        ],
-    }  # fmt: skip
-    models = (made_by or {}).get("models", {}).items()
-    settings = (made_by or {}).get("reward", {}).items()
-    given = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
-    asked = [("strategy", options.strategy_name), ("axis", options.primary), ("seed", options.seed)]
-    asked += [(name, dict(value) if isinstance(value, Mapping) else value)
-              for name, value, default in given if name not in ("strategy", "axis", "seed")
-              if value not in (None, (), {}, False, default)]  # fmt: skip
-    drops = [*counts["dropped_candidates"].items(), *counts["dropped_pairs"].items()]
-    if form == "kto" and counts["n_candidates_chosen_and_rejected"]:
-        drops.append(("both chosen and rejected", counts["n_candidates_chosen_and_rejected"]))
-    rulers = [(name, found["share"], "[{:.3f}, {:.3f}]".format(*found["ci95"]), found["n"])
-              for name, found in counts["rulers"].items()]  # fmt: skip
-    parts = [
-        DEMONSTRATION if (made_by or {}).get("demonstration") else "",
-        f"{counts['n_pairs']:,} pairs of songs ({counts['n_train']:,} train, {counts['n_test']:,} "
-        f"test) of {counts['n_prompts_paired']:,} prompts, for TRL's `{TRAINERS[form]}`.",
-        _loading(form, "audio" in configs),
-        "## Columns\n\n" + markdown_table(("column", "is"), COLUMNS[form]),
-        f"## How it was made\n\nBy `apex-reward pairs` {package_version()} from "
-        f"{counts['n_candidates']:,} candidates of {counts['n_prompts']:,} prompts.",
-        markdown_table(("option", "value"), [(name, str(value)) for name, value in asked]),
-        markdown_table(("dropped, by reason", "number"), drops) if drops else "",
-        "## What it teaches beside the axis\n\nThe share of pairs in which the chosen song has "
-        "more of a ruler, with its 95% interval.",
-        markdown_table(("ruler", "share", "95%", "pairs"), rulers) if rulers else "",
-        "\n".join(f"- {warning}" for warning in counts["warnings"]),
-        "## Reward" if made_by else "## Reward\n\nNot known here: the values came with the "
-        "candidates.",
-        markdown_table(("model", "from", "hash of the weights", "licences"),
-                       [(name, about["source"], about["hash"], stated(about.get("licences", ())))
-                        for name, about in models]) if models else "",
-        markdown_table(("setting", "value"), [(name, str(value)) for name, value in settings
-                                              if value not in (None, [])]) if settings else "",
-        "## Licences and limits\n\n- The songs keep the licences of their makers, and the weights "
-        "of the models above keep theirs. Whoever publishes this set needs the right to do so, and "
-        "names the licence in the head of this card.\n- These are the preferences of a reward, not "
-        "of people. Measure how far it agrees with people (`apex-reward arena evaluate`) before "
-        "you train on it.",
-    ]  # fmt: skip
-    return card(head, "Preference pairs of songs", parts)
-
-
-def _loading(form: str, has_audio: bool) -> str:
-    lines = ["from datasets import load_dataset", "", 'pairs = load_dataset("THIS", split="train")']
-    if has_audio:
-        lines.append('songs = load_dataset("THIS", "audio", split="train")')
-        note = "`default` holds the texts of the tokens, `audio` the songs."
-    else:
-        lines[0] += f"\nfrom apex_reward.pairs import to_{form}"
-        lines.append(
-            f"texts = to_{form}(pairs, encode=codec_tokens)  # (samples, Hz) -> ids or text"
-        )
-        note = (
-            "It holds songs as `bytes` and `path`. A codec makes the tokens that a language model "
-            "learns from. `cast_column` with `Audio()` makes players of the songs."
-        )
-    code = "\n".join(lines)
-    return f"## Load it\n\n{note}\n\n```python\n{code}\n```"

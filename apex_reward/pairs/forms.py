@@ -36,14 +36,15 @@ def to_trl(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Datas
     Raises:
         DataError: a song that cannot be decoded, or tokens in some pairs and not in others.
     """
-    rows = _encoded(pairs, encode)
-    made = [
-        {"prompt": row["prompt"]}
-        | {side: _completion(row, side) for side in SIDES}
-        | {f"{side}_ids": ids for side in SIDES if (ids := _ids(row, side)) is not None}
-        for row in rows
-    ]
-    return _dataset(made, ("prompt", *SIDES), SIDES)
+    made = []
+    for pair in _encoded(pairs, encode):
+        row = {"prompt": pair["prompt"]} | {side: _completion(pair, side) for side in SIDES}
+        for side in SIDES:
+            tokens = pair.get(f"{side}_tokens")
+            if tokens is not None and not isinstance(tokens, str):
+                row[f"{side}_ids"] = list(tokens)
+        made.append(row)
+    return _dataset(made, ("prompt", *SIDES))
 
 
 def to_kto(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Dataset:
@@ -53,41 +54,50 @@ def to_kto(pairs: Iterable[Row], encode: Encode | None = None) -> datasets.Datas
     where it is rejected. A song that is chosen in one pair of a prompt and rejected in another has
     no row. Completions, arguments and errors as in `to_trl`.
     """
-    made: dict[tuple[str, str], dict[str, Any]] = {}
-    labels: dict[tuple[str, str], set[bool]] = {}
-    for pair in _encoded(pairs, encode):
-        for side, label in (("chosen", True), ("rejected", False)):
-            row = {"prompt": pair["prompt"], "completion": _completion(pair, side), "label": label}
+    made = [
+        {
+            "prompt": pair["prompt"],
+            "completion": _completion(pair, side),
+            "label": side == "chosen",
+        }
+        for pair, side in unpaired(_encoded(pairs, encode))
+    ]
+    return _dataset(made, ("prompt", "completion", "label"))
+
+
+def unpaired(pairs: Iterable[Row]) -> list[tuple[Row, str]]:
+    """A pair and a side for each song of a prompt that is on the same side in all of its pairs."""
+    first: dict[str, tuple[Row, str]] = {}
+    sides: dict[str, set[str]] = {}
+    for pair in pairs:
+        for side in SIDES:
             song = pair[side]
             song = sorted(song.items()) if isinstance(song, Mapping) else song
-            key = (repr(pair.get("prompt_id", pair["prompt"])), repr(song))
-            made.setdefault(key, row)
-            labels.setdefault(key, set()).add(label)
-    rows = [row for key, row in made.items() if len(labels[key]) == 1]
-    return _dataset(rows, ("prompt", "completion", "label"), ("completion",))
+            key = repr((pair.get("prompt_id", pair["prompt"]), song))
+            first.setdefault(key, (pair, side))
+            sides.setdefault(key, set()).add(side)
+    return [found for key, found in first.items() if len(sides[key]) == 1]
 
 
-def tangoflux_rows(
-    pairs: Iterable[Row], seconds: Sequence[float | None] | None = None
-) -> list[dict[str, Any]]:
+def tangoflux_rows(pairs: Iterable[Row]) -> list[dict[str, Any]]:
     """The rows of TangoFlux-style trainers: `chosen`, `reject`, `captions`, `duration`.
 
     Args:
-        pairs: rows of `pairs.jsonl`, of one split.
-        seconds: the duration of each pair (the shorter song's, so that neither needs padding);
-            None or NaN is written as null.
+        pairs: rows of `pairs.jsonl`, of one split. `seconds` may hold the duration of each pair
+            (the shorter song's, so that neither needs padding); None or NaN is written as null.
     """
-    rows = list(pairs)
-    lengths = [None] * len(rows) if seconds is None else seconds
-    return [
-        {
-            "chosen": pair["chosen"],
-            "reject": pair["rejected"],
-            "captions": str(prompt_of(pair["prompt"])),
-            "duration": None if length is None or length != length else length,
-        }
-        for pair, length in zip(rows, lengths, strict=True)
-    ]
+    made = []
+    for pair in pairs:
+        seconds = pair.get("seconds")
+        made.append(
+            {
+                "chosen": pair["chosen"],
+                "reject": pair["rejected"],
+                "captions": str(prompt_of(pair["prompt"])),
+                "duration": seconds if seconds == seconds else None,
+            }
+        )
+    return made
 
 
 def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
     made = []
     for number, pair in enumerate(pairs):
         group = str(pair.get("prompt_id", prompt_of(pair["prompt"])))
-        numbers = {
+        scores = {
             name: value
             for name, value in pair.items()
             if name in ("strategy", "margin")
@@ -118,7 +128,7 @@ def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:
                 "rejected": pair["rejected"],
                 "caption": str(prompt_of(pair["prompt"])),
                 "lyrics": pair.get("lyrics") or "",
-                "metadata": numbers,
+                "metadata": scores,
                 "pair_weight": 1.0,
             }
         )
@@ -141,14 +151,11 @@ def _encoded(pairs: Iterable[Row], encode: Encode | None) -> list[Row]:
     rows = list(undecoded(pairs, *SIDES))
     if has_tokens(rows) or encode is None:
         return rows
-    return [
-        {**row, **{f"{side}_tokens": encode(*_samples(row[side])) for side in SIDES}}
-        for row in rows
-    ]
+    return [row | {f"{side}_tokens": _tokens(row[side], encode) for side in SIDES} for row in rows]
 
 
-def _samples(song: Any) -> tuple[Tensor, int]:
-    """Mono samples and rate of a path, or of the cell of an Audio column."""
+def _tokens(song: Any, encode: Encode) -> str | Sequence[int]:
+    """The tokens of a song: a path, or the cell of an Audio column."""
     import torch
 
     from apex_reward.rewards.songs import song_of
@@ -157,7 +164,7 @@ def _samples(song: Any) -> tuple[Tensor, int]:
     if found.error is not None:
         name = song.get("path") if isinstance(song, Mapping) else song
         raise DataError(f"the song {name} of a pair {found.error}")
-    return torch.from_numpy(found.mono), found.sample_rate
+    return encode(torch.from_numpy(found.mono), found.sample_rate)
 
 
 def _completion(pair: Row, side: str) -> Any:
@@ -165,31 +172,25 @@ def _completion(pair: Row, side: str) -> Any:
 
     A space keeps a tokenizer from joining a text with the prompt's last word.
     """
-    tokens = pair.get(f"{side}_tokens")
+    tokens, prompt = pair.get(f"{side}_tokens"), pair["prompt"]
     if tokens is None:
         song = pair[side]
         return song if isinstance(song, Mapping) else {"bytes": None, "path": song}
     text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
-    if not isinstance(pair["prompt"], str):
+    if not isinstance(prompt, str):
         return [{"role": "assistant", "content": text}]
-    meets = pair["prompt"][-1:].isalnum() and text[:1].isalnum()
+    meets = prompt[-1:].isalnum() and text[:1].isalnum()
     return f" {text}" if meets else text
 
 
-def _ids(pair: Row, side: str) -> list[int] | None:
-    tokens = pair.get(f"{side}_tokens")
-    return None if tokens is None or isinstance(tokens, str) else list(tokens)
-
-
-def _dataset(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], songs: tuple[str, ...]
-) -> datasets.Dataset:
+def _dataset(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> datasets.Dataset:
+    """A data set whose columns of songs are `Audio`."""
     from datasets import Audio, Dataset
 
     if not rows:
         return Dataset.from_dict({name: [] for name in columns})
     made = Dataset.from_list(rows)
-    for name in songs:
+    for name in columns:
         if isinstance(rows[0][name], Mapping):
             made = made.cast_column(name, Audio(decode=False))
     return made

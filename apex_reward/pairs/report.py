@@ -1,31 +1,95 @@
-"""`report.html`: what the pairs teach, margins, drops and balance, and the pairs to listen to.
+"""What a run says of its pairs: `summary.json`, `report.html` and the card of a data set.
 
-Its plots are inside it, and the songs of a small set too; those of a larger one are copied beside
-it, so that the folder opens anywhere.
+The plots of the page are inside it, and the songs of a small set too; those of a larger one are
+copied beside it, so that the folder opens anywhere.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from apex_reward.files.tables import write_text
+from apex_reward.model.licences import stated
 from apex_reward.pairs.build import PairSet
-from apex_reward.pairs.candidates import Floats
 from apex_reward.pairs.constraints import song_file
+from apex_reward.pairs.options import PairOptions
 from apex_reward.prompt import prompt_of
 from apex_reward.report import charts
 from apex_reward.report.cells import Player
 from apex_reward.report.document import Block, Grid, Heading, Picture, Tiles, Words, as_page
 from apex_reward.report.figures import save_figure
+from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
 from apex_reward.report.songs import place_songs
+from apex_reward.version import package_version
 
 MOST_PAIRS = 500
 """Pairs in the list, those with the smallest margins; the plots show all."""
 LEAD = "chosen less rejected"
+TEACHES = "What it teaches beside the axis"
+RULER_COLUMNS = ("ruler", "share", "95%", "pairs")
+TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
+PROMPT = ("prompt", "the text or the chat messages that the songs were made from")
+COLUMNS = {
+    "trl": (
+        PROMPT,
+        ("prompt_id", "which candidates competed"),
+        ("chosen, rejected", "the preferred song and the other one"),
+        ("chosen_AXIS, rejected_AXIS", "their values on each axis; higher is better"),
+        ("margin", "lead of the chosen on the primary axis"),
+        ("strategy, split", "how the pair was chosen; which part it is in"),
+    ),
+    "kto": (
+        PROMPT,
+        ("completion", "a song, or the text of its tokens"),
+        ("label", "True for chosen songs, False for rejected ones"),
+    ),
+}
+
+
+def summary(result: PairSet) -> dict[str, Any]:
+    """Counts of a run, JSON-ready: what came in, what was dropped why, what came out."""
+    candidates, options = result.candidates, result.options
+    prompts = candidates.prompt[candidates.table["prompt_id"].is_valid().to_numpy()]
+    agreed = {} if result.agreement is None else {"agreement": _five_numbers(result.agreement)}
+    return {
+        "strategy": options.strategy_name,
+        "axis": options.primary,
+        "axes": list(options.involved),
+        "seed": options.seed,
+        "n_candidates": len(candidates),
+        "n_prompts": len(np.unique(prompts)),
+        "n_pairs": len(result.chosen),
+        "n_train": int((~result.test).sum()),
+        "n_test": int(result.test.sum()),
+        "n_prompts_paired": len(np.unique(candidates.prompt[result.chosen])),
+        "n_candidates_paired": len(np.union1d(result.chosen, result.rejected)),
+        "n_candidates_chosen_and_rejected": len(np.intersect1d(result.chosen, result.rejected)),
+        "n_candidates_dropped": int((~result.dropped.open).sum()),
+        "dropped_candidates": result.dropped.counts(),
+        "dropped_pairs": result.removed.counts(),
+        "margin": _five_numbers(result.margin),
+        **agreed,
+        "rulers": {name: {"share": share, "ci95": [low, high], "n": n}
+                   for name, share, low, high, n in result.rulers},
+        "warnings": [text for text in (*result.warnings, result.split_note) if text],
+    }  # fmt: skip
+
+
+def _five_numbers(values: Any) -> dict[str, float]:
+    names = ("min", "q25", "median", "q75", "max") if len(values) else ()
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist() if names else ()
+    return dict(zip(names, quantiles, strict=True))
+
+
+def _ruler_rows(counts: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [(name, found["share"], "[{:.3f}, {:.3f}]".format(*found["ci95"]), found["n"])
+            for name, found in counts["rulers"].items()]  # fmt: skip
 
 
 def write_report(
@@ -39,34 +103,24 @@ def write_report(
         folder: where relative audio paths are tried next to the working directory.
         formats: in which the plots are written too, as `figures/<name>.<format>`.
     """
-    output, options = Path(output), result.options
-    candidates, others = result.candidates, [a for a in options.involved if a != options.primary]
+    output, options, counts = Path(output), result.options, summary(result)
+    others = [axis for axis in options.involved if axis != options.primary]
+    tiles = {"pairs": "n_pairs", "in train": "n_train", "in test": "n_test",
+             "prompts with a pair": "n_prompts_paired", "candidates": "n_candidates",
+             "candidates in no pair": "n_candidates_dropped"}  # fmt: skip
     blocks: list[Block] = [
-        Tiles(
-            {
-                "pairs": len(result.chosen),
-                "in train": int((~result.test).sum()),
-                "in test": int(result.test.sum()),
-                "prompts with a pair": len(np.unique(candidates.prompt[result.chosen])),
-                "candidates": len(candidates),
-                "candidates in no pair": int((~result.dropped.open).sum()),
-            }
-        ),
-        *(Words(text, "warning") for text in (*result.warnings, result.split_note) if text),
-        Heading("What a pair teaches beside the axis", "Share of pairs in which the chosen song "
-                "has more of a ruler. Neutral is 0.5."),
-        Grid(("ruler", "share", "95%", "pairs"),
-             [(name, share, f"[{low:.3f}, {high:.3f}]", n)
-              for name, share, low, high, n in result.rulers]),
-        Heading("How far apart the pairs are"),
-        *_differences(result, others),
+        Tiles({text: counts[name] for text, name in tiles.items()}),
+        *(Words(text, "warning") for text in counts["warnings"]),
+        Heading(TEACHES, "Share of pairs in which the chosen song has more of a ruler. Neutral is "
+                "0.5."),
+        Grid(RULER_COLUMNS, _ruler_rows(counts)),
         Heading("What was dropped, and why"),
-        Picture("Candidates", charts.bars(result.dropped.counts(), "candidates"),
+        Picture("Candidates", charts.bars(counts["dropped_candidates"], "candidates"),
                 "dropped-candidates", "in no pair, by reason"),
-        Picture("Pairs", charts.bars(result.removed.counts(), "pairs"), "dropped-pairs",
+        Picture("Pairs", charts.bars(counts["dropped_pairs"], "pairs"), "dropped-pairs",
                 "proposed by the strategy, then removed"),
-        Heading("How balanced the pairs are"),
-        *_balance(result),
+        Heading("How far apart and how balanced the pairs are"),
+        *_differences(result, others),
         *_listed(result, output, folder),
     ]  # fmt: skip
     text = f"Strategy {options.strategy_name} on {options.primary}"
@@ -78,81 +132,151 @@ def write_report(
 
 
 def _differences(result: PairSet, others: Sequence[str]) -> list[Picture]:
-    primary, axes = result.options.primary, result.candidates.numbers
-    figure = charts.histogram(result.margin, f"margin on {primary} ({LEAD})", "pairs")
-    pictures = [Picture("Margin", figure, "margin", f"{LEAD}, {primary}")]
+    """Histograms of what tells the two songs of a pair apart, and how often groups are in pairs."""
+    numbers, primary = result.candidates.numbers, result.options.primary
+    leads = [("Margin", "margin", numbers[primary], f"margin on {primary} ({LEAD})")]
+    leads += [(axis, f"axis-{number}", numbers[axis], f"{axis} ({LEAD})")
+              for number, axis in enumerate(others, start=1)]  # fmt: skip
+    leads.append(("Duration", "duration", numbers["duration"], f"{LEAD} in s"))
+    leads.append(("Loudness", "loudness", result.candidates.rulers()["loudness"], f"{LEAD} in LU"))
+    pictures = []
+    for title, name, values, text in leads:
+        lead = values[result.chosen] - values[result.rejected]
+        known = lead[np.isfinite(lead)]
+        note = "not known for these candidates"
+        if len(known):
+            note = (f"{LEAD}: mean {known.mean():+.3g}, {len(known)} pairs; the rejected is ahead "
+                    f"in {(known < 0).mean():.0%}")  # fmt: skip
+        pictures.append(Picture(title, charts.histogram(lead, text, "pairs"), name, note))
     if result.agreement is not None:
         figure = charts.histogram(result.agreement, "members that agree (share)", "pairs")
         note = f"share of an ensemble's members with the chosen ahead on {primary}"
         pictures.append(Picture("Agreement", figure, "agreement", note))
-    for number, axis in enumerate(others, start=1):
-        lead = axes[axis][result.chosen] - axes[axis][result.rejected]
-        lost = f"; the rejected is ahead in {(lead < 0).mean():.0%}" if len(lead) else ""
-        figure = charts.histogram(lead, f"{axis} ({LEAD})", "pairs")
-        pictures.append(Picture(axis, figure, f"axis-{number}", f"{LEAD}{lost}"))
-    return pictures
-
-
-def _balance(result: PairSet) -> list[Picture]:
-    candidates, w, low = result.candidates, result.chosen, result.rejected
-    pictures = []
-    for title, values, unit in (
-        ("Duration", candidates.numbers["duration"], "s"),
-        ("Loudness", candidates.rulers()["loudness"], "LU"),
-    ):
-        lead = values[w] - values[low]
-        figure = charts.histogram(lead, f"{LEAD} in {unit}", "pairs")
-        pictures.append(Picture(title, figure, title.lower(), _mean_note(lead, unit)))
-    groups = candidates.column("group")
-    if any(groups):
-        chosen = Counter(str(groups[i]) for i in w.tolist())
-        rejected = Counter(str(groups[i]) for i in low.tolist())
-        names = chosen.keys() | rejected.keys()
-        counts = {name: (float(chosen[name]), float(rejected[name])) for name in names}
+    if "group" in result.candidates.table.column_names:
+        groups = result.candidates.column("group")
+        sides = [Counter(str(groups[i]) for i in side.tolist())
+                 for side in (result.chosen, result.rejected)]  # fmt: skip
+        counts = {name: [float(side[name]) for side in sides] for name in sides[0] | sides[1]}
         figure = charts.bars(counts, "times in a pair", ("chosen", "rejected"))
-        note = f"times chosen / rejected, the largest of {len(names)}"
+        note = f"times chosen / rejected, the largest of {len(counts)}"
         pictures.append(Picture("Group", figure, "group", note))
     return pictures
 
 
-def _mean_note(difference: Floats, unit: str) -> str:
-    known = difference[np.isfinite(difference)]
-    if not len(known):
-        return "not known for these candidates"
-    return f"{LEAD} in {unit}, mean {known.mean():+.3g}, {len(known)} pairs"
-
-
 def _listed(result: PairSet, output: Path, folder: Path | None) -> list[Block]:
     """The table of pairs, those with the smallest margins first, with players."""
-    candidates, agreement = result.candidates, result.agreement
+    if not len(result.chosen):
+        return [Heading("Listen"), Words("No pair was made.")]
     shown = np.argsort(result.margin, kind="stable")[:MOST_PAIRS]
     sides = {"chosen": result.chosen[shown], "rejected": result.rejected[shown]}
     songs = list(dict.fromkeys(np.stack([*sides.values()], axis=1).ravel().tolist()))
-    paths = {i: candidates.table["audio"][i].as_py() for i in songs}
+    paths = {i: result.candidates.table["audio"][i].as_py() for i in songs}
     sources, left = place_songs([song_file(paths[i], folder) for i in songs], output)
     source = dict(zip(songs, sources, strict=True))
-    axes = result.options.involved
-    columns = [
-        "pair",
-        "prompt",
-        *sides,
-        "margin",
-        *(["agreement"] if agreement is not None else []),
-    ]
-    columns += ["split", *(f"{axis}: {side}" for axis in axes for side in sides)]
-    rows, prompts = [], result.prompts
-    for number, at in enumerate(shown.tolist(), start=1):
-        pair = {"chosen": int(result.chosen[at]), "rejected": int(result.rejected[at])}
-        prompt = " ".join(prompt_of(prompts[at]).split())
-        players = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
-                   for side, i in pair.items()]  # fmt: skip
-        rows.append([
-            number, prompt, *players, float(result.margin[at]),
-            *([] if agreement is None else [float(agreement[at])]),
-            "test" if result.test[at] else "train",
-            *(float(candidates.numbers[axis][i]) for axis in axes for i in pair.values()),
-        ])  # fmt: skip
+    columns: dict[str, Sequence[Any]] = {
+        "pair": range(1, len(shown) + 1),
+        "prompt": [" ".join(prompt_of(result.prompts[at]).split()) for at in shown],
+    }
+    for side, places in sides.items():
+        columns[side] = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
+                         for number, i in enumerate(places.tolist(), start=1)]  # fmt: skip
+    columns["margin"] = result.margin[shown].tolist()
+    if result.agreement is not None:
+        columns["agreement"] = result.agreement[shown].tolist()
+    columns["split"] = ["test" if test else "train" for test in result.test[shown]]
+    for axis in result.options.involved:
+        values = result.candidates.numbers[axis]
+        columns |= {f"{axis}: {side}": values[at].tolist() for side, at in sides.items()}
     note = f"{len(shown):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
-    if not rows:
-        return [Heading("Listen"), Words("No pair was made.")]
-    return [Heading("Listen", note.strip()), Grid(columns, rows, "Pairs")]
+    rows = list(zip(*columns.values(), strict=True))
+    return [Heading("Listen", note.strip()), Grid([*columns], rows, "Pairs")]
+
+
+def pairs_card(
+    options: PairOptions,
+    counts: Mapping[str, Any],
+    form: str,
+    configs: Mapping[str, str],
+    made_by: Mapping[str, Any] | None,
+) -> str:
+    """The README.md of a data set's folder.
+
+    Args:
+        counts: `summary(result)`.
+        form: `trl` or `kto`.
+        configs: the digest of the files of each config. It stands in the card, so that the cache
+            of `datasets` tells sets in folders of one name apart.
+        made_by: `provenance` of the reward that scored the candidates; None where it is not known.
+    """
+    made_by = made_by or {}
+    splits = [name for name in ("train", "test") if name == "train" or counts[f"n_{name}"]]
+    homes = {"default": "data", "audio": "audio"}
+    head = {
+        "license": "unknown",
+        "task_categories": ["text-to-audio"],
+        "tags": ["music", "preference", "reward-model", "trl", "apex-reward"],
+        "size_categories": [size_category(counts["n_pairs"])],
+        "configs": [
+            {
+                "config_name": name,
+                "description": f"content {digest}",
+                "data_files": [{"split": split, "path": f"{homes[name]}/{split}-*"}
+                               for split in splits],
+            }
+            for name, digest in configs.items()
+        ],
+    }  # fmt: skip
+    asked = {"strategy": options.strategy_name, "axis": options.primary, "seed": options.seed}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value not in (None, (), {}, False, field.default):
+            asked.setdefault(field.name, value)
+    drops = counts["dropped_candidates"] | counts["dropped_pairs"]
+    if form == "kto" and counts["n_candidates_chosen_and_rejected"]:
+        drops["both chosen and rejected"] = counts["n_candidates_chosen_and_rejected"]
+    models = [(name, about["source"], about["hash"], stated(about.get("licences", ())))
+              for name, about in made_by.get("models", {}).items()]  # fmt: skip
+    settings = {name: value for name, value in made_by.get("reward", {}).items()
+                if value not in (None, [])}  # fmt: skip
+    unknown = "" if made_by else "Not known here: the values came with the candidates."
+    sections: list[tuple[str, str, Sequence[str], Sequence[Sequence[object]]]] = [
+        ("", f"{counts['n_pairs']:,} pairs of songs ({counts['n_train']:,} train, "
+         f"{counts['n_test']:,} test) of {counts['n_prompts_paired']:,} prompts, for TRL's "
+         f"`{TRAINERS[form]}`.", (), ()),
+        ("Load it", _loading(form, "audio" in configs), (), ()),
+        ("Columns", "", ("column", "is"), COLUMNS[form]),
+        ("How it was made", f"By `apex-reward pairs` {package_version()} from "
+         f"{counts['n_candidates']:,} candidates of {counts['n_prompts']:,} prompts.",
+         ("option", "value"), [(name, str(value)) for name, value in asked.items()]),
+        ("", "", ("dropped, by reason", "number"), [*drops.items()]),
+        (TEACHES, "The share of pairs in which the chosen song has more of a ruler, with its 95% "
+         "interval.", RULER_COLUMNS, _ruler_rows(counts)),
+        ("", "\n".join(f"- {warning}" for warning in counts["warnings"]), (), ()),
+        ("Reward", unknown, ("model", "from", "hash of the weights", "licences"), models),
+        ("", "", ("setting", "value"), [(name, str(value)) for name, value in settings.items()]),
+        ("Licences and limits", "- The songs keep the licences of their makers, and the weights of "
+         "the models above keep theirs. Whoever publishes this set needs the right to do so, and "
+         "names the licence in the head of this card.\n- These are the preferences of a reward, "
+         "not of people. Measure how far it agrees with people (`apex-reward arena evaluate`) "
+         "before you train on it.", (), ()),
+    ]  # fmt: skip
+    parts = [DEMONSTRATION if made_by.get("demonstration") else ""]
+    for title, text, columns, rows in sections:
+        parts += [f"## {title}" if title else "", text]
+        parts += [markdown_table(columns, rows) if rows else ""]
+    return card(head, "Preference pairs of songs", parts)
+
+
+def _loading(form: str, has_audio: bool) -> str:
+    code = 'from datasets import load_dataset\n\npairs = load_dataset("THIS", split="train")\n'
+    if has_audio:
+        code += 'songs = load_dataset("THIS", "audio", split="train")'
+        note = "`default` holds the texts of the tokens, `audio` the songs."
+    else:
+        code = f"from apex_reward.pairs import to_{form}\n{code}"
+        code += f"texts = to_{form}(pairs, encode=codec_tokens)  # (samples, Hz) -> ids or text"
+        note = (
+            "It holds songs as `bytes` and `path`. A codec makes the tokens that a language model "
+            "learns from. `cast_column` with `Audio()` makes players of the songs."
+        )
+    return f"{note}\n\n```python\n{code}\n```"

@@ -180,7 +180,7 @@ def test_large_sets_are_several_shards(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(export, "SHARD_BYTES", 2 * 2 * len(wav(0)) + 1)
     from apex_reward.files.tables import table_of
 
-    export.write_dataset(tmp_path / "set", table_of(pairs), "trl", Path, lambda configs: "")
+    export.write_dataset(tmp_path / "set", table_of(pairs), pairs, "trl", Path, lambda configs: "")
     shards = sorted(path.name for path in (tmp_path / "set/data").iterdir())
     assert shards == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     files = {"train": [str(tmp_path / "set/data" / name) for name in shards]}
