@@ -34,13 +34,15 @@ def prepare(
         output: Folder for the manifest, the report and the plots.
         workers: Decoding processes; with 0, this process decodes. None: chosen by the cores.
     """
-    from apex_reward.data.metadata import Songs, read_metadata
+    import pandas as pd
+
+    from apex_reward.data.metadata import read_metadata
     from apex_reward.data.prepare import prepare as run
     from apex_reward.files.tables import check_output
 
     for name in ("manifest.parquet", "report.json"):
         check_output(output / name, metadata)
-    songs = Songs.joined([read_metadata(path, columns.preset, columns.named) for path in metadata])
+    songs = pd.concat([read_metadata(path, columns.preset, columns.named) for path in metadata])
     with common.progress() as update:
         on_song = functools.partial(update, "songs")
         report = run(songs, settings, output, decoding_processes(workers), on_song)

@@ -9,8 +9,8 @@
 | likes | likes or upvotes | upvote_count | likes | likes, upvote_count, like_count |
 | released | date or time of release | created_at | published_at, created_at | released, ... |
 
-A table without a path column names its audio `<audio_id>.mp3`. Songs are columns, not objects: a
-million rows are read in the time that their file takes.
+A table without a path column names its audio `<audio_id>.mp3`. Songs are rows of a data frame: a
+million of them are read in the time that their file takes.
 
 Shape key: N = songs.
 """
@@ -20,26 +20,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.dates import read_dates
-from apex_reward.files.tables import NOTHING, read_table
+from apex_reward.files.tables import read_table, with_numbers
 
-Moments = npt.NDArray[np.datetime64[Any]]
 FIELDS = ("audio_id", "path", "platform", "streams", "likes", "released")
 REQUIRED = ("audio_id", "streams", "likes")
-ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?"
-ZONE = r"(Z|[+-]\d{2}:?\d{2})$"
-AHEAD = timedelta(days=2)  # clocks and zones differ
+PLATFORMS = ("suno", "udio")
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "suno": {
         "audio_id": ("id", "audio_id"),
@@ -68,53 +63,21 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-@dataclass
-class Songs:
-    """N rows of metadata in columns.
-
-    Attributes:
-        audio_id, path, platform: texts; empty where there is none.
-        streams, likes: (N,) counts, NaN where a cell is missing, negative or unreadable.
-        released: (N,) UTC, NaT where there is no date that can be used.
-        unreadable: column of the first unreadable count, by row.
-        undated: what is wrong with a date that is not used, by row.
-    """
-
-    audio_id: pa.Array
-    path: pa.Array
-    platform: pa.Array
-    streams: npt.NDArray[np.float64]
-    likes: npt.NDArray[np.float64]
-    released: Moments
-    unreadable: dict[int, str] = field(default_factory=dict)
-    undated: dict[int, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.streams)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Songs]) -> Songs:
-        """The rows of several tables, one after the other."""
-        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        texts = [pa.concat_arrays([getattr(p, f) for p in parts]) for f in FIELDS[:3]]
-        numbers = [np.concatenate([getattr(p, f) for p in parts]) for f in FIELDS[3:]]
-        notes: list[dict[int, str]] = [
-            {start + row: text for start, part in zip(starts, parts, strict=False)
-             for row, text in getattr(part, name).items()}
-            for name in ("unreadable", "undated")
-        ]  # fmt: skip
-        return cls(*texts, *numbers, *notes)
-
-
 def read_metadata(
     path: Path, preset: str = "auto", columns: Mapping[str, str] | None = None
-) -> Songs:
+) -> pd.DataFrame:
     """The songs of one table of metadata, in its order.
 
     Args:
         path: `.csv`, `.jsonl` or `.parquet`.
         preset: `suno`, `udio`, `plain`, or `auto`: the first preset with all needed columns.
         columns: columns by field, over the preset's.
+
+    Returns:
+        N rows with `audio_id`, `path`, `platform` (texts; empty where there is none), `streams`,
+        `likes` (NaN where a cell is missing, negative or unreadable), `released` (UTC without a
+        zone, NaT where there is no date that can be used), `unreadable` (the column of an
+        unreadable count) and `undated` (what is wrong with a date that is not used).
 
     Raises:
         UsageError: an unknown preset or field.
@@ -123,27 +86,23 @@ def read_metadata(
     named = columns or {}
     table = read_table(path, text=[named["audio_id"]] if "audio_id" in named else ())
     name, chosen = choose_columns(path, table.column_names, preset, named)
-    nothing = pa.chunked_array([pa.nulls(len(table), pa.string())])
-    cells = {f: table[chosen[f]] if f in chosen else nothing for f in FIELDS}
-    ids, files, platforms = (_texts(cells[f]) for f in FIELDS[:3])
-    default = name if name in ("suno", "udio") else ""
-    unreadable: dict[int, str] = {}
-    counts = []
-    for column in ("likes", "streams"):  # streams last: its name stays where both are unreadable
-        values, bad = counts_of(cells[column])
-        counts.append(values)
-        unreadable |= dict.fromkeys(np.flatnonzero(bad).tolist(), chosen[column])
-    released, undated = dates_of(cells["released"])
-    return Songs(
-        ids,
-        pc.if_else(pc.equal(files, ""), pc.binary_join_element_wise(ids, ".mp3", ""), files),
-        pc.if_else(pc.equal(platforms, ""), default, platforms),
-        counts[1],
-        counts[0],
-        released,
-        unreadable,
-        undated,
-    )
+    nothing = pa.chunked_array([pa.nulls(len(table))])
+    cells = {field: table[chosen[field]] if field in chosen else nothing for field in FIELDS}
+    songs = pd.DataFrame({field: _texts(cells[field]) for field in FIELDS[:3]}, dtype="str")
+    songs["path"] = songs["path"].where(songs["path"] != "", songs["audio_id"] + ".mp3")
+    own = name if name in PLATFORMS else ""
+    songs["platform"] = songs["platform"].where(songs["platform"] != "", own)
+    songs["unreadable"] = ""
+    for field in ("likes", "streams"):  # streams last: its name stays where both are unreadable
+        songs[field], bad = counts_of(cells[field])
+        songs.loc[bad, "unreadable"] = chosen[field]
+    songs["released"], songs["undated"] = np.datetime64("NaT", "us"), ""
+    if not pa.types.is_null(cells["released"].type):
+        dates = read_dates(cells["released"].to_pylist())
+        songs["released"] = dates.times
+        for wrong, text in ((dates.unread, "cannot be read"), (dates.future, "in the future")):
+            songs.loc[list(wrong), "undated"] = [f"{text}: {cell}" for cell in wrong.values()]
+    return songs
 
 
 def choose_columns(
@@ -174,12 +133,12 @@ def choose_columns(
     )
 
 
-def _texts(column: pa.ChunkedArray) -> pa.Array:
+def _texts(column: pa.ChunkedArray) -> Any:
     """Cells as text, empty where there is none."""
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
-        return pc.fill_null(column.cast(pa.string()).combine_chunks(), "")
-    return pa.array(["" if cell is None else str(cell) for cell in column.to_pylist()], pa.string())
+        return column.cast(pa.string()).fill_null("").to_pandas()
+    return ["" if cell is None else str(cell) for cell in column.to_pylist()]
 
 
 def counts_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -187,64 +146,13 @@ def counts_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], npt.NDA
 
     A cell is unreadable that is neither missing nor a number: other text, true and false, lists.
     """
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
-        values = column.cast(pa.float64()).to_numpy().astype(np.float64)
-        bad = np.isinf(values)
-        return np.where(bad | (values < 0), np.nan, values), bad
-    if not pa.types.is_string(kind):
-        return np.full(len(column), np.nan), np.asarray(pc.is_valid(column), bool)
-    encoded = column.combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    known = [count_of(text) for text in texts]
-    table = np.array([*(math.nan if value is None else value for value in known), math.nan])
-    odd = [v is None and not _is_nothing(t) for v, t in zip(known, texts, strict=True)]
-    codes = np.asarray(encoded.indices.fill_null(len(texts)), np.int64)
-    return table[codes], np.array([*odd, False])[codes]
-
-
-def _is_nothing(text: str) -> bool:
-    """Whether a text stands for a missing cell, or for a negative number."""
-    return text.strip() in NOTHING or re.fullmatch(r"-\d+(\.\d*)?", text.strip()) is not None
-
-
-def dates_of(column: pa.ChunkedArray) -> tuple[Moments, dict[int, str]]:
-    """(N,) moments in UTC of a column, NaT where there is none, and what is wrong by row.
-
-    ISO dates are read together; the others as `apex_reward.files.dates` reads them.
-    """
-    moments: Moments = np.full(len(column), np.datetime64("NaT", "us"))
-    rest = np.asarray(pc.is_valid(column), bool)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        moments, rest = _microseconds(column.cast(pa.timestamp("us"), safe=False)), rest & False
-    elif pa.types.is_string(column.type):
-        for pattern, kind in (
-            (ISO + "$", pa.timestamp("us")),
-            (ISO + ZONE, pa.timestamp("us", "UTC")),
-        ):
-            iso = np.asarray(pc.fill_null(pc.match_substring_regex(column, pattern), False), bool)
-            try:
-                moments[iso] = _microseconds(column.filter(pa.array(iso)).cast(kind))
-                rest &= ~iso
-            except pa.ArrowInvalid:  # as 2024-02-30: one by one
-                continue
-    others = np.flatnonzero(rest)
-    dates = read_dates(column.filter(pa.array(rest)).to_pylist())
-    moments[others] = [
-        np.datetime64("NaT", "us") if m is None else np.datetime64(m.replace(tzinfo=None), "us")
-        for m in dates.moments
-    ]
-    wrong = {int(others[row]): f"cannot be read: {cell}" for row, cell in dates.unread.items()}
-    wrong |= {int(others[row]): f"in the future: {cell}" for row, cell in dates.future.items()}
-    latest = np.datetime64((datetime.now(UTC) + AHEAD).replace(tzinfo=None), "us")
-    for row in np.flatnonzero(moments > latest).tolist():
-        wrong[row] = f"in the future: {column[row].as_py()}"
-        moments[row] = np.datetime64("NaT", "us")
-    return moments, wrong
-
-
-def _microseconds(column: pa.ChunkedArray) -> Moments:
-    return column.cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]")
+    table, unreadable = with_numbers(pa.table({"count": column}), ["count"])
+    counts = table["count"].cast(pa.float64()).to_numpy().astype(np.float64)
+    bad = np.zeros(len(counts), bool)
+    for row in unreadable.get("count", ()):
+        count = count_of(column[row].as_py())
+        counts[row], bad[row] = (math.nan, True) if count is None else (count, False)
+    return np.where(counts < 0, math.nan, counts), bad
 
 
 def count_of(value: Any) -> float | None:

@@ -6,20 +6,18 @@ Shape key: N = songs.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from matplotlib.axes import Axes
 
 from apex_reward.audio.decoding import sound_facts
 from apex_reward.data.labels import scores_of_counts
-from apex_reward.data.metadata import Songs
 from apex_reward.data.settings import PrepareSettings
 from apex_reward.errors import DataError
 from apex_reward.files.tables import write_json, write_table, write_text
@@ -27,9 +25,7 @@ from apex_reward.report.figures import label, new_panels, save_figure
 from apex_reward.scores.apex import POPULARITY_HEADS
 
 IntArray = npt.NDArray[np.int64]
-TextArray = npt.NDArray[np.object_]
 FRESH = np.timedelta64(14, "D")
-# Reasons in the order in which they are looked for; a song is counted under the first.
 NO_ID, NO_COUNTS, ZERO = "no audio_id", "counts missing or negative", "zero streams"
 NEW, SAME_ID = "released within two weeks of the newest", "duplicate audio_id"
 UNREADABLE, SAME_AUDIO, SURPLUS = "unreadable audio", "duplicate audio", "balance of platforms"
@@ -38,10 +34,16 @@ UNKNOWN = "unknown"  # a platform that no column names
 SHARES = {"train": 17, "test": 2, "val": 1}
 RUN = sum(SHARES.values())
 FEW_SONGS = 30
+MANIFEST = pa.schema(
+    [(name, pa.string()) for name in ("audio_id", "path", "platform")]
+    + [(head, pa.float64()) for head in POPULARITY_HEADS]
+    + [("split", pa.string()), ("streams", pa.float64()), ("likes", pa.float64())]
+    + [("released", pa.timestamp("us", "UTC"))]
+)
 
 
 def prepare(
-    songs: Songs,
+    songs: pd.DataFrame,
     settings: PrepareSettings,
     output: Path,
     workers: int = 0,
@@ -50,7 +52,8 @@ def prepare(
     """Write `manifest.parquet`, `dropped.jsonl`, `report.json` and `distributions.png`.
 
     Args:
-        songs: rows of metadata, as `read_metadata` gives them.
+        songs: rows of metadata, as `read_metadata` gives them; several tables with
+            `pandas.concat`.
         settings: how they are filtered, scored and split.
         output: the folder to write into.
         workers: processes that read audio; 0 reads in this one.
@@ -64,131 +67,102 @@ def prepare(
     Raises:
         DataError: no song is left.
     """
-    reasons, details = _reasons(songs), dict[int, str]()
+    songs = songs.reset_index(drop=True)
+    songs["reason"], songs["detail"] = _reasons(songs), ""
     if settings.audio_dir is not None:
-        _check_audio(songs, settings.audio_dir, workers, reasons, details, on_song)
-    kept = np.flatnonzero(reasons == "")
-    if len(kept) == 0:
-        raise _none_left(songs, reasons, details)
-    names = songs.platform.to_numpy(zero_copy_only=False)
-    groups = names[kept] if settings.per_platform else None
-    streams = scores_of_counts(songs.streams[kept], groups)
-    likes = scores_of_counts(songs.likes[kept], groups)
+        _check_audio(songs, settings.audio_dir, workers, on_song)
+    kept = songs[songs["reason"] == ""].copy()
+    if not len(kept):
+        raise _none_left(songs)
+    groups = kept["platform"] if settings.per_platform else None
+    for head in POPULARITY_HEADS:
+        kept[head] = scores_of_counts(kept[head.removeprefix("score_")], groups)
     # A table without a platform column says nothing that songs could be balanced by.
-    balanced = settings.balance and "" not in set(names[kept])
+    balanced = settings.balance and bool((kept["platform"] != "").all())
     if balanced:
-        chosen = balance_platforms(names[kept], streams, settings.seed)
-        reasons[np.delete(kept, chosen)] = SURPLUS
-        kept, streams, likes = kept[chosen], streams[chosen], likes[chosen]
-    rows = {
-        "audio_id": songs.audio_id.take(pa.array(kept)),
-        "path": songs.path.take(pa.array(kept)),
-        "platform": pa.array(np.where(names[kept] == "", None, names[kept]), pa.string()),
-        "score_streams": streams,
-        "score_likes": likes,
-        "split": pa.array(split_songs(names[kept], streams, settings.seed), pa.string()),
-        "streams": songs.streams[kept],
-        "likes": songs.likes[kept],
-        "released": pa.array(songs.released[kept], pa.timestamp("us", "UTC")),
-    }
-    manifest = pa.table(rows)
-    report = _report(songs, reasons, manifest, settings, balanced)
-    write_table(output / "manifest.parquet", manifest)
-    lines = (
-        json.dumps(row, ensure_ascii=False) + "\n" for row in _dropped(songs, reasons, details)
-    )
+        chosen = balance_platforms(kept["platform"], kept["score_streams"], settings.seed)
+        songs.loc[kept.index.delete(chosen), "reason"] = SURPLUS
+        kept = kept.iloc[chosen].copy()
+    kept["split"] = split_songs(kept["platform"], kept["score_streams"], settings.seed)
+    report = _report(songs, kept, settings, balanced)
+    kept["released"] = kept["released"].dt.tz_localize("UTC")
+    rows = kept.assign(platform=kept["platform"].where(kept["platform"] != "", None))
+    manifest = pa.Table.from_pandas(rows, MANIFEST, preserve_index=False)
+    write_table(output / "manifest.parquet", manifest.replace_schema_metadata())
+    dropped = songs.loc[songs["reason"] != "", ["audio_id", "path", "reason", "detail"]]
+    lines = [
+        json.dumps({name: text for name, text in row.items() if name != "detail" or text},
+                   ensure_ascii=False) + "\n"
+        for row in dropped.to_dict("records")
+    ]  # fmt: skip
     write_text(output / "dropped.jsonl", "".join(lines))
-    plot_distributions(manifest, output / "distributions.png")
+    plot_distributions(kept, output / "distributions.png")
     write_json(output / "report.json", report)
     return report
 
 
-def _reasons(songs: Songs) -> TextArray:
+def _reasons(songs: pd.DataFrame) -> pd.Series:
     """(N,) why the metadata alone drops a song; empty for those it keeps.
 
     Of songs with one id the first is kept. A song without a date is kept: its age is not known.
     """
-    reasons = np.full(len(songs), "", object)
-    newest = np.fmax.reduce(songs.released, initial=np.datetime64("NaT", "us"))
-    with np.errstate(invalid="ignore"):
-        tests = {
-            NEW: newest - songs.released < FRESH,
-            ZERO: songs.streams == 0,
-            NO_COUNTS: np.isnan(songs.streams) | np.isnan(songs.likes),
-        }
+    tests = {
+        NEW: songs["released"].max() - songs["released"] < FRESH,
+        ZERO: songs["streams"] == 0,
+        NO_COUNTS: songs["streams"].isna() | songs["likes"].isna(),
+    }
+    reasons = pd.Series("", songs.index, "str")
     for reason, chosen in tests.items():  # the last one that holds stays
         reasons[chosen] = reason
-    for row, column in songs.unreadable.items():
-        reasons[row] = f"unreadable: {column}"
-    reasons[np.asarray(pc.equal(songs.audio_id, ""), bool)] = NO_ID
-    left = np.flatnonzero(reasons == "")
-    codes = songs.audio_id.take(pa.array(left)).dictionary_encode().indices.to_numpy()
-    first = np.unique(codes, return_index=True)[1]
-    reasons[np.delete(left, first)] = SAME_ID
+    reasons = reasons.where(songs["unreadable"] == "", "unreadable: " + songs["unreadable"])
+    reasons[songs["audio_id"] == ""] = NO_ID
+    names = songs["audio_id"][reasons == ""]
+    reasons[names.index[names.duplicated()]] = SAME_ID
     return reasons
 
 
 def _check_audio(
-    songs: Songs,
-    folder: Path,
-    workers: int,
-    reasons: TextArray,
-    details: dict[int, str],
-    on_song: Callable[[int, int], None],
+    songs: pd.DataFrame, folder: Path, workers: int, on_song: Callable[[int, int], None]
 ) -> None:
     """Drop what cannot be decoded; of songs that sound the same the first is kept."""
-    kept = np.flatnonzero(reasons == "").tolist()
-    files = [str(folder / songs.path[row].as_py()) for row in kept]
+    paths = songs["path"][songs["reason"] == ""]
+    sounds = sound_facts([str(folder / path) for path in paths], workers)
     seen: set[str] = set()
-    for done, (row, sound) in enumerate(zip(kept, sound_facts(files, workers), strict=True), 1):
-        on_song(done, len(kept))
+    for done, (row, sound) in enumerate(zip(paths.index, sounds, strict=True), 1):
+        on_song(done, len(paths))
         if sound.facts is None:
-            reasons[row], details[row] = UNREADABLE, sound.error or ""
+            songs.loc[row, ["reason", "detail"]] = UNREADABLE, sound.error
         elif sound.facts.digest in seen:
-            reasons[row] = SAME_AUDIO
+            songs.loc[row, "reason"] = SAME_AUDIO
         else:
             seen.add(sound.facts.digest)
 
 
-def _dropped(songs: Songs, reasons: TextArray, details: Mapping[int, str]) -> list[dict[str, str]]:
-    """Rows of `dropped.jsonl`."""
-    rows = np.flatnonzero(reasons != "")
-    ids, paths = (
-        values.take(pa.array(rows)).to_pylist() for values in (songs.audio_id, songs.path)
-    )
-    return [
-        {"audio_id": name, "path": path, "reason": reasons[row]}
-        | ({"detail": details[row]} if row in details else {})
-        for row, name, path in zip(rows.tolist(), ids, paths, strict=True)
-    ]
-
-
-def _none_left(songs: Songs, reasons: TextArray, details: Mapping[int, str]) -> DataError:
-    counts = Counter(reasons.tolist())
+def _none_left(songs: pd.DataFrame) -> DataError:
+    counts = songs["reason"].value_counts(sort=False)
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     text = f"no song of {len(songs)} is left after the filters: {listed}"
-    lost = next((row for row in details if reasons[row] == UNREADABLE), None)
-    if lost is not None:
+    lost = songs[songs["reason"] == UNREADABLE]
+    if len(lost):
         text += (
-            f". The first, {songs.path[lost].as_py()}: {details[lost]}; audio files are named by a "
-            "column path, audio, file or filename, by another with --path-column, or else are "
+            f". The first, {lost['path'].iloc[0]}: {lost['detail'].iloc[0]}; audio files are named "
+            "by a column path, audio, file or filename, by another with --path-column, or else are "
             "<audio_id>.mp3"
         )
     return DataError(text)
 
 
 def _report(
-    songs: Songs, reasons: TextArray, manifest: pa.Table, settings: PrepareSettings, balanced: bool
+    songs: pd.DataFrame, kept: pd.DataFrame, settings: PrepareSettings, balanced: bool
 ) -> dict[str, Any]:
-    dropped = Counter(reasons[reasons != ""].tolist())
-    undated, splits = songs.undated.values(), _value_counts(manifest["split"])
+    undated, splits = songs["undated"][songs["undated"] != ""], _counts(kept["split"])
     return {
         "rows_in": len(songs),
-        "dropped": dict(sorted(dropped.items())),
-        "unreadable": len(songs.unreadable),
-        "kept": len(manifest),
+        "dropped": _counts(songs["reason"][songs["reason"] != ""]),
+        "unreadable": int((songs["unreadable"] != "").sum()),
+        "kept": len(kept),
         "splits": splits,
-        "platforms": _value_counts(pc.fill_null(manifest["platform"], UNKNOWN)),
+        "platforms": _counts(kept["platform"].replace("", UNKNOWN)),
         "balanced": balanced,
         "warnings": [
             f"the split {name} has {splits.get(name, 0)} songs; figures of fewer than {FEW_SONGS} "
@@ -196,18 +170,17 @@ def _report(
             for name in ("val", "test")
             if splits.get(name, 0) < FEW_SONGS
         ],
-        "undated": int(np.isnat(songs.released).sum()),
-        "dates_not_used": dict(Counter(text.partition(":")[0] for text in undated)),
-        "dates_not_used_examples": list(dict.fromkeys(undated))[:5],
+        "undated": int(songs["released"].isna().sum()),
+        "dates_not_used": _counts(undated.str.split(":").str[0]),
+        "dates_not_used_examples": undated.unique()[:5].tolist(),
         "audio_checked": settings.audio_dir is not None,
         "percentiles": "per platform" if settings.per_platform else "over all platforms",
         "seed": settings.seed,
     }
 
 
-def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
-    counted = pc.value_counts(column)
-    return dict(sorted((row["values"], row["counts"]) for row in counted.to_pylist()))
+def _counts(texts: pd.Series) -> dict[str, int]:
+    return {text: int(count) for text, count in texts.value_counts().sort_index().items()}
 
 
 def balance_platforms(platforms: Sequence[str], scores: npt.ArrayLike, seed: int) -> IntArray:
@@ -251,9 +224,7 @@ def split_songs(platforms: Sequence[str], scores: npt.ArrayLike, seed: int) -> l
 
 def _codes(names: Sequence[str]) -> IntArray:
     """(N,) places of names in the order of the sorted names."""
-    encoded = pa.array(names, pa.string()).dictionary_encode()
-    places = np.argsort(np.argsort(encoded.dictionary.to_pylist()))
-    return np.asarray(places[encoded.indices.to_numpy()], np.int64)
+    return pd.Categorical(names).codes.astype(np.int64)
 
 
 def _deal(count: int, alone: bool = False) -> list[str]:
@@ -272,38 +243,28 @@ def _deal(count: int, alone: bool = False) -> list[str]:
     return [split for split, number in target.items() for _ in range(number)]
 
 
-def plot_distributions(manifest: pa.Table, path: Path, formats: Sequence[str] = ("png",)) -> None:
-    """Counts (log scale) and scores per platform, and scores per split.
-
-    Args:
-        path: of the PNG; other formats are written beside it.
-        formats: as `save_figure` takes them.
-    """
+def plot_distributions(songs: pd.DataFrame, path: Path) -> None:
+    """Counts (log scale) and scores per platform, and scores per split, as a PNG."""
     figure, panels = new_panels(2, 3, 13, 7)
+    platforms = songs["platform"].replace("", UNKNOWN)
     for line, head in enumerate(POPULARITY_HEADS):
-        count = head.removeprefix("score_")
-        top = max(pc.max(manifest[count]).as_py(), 2)
-        edges = np.concatenate([[0], np.geomspace(1, top, 20)])
-        scores = np.linspace(0, 100, 21)
+        count, scores = head.removeprefix("score_"), np.linspace(0, 100, 21)
+        edges = np.concatenate([[0], np.geomspace(1, max(songs[count].max(), 2), 20)])
         counted, scored, split = panels[3 * line : 3 * line + 3]
-        _outlines(counted, manifest, "platform", count, edges)
+        _outlines(counted, songs[count].groupby(platforms), edges)
         counted.set_xscale("symlog", linthresh=1)
         counted.set(title=f"{count}, by platform", xlabel=f"{count} (count)")
-        _outlines(scored, manifest, "platform", head, scores)
+        _outlines(scored, songs[head].groupby(platforms), scores)
         scored.set(title=f"{head}, by platform", xlabel=f"{head} (0 to 100)")
-        _outlines(split, manifest, "split", head, scores, density=True)
+        _outlines(split, songs[head].groupby(songs["split"]), scores, density=True)
         split.set(title=f"{head}, by split (shares)", xlabel=f"{head} (0 to 100)")
-    figure.suptitle(f"{len(manifest)} songs")
-    save_figure(figure, path.with_suffix(""), formats)
+    figure.suptitle(f"{len(songs)} songs")
+    save_figure(figure, path.with_suffix(""))
 
 
-def _outlines(
-    panel: Axes, manifest: pa.Table, group: str, column: str, edges: Any, density: bool = False
-) -> None:
-    """One outlined histogram per value of `group`."""
-    groups = pc.fill_null(manifest[group], UNKNOWN)
-    for name in sorted(pc.unique(groups).to_pylist()):
-        values = manifest[column].filter(pc.equal(groups, name)).to_numpy()
+def _outlines(panel: Axes, groups: Any, edges: Any, density: bool = False) -> None:
+    """One outlined histogram per group."""
+    for name, values in groups:
         heights = np.histogram(values, edges)[0]
         panel.stairs(heights / len(values) if density else heights, edges, label=label(name))
     panel.set_ylabel("share of songs" if density else "songs")

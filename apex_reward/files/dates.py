@@ -4,23 +4,29 @@ Read: ISO dates and times, `20240503`, worded dates (`3 May 2024`, `May 3, 2024 
 ones (`03/05/2024`), Unix time in seconds, milliseconds, micro- or nanoseconds, as number or text,
 and dates and times of Parquet. A time without a zone is UTC. Not read: a bare year or month, which
 has no day; numeric dates whose order no cell of their column shows; a moment in the future.
+
+Shape key: N = cells.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from dateutil import parser
 
+Moments = npt.NDArray[np.datetime64[Any]]
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _NUMERIC = re.compile(r"(\d{1,2})\s*[/.-]\s*(\d{1,2})\s*[/.-]\s*(\d{4}|\d{2})\b")
-_MONTH = re.compile(r"\d{4}-\d{2}")
+_MONTH = re.compile(r"\s*\d{4}-\d{2}\s*")
+_ISO = r"\d{4}-\d{2}-\d{2}"
 _UNITS = (1.0, 1e3, 1e6, 1e9)  # of a Unix time, per second
 _FIRST, _LAST = 631152000.0, 4102444800.0  # 1990 and 2100: Unix times outside are no dates
 _FILLS = (datetime(2000, 1, 1), datetime(2001, 2, 2))  # no part of a date in common
@@ -32,14 +38,19 @@ class Dates:
     """The dates of a column.
 
     Attributes:
-        moments: a time in UTC per cell, None where there is none.
+        times: (N,) microseconds in UTC, NaT where there is no date that can be used.
         unread: cells that hold something else than a date, by position.
         future: cells whose date lies in the future, by position.
     """
 
-    moments: list[datetime | None]
+    times: Moments
     unread: dict[int, str]
     future: dict[int, str]
+
+    @property
+    def moments(self) -> list[datetime | None]:
+        """A time in UTC per cell, None where there is none."""
+        return [None if m is None else m.replace(tzinfo=UTC) for m in self.times.tolist()]
 
     def notes(self, what: str) -> list[str]:
         """A sentence for each kind of cell that was not used, with an example."""
@@ -58,19 +69,25 @@ def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
         values: cells of one column.
         now: moments more than two days later are not used; default: the clock's.
     """
-    cells = list(values)
-    latest = (now or datetime.now(UTC)) + _AHEAD
-    day_first = _day_first(cells)
-    dates = Dates([], {}, {})
-    for position, value in enumerate(cells):
-        moment = date_of(value, day_first=day_first)
-        if moment is None and not _empty(value):
-            dates.unread[position] = str(value)
-        if moment is not None and moment > latest:
-            dates.future[position] = str(value)
-            moment = None
-        dates.moments.append(moment)
-    return dates
+    cells = pd.Series(list(values), dtype=object)
+    texts = cells.where([isinstance(cell, str) for cell in cells], "").str.strip()
+    iso = texts.where(texts.str.match(_ISO))
+    found = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
+    times = found.to_numpy("datetime64[us]").copy()
+    latest = _naive((now or datetime.now(UTC)) + _AHEAD)
+    unread, future = {}, {}
+    orders = {order for text in texts for order in _shown(text)}
+    day_first = orders.pop() if len(orders) == 1 else None
+    for position in np.flatnonzero(np.isnat(times) & cells.notna() & (cells != "")).tolist():
+        moment = date_of(cells[position], day_first=day_first)
+        if moment is not None:
+            times[position] = _naive(moment)
+        elif texts[position] or not isinstance(cells[position], str):
+            unread[position] = str(cells[position])
+    for position in np.flatnonzero(times > latest).tolist():
+        future[position] = str(cells[position])
+        times[position] = np.datetime64("NaT")
+    return Dates(times, unread, future)
 
 
 def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
@@ -84,14 +101,12 @@ def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
     >>> date_of("2024"), date_of("03/05/2024"), date_of("soon")
     (None, None, None)
     """
-    if _empty(value) or isinstance(value, bool):
-        return None
     if isinstance(value, datetime):
         return _in_utc(value)
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     text = str(value).strip()
-    if _NUMBER.fullmatch(text) or isinstance(value, (int, float)):
+    if _NUMBER.fullmatch(text) or isinstance(value, float):
         return _of_number(float(text))
     return _of_text(text, day_first)
 
@@ -101,25 +116,18 @@ def read_months(values: Iterable[Any], *, now: datetime | None = None) -> tuple[
 
     A text that names a month and no day, as `2026-02`, is read too.
     """
-    cells = list(values)
-    bare = [bool(isinstance(cell, str) and _MONTH.fullmatch(cell.strip())) for cell in cells]
-    dates = read_dates(
-        [f"{cell.strip()}-01" if short else cell for cell, short in zip(cells, bare, strict=True)],
-        now=now,
-    )
-    return ["" if moment is None else f"{moment:%Y-%m}" for moment in dates.moments], dates
-
-
-def _empty(value: Any) -> bool:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    return isinstance(value, str) and not value.strip()
+    bare = [f"{cell.strip()}-01" if isinstance(cell, str) and _MONTH.fullmatch(cell) else cell
+            for cell in values]  # fmt: skip
+    dates = read_dates(bare, now=now)
+    return [month.replace("NaT", "") for month in np.datetime_as_string(dates.times, "M")], dates
 
 
 def _in_utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _naive(moment: datetime) -> np.datetime64[Any]:
+    return np.datetime64(moment.replace(tzinfo=None), "us")
 
 
 def _of_number(number: float) -> datetime | None:
@@ -129,10 +137,9 @@ def _of_number(number: float) -> datetime | None:
             return datetime.strptime(f"{number:.0f}", "%Y%m%d").replace(tzinfo=UTC)
         except ValueError:
             return None
-    for unit in _UNITS:
-        if _FIRST <= number / unit <= _LAST:
-            return datetime.fromtimestamp(number / unit, UTC)
-    return None
+    seconds = (number / unit for unit in _UNITS)
+    found = next((value for value in seconds if _FIRST <= value <= _LAST), None)
+    return None if found is None else datetime.fromtimestamp(found, UTC)
 
 
 def _of_text(text: str, day_first: bool | None) -> datetime | None:
@@ -161,11 +168,8 @@ def _orders(found: re.Match[str]) -> set[bool]:
     return {day_first for day_first, month in ((True, second), (False, first)) if month <= 12}
 
 
-def _day_first(cells: Sequence[Any]) -> bool | None:
-    """The order that the numeric dates of a column show, None where nothing or both do."""
-    shown = set()
-    for value in cells:
-        found = _NUMERIC.match(value.strip()) if isinstance(value, str) else None
-        if found and found[1] != found[2] and len(orders := _orders(found)) == 1:
-            shown |= orders
-    return shown.pop() if len(shown) == 1 else None
+def _shown(text: str) -> set[bool]:
+    """The order that a numeric date shows; empty where it shows none."""
+    found = _NUMERIC.match(text)
+    orders = _orders(found) if found and found[1] != found[2] else set()
+    return orders if len(orders) == 1 else set()

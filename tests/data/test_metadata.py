@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from apex_reward.data.metadata import (
-    Songs,
     choose_columns,
     count_of,
     counts_of,
-    dates_of,
     read_metadata,
 )
 from apex_reward.errors import DataError, UsageError
@@ -24,16 +24,16 @@ from apex_reward.files.tables import write_table
 MAY = np.datetime64("2024-05-01", "us")
 
 
-def songs_of(folder: Path, name: str, rows: list[dict[str, Any]], **how: Any) -> Songs:
+def songs_of(folder: Path, name: str, rows: list[dict[str, Any]], **how: Any) -> pd.DataFrame:
     write_table(folder / name, rows)
     return read_metadata(folder / name, **how)
 
 
-def row_of(songs: Songs, row: int = 0) -> tuple[Any, ...]:
-    texts = (getattr(songs, name)[row].as_py() for name in ("audio_id", "path", "platform"))
-    counts = (None if math.isnan(v[row]) else v[row] for v in (songs.streams, songs.likes))
-    date = songs.released[row]
-    return *texts, *counts, None if np.isnat(date) else date
+def row_of(songs: pd.DataFrame, row: int = 0) -> tuple[Any, ...]:
+    found = songs.iloc[row]
+    texts = (found[name] for name in ("audio_id", "path", "platform"))
+    counts = (None if math.isnan(found[name]) else found[name] for name in ("streams", "likes"))
+    return *texts, *counts, None if pd.isna(found["released"]) else found["released"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_each_preset_gives_the_same_song(tmp_path: Path, row: dict, platform: st
         MAY,
     )
     named = songs_of(tmp_path, "mine.jsonl", [{**row, "platform": "own"}])
-    assert named.platform.to_pylist() == ["own"]
+    assert named.platform.tolist() == ["own"]
 
 
 def test_cells_that_are_missing(tmp_path: Path) -> None:
@@ -68,22 +68,26 @@ def test_cells_that_are_missing(tmp_path: Path) -> None:
     assert row_of(songs, 0) == ("5", "5.mp3", "udio", None, None, None)
     assert row_of(songs, 1) == ("", "x.wav", "udio", 0.0, 2.5, None)
     assert row_of(songs, 2) == ("c", "c.mp3", "udio", 1.0, 1.0, None)
-    assert songs.undated == {1: "cannot be read: soon", 2: "in the future: 2999-01-01"}
-    joined = Songs.joined([songs, songs])
-    assert row_of(joined, 4) == row_of(songs, 1)
-    assert set(joined.undated) == {1, 2, 4, 5}
+    assert songs.undated.tolist() == ["", "cannot be read: soon", "in the future: 2999-01-01"]
 
 
-def test_dates_of_every_form_agree() -> None:
+def test_dates_of_every_form_agree(tmp_path: Path) -> None:
     """ISO dates are read together, the others one by one, and a bad one costs no other."""
     texts = ["2024-05-01", "2024-05-01T02:00:00+02:00", "2024-05-01 00:00:00Z", "1 May 2024"]
     texts += ["2024-05-01T00:00:00.000000", "20240501", "2024-02-30", "", None]
-    moments, wrong = dates_of(pa.chunked_array([texts]))
-    assert moments[:6].tolist() == [MAY.item()] * 6
-    assert np.isnat(moments[6:]).all()
-    assert wrong == {6: "cannot be read: 2024-02-30"}
-    days = pa.chunked_array([pa.array([MAY.item()], pa.timestamp("ns", "UTC"))])
-    assert dates_of(days)[0].tolist() == [MAY.item()]
+    songs = dated(tmp_path, pa.array(texts))
+    assert songs.released[:6].tolist() == [MAY.item()] * 6
+    assert songs.released[6:].isna().all()
+    assert songs.undated.tolist() == [""] * 6 + ["cannot be read: 2024-02-30", "", ""]
+    days = pa.array([MAY.item()], pa.timestamp("ns", "UTC"))
+    assert dated(tmp_path, days).released.tolist() == [MAY.item()]
+
+
+def dated(folder: Path, column: pa.Array) -> pd.DataFrame:
+    counts = pa.array(range(len(column)))
+    table = pa.table({"id": counts, "plays": counts, "likes": counts, "published_at": column})
+    pq.write_table(table, folder / "dated.parquet")
+    return read_metadata(folder / "dated.parquet")
 
 
 def test_unreadable_counts_are_not_missing_ones() -> None:

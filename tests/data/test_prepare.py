@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from apex_reward.audio import save_wav
 from apex_reward.audio import workers as worker
 from apex_reward.cli import app
 from apex_reward.data.labels import scores_of_counts
-from apex_reward.data.metadata import Songs, read_metadata
+from apex_reward.data.metadata import read_metadata
 from apex_reward.data.prepare import balance_platforms, prepare, split_songs
 from apex_reward.data.settings import PrepareSettings
 from apex_reward.errors import DataError
@@ -141,7 +142,7 @@ def test_platforms_are_balanced_unless_asked_not_to(tmp_path: Path) -> None:
     write_table(tmp_path / "s.csv", rows(60, created_at=None))
     udio = [{"id": f"u{i}", "plays": i + 1, "likes": i} for i in range(20)]
     write_table(tmp_path / "u.csv", udio)
-    songs = Songs.joined([read_metadata(tmp_path / name) for name in ("s.csv", "u.csv")])
+    songs = pd.concat([read_metadata(tmp_path / name) for name in ("s.csv", "u.csv")])
     balanced = prepare(songs, PrepareSettings(), tmp_path / "a")
     assert balanced["platforms"] == {"suno": 20, "udio": 20}
     assert balanced["dropped"] == {"balance of platforms": 40}
@@ -154,7 +155,7 @@ def test_balance_needs_a_platform_column(tmp_path: Path) -> None:
     for name, count in (("large", 5000), ("small", 10)):
         table = [{"audio_id": f"{name}{i}", "streams": i + 1, "likes": i} for i in range(count)]
         write_table(tmp_path / f"{name}.csv", table)
-    songs = Songs.joined([read_metadata(tmp_path / f"{n}.csv") for n in ("large", "small")])
+    songs = pd.concat([read_metadata(tmp_path / f"{n}.csv") for n in ("large", "small")])
     report = prepare(songs, PrepareSettings(), tmp_path / "out")
     assert (report["kept"], report["dropped"], report["balanced"]) == (5010, {}, False)
     assert report["platforms"] == {"unknown": 5010}
@@ -221,7 +222,7 @@ def test_explicit_columns_go_before_presets(tmp_path: Path) -> None:
     write_table(tmp_path / "x.csv", [{"key": "k1", "heard": "1,204", "hearts": 3}])
     columns = {"audio_id": "key", "streams": "heard", "likes": "hearts"}
     songs = read_metadata(tmp_path / "x.csv", columns=columns)
-    assert (songs.audio_id.to_pylist(), songs.platform.to_pylist()) == (["k1"], [""])
+    assert (songs.audio_id.tolist(), songs.platform.tolist()) == (["k1"], [""])
     assert (songs.streams.tolist(), songs.likes.tolist()) == ([1204.0], [3.0])
 
 
@@ -280,10 +281,10 @@ def test_five_of_the_dates_that_are_not_used_are_shown(tmp_path: Path) -> None:
 def test_ids_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("id,key,plays,likes\n000002,007,5,1\n0e0,1e3,6,2\n")
     songs = read_metadata(tmp_path / "x.csv")
-    assert songs.audio_id.to_pylist() == ["000002", "0e0"]
-    assert songs.path.to_pylist() == ["000002.mp3", "0e0.mp3"]
+    assert songs.audio_id.tolist() == ["000002", "0e0"]
+    assert songs.path.tolist() == ["000002.mp3", "0e0.mp3"]
     named = read_metadata(tmp_path / "x.csv", columns={"audio_id": "key"})
-    assert named.audio_id.to_pylist() == ["007", "1e3"]
+    assert named.audio_id.tolist() == ["007", "1e3"]
 
 
 def test_split_shares_in_every_stratum() -> None:
