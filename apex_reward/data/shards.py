@@ -34,10 +34,10 @@ import torch
 
 from apex_reward.files.atomic import atomic
 from apex_reward.model.apex import ApexReward
+from apex_reward.model.checkpoint import load_mert, read_encoder_config
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.files import local_path, read_config
 from apex_reward.model.predictor import LayerPooling
-from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
 
 SPLITS = ("train", "val", "test")
@@ -177,8 +177,7 @@ def load_encoder(
         model.config.encoder_name = _lasting(name)
     else:
         model = ApexReward(encoder_config(name))
-        state = read_encoder_state(folder, model.encoder.state_dict())
-        model.encoder.load_state_dict(state)
+        load_mert(model.encoder, folder)
     if dtype is not None:
         torch.nn.Module.to(model.encoder, dtype)
     torch.nn.Module.to(model, torch.device(device))

@@ -19,7 +19,7 @@ from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_text
 from apex_reward.model.card import FILE as CARD_FILE
 from apex_reward.model.card import model_card
-from apex_reward.model.checkpoint import compose, load_model
+from apex_reward.model.checkpoint import compose, load_model, read_predictor
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.encode import (
     EncodedModel,
@@ -35,7 +35,6 @@ from apex_reward.model.inputs import at_loudness
 from apex_reward.model.licences import Licence, apex_licences
 from apex_reward.model.precision import cast_encoder, in_full_precision
 from apex_reward.model.predictor import Familiarity, LayerPooling
-from apex_reward.model.published import read_predictor
 from apex_reward.model.source import Source, with_source
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
@@ -331,6 +330,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         hub = hub_options(kwargs)
         parts = read_predictor(local_path(predictor, **hub))
         source = _source(predictor, encoder, {**hub, **kwargs})
+        kwargs["name_or_path"] = str(predictor)
         return with_source(compose(cls, parts, encoder, hub, **kwargs), source)
 
     def _init_weights(self, module: torch.nn.Module) -> None:

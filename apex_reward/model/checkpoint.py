@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.utils import logging
+from torch import Tensor, nn
+from transformers import HubertConfig
 
-from apex_reward.errors import CheckpointError, listed
-from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
+from apex_reward.errors import CheckpointError
+from apex_reward.model.config import MERT_95M, PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.files import (
-    INDEX,
-    check_tensors,
     encoder_path,
     hub_options,
-    in_float32,
+    load_checked,
     local_path,
+    prefix_before,
     read_config,
     read_weights,
-    tensor_names,
     weight_file,
     without_prefix,
     write_tensors,
@@ -34,36 +29,108 @@ from apex_reward.model.predictor import (
     LayerPooling,
     Predictor,
     PredictorEnsemble,
+    StudentHeads,
     members_of,
 )
-from apex_reward.model.published import (
-    Parts,
-    read_encoder_config,
-    read_encoder_state,
-    read_predictor,
-    untrained_parts,
-)
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 
 ENCODER = "encoder."
+# The first tensor of a predictor: the text before it in a name is the prefix that a wrapper added.
+ANCHOR = "shared.0.block.0.weight"
+# torch renamed weight normalisation; files from before have the old names.
+OLD_NAMES = {
+    "conv.weight_g": "conv.parametrizations.weight.original0",
+    "conv.weight_v": "conv.parametrizations.weight.original1",
+}
+# Settings of the MERT family that change its arithmetic and that HuBERT lacks. Not
+# `attention_relax`: it scales the logits down and up again around their maximum, and the softmax
+# stays the same.
+UNSUPPORTED = ("deepnorm", "feature_extractor_cqt")
+# Settings that are names of files and classes, not of arithmetic.
+NAMES = {"architectures", "model_type", "transformers_version", "dtype", "tokenizer_class"}
+
+
+class Parts(NamedTuple):
+    """A model without its encoder."""
+
+    config: ApexConfig
+    predictor: Predictor | PredictorEnsemble | StudentHeads
+    pooling: LayerPooling
+    familiar: Familiarity | None = None
+
+    @classmethod
+    def untrained(cls, config: ApexConfig) -> Parts:
+        """Parts of the configured shapes, on the meta device and in eval mode."""
+        with torch.device("meta"):
+            familiar = Familiarity(config.width) if config.familiar else None
+            pooling = LayerPooling(len(config.layers))
+            return cls(config, config.predictor().eval(), pooling, familiar)
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """The modules under their names in a model."""
+        found = {"pooling": self.pooling, "predictor": self.predictor, "familiar": self.familiar}
+        return nn.ModuleDict({name: part for name, part in found.items() if part is not None})
 
 
 def load_model(cls: Any, name: str | Path, encoder: str | Path | None, **kwargs: Any) -> Any:
     """`ApexReward.from_pretrained`: see there."""
     hub = hub_options(kwargs)
     path = local_path(name, **hub)
+    kwargs.pop("config", None)  # AutoModel passes what it read in the folder
+    kwargs["name_or_path"] = str(name)
+    parts = load_parts(path)
     if not _is_native(path):
         named = read_config(path).get("mert_model_name") if path.is_dir() else None
-        return compose(cls, read_predictor(path), encoder or named, hub, **kwargs)
-    if encoder is None and _holds_encoder(path):
-        return _load_whole(cls, path, **kwargs)
-    kwargs.pop("config", None)  # AutoModel passes what it read in the folder
-    parts = load_parts(path)
-    if encoder is None and parts.config.encoder_name is None:
+        return compose(cls, parts, encoder or named, hub, **kwargs)
+    own = parts.config.encoder_name
+    if encoder is None and any(n.startswith(ENCODER) for n in read_weights(weight_file(path))):
+        return compose(cls, parts, path, hub, **{"encoder_name": own, **kwargs})
+    if encoder is None and own is None:
         raise CheckpointError(
             f"{path} holds no encoder and its config.json names none; pass encoder= "
             "(--encoder on the command line)"
         )
-    return compose(cls, parts, encoder or parts.config.encoder_name, hub, **kwargs)
+    return compose(cls, parts, encoder or own, hub, **kwargs)
+
+
+def compose(
+    cls: Any,
+    parts: Parts,
+    encoder: str | Path | None,
+    hub: dict[str, Any],
+    device_map: Any = None,
+    **overrides: Any,
+) -> Any:
+    """A whole model from a predictor and an encoder read elsewhere; None is the published one."""
+    dtype = dtype_option(overrides, torch.float32)
+    encoder = encoder or PUBLISHED_ENCODER
+    folder = encoder_path(encoder, **hub)
+    values = {**parts.config.to_dict(), "encoder_name": str(encoder)}
+    native = _is_native(folder)
+    if native:
+        own = ApexConfig.from_pretrained(folder)
+        values |= {n: getattr(own, n) for n in ("encoder", "sample_rate", "segment_seconds")}
+    else:
+        values["encoder"] = read_encoder_config(folder)
+    config = ApexConfig.from_dict({**values, **overrides})
+    if config.width != parts.config.width:
+        raise CheckpointError(
+            "the predictor's shared.0.block.0.weight takes embeddings of width "
+            f"{parts.config.width}, but the encoder {encoder} gives {config.width}"
+        )
+    with torch.device("meta"):
+        model = cls(config)
+    if native:
+        file = weight_file(folder)
+        load_checked(model.encoder, file, without_prefix(ENCODER, read_weights(file)))
+    else:
+        load_mert(model.encoder, folder)
+    for name, module in parts.modules.items():
+        setattr(model, name, module)
+    nn.Module.to(model, one_device(device_map))
+    model.set_encoder_dtype(dtype)
+    return model
 
 
 def load_parts(path: str | Path) -> Parts:
@@ -79,12 +146,51 @@ def load_parts(path: str | Path) -> Parts:
     path = local_path(path)
     if not _is_native(path):
         return read_predictor(path)
-    parts = untrained_parts(ApexConfig.from_pretrained(path))
+    parts = Parts.untrained(ApexConfig.from_pretrained(path))
     file = weight_file(path)
     tensors = {n: value for n, value in read_weights(file).items() if not n.startswith(ENCODER)}
-    check_tensors(file, tensors, _state(parts))
-    for name, module in parts.modules().items():
-        module.load_state_dict(in_float32(without_prefix(f"{name}.", tensors)), assign=True)
+    load_checked(parts.modules, file, tensors)
+    return parts
+
+
+def read_predictor(path: Path) -> Parts:
+    """Read `best_model.pt`, or the weights of a hub repository in its layout.
+
+    Any common prefix is removed. `aggregator.weight` and `.bias` are the pooling where present.
+
+    Raises:
+        CheckpointError: no predictor in the file, or a missing, extra or misshapen tensor.
+    """
+    file = weight_file(path)
+    content = read_weights(file)
+    stated = content if isinstance(content, dict) else {}
+    tensors = stated.get("model_state", content)
+    prefix = prefix_before(ANCHOR, file, tensors, "not an APEX predictor")
+    state, pooling = {}, {}
+    for name, value in tensors.items():
+        owner, _, last = name.rpartition(".")
+        if owner.split(".")[-1] == "aggregator":
+            pooling[last] = value
+        else:
+            state[name.removeprefix(prefix)] = value
+    aesthetic = tuple(f"branch_{head}." for head in HEADS if head in AESTHETIC_HEADS)
+    task = "full" if any(name.startswith(aesthetic) for name in state) else "popularity"
+    shared = len({name.split(".")[1] for name in state if name.startswith("shared.")})
+    for key, value in (("task", task), ("shared", shared)):
+        if stated.get(key, value) != value:
+            raise CheckpointError(
+                f"{file} states {key} {stated[key]!r}, but its tensors are {value!r}"
+            )
+    if shared not in (2, 3):
+        raise CheckpointError(f"{file} has {shared} trunk layers; the published ones are 2 or 3")
+    anchor = state[ANCHOR]
+    # A misshapen first tensor is reported against the published width.
+    width = anchor.shape[1] if isinstance(anchor, Tensor) and anchor.ndim == 2 else 768
+    # The width is an encoder's setting; the encoder itself is not known yet.
+    encoder = {} if width == 768 else {"hidden_size": width}
+    parts = Parts.untrained(ApexConfig(encoder=encoder, task=task, shared=shared))
+    load_checked(parts.predictor, file, state)
+    load_checked(parts.pooling, file, pooling or LayerPooling().state_dict())
     return parts
 
 
@@ -104,104 +210,55 @@ def save_predictor(
     folder.mkdir(parents=True, exist_ok=True)
     config = ApexConfig.from_dict(config.to_dict())
     config.members, config.familiar = len(members_of(predictor)), familiar is not None
-    write_tensors(folder / "model.safetensors", _state(Parts(config, predictor, pooling, familiar)))
+    parts = Parts(config, predictor, pooling, familiar)
+    write_tensors(folder / "model.safetensors", parts.modules.state_dict())
     config.save_pretrained(folder)
 
 
-def compose(
-    cls: Any,
-    parts: Parts,
-    encoder: str | Path | None,
-    hub: dict[str, Any],
-    device_map: Any = None,
-    **overrides: Any,
-) -> Any:
-    """A whole model from a predictor and an encoder read elsewhere; None is the published one."""
-    dtype = dtype_option(overrides, torch.float32)
-    encoder = encoder or PUBLISHED_ENCODER
-    folder = encoder_path(encoder, **hub)
-    own = ApexConfig.from_pretrained(folder) if _is_native(folder) else None
-    values = {**parts.config.to_dict(), "encoder_name": str(encoder), **overrides}
-    values["encoder"] = own.encoder if own else read_encoder_config(folder)
-    if own:
-        values.update(sample_rate=own.sample_rate, segment_seconds=own.segment_seconds)
-    config = ApexConfig.from_dict(values)
-    if config.width != parts.config.width:
+def read_encoder_config(folder: Path) -> dict[str, Any]:
+    """HuBERT settings of a MERT folder that differ from MERT-v1-95M's.
+
+    Raises:
+        CheckpointError: not a MERT or HuBERT configuration, or a setting that HuBERT lacks.
+    """
+    values, file = read_config(folder), folder / "config.json"
+    if values.get("model_type") not in ("mert_model", "hubert"):
         raise CheckpointError(
-            "the predictor's shared.0.block.0.weight takes embeddings of width "
-            f"{parts.config.width}, but the encoder {encoder} gives {config.width}"
+            f"{file} describes a {values.get('model_type')!r}; expected 'mert_model' or 'hubert'"
         )
-    with torch.device("meta"):
-        model = cls(config)
-    expected = model.encoder.state_dict()
-    if own:
-        file = weight_file(folder)
-        state = without_prefix(ENCODER, read_weights(file))
-        check_tensors(file, state, expected)
-    else:
-        state = read_encoder_state(folder, expected)
-    model.encoder.load_state_dict(in_float32(state), assign=True)
-    for name, module in parts.modules().items():
-        setattr(model, name, module)
-    torch.nn.Module.to(model, one_device(device_map))
-    model.set_encoder_dtype(dtype)
-    return model
+    if odd := [key for key in UNSUPPORTED if values.get(key)]:
+        raise CheckpointError(f"{file} sets {', '.join(odd)}: not supported")
+    if (rate := values.get("sample_rate", 24_000)) != 24_000:
+        raise CheckpointError(f"{file} has sample_rate {rate}; expected 24000")
+    base = HubertConfig(**MERT_95M).to_dict()
+    return {
+        key: values[key]
+        for key in base.keys() - NAMES
+        if key in values and not key.startswith("_") and _plain(values[key]) != _plain(base[key])
+    }
 
 
-def _load_whole(cls: Any, path: Path, **kwargs: Any) -> Any:
-    dtype = dtype_option(kwargs, torch.float32)
-    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
-    try:
-        with _quiet_transformers():
-            # Mismatches are reported here, by name, instead of in a table on stderr.
-            model, report = load(
-                cls,
-                path,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                dtype=torch.float32,
-                **kwargs,
-            )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    problems = [
-        f"{kind}: {listed(sorted(map(str, names)))}" for kind, names in report.items() if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
-    model.set_encoder_dtype(dtype)
-    return model
+def load_mert(encoder: nn.Module, folder: Path) -> None:
+    """Load a MERT folder's tensors, under old or today's names, into an encoder.
+
+    Raises:
+        CheckpointError: a missing, extra or misshapen tensor.
+    """
+    file = weight_file(folder)
+    content = read_weights(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, not a dict of tensors")
+    for old, new in OLD_NAMES.items():
+        content = {
+            name.removesuffix(old) + new if name.endswith(old) else name: value
+            for name, value in content.items()
+        }
+    load_checked(encoder, file, content)
 
 
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar or report on stderr for a load that is checked here."""
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_native(path: Path) -> bool:
     return path.is_dir() and read_config(path).get("model_type") == ApexConfig.model_type
-
-
-def _holds_encoder(path: Path) -> bool:
-    # Only whole models are large enough to be sharded.
-    return (path / INDEX).is_file() or any(
-        name.startswith(ENCODER) for name in tensor_names(weight_file(path))
-    )
-
-
-def _state(parts: Parts) -> dict[str, Tensor]:
-    """All tensors under their names in a checkpoint."""
-    return {
-        f"{name}.{key}": value
-        for name, module in parts.modules().items()
-        for key, value in module.state_dict().items()
-    }

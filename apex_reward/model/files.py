@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
 import huggingface_hub
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -127,9 +126,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def weight_file(path: Path) -> Path:
     """The file of weights: `path` itself, or the first known name in the folder."""
-    if path.is_file():
-        return path
-    for name in WEIGHT_FILES:
+    for name in ("", *WEIGHT_FILES, INDEX):
         if (path / name).is_file():
             return path / name
     raise CheckpointError(f"{path} holds no weights; expected one of {', '.join(WEIGHT_FILES)}")
@@ -138,10 +135,16 @@ def weight_file(path: Path) -> Path:
 def read_weights(path: Path) -> Any:
     """The content of a weight file: a state dict, or the dict that a training script saved.
 
+    An index of shards stands for all of them.
+
     Raises:
         CheckpointError: not a checkpoint, damaged, or a pickle with code in it (never run).
     """
     try:
+        if path.name == INDEX:
+            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+            parts = [load_file(path.parent / shard) for shard in sorted(shards)]
+            return {name: value for part in parts for name, value in part.items()}
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -158,21 +161,35 @@ def read_weights(path: Path) -> Any:
         ) from error
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The names of a weight file's tensors, without reading a safetensors file whole."""
-    if path.suffix != ".safetensors":
-        return list(read_weights(path))
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return list(tensors.keys())
-    except Exception as error:  # SafetensorError, OSError
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({error})") from error
+def prefix_before(anchor: str, file: Path, content: Any, kind: str) -> str:
+    """What stands before a tensor's name in a file: the prefix of the model that it belongs to.
+
+    Args:
+        anchor: the tensor's own name.
+        file, kind: of the content and of the model, for messages.
+        content: of the file.
+
+    Raises:
+        CheckpointError: no such tensor in the file, or several.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, not a dict of tensors")
+    found = [str(name) for name in content if str(name).endswith(anchor)]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{file} is {kind}: expected one tensor named ...{anchor}, found {len(found)}"
+        )
+    return found[0].removesuffix(anchor)
 
 
 def in_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with every float as float32, whatever the file holds."""
+    """Copies of the tensors with every float as float32, whatever the file holds.
+
+    A tensor that stays a view of its file lies at any address, for which products take other
+    kernels with other roundings.
+    """
     return {
-        name: value.to(torch.float32) if value.is_floating_point() else value
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in tensors.items()
     }
 
@@ -201,13 +218,31 @@ def check_tensors(file: Path, tensors: Mapping[str, Any], expected: Mapping[str,
         raise CheckpointError(f"{file} does not fit the model:\n  " + "\n  ".join(problems))
 
 
-def load_checked(module: nn.Module, file: Path, tensors: Mapping[str, Tensor]) -> None:
+def load_checked(
+    module: nn.Module,
+    file: Path,
+    tensors: Mapping[str, Tensor],
+    unused: Sequence[str] | None = None,
+) -> None:
     """Load a file's tensors into a module, which may be on the meta device, as float32.
+
+    Args:
+        module: takes them.
+        file: for messages.
+        tensors: under the module's names.
+        unused: beginnings of further names that the file may hold; others are warned of. None
+            refuses every tensor that the module does not have.
 
     Raises:
         CheckpointError: as `check_tensors`.
     """
-    check_tensors(file, tensors, module.state_dict())
+    expected = module.state_dict()
+    if unused is not None:
+        extra = sorted(n for n in tensors if n not in expected and not n.startswith(tuple(unused)))
+        if extra:
+            warnings.warn(f"{file} also holds {listed(extra)}: not used", stacklevel=2)
+        tensors = {name: value for name, value in tensors.items() if name in expected}
+    check_tensors(file, tensors, expected)
     module.load_state_dict(in_float32(tensors), assign=True)
 
 

@@ -44,8 +44,8 @@ BIAS = "predictor.shared.0.block.0.bias"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(BIAS), "missing_keys.*shared.0.block.0.bias"),
-        (lambda t: t.update(extra=torch.ones(1)), "unexpected_keys.*extra"),
+        (lambda t: t.pop(BIAS), "missing: predictor.shared.0.block.0.bias"),
+        (lambda t: t.update(extra=torch.ones(1)), "not expected: extra"),
         (lambda t: t.update({BIAS: torch.ones(7)}), "shared.0.block.0.bias"),
         (lambda t: t.pop("encoder.encoder.layer_norm.bias"), "encoder.layer_norm.bias"),
     ],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ import torch
 from torch import Tensor
 from transformers import Wav2Vec2ConformerConfig
 
-from apex_reward.errors import CheckpointError, UsageError, listed
+from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoders.muq import HOP, MELS, MuqConfig, MuqEncoder
 from apex_reward.model.files import (
-    check_tensors,
-    in_float32,
+    load_checked,
+    prefix_before,
     read_config,
     read_weights,
     weight_file,
+    without_prefix,
 )
 
 PUBLISHED_MUQ = "OpenMuQ/MuQ-large-msd-iter"
@@ -105,17 +105,9 @@ def split_muq(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Te
     Raises:
         CheckpointError: no MuQ, or several, in the file.
     """
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, not a dict of tensors")
-    anchors = [name for name in content if str(name).endswith(ANCHOR)]
-    if len(anchors) != 1:
-        raise CheckpointError(
-            f"{file} is no MuQ: expected one tensor named ...{ANCHOR}, found {len(anchors)}"
-        )
-    prefix = anchors[0].removesuffix(ANCHOR)
-    own = {name: value for name, value in content.items() if name.startswith(prefix)}
-    rest = {name: value for name, value in content.items() if name not in own}
-    return {name.removeprefix(prefix): value for name, value in own.items()}, rest
+    prefix = prefix_before(ANCHOR, file, content, "no MuQ")
+    rest = {name: value for name, value in content.items() if not name.startswith(prefix)}
+    return without_prefix(prefix, content), rest
 
 
 def load_muq(file: Path, encoder: MuqEncoder, state: Mapping[str, Tensor]) -> None:
@@ -124,18 +116,8 @@ def load_muq(file: Path, encoder: MuqEncoder, state: Mapping[str, Tensor]) -> No
     Raises:
         CheckpointError: a missing or misshapen tensor, or rotary frequencies of another base.
     """
-    expected = encoder.state_dict()
-    needed = {name: value for name, value in state.items() if name in expected}
-    check_tensors(file, needed, expected)
+    load_checked(encoder, file, state, UNUSED)
     _check_frequencies(file, state, encoder.config)
-    report_extra(file, (n for n in state if n not in expected and not n.startswith(UNUSED)))
-    encoder.load_state_dict(in_float32(needed), assign=True)
-
-
-def report_extra(file: Path, names: Iterable[str]) -> None:
-    """Warn of tensors that nothing here knows; they are left out."""
-    if extra := sorted(names):
-        warnings.warn(f"{file} also holds {listed(extra)}: not used", stacklevel=3)
 
 
 def _check_frequencies(file: Path, state: Mapping[str, Tensor], config: MuqConfig) -> None:

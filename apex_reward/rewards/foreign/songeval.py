@@ -24,14 +24,12 @@ from apex_reward.model.encoders.muq_files import (
     PUBLISHED_MUQ,
     load_muq,
     read_muq_config,
-    report_extra,
     split_muq,
 )
 from apex_reward.model.files import (
-    check_tensors,
     encoder_path,
     hub_options,
-    in_float32,
+    load_checked,
     local_path,
     read_model,
     read_weights,
@@ -174,11 +172,7 @@ class SongEval(EncodedModel, FrozenModel):
                 f"encoder {folder} gives {config.width}"
             )
         model = _empty(config, head[FIRST].shape[0])
-        expected = model.head.state_dict()
-        needed = {name: value for name, value in head.items() if name in expected}
-        check_tensors(file, needed, expected)
-        report_extra(file, head.keys() - expected.keys())
-        model.head.load_state_dict(in_float32(needed), assign=True)
+        load_checked(model.head, file, head, unused=())
         weights = weight_file(folder)
         state, _ = split_muq(weights, read_weights(weights))
         load_muq(weights, model.encoder, state)

@@ -18,6 +18,7 @@ from transformers import HubertConfig
 
 from apex_reward.errors import CheckpointError
 from apex_reward.files.atomic import atomic
+from apex_reward.model.checkpoint import load_mert, read_encoder_config
 from apex_reward.model.config import MERT_95M
 from apex_reward.model.encode import EncodedModel, Prompts, SongEncoder
 from apex_reward.model.encoders.clap import (
@@ -30,7 +31,6 @@ from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_m
 from apex_reward.model.files import (
     check_unused,
     encoder_path,
-    in_float32,
     load_checked,
     local_path,
     read_folder,
@@ -40,7 +40,6 @@ from apex_reward.model.files import (
 )
 from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
 from apex_reward.model.precision import FrozenModule, cast_encoder, in_full_precision
-from apex_reward.model.published import read_encoder_config, read_encoder_state
 from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.texts import texts_of
 from apex_reward.scores.head import Head
@@ -170,8 +169,7 @@ class TuneJury(EncodedModel, FrozenModule):
         file, head = _published_head(local_path(predictor, **hub))
         folder = encoder_path(encoder or PUBLISHED_MERT, **hub)
         mert = whole_song_mert(HubertConfig(**{**MERT_95M, **read_encoder_config(folder)}))
-        state = read_encoder_state(folder, mert.state_dict())
-        mert.load_state_dict(in_float32(state), assign=True)
+        load_mert(mert, folder)
         towers = load_clap(clap or PUBLISHED_CLAP, **hub)
         return cls._composed(file, head, mert, towers)
 
