@@ -44,7 +44,7 @@ from apex_reward.model import ApexConfig
 from apex_reward.model.predictor import LayerPooling
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scores.apex import HEADS, POPULARITY_HEADS
-from apex_reward.train.loop import SampleLoop
+from apex_reward.train.loop import SampleLoop, predict
 from apex_reward.train.report import fit_spread_scale, spread_measures
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data, Samples, Split
@@ -113,7 +113,7 @@ def trained(data: Data, way: str, lr: float) -> tuple[np.ndarray, np.ndarray, fl
         with loop.at_best() as network:
             for split, found in (("test", test), ("val", val)):
                 features = torch.as_tensor(own[split].features)
-                found.append(loop.predict(network, features).double().numpy())
+                found.append(predict(network, features).double().numpy())
     return np.stack(test, 1), np.stack(val, 1), time.process_time() - started
 
 

@@ -41,7 +41,6 @@ from apex_reward.runs.policy import (
     Row,
     SongSampler,
     load_policy,
-    mean_reward,
     policy_judge,
 )
 from apex_reward.runs.settings import (
@@ -176,7 +175,8 @@ class RewardCurve(TrainerCallback):
 
     def measure(self, model: Any, step: int, logged: dict[str, float]) -> None:
         songs = self.sampler.songs(self.fresh, self.seed + 1000 + step, model)
-        row = {"step": step, "reward": mean_reward(songs), **logged}
+        known = [song["reward"] for song in songs if song["reward"] is not None]
+        row = {"step": step, "reward": statistics.fmean(known) if known else None, **logged}
         self.log.append({**row, **self.sampler.figures})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:

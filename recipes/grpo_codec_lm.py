@@ -24,28 +24,24 @@ and scores), audio/ before and after, and the LoRA adapter.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from apex_reward import ApexRewardFunction
+from apex_reward.files.tables import json_line, read_jsonl, write_text
+from apex_reward.rewards.groups import everywhere
 from apex_reward.rewards.stacks.holdout import HoldoutCallback, StopRule
 from apex_reward.runs.interrupt import Interrupt, InterruptCallback
-from apex_reward.runs.log import (
-    CompletionLog,
-    HistoryCallback,
-    RunLog,
-    before_and_after,
-    flagged_share,
-    undecodable_share,
-)
+from apex_reward.runs.log import RunLog, before_and_after
 from apex_reward.runs.policy import (
     Policy,
     PolicySettings,
@@ -164,16 +160,128 @@ def add_holdout(
     return callback.first_of(trainer).rule
 
 
+class CompletionLog:
+    """A reward function for TRL that writes every completion with its reward and scores.
+
+    A row has `step` (steps completed before it was generated), `prompt`, `reward`, a column per
+    head, `reward_raw`, `flags` and `ids`. The main process writes the rows of all processes.
+
+    Args:
+        function: the reward function.
+        path: of the JSON lines.
+        writes: whether this process writes.
+        resume: keep the rows of an earlier run; `keep_until` drops those that are written again.
+    """
+
+    def __init__(
+        self,
+        function: ApexRewardFunction,
+        path: str | Path,
+        *,
+        writes: bool = True,
+        resume: bool = False,
+    ) -> None:
+        self.function, self.path, self.writes = function, Path(path), writes
+        self.__name__ = function.__name__
+        self.rows: list[dict[str, Any]] = []
+        if resume and self.path.exists():
+            self.rows = read_jsonl(self.path)
+        self.keep_until(float("inf"))
+
+    def keep_until(self, step: float) -> None:
+        """Drop the rows of a step and after it."""
+        self.rows = [row for row in self.rows if row["step"] < step]
+        if self.writes:
+            write_text(self.path, "".join(map(json_line, self.rows)))
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        trainer_state: Any = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """As `ApexRewardFunction`."""
+        logged: dict[str, list[Any]] = {}
+
+        def keep(name: str, values: list[Any]) -> None:
+            logged[name.rpartition("/")[2]] = values
+            if log_extra is not None:
+                log_extra(name, values)
+
+        rewards = self.function(prompts, completions, completion_ids, log_extra=keep, **columns)
+        step = 0 if trainer_state is None else trainer_state.global_step
+        rows = [
+            {
+                "step": step,
+                "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt),
+                "reward": reward,
+                **{name: values[i] for name, values in logged.items()},
+                "ids": list(completion_ids[i]),
+            }
+            for i, (prompt, reward) in enumerate(zip(prompts, rewards, strict=True))
+        ]
+        gathered, _ = everywhere(rows)
+        self.rows += gathered
+        if self.writes:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(map(json_line, gathered)))
+        return rewards
+
+    def by_step(self) -> list[list[dict[str, Any]]]:
+        """The rows of each step, in order."""
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            rows.setdefault(row["step"], []).append(row)
+        return [rows[step] for step in sorted(rows)]
+
+
+class HistoryCallback(TrainerCallback):
+    """Adds the rows of a trainer's log to a `RunLog`.
+
+    Args:
+        log: gets the rows.
+        column: rows with this column are kept: `reward` of GRPO, `loss` of DPO.
+        completions: the log of completions, which resumes with the run.
+    """
+
+    def __init__(
+        self, log: RunLog, column: str = "reward", completions: CompletionLog | None = None
+    ) -> None:
+        self.log, self.column, self.completions = log, column, completions
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A resumed run drops the rows after its checkpoint."""
+        self.log.keep_until(state.global_step)
+        if self.completions is not None:
+            self.completions.keep_until(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Keep the row."""
+        if logs and self.column in logs:
+            self.log.append({"step": state.global_step, **logs})
+
+
 def figures(completions: CompletionLog) -> dict[str, float]:
     """Figures of the first and of the last tenth of the steps."""
     steps = completions.by_step()
     tenth = max(1, round(len(steps) / 10))
     return {
         **before_and_after([[row["reward"] for row in rows] for rows in steps]),
-        "guard_rate_before": flagged_share(steps[:tenth]),
-        "guard_rate_after": flagged_share(steps[-tenth:]),
-        "undecodable_after": undecodable_share(steps[-tenth:]),
+        "guard_rate_before": shares(steps[:tenth])[0],
+        "guard_rate_after": shares(steps[-tenth:])[0],
+        "undecodable_after": shares(steps[-tenth:])[1],
     }
+
+
+def shares(steps: list[list[dict[str, Any]]]) -> tuple[float, float]:
+    """Share of the decoded songs with a guard that trips, and of completions without a song."""
+    flags = [row["flags"] for rows in steps for row in rows]
+    decoded = [found for found in flags if found is not None]
+    tripped = sum(map(bool, decoded)) / max(1, len(decoded))
+    return tripped, 1 - len(decoded) / max(1, len(flags))
 
 
 def write_songs(log: RunLog, completions: CompletionLog, policy: Policy) -> None:

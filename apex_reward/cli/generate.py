@@ -21,7 +21,7 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -41,32 +41,33 @@ def generated(command: Callable[..., Any]) -> Callable[..., Any]:
         command: its docstring has an `Args` section, and it returns an exit code or None.
     """
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type, dict[str, Read]]] = {}
-    own: dict[str, Read] = {}
-    texts = arguments(command.__doc__ or "")
-    hints = get_type_hints(command, include_extras=True)
+    reads: dict[str, Read] = {}
+    groups: dict[str, Any] = {}
     positional: list[str] = []
+    hints = get_type_hints(command, include_extras=True)
+    texts = arguments(command.__doc__ or "")
     for name, parameter in inspect.signature(command).parameters.items():
-        if is_dataclass(group := hints[name]) and isinstance(group, type):
-            made = list(_of_group(group))
-            groups[name] = group, {part.name: read for part, read in made}
+        made = []
+        if is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            made = _of_group(groups[name])
         else:
             is_argument = parameter.kind is parameter.POSITIONAL_ONLY
             positional += [name] * is_argument
-            part, own[name] = _made(
-                name, hints[name], parameter.default, texts.get(name, ""), is_argument
-            )
-            made = [(part, own[name])]
+            text = texts.get(name, "")
+            made = [_made(name, hints[name], parameter.default, text, is_argument)]
         parameters += [part for part, _ in made]
+        reads |= {part.name: read for part, read in made}
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        values = {name: read(given[name]) for name, read in own.items()}
-        for name, (group, reads) in groups.items():
-            found = {field: read(given[field]) for field, read in reads.items()}
-            values[name] = group(**found)
+        values = {name: read(given[name]) for name, read in reads.items()}
+        made = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
         first = [values.pop(name) for name in positional]
-        return command(*first, **values)
+        return command(*first, **values, **made)
 
     run.__doc__ = re.sub(r"\n *Args:\n(?: {8,}.*\n|\s*\n)+", "\n", command.__doc__ or "")
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -74,21 +75,21 @@ def generated(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _of_group(group: type) -> Iterator[tuple[inspect.Parameter, Read]]:
-    document = inspect.cleandoc(group.__doc__ or "")
-    panel = re.split(r"\.(?:\s|$)", document)[0]
+def _of_group(group: type) -> list[tuple[inspect.Parameter, Read]]:
+    """The options of a dataclass' fields, under its heading."""
+    panel = re.split(r"\.(?:\s|$)", inspect.cleandoc(group.__doc__ or ""))[0]
     hints = get_type_hints(group, include_extras=True)
     texts: dict[str, str] = {}
     for base in reversed(group.__mro__):
         texts |= arguments(base.__doc__ or "")
+    made = []
     for field in fields(group):
-        default: Any = inspect.Parameter.empty
-        if field.default is not MISSING:
-            default = field.default
-        elif field.default_factory is not MISSING:
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
             default = field.default_factory()
         text = texts.get(field.name, "")
-        yield _made(field.name, hints[field.name], default, text, panel=panel)
+        made.append(_made(field.name, hints[field.name], default, text, panel=panel))
+    return made
 
 
 def arguments(document: str) -> dict[str, str]:
@@ -122,14 +123,15 @@ def _made(
         settings |= {"min": low, "max": high}
     if isinstance(default, (Mapping, Sequence)) and not isinstance(default, str):
         default = ",".join(map(str, default)) or None if kind is str else list(default) or None
-    optional = kind | None if default is None else kind
-    if argument:
-        return _parameter(name, Annotated[optional, typer.Argument(**settings)], default), read
     flags = [word for word in words if word.startswith("-")]
-    if not any(flag.startswith("--") for flag in flags):
+    if not argument and not any(flag.startswith("--") for flag in flags):
         option = "--" + name.replace("_", "-")
         flags.append(f"{option}/--no-{option[2:]}" if kind is bool and default else option)
-    return _parameter(name, Annotated[optional, typer.Option(*flags, **settings)], default), read
+    made = typer.Argument(**settings) if argument else typer.Option(*flags, **settings)
+    only, optional = inspect.Parameter.KEYWORD_ONLY, kind | None if default is None else kind
+    return inspect.Parameter(
+        name, only, default=default, annotation=Annotated[optional, made]
+    ), read
 
 
 def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -142,11 +144,6 @@ def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
         kinds = functools.reduce(lambda one, other: one | other, (kind for kind, _ in parts))
         return kinds, tuple(extra for _, more in parts for extra in more)
     return hint, ()
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def _kind(name: str, hint: Any) -> tuple[Any, str | None, Read]:
@@ -179,7 +176,7 @@ def _numbers(name: str, texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             key = ""
         if not key.strip():
-            raise UsageError(f"--{name.replace('_', '-')} is {text!r}; expected NAME=NUMBER")
+            raise _wrong(name, text, "NAME=NUMBER")
     return numbers
 
 
@@ -188,9 +185,11 @@ def _listed(name: str, of: Any, text: str | None) -> tuple[Any, ...]:
     try:
         return tuple(of(part) for part in parts)
     except ValueError:
-        raise UsageError(
-            f"--{name.replace('_', '-')} is {text!r}; expected numbers, such as 0,10,30"
-        ) from None
+        raise _wrong(name, text, "numbers, such as 0,10,30") from None
+
+
+def _wrong(name: str, text: str | None, expected: str) -> UsageError:
+    return UsageError(f"--{name.replace('_', '-')} is {text!r}; expected {expected}")
 
 
 def _sentence(text: str) -> str:

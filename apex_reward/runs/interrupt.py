@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
@@ -37,8 +37,7 @@ class Interrupt:
 
     def asked(self) -> bool:
         """Whether any process is asked to end. All processes must call it at the same step."""
-        flags, _ = everywhere([self._asked])
-        return any(flags)
+        return any(everywhere([self._asked])[0])
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -49,18 +48,10 @@ class Interrupt:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print(
-            "\nending after this step; press Ctrl-C again to end at once",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = "\nending after this step; press Ctrl-C again to end at once"
+        print(text, file=sys.stderr, flush=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
 

@@ -1,31 +1,20 @@
-"""The files of a training run: history, completions, songs, summary and curves."""
+"""The files of a training run: history, songs, summary and curves."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import TrainerCallback
+import torch
 
 from apex_reward.audio.load import Waveform, save_wav
 from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
-from apex_reward.files.tables import (
-    json_line,
-    json_ready,
-    read_jsonl,
-    write_json,
-    write_table,
-    write_text,
-)
+from apex_reward.files.tables import json_ready, read_jsonl, write_json, write_table
 from apex_reward.report.charts import draw_curves
-from apex_reward.rewards.groups import everywhere
-from apex_reward.rewards.stacks.trl import ApexRewardFunction
 from apex_reward.runs.settings import plain
 
 
@@ -110,7 +99,10 @@ class RunLog:
         self.formats, self.xlabel, self.writes = formats, xlabel, writes
         self.started = time.monotonic()
         self._history = GrowingTable(self.output / "history.jsonl")
-        self.rows: list[dict[str, Any]] = self._former() if resume else []
+        self.rows: list[dict[str, Any]] = []
+        if resume:
+            whole = self._history.path
+            self.rows = self._history.written() or (read_jsonl(whole) if whole.exists() else [])
         self.keep_until(float("inf"))
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -136,8 +128,8 @@ class RunLog:
             samples, sample_rate = samples.samples, samples.sample_rate
         folder = self.output / "audio"
         folder.mkdir(parents=True, exist_ok=True)
-        array = samples.detach().float().cpu().numpy() if hasattr(samples, "detach") else samples
-        save_wav(folder / f"{name}.wav", np.asarray(array, np.float32), sample_rate)
+        array = torch.as_tensor(samples).detach().float().cpu().numpy()
+        save_wav(folder / f"{name}.wav", array, sample_rate)
 
     def finish(self, summary: Mapping[str, Any], *settings: Any) -> dict[str, Any]:
         """Write history, summary and curves; the summary gets `seconds`, and is printed.
@@ -158,123 +150,3 @@ class RunLog:
             self._history.partial.unlink(missing_ok=True)
             print({name: value for name, value in whole.items() if name != "settings"})
         return dict(whole)
-
-    def _former(self) -> list[dict[str, Any]]:
-        whole = self._history.path
-        return self._history.written() or (read_jsonl(whole) if whole.exists() else [])
-
-
-class CompletionLog:
-    """A reward function for TRL that writes every completion with its reward and scores.
-
-    A row has `step` (steps completed before it was generated), `prompt`, `reward`, a column per
-    head, `reward_raw`, `flags` and `ids`. The main process writes the rows of all processes.
-
-    Args:
-        function: the reward function.
-        path: of the JSON lines.
-        writes: whether this process writes.
-        resume: keep the rows of an earlier run; `keep_until` drops those that are written again.
-    """
-
-    def __init__(
-        self,
-        function: ApexRewardFunction,
-        path: str | Path,
-        *,
-        writes: bool = True,
-        resume: bool = False,
-    ) -> None:
-        self.function, self.path, self.writes = function, Path(path), writes
-        self.__name__ = function.__name__
-        self.rows: list[dict[str, Any]] = []
-        if resume and self.path.exists():
-            self.rows = read_jsonl(self.path)
-        self.keep_until(float("inf"))
-
-    def keep_until(self, step: float) -> None:
-        """Drop the rows of a step and after it."""
-        self.rows = [row for row in self.rows if row["step"] < step]
-        if self.writes:
-            write_text(self.path, "".join(map(json_line, self.rows)))
-
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]],
-        trainer_state: Any = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """As `ApexRewardFunction`."""
-        logged: dict[str, list[Any]] = {}
-
-        def keep(name: str, values: list[Any]) -> None:
-            logged[name.rpartition("/")[2]] = values
-            if log_extra is not None:
-                log_extra(name, values)
-
-        rewards = self.function(prompts, completions, completion_ids, log_extra=keep, **columns)
-        step = 0 if trainer_state is None else trainer_state.global_step
-        rows = [
-            {
-                "step": step,
-                "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt),
-                "reward": reward,
-                **{name: values[i] for name, values in logged.items()},
-                "ids": list(completion_ids[i]),
-            }
-            for i, (prompt, reward) in enumerate(zip(prompts, rewards, strict=True))
-        ]
-        gathered, _ = everywhere(rows)
-        self.rows += gathered
-        if self.writes:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(map(json_line, gathered)))
-        return rewards
-
-    def by_step(self) -> list[list[dict[str, Any]]]:
-        """The rows of each step, in order."""
-        rows: dict[int, list[dict[str, Any]]] = {}
-        for row in self.rows:
-            rows.setdefault(row["step"], []).append(row)
-        return [rows[step] for step in sorted(rows)]
-
-
-def flagged_share(steps: Sequence[Sequence[dict[str, Any]]]) -> float:
-    """Share of the decoded songs with a guard that trips."""
-    flags = [row["flags"] for rows in steps for row in rows if row["flags"] is not None]
-    return sum(map(bool, flags)) / max(1, len(flags))
-
-
-def undecodable_share(steps: Sequence[Sequence[dict[str, Any]]]) -> float:
-    """Share of the completions that do not decode."""
-    rows = [row for rows in steps for row in rows]
-    return sum(row["flags"] is None for row in rows) / max(1, len(rows))
-
-
-class HistoryCallback(TrainerCallback):
-    """Adds the rows of a trainer's log to a `RunLog`.
-
-    Args:
-        log: gets the rows.
-        column: rows with this column are kept: `reward` of GRPO, `loss` of DPO.
-        completions: a log of completions that resumes with the run.
-    """
-
-    def __init__(
-        self, log: RunLog, column: str = "reward", completions: CompletionLog | None = None
-    ) -> None:
-        self.log, self.column, self.completions = log, column, completions
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A resumed run drops the rows after its checkpoint."""
-        self.log.keep_until(state.global_step)
-        if self.completions is not None:
-            self.completions.keep_until(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the row."""
-        if logs and self.column in logs:
-            self.log.append({"step": state.global_step, **logs})

@@ -101,21 +101,17 @@ class PolicyRun:
     ) -> None:
         self.own, self.settings, self.accelerator = own, settings, accelerator
         self.sample_rate = sample_rate
+        shortest: dict[str, Any] = {} if seconds else {"shortest": own.audio_seconds / 2}
+        device, writes = str(accelerator.device), accelerator.is_main_process
         self.judge = build_judge(
-            settings,
-            sample_rate,
-            references,
-            seconds,
-            loudness=-18.0,
-            device=str(accelerator.device),
-            **({} if seconds else {"shortest": own.audio_seconds / 2}),
+            settings, sample_rate, references, seconds, loudness=-18.0, device=device, **shortest
         )
-        self.log = RunLog(
-            own.output_dir, PANELS, formats=settings.formats, writes=accelerator.is_main_process
-        )
+        self.log = RunLog(own.output_dir, PANELS, formats=settings.formats, writes=writes)
         self.random = torch.Generator().manual_seed(own.seed + 1000 * accelerator.process_index)
         self.interrupted = False
-        self._drawn, self._count = self._shuffled(list(prompts)), own.prompts_of_a_step()
+        orders = (torch.randperm(len(prompts), generator=self.random) for _ in itertools.count())
+        self._drawn = (prompts[number] for order in orders for number in order.tolist())
+        self._count = own.prompts_of_a_step()
         self._rewards: list[list[float]] = []
         self._row: dict[str, Any] = {}
 
@@ -162,20 +158,8 @@ class PolicyRun:
         if not self.accelerator.is_main_process:
             return
         policy.save_pretrained(str(self.log.output / "adapter"))
-        self.log.finish(
-            {
-                **before_and_after(self._rewards),
-                "interrupted": self.interrupted,
-                "demonstration": self.judge.reward.demonstration,
-            },
-            self.own,
-            self.settings,
-        )
+        summary = {**before_and_after(self._rewards), "interrupted": self.interrupted}
+        summary["demonstration"] = self.judge.reward.demonstration
+        self.log.finish(summary, self.own, self.settings)
         if self.interrupted:
             print(how_to_go_on(self.own.output_dir))
-
-    def _shuffled(self, texts: list[str]) -> Iterator[str]:
-        """The prompts in an order that is new each time it is through."""
-        while True:
-            for number in torch.randperm(len(texts), generator=self.random).tolist():
-                yield texts[number]

@@ -113,6 +113,7 @@ class AudioPipeline(nn.Module):
         policy_gradient: each step has its own graph, as `NoisyPath.again` needs.
 
     Attributes:
+        alone: whether each song is a call of its own.
         policy: the denoiser with its adapters, the only part that is trained.
         share: of the attention weights that the adapters change, in [0.5, 1].
         sample_rate: Hz.
@@ -140,11 +141,10 @@ class AudioPipeline(nn.Module):
         self.pipeline.set_progress_bar_config(disable=True)
         self.form, self.kind = form_of(self.pipeline), type(self.pipeline).__name__
         self.seconds, self.steps, self.last = seconds, steps, last
+        self.alone = self.form.alone
         if seconds > self.form.longest:
-            raise UsageError(
-                f"{self.kind} makes songs of at most {self.form.longest:g} s; {seconds:g} s were "
-                "asked for"
-            )
+            most = f"{self.kind} makes songs of at most {self.form.longest:g} s"
+            raise UsageError(f"{most}; {seconds:g} s were asked for")
         if policy_gradient and self.form.remembers:
             guidance = 1.0 if guidance is None else guidance
             if guidance > 1:
@@ -157,23 +157,19 @@ class AudioPipeline(nn.Module):
         self.options: dict[str, Any] = {self.form.length: seconds, "num_inference_steps": steps}
         if guidance is not None:
             self.options["guidance_scale"] = guidance
-        self.policy = self._adapted(rank)
-        self.share = adapted_share(self.policy)
-        if self.share < LEAST_SHARE:
-            raise UsageError(f"{self}; at least {LEAST_SHARE:.0%} are needed")
-
-    def _adapted(self, rank: int) -> Any:
-        for part in self.pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False)
+        for component in self.pipeline.components.values():
+            if isinstance(component, nn.Module):
+                component.requires_grad_(False)
         denoiser = getattr(self.pipeline, self.form.denoiser)
-        if self.last is not None and denoiser._supports_gradient_checkpointing:
+        if last is not None and denoiser._supports_gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         layers = list(self.form.attention)
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers)
-        policy = get_peft_model(denoiser, lora).eval()
-        setattr(self.pipeline, self.form.denoiser, policy)
-        return policy
+        self.policy: Any = get_peft_model(denoiser, lora).eval()
+        setattr(self.pipeline, self.form.denoiser, self.policy)
+        self.share = adapted_share(self.policy)
+        if self.share < LEAST_SHARE:
+            raise UsageError(f"{self}; at least {LEAST_SHARE:.0%} are needed")
 
     def __str__(self) -> str:
         calls = ", a call per song" if self.form.alone else ""
@@ -181,11 +177,6 @@ class AudioPipeline(nn.Module):
             f"{self.kind}: songs of {self.seconds:g} s at {self.sample_rate} Hz{calls}; adapters "
             f"on {self.share:.0%} of the attention weights ({', '.join(self.form.attention)})"
         )
-
-    @property
-    def alone(self) -> bool:
-        """Whether each song is a call of its own."""
-        return self.form.alone
 
     def to(self, *args: Any, **kwargs: Any) -> AudioPipeline:
         """Move the whole pipeline."""
@@ -207,11 +198,11 @@ class AudioPipeline(nn.Module):
         """
         if not self.alone or len(prompts) == 1:
             return self._call(list(prompts), list(seeds), path, output_type)
-        paths = [None] * len(prompts) if path is None else path.apart(len(prompts))
+        paths: Any = [None] * len(prompts) if path is None else path.apart(len(prompts))
         songs = zip(prompts, seeds, paths, strict=True)
         made = [self._call([text], [seed], one, output_type) for text, seed, one in songs]
         if path is not None:
-            path.join([one for one in paths if one is not None])
+            path.join(paths)
         return torch.cat(made)
 
     def songs(
@@ -225,10 +216,8 @@ class AudioPipeline(nn.Module):
         songs = self.run(prompts, seeds, path, "pt").float()
         wanted, real = round(self.seconds * self.sample_rate), songs.shape[-1]
         if abs(real - wanted) > TOLERANCE_SECONDS * self.sample_rate:
-            raise UsageError(
-                f"{self.kind} gave songs of {real / self.sample_rate:.2f} s; {self.seconds:g} s "
-                "were asked for"
-            )
+            made = f"{self.kind} gave songs of {real / self.sample_rate:.2f} s"
+            raise UsageError(f"{made}; {self.seconds:g} s were asked for")
         return songs[..., :wanted]
 
     def forward(self, prompts: Sequence[str], random: torch.Generator) -> Tensor:
@@ -272,6 +261,3 @@ class AudioPipeline(nn.Module):
                     options["callback_steps"] = 1
             made: Tensor = call(self.pipeline, prompts, generator=generators, **options).audios
         return made
-
-
-__all__ = ["PIPELINES", "AudioPipeline", "PipelineForm", "adapted_share", "form_of"]

@@ -17,13 +17,14 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from apex_reward.audio.load import Waveform
 from apex_reward.errors import UsageError
-from apex_reward.rewards.decoders import CodecDecoder, Layout
+from apex_reward.rewards.decoders import CodecDecoder
 from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.judge import Judge
 from apex_reward.runs.log import RunLog
 from apex_reward.runs.settings import RewardSettings, build_holdout, build_judge, option
 
 ROWS = 96  # songs that are sampled together
+READ = ("input_ids", "attention_mask")  # what a language model takes of a tokenizer's output
 Row = dict[str, Any]
 
 
@@ -41,12 +42,8 @@ class PolicySettings:
 
     def lora(self) -> LoraConfig:
         """An adapter on every linear layer."""
-        return LoraConfig(
-            r=self.lora_r,
-            lora_alpha=2 * self.lora_r,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
+        rank, layers = self.lora_r, "all-linear"
+        return LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=layers)
 
 
 @dataclass
@@ -80,13 +77,9 @@ def load_policy(settings: PolicySettings, device: str | torch.device = "cpu") ->
     if not (settings.policy and settings.codec and settings.prompts):
         raise UsageError("--policy needs --codec (what decodes its tokens) and --prompts (a file)")
     tokenizer: Any = AutoTokenizer.from_pretrained(settings.policy)
-    decoder = CodecDecoder(
-        AutoModel.from_pretrained(settings.codec).to(device),
-        settings.codebooks,
-        cast(Layout, settings.layout),
-        offset=settings.offset,
-        end_token=tokenizer.eos_token_id,
-    )
+    codec, layout = AutoModel.from_pretrained(settings.codec).to(device), cast(Any, settings.layout)
+    end = tokenizer.eos_token_id
+    decoder = CodecDecoder(codec, settings.codebooks, layout, offset=settings.offset, end_token=end)
     prompts = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(settings.policy)
     return Policy(model.to(device), tokenizer, prompts, decoder)
@@ -109,7 +102,7 @@ def sample_tokens(
     Args:
         model: used in place of the policy's model, such as a trainer's wrapped one.
     """
-    writer = policy.model if model is None else model
+    writer, tokenizer = policy.model if model is None else model, policy.tokenizer
     training = writer.training
     writer.eval()
     completions: list[list[int]] = []
@@ -118,21 +111,15 @@ def sample_tokens(
         together = max(1, ROWS // each)
         for start in range(0, len(prompts), together):
             texts = list(prompts[start : start + together])
-            inputs = policy.tokenizer(
-                texts, return_tensors="pt", padding=True, padding_side="left"
-            ).to(writer.device)
+            inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+            read = {name: inputs[name].to(writer.device) for name in READ}
             output = writer.generate(
-                input_ids=inputs.input_ids,
-                attention_mask=inputs.attention_mask,
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=each,
-                pad_token_id=policy.tokenizer.pad_token_id,
-            )
+                **read, do_sample=True, top_k=0, max_new_tokens=max_new_tokens,
+                num_return_sequences=each, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
             completions += output[:, inputs.input_ids.shape[1] :].tolist()
     writer.train(training)
-    end = policy.tokenizer.eos_token_id
+    end = tokenizer.eos_token_id
     return [list(itertools.takewhile(lambda token: token != end, ids)) for ids in completions]
 
 
@@ -150,11 +137,8 @@ def holdout_judge(settings: RewardSettings, policy: Policy) -> Judge | None:
     """The held-out reward of the settings; None where they name none."""
     loading: dict[str, Any] = {} if policy.seconds is None else {"segment_seconds": policy.seconds}
     reward = build_holdout(settings, **loading)
-    return (
-        None
-        if reward is None
-        else Judge(reward, sample_rate=policy.decode.sample_rate, undecodable=None)
-    )
+    rate = policy.decode.sample_rate
+    return None if reward is None else Judge(reward, sample_rate=rate, undecodable=None)
 
 
 def split_prompts(prompts: list[str]) -> tuple[list[str], list[str]]:
@@ -199,21 +183,17 @@ class SongSampler:
         tokens = sample_tokens(
             self.policy, texts, each, seed=seed, max_new_tokens=self.max_new_tokens, model=model
         )
-        asked = [(number, k) for number in range(len(texts)) for k in range(each)]
-        keys = prompt_keys(texts[number] for number, _ in asked)
-        judged = self.judge(self.policy.decode(tokens), [texts[number] for number, _ in asked])
-        self.figures = self.judge.figures(judged, keys, everywhere)
+        asked = [text for text in texts for _ in range(each)]
+        judged = self.judge(self.policy.decode(tokens), asked)
+        self.figures = self.judge.figures(judged, prompt_keys(asked), everywhere)
         return [
             {
-                "prompt_id": number,
-                "prompt": texts[number],
-                "audio": f"prompt{number:03d}_{k:02d}.wav",
-                "tokens": self.text(ids),
-                "ids": ids,
-                "reward": reward,
+                "prompt_id": number // each, "prompt": asked[number],
+                "audio": f"prompt{number // each:03d}_{number % each:02d}.wav",
+                "tokens": self.text(ids), "ids": ids, "reward": reward,
             }
-            for (number, k), ids, reward in zip(asked, tokens, judged.rewards, strict=True)
-        ]
+            for number, (ids, reward) in enumerate(zip(tokens, judged.rewards, strict=True))
+        ]  # fmt: skip
 
     def text(self, ids: list[int]) -> str:
         """The text of token ids, for trainers that tokenize texts.
@@ -236,9 +216,3 @@ class SongSampler:
         for row, song in zip(firsts, decoded, strict=True):
             stem = row["audio"].removesuffix(".wav")
             log.song(f"{name}_{stem}", song, self.policy.decode.sample_rate)
-
-
-def mean_reward(rows: Sequence[Row]) -> float | None:
-    """Mean reward of the songs with one; None without such songs."""
-    known = [row["reward"] for row in rows if row["reward"] is not None]
-    return sum(known) / len(known) if known else None

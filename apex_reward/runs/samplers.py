@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class NoisyPath:
         if not 0 < noise <= 1:
             raise UsageError(f"noise is {noise}; expected a share of chance in (0, 1]")
         self.noise, self._random = noise, random
+        self._former: Sequence[Tensor] | None = None  # the decisions of a path that is repeated
+        self._listener: Listener = lambda number, mean, log_probability: None
         self.drawn: list[Tensor] = []
         self.means: list[Tensor] = []
         self.deviations: list[float] = []
@@ -66,13 +69,21 @@ class NoisyPath:
         angle = self.noise * math.pi / 2
         mean = keep * clean + level * math.cos(angle) * noise
         deviation = level * math.sin(angle)
-        drawn = self._next(mean, deviation)
-        errors = ((drawn - mean) / deviation).square()
+        number = len(self.means)
+        if self._former is None:
+            chance = torch.randn(mean.shape, generator=self._random).to(mean)
+            drawn = (mean + deviation * chance).detach()
+        else:
+            drawn = self._former[number]
+        log_probability = -0.5 * ((drawn - mean) / deviation).square().flatten(1).mean(dim=1)
+        self.drawn.append(drawn)
+        self.means.append(mean.detach())
         self.deviations.append(deviation)
-        self._keep(mean, -0.5 * errors.flatten(1).mean(dim=1))
+        self.log_probabilities.append(log_probability.detach())
+        self._listener(number, mean, log_probability)
         return drawn
 
-    def again(self, listener: Listener | None = None, rows: Tensor | None = None) -> RepeatedPath:
+    def again(self, listener: Listener | None = None, rows: Tensor | None = None) -> NoisyPath:
         """The same path for another policy (or the same one later).
 
         Args:
@@ -80,53 +91,24 @@ class NoisyPath:
                 (B,) under that policy. Steps share no graph: it may call `backward`.
             rows: of these songs alone.
         """
-        drawn = self.drawn if rows is None else [latent[rows] for latent in self.drawn]
-        return RepeatedPath(self.noise, drawn, listener)
+        path = NoisyPath(self.noise, self._random)
+        drawn = self.drawn if self._former is None else self._former
+        path._former = [latent if rows is None else latent[rows] for latent in drawn]
+        path._listener = listener or path._listener
+        return path
 
     def apart(self, songs: int) -> list[NoisyPath]:
         """A path for each song alone; `join` takes their decisions back."""
-        return [NoisyPath(self.noise, self._random) for _ in range(songs)]
+        if self._former is None:
+            return [NoisyPath(self.noise, self._random) for _ in range(songs)]
+        return [self.again(rows=torch.tensor([song])) for song in range(songs)]
 
     def join(self, paths: Sequence[NoisyPath]) -> None:
         """Take the decisions of paths of one song each, in order."""
-
-        def joined(name: str) -> list[Tensor]:
+        for name in ("drawn", "means", "log_probabilities"):
             steps = zip(*(getattr(path, name) for path in paths), strict=True)
-            return [torch.cat(songs) for songs in steps]
-
-        self.drawn, self.means = joined("drawn"), joined("means")
-        self.log_probabilities = joined("log_probabilities")
+            setattr(self, name, [torch.cat(songs) for songs in steps])
         self.deviations = list(paths[0].deviations)
-
-    def _next(self, mean: Tensor, deviation: float) -> Tensor:
-        noise = torch.randn(mean.shape, generator=self._random).to(mean)
-        drawn = (mean + deviation * noise).detach()
-        self.drawn.append(drawn)
-        return drawn
-
-    def _keep(self, mean: Tensor, log_probability: Tensor) -> None:
-        self.means.append(mean.detach())
-        self.log_probabilities.append(log_probability.detach())
-
-
-class RepeatedPath(NoisyPath):
-    """A path that was drawn before; made by `NoisyPath.again`."""
-
-    def __init__(self, noise: float, drawn: list[Tensor], listener: Listener | None) -> None:
-        super().__init__(noise, torch.Generator())
-        self.drawn, self.listener = drawn, listener
-
-    def apart(self, songs: int) -> list[NoisyPath]:
-        """The same path for each song alone."""
-        return [self.again(rows=torch.tensor([song])) for song in range(songs)]
-
-    def _next(self, mean: Tensor, deviation: float) -> Tensor:
-        return self.drawn[len(self.means)]
-
-    def _keep(self, mean: Tensor, log_probability: Tensor) -> None:
-        super()._keep(mean, log_probability)
-        if self.listener is not None:
-            self.listener(len(self.means) - 1, mean, log_probability)
 
 
 def euler_step(path: NoisyPath, x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
@@ -170,20 +152,13 @@ def noisy_scheduler(scheduler: Any, path: NoisyPath) -> Iterator[None]:
             following = path.step(clean, (x - clean) / now, 1.0, after)
         scheduler._step_index += 1
         following = following.to(sample.dtype)
-        return _Stepped(following) if return_dict else (following,)
+        return SimpleNamespace(prev_sample=following) if return_dict else (following,)
 
     scheduler.step = step
     try:
         yield
     finally:
         del scheduler.step
-
-
-class _Stepped:
-    """What a pipeline reads of a scheduler's step."""
-
-    def __init__(self, prev_sample: Tensor) -> None:
-        self.prev_sample = prev_sample
 
 
 def run_sampler(

@@ -7,6 +7,7 @@ One vocabulary: where TRL or transformers have a name for a thing (`max_steps`, 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from apex_reward.rewards.drift import song_embeddings
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.judge import Judge, Undecodable
 from apex_reward.rewards.load import load_reward_model
+from apex_reward.rewards.protocol import RewardModel
 from apex_reward.rewards.reward import Reward
 from apex_reward.scoring import find_audio
 
@@ -121,25 +123,22 @@ def build_reward(
                 f"--{', --'.join(twice)}, or write them into the file"
             )
         return Reward.load(settings.reward, device=device)
-    name = settings.reward_model or DEFAULT_MODEL
-    model = load_reward_model(name, device=device, **(loading if name == DEFAULT_MODEL else {}))
-    chosen = settings.guards or guards
-    made = (
-        Guards(())
-        if chosen == "none"
-        else Guards.default(
-            cast(Action, chosen), penalty if settings.penalty is None else settings.penalty
-        )
-    )
-    if shortest is not None and made.guards:
-        made = made.limit("duration", low=shortest)
+    model = _model(settings.reward_model or DEFAULT_MODEL, device, loading)
+    chosen: Any = settings.guards or guards
+    made = Guards(())
+    if chosen != "none":
+        made = Guards.default(chosen, penalty if settings.penalty is None else settings.penalty)
+        made = made if shortest is None else made.limit("duration", low=shortest)
+    caution = settings.caution or 0.0
+    loudness = loudness if settings.loudness is None else settings.loudness
     return Reward(
-        model,
-        settings.mix or DEFAULT_MIX,
-        loudness=loudness if settings.loudness is None else settings.loudness,
-        guards=made,
-        caution=settings.caution or 0.0,
+        model, settings.mix or DEFAULT_MIX, loudness=loudness, guards=made, caution=caution
     )
+
+
+def _model(name: str, device: str | None, loading: dict[str, Any]) -> RewardModel:
+    """A model by name; `loading` is for the embedded one."""
+    return load_reward_model(name, device=device, **(loading if name == DEFAULT_MODEL else {}))
 
 
 def build_judge(
@@ -183,8 +182,7 @@ def build_holdout(
         return None
     if Path(name).suffix in (".yaml", ".yml"):
         return Reward.load(name, device=device)
-    options = loading if name == DEFAULT_MODEL else {}
-    return Reward(load_reward_model(name, device=device, **options), loudness=-18.0)
+    return Reward(_model(name, device, loading), loudness=-18.0)
 
 
 def reference_embeddings(
@@ -200,10 +198,9 @@ def reference_embeddings(
     Raises:
         UsageError: fewer than two songs.
     """
+    songs = list(references() if references and settings.reference_songs is None else ())
     if settings.reference_songs is not None:
         songs = [load_audio(path) for path in find_audio([settings.reference_songs])]
-    else:
-        songs = list(references() if references else ())
     if len(songs) < 2:
         raise UsageError(f"{len(songs)} reference songs; a distance needs at least 2")
     # Models that read text need a prompt; the embeddings of the songs do not depend on it.
@@ -215,16 +212,5 @@ def plain(*settings: Any) -> dict[str, Any]:
     """Settings as JSON-ready values, later ones over earlier ones; objects as their text."""
     values: dict[str, Any] = {}
     for one in settings:
-        found = one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one)
-        values |= {name: _plain(value) for name, value in found.items()}
-    return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return str(value)
+        values |= one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one)
+    return dict(json.loads(json.dumps(values, default=str)))

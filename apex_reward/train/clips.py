@@ -6,7 +6,6 @@ Shape key: K = clips, T = samples, M = members, H = heads, W = width of an embed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,7 @@ from apex_reward.rewards.engine import reason_of
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.saved import provenance
 from apex_reward.scores.scores import Scores
-from apex_reward.train.loop import (
-    ORDER,
-    stream,
-)
+from apex_reward.train.loop import ORDER, stream
 from apex_reward.train.settings import DistillSettings
 
 RATE = 24_000
@@ -41,9 +37,8 @@ HELD_OUT = 0.2  # share of the songs
 GRADIENT_SONGS = 8
 
 
-@dataclass(frozen=True)
 class Clips:
-    """What shards hold of K clips.
+    """K clips of shards' rows; with H heads.
 
     Attributes:
         songs, kinds: K texts. real: (K,) samples without padding. mels: (K, bands, frames).
@@ -51,29 +46,17 @@ class Clips:
         samples: waveforms of the first clips, for the gradient.
     """
 
-    songs: list[str]
-    kinds: list[str]
-    real: Tensor
-    mels: Tensor
-    labels: Tensor
-    embeddings: Tensor | None
-    samples: list[Tensor]
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[dict[str, Any]], shape: tuple[int, int]) -> Clips:
-        """The clips of shards' rows; `shape`: M and H."""
-        mels = [np.frombuffer(row["mel"], np.float16).reshape(MEL.bands, -1) for row in rows]
+    def __init__(self, rows: Sequence[dict[str, Any]], heads: int) -> None:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        self.songs, self.kinds = columns["song"], columns["kind"]
+        self.real = torch.tensor(columns["real"])
+        self.labels = torch.tensor(columns["labels"]).unflatten(1, (-1, heads))
+        mels = [np.frombuffer(mel, np.float16).reshape(MEL.bands, -1) for mel in columns["mel"]]
+        self.mels = torch.from_numpy(np.stack(mels))
         known = rows[0]["embedding"] is not None
-        return cls(
-            [row["song"] for row in rows],
-            [row["kind"] for row in rows],
-            torch.tensor([row["real"] for row in rows]),
-            torch.from_numpy(np.stack(mels)),
-            torch.tensor([row["labels"] for row in rows]).unflatten(1, shape),
-            torch.tensor([row["embedding"] for row in rows]) if known else None,
-            [torch.tensor(np.frombuffer(row["samples"], np.float32).copy())
-             for row in rows if row["samples"] is not None],
-        )  # fmt: skip
+        self.embeddings = torch.tensor(columns["embedding"]) if known else None
+        waves = [np.frombuffer(wave, np.float32) for wave in columns["samples"] if wave is not None]
+        self.samples = [torch.tensor(wave.copy()) for wave in waves]
 
 
 def shard_stamp(teacher: Reward, songs: Sequence[str], settings: DistillSettings) -> Stamp:
@@ -120,7 +103,7 @@ def made_shard(teacher: Reward, paths: Sequence[str], seed: int, name: str) -> p
         first = name == "held-00000.parquet" and number < GRADIENT_SONGS
         try:
             rows += _scored_clips(teacher, path, loaded[path], other, rng, first)
-        except Exception as error:  # as above: the teacher's failure on one song
+        except Exception as error:  # as above
             rows.append({"song": path, "kind": "failed", "error": reason_of(error)})
     return pa.Table.from_pylist(rows, pa.schema(columns))
 
@@ -130,12 +113,10 @@ def _song(teacher: Reward, path: str) -> Tensor:
     song = decode_song(path, teacher.decode_settings)
     if song.error is not None:
         raise DataError(song.error)
-    parts, length, rate = [], 0, song.sample_rate
+    rate, parts = song.sample_rate, []
     for block in song.blocks():
-        mono = np.asarray(block, np.float32)
-        parts.append(mono)
-        length += len(mono)
-        if length >= MOST_SECONDS * rate:
+        parts.append(np.asarray(block, np.float32))
+        if sum(map(len, parts)) >= MOST_SECONDS * rate:
             break
     song.close()
     whole = torch.from_numpy(np.concatenate(parts)[: MOST_SECONDS * rate])

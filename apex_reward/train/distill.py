@@ -10,10 +10,9 @@ Shape key: K = clips, T = samples, M = members, H = heads, W = width of an embed
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -49,21 +48,16 @@ from apex_reward.train.clips import (
     segment_of,
     shard_stamp,
 )
-from apex_reward.train.loop import (
-    CLIP,
-    HistoryRow,
-    epoch_batches,
-    seeded,
-    stream,
-    weighted_mean,
-)
-from apex_reward.train.settings import DistillSettings
+from apex_reward.train.loop import HistoryRow, Training, epoch_batches, seeded, stream
+from apex_reward.train.settings import DistillSettings, Schedule
 from apex_reward.train.trainer import followed, run_history
 
 SIZES = {"tiny": (64, 2, 64), "small": (128, 3, 128), "base": (192, 4, 256)}
 """Width and depth of the conformer, width of the heads' hidden layer."""
 BATCH, LR, WARM_UP, PATIENCE, EMBEDDING_WEIGHT = 16, 2e-3, 0.05, 15, 0.5
 BEST_OF, DRAWS = (4, 16, 64), 2000
+LEFT = ("config.json", "model.safetensors", "README.md", "state.pt", "failed.jsonl")
+"""What an earlier run may have left, beside what `followed` removes."""
 
 
 def distill(
@@ -117,9 +111,55 @@ def distill(
                 write_table(shards / name, made_shard(teacher, paths, settings.seed, name))
             on_song(min(len(songs), done * SHARD_SONGS), len(songs))
         accelerator.wait_for_everyone()
-        return _learned(
-            teacher, songs, plan, settings, output, accelerator, stamp, resume, on_epoch
-        )
+        rows = [row for name, _ in plan for row in read_table(shards / name).to_pylist()]
+        failed = [row for row in rows if row["kind"] == "failed"]
+        held_out = {path for name, paths in plan if name.startswith("held") for path in paths}
+        good = [row for row in rows if row["kind"] != "failed"]
+        if len({row["song"] in held_out for row in good}) < 2:
+            text = f"{len(failed)} of {len(songs)} songs failed"
+            raise DataError(f"{text}; none is left to learn from, or to measure on")
+        held = Clips([row for row in good if row["song"] in held_out], len(teacher.heads))
+        train = Clips([row for row in good if row["song"] not in held_out], len(teacher.heads))
+        config = _config(teacher, settings, train)
+        with seeded(stream(settings.seed)):
+            model = ApexReward(config)
+        heads: Any = model.predictor
+        heads.fit(train.labels.flatten(0, 1))
+        torch.nn.Module.to(model, accelerator.device)
+        loop = StudentLoop(model, settings, train, held, accelerator)
+        run = Stamp({**asdict(settings), "shards": text_hash([stamp.values])})
+        with run_history([loop], output) as history:
+            for _ in followed([loop], history, run, resume, on_epoch):
+                pass
+            loop.network.load_state_dict(loop.best)
+            model.encoder.requires_grad_(False)
+            report = _measured(teacher, loop, held)
+            distilled: Any = config.distilled
+            report |= {"n_songs": len(songs), "n_clips": len(good), "failed": len(failed)}
+            report["teacher"] = distilled["teacher"]
+            if main:
+                distilled["correlation"] = json_ready(report["correlation"])
+                torch.nn.Module.to(model, "cpu").save_pretrained(output)
+                write_card(output, _card(report))
+                write_json(output / "metrics.json", json_ready(report))
+                reasons = [{"path": row["song"], "error": row["error"]} for row in failed]
+                write_table(output / "failed.jsonl", reasons)
+                history.finish()
+        accelerator.wait_for_everyone()
+    return report
+
+
+def _begin(output: Path, stamp: Stamp, resume: bool) -> None:
+    """Check the shards of an earlier run, or remove what it left."""
+    shards = output / "shards"
+    if resume and (shards / "stamp.json").exists():
+        stamp.check(shards / "stamp.json", shards)
+        return
+    shutil.rmtree(shards, ignore_errors=True)
+    for name in LEFT:
+        (output / name).unlink(missing_ok=True)
+    shards.mkdir(parents=True)
+    stamp.write(shards / "stamp.json")
 
 
 def teacher_reward(model: RewardModel) -> Reward:
@@ -131,92 +171,55 @@ def teacher_reward(model: RewardModel) -> Reward:
         return Reward(model, RewardMix(dict.fromkeys(names, 1 / len(names)), "none"))
 
 
-def _begin(output: Path, stamp: Stamp, resume: bool) -> None:
-    shards = output / "shards"
-    if resume and (shards / "stamp.json").exists():
-        stamp.check(shards / "stamp.json", shards)
-        return
-    shutil.rmtree(shards, ignore_errors=True)
-    for name in ("config.json", "model.safetensors", "README.md", "state.pt", "failed.jsonl"):
-        (output / name).unlink(missing_ok=True)
-    shards.mkdir(parents=True)
-    stamp.write(shards / "stamp.json")
-
-
-class StudentLoop:
-    """A student in training on clips; `run_epochs` drives it as it drives a `Loop`."""
+class StudentLoop(Training):
+    """A student in training on clips."""
 
     def __init__(
         self, model: ApexReward, settings: DistillSettings, train: Clips, held: Clips,
         accelerator: Accelerator,
     ) -> None:  # fmt: skip
-        self.model, self.settings, self.accelerator = model, settings, accelerator
-        self.train, self.held = train, held
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.model, self.settings, self.train, self.held = model, settings, train, held
         model.encoder.requires_grad_(True)
-        self.modules = torch.nn.ModuleDict({"encoder": model.encoder, "heads": model.predictor})
-        self.parameters = list(self.modules.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=LR, weight_decay=1e-4)
+        network = torch.nn.ModuleDict({"encoder": model.encoder, "heads": model.predictor})
+        schedule = Schedule(epochs=settings.epochs, lr=LR, patience=PATIENCE)
+        super().__init__(network, schedule, accelerator)
         spread = train.labels.flatten(0, 1).double().std(dim=0, correction=0).float()
         self.spread = torch.where(spread > 0, spread, 1.0).to(accelerator.device)
         self.power = 1.0
         if train.embeddings is not None:
             self.power = float(train.embeddings.var(dim=0).mean().clamp_min(1e-12))
-        self.epoch, self.best_epoch, self.best_figure = 0, 0, -math.inf
-        self.history: list[HistoryRow] = []
-        self.best = self.snapshot()
 
-    @property
-    def finished(self) -> bool:
-        """Whether the epochs or the patience are used up."""
-        late = self.epoch - self.best_epoch >= PATIENCE
-        return self.epoch >= self.settings.epochs or late
-
-    def run_epoch(self) -> None:
-        """Train for one epoch, and keep the student if its rank correlation is the best so far."""
-        self.epoch += 1
-        total, steps = 0.0, 0
-        key = len(self.train.songs), self.settings.seed, self.epoch, BATCH
-        batches = epoch_batches(*key, self.rank, self.world)
+    def run_through(self) -> tuple[HistoryRow, float]:
+        """Train for one epoch and measure the held-out clips."""
+        total, seed = 0.0, self.settings.seed
+        batches = epoch_batches(
+            len(self.train.songs), seed, self.epoch, BATCH, self.rank, self.world
+        )
         for number, batch in enumerate(batches):
             done = (self.epoch - 1 + number / len(batches)) / self.settings.epochs
-            rate = LR * min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            total, steps = total + self._step(batch), steps + 1
+            self.set_lr(LR * min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2)
+            loss = self._loss(batch)
+            self.descend(loss, len(batch))
+            total += float(loss.detach())
         found, _ = self.predict(self.held)
         truth = self.held.labels.mean(dim=1)
-        row: HistoryRow = {"epoch": self.epoch, "train_loss": total / steps}
-        scale = self.spread.cpu()
-        row["val_error"] = float((((found - truth) / scale) ** 2).mean())
+        error = float((((found - truth) / self.spread.cpu()) ** 2).mean())
+        row: HistoryRow = {"train_loss": total / len(batches), "val_error": error}
         for number, head in enumerate(self.model.heads):
             row[f"spearman_{head.name}"] = spearman(found[:, number], truth[:, number])
-        known = [row[f"spearman_{head.name}"] for head in self.model.heads]
-        known = [value for value in known if not math.isnan(value)]
-        row["val_spearman"] = figure = sum(known) / len(known) if known else 0.0
-        self.history.append(row)
-        if figure > self.best_figure:
-            self.best_figure, self.best_epoch = figure, self.epoch
-            self.best = self.snapshot()
+        known = [v for name, v in row.items() if name[:9] == "spearman_" and not math.isnan(v)]
+        row["val_spearman"] = sum(known) / len(known) if known else 0.0
+        return row, -row["val_spearman"]
 
-    def _step(self, batch: Tensor) -> float:
+    def _loss(self, rows: Tensor) -> Tensor:
         device, clips = self.accelerator.device, self.train
-        scores, embeddings = self._forward(clips, batch)
-        labels = clips.labels[batch].to(device).transpose(0, 1)
+        scores, embeddings = self._forward(clips, rows)
+        labels = clips.labels[rows].to(device).transpose(0, 1)
         loss = ((scores - labels) / self.spread).square().mean()
         if clips.embeddings is not None:
-            error = (embeddings - clips.embeddings[batch].to(device)).square().mean()
+            error = (embeddings - clips.embeddings[rows].to(device)).square().mean()
             loss = loss + EMBEDDING_WEIGHT * error / self.power
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.world > 1:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            means = weighted_mean(gradients, len(batch), self.accelerator.reduce)
-            for gradient, mean in zip(gradients, means, strict=True):
-                gradient.copy_(mean)
-        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimizer.step()
-        return float(loss.detach())
+        return loss
 
     def _forward(self, clips: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (M, N, H) and embeddings (N, W) of some clips."""
@@ -234,80 +237,8 @@ class StudentLoop:
             for rows in torch.arange(len(clips.songs)).split(BATCH):
                 scores, embeddings = self._forward(clips, rows)
                 parts.append((scores.mean(dim=0).cpu(), embeddings.cpu()))
-        return torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """A copy of what is trained."""
-        return {name: value.clone() for name, value in self.modules.state_dict().items()}
-
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-        names = ("epoch", "best_epoch", "best_figure", "best")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "history": json.dumps(self.history),
-            "modules": self.snapshot(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.modules.load_state_dict(state["modules"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = json.loads(state["history"])
-        for name in ("epoch", "best_epoch", "best_figure", "best"):
-            setattr(self, name, state[name])
-
-
-def _learned(
-    teacher: Reward, songs: Sequence[str], plan: Sequence[tuple[str, list[str]]],
-    settings: DistillSettings, output: Path, accelerator: Accelerator, stamp: Stamp, resume: bool,
-    on_epoch: Callable[[HistoryRow], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Train on the shards, measure and save."""
-    rows = {"held": list(_rows(output, plan, "held")), "train": list(_rows(output, plan, "train"))}
-    failed = [row for own in rows.values() for row in own if row["kind"] == "failed"]
-    good = {name: [row for row in own if row["kind"] != "failed"] for name, own in rows.items()}
-    if not good["held"] or not good["train"]:
-        raise DataError(f"{len(failed)} of {len(songs)} songs failed; none is left to learn from")
-    heads = len(teacher.heads)
-    shape = len(good["train"][0]["labels"]) // heads, heads
-    train, held = (Clips.of_rows(good[name], shape) for name in ("train", "held"))
-    config = _config(teacher, settings, train)
-    with seeded(stream(settings.seed)):
-        model = ApexReward(config)
-    model.predictor.fit(train.labels.flatten(0, 1))  # type: ignore[operator]
-    torch.nn.Module.to(model, accelerator.device)
-    loop = StudentLoop(model, settings, train, held, accelerator)
-    loops: Any = [loop]
-    run = Stamp({**asdict(settings), "shards": text_hash([stamp.values])})
-    with run_history(loops, output) as history:
-        for _ in followed(loops, history, run, resume, on_epoch):
-            pass
-        loop.modules.load_state_dict(loop.best)
-        model.encoder.requires_grad_(False)
-        report = _measured(teacher, loop, held)
-        report |= {"n_songs": len(songs), "n_clips": len(train.songs) + len(held.songs)}
-        report |= {"teacher": config.distilled["teacher"], "failed": len(failed)}  # type: ignore[index]
-        if accelerator.is_main_process:
-            config.distilled["correlation"] = json_ready(report["correlation"])  # type: ignore[index]
-            torch.nn.Module.to(model, "cpu")
-            model.save_pretrained(output)
-            write_card(output, _card(report))
-            write_json(output / "metrics.json", json_ready(report))
-            reasons = [{"path": row["song"], "error": row["error"]} for row in failed]
-            write_table(output / "failed.jsonl", reasons)
-            history.finish()
-    accelerator.wait_for_everyone()
-    return report
-
-
-def _rows(
-    output: Path, plan: Sequence[tuple[str, list[str]]], split: str
-) -> Iterator[dict[str, Any]]:
-    for name, _ in plan:
-        if name.startswith(split):
-            yield from read_table(output / "shards" / name).to_pylist()
+        scores, embeddings = map(torch.cat, zip(*parts, strict=True))
+        return scores, embeddings
 
 
 def _config(teacher: Reward, settings: DistillSettings, train: Clips) -> ApexConfig:
@@ -328,10 +259,7 @@ def _config(teacher: Reward, settings: DistillSettings, train: Clips) -> ApexCon
         mix=teacher.mix.to_dict(),
         preference=copy.deepcopy(getattr(teacher.model, "preference", None)),
         demonstration=teacher.demonstration,
-        own_heads=[
-            [h.name, *(end if math.isfinite(end) else None for end in (h.low, h.high))]
-            for h in teacher.heads
-        ],
+        own_heads=[json_ready([h.name, h.low, h.high]) for h in teacher.heads],
         distilled={
             "teacher": ", ".join(teacher.sources.values()),
             "licences": teacher.licences(),
@@ -353,7 +281,7 @@ def _measured(teacher: Reward, loop: StudentLoop, held: Clips) -> dict[str, Any]
     heads: dict[str, Any] = {}
     for number, head in enumerate(loop.model.heads):
         by_kind = {kind: figures(number, kinds == kind) for kind in KINDS}
-        heads[head.name] = {**figures(number, np.full(len(songs), True)), "by_kind": by_kind}
+        heads[head.name] = {**figures(number, slice(None)), "by_kind": by_kind}
     ours, theirs = (
         teacher.mix_scores(Scores.from_stack(values, teacher.heads), vectors).numpy()
         for values, vectors in ((found, embeddings), (truth, held.embeddings))
@@ -395,14 +323,11 @@ def _best_of(student: Any, teacher: Any, n: int) -> dict[str, float]:
 
 def _card(report: dict[str, Any]) -> list[str]:
     """What was measured, for the model's card."""
-    rows = [
-        (
-            name,
-            f"{row['spearman']:.3f} ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})",
-            *(f"{row['by_kind'][kind]['spearman']:.3f}" for kind in KINDS),
-        )
-        for name, row in report["heads"].items()
-    ]
+    rows = []
+    for name, row in report["heads"].items():
+        low, high = row["ci95"]
+        kinds = [f"{row['by_kind'][kind]['spearman']:.3f}" for kind in KINDS]
+        rows.append((name, f"{row['spearman']:.3f} ({low:.3f} to {high:.3f})", *kinds))
     cosine = report["gradient_cosine"]
     best = [(n, f"{x['gain']:.3f}", f"{x['lost']:.3f}") for n, x in report["best_of"].items()]
     return [

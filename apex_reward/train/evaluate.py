@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from apex_reward.data.shards import EmbeddingSource
@@ -28,18 +29,10 @@ from apex_reward.model.predictor import (
     StudentHeads,
     members_of,
 )
+from apex_reward.train import report as reports
 from apex_reward.train.loop import Network, predict
 from apex_reward.train.plots import plot_metrics
-from apex_reward.train.report import (
-    ROUNDS,
-    FloatArray,
-    ensemble_mean,
-    few_songs,
-    fit_spread_scale,
-    metrics_report,
-    write_report,
-    write_trained_card,
-)
+from apex_reward.train.report import ROUNDS, FloatArray, metrics_report, write_report
 from apex_reward.train.settings import MODES
 from apex_reward.train.shards import Data, Split, load_data, recorded_sources, song_means
 
@@ -104,9 +97,8 @@ class Checkpoint:
 
     def about(self, mode: str | None = None) -> dict[str, Any]:
         """The first keys of `metrics.json`."""
-        loss = self.training.get("loss")
-        shape = {"task": self.config.task, "loss": loss, "shared": self.config.shared}
-        return {"mode": mode or self.mode, **shape}
+        shape = {"task": self.config.task, "loss": self.training.get("loss")}
+        return {"mode": mode or self.mode, **shape, "shared": self.config.shared}
 
     def notes(self) -> list[dict[str, Any]]:
         """What is known of each member's training."""
@@ -126,12 +118,11 @@ class Checkpoint:
         features = torch.as_tensor(samples.features)
         pooling = self.pooling if features.ndim == 3 else None
         networks = [Network(predictor, pooling) for predictor in self.predictors]
-        if accelerator is None:
-            scores = [predict(network, features) for network in networks]
-        else:
-            device, features = accelerator.device, features.to(accelerator.device)
-            ranks = accelerator.process_index, accelerator.num_processes
-            scores = [predict(n.to(device), features, accelerator.reduce, *ranks) for n in networks]
+        ranks: Any = ()
+        if accelerator is not None:
+            ranks = accelerator.reduce, accelerator.process_index, accelerator.num_processes
+            features = features.to(accelerator.device)
+        scores = [predict(network.to(features.device), features, *ranks) for network in networks]
         values = torch.stack(scores, dim=1).double().numpy()
         return song_means(values, samples.song, samples.weight)
 
@@ -205,14 +196,12 @@ def evaluate_checkpoint(
     )
     split, heads = shards["data"], loaded.config.head_names
     members = loaded.predict(split, mode, accelerator)
-    report = metrics_report(
-        loaded.about(mode), members, split.labels, heads, loaded.config.spread_scale, bootstrap,
-        seed,
-    )  # fmt: skip
-    report["warnings"] = few_songs({data.name: len(split.audio_ids)})
+    about, scale = loaded.about(mode), loaded.config.spread_scale
+    report = metrics_report(about, members, split.labels, heads, scale, bootstrap, seed)
+    report["warnings"] = reports.few_songs({data.name: len(split.audio_ids)})
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
-        write_examples(output, ensemble_mean(members), split, heads)
+        write_examples(output, reports.ensemble_mean(members), split, heads)
         plot_metrics(report, output, formats)
     return report
 
@@ -222,32 +211,22 @@ def write_examples(
 ) -> None:
     """`predictions.csv` with every song, `examples.csv` with the best and worst of each head."""
     errors = np.abs(pred - split.labels)
-    rows = []
+    examples = []
     for column, head in enumerate(heads):
         order = np.argsort(errors[:, column], kind="stable")
-        chosen = [("best", i) for i in order[:count]] + [("worst", i) for i in order[::-1][:count]]
-        rows += [
-            {
-                "head": head,
-                "kind": kind,
-                "audio_id": split.audio_ids[i],
-                "label": float(split.labels[i, column]),
-                "prediction": float(pred[i, column]),
-                "error": float(errors[i, column]),
-            }
-            for kind, i in chosen
-        ]
-    write_table(output / "examples.csv", rows)
-    songs = zip(split.audio_ids, pred.tolist(), split.labels.tolist(), strict=True)
-    write_table(
-        output / "predictions.csv",
-        [
-            {"audio_id": name}
-            | dict(zip(heads, values, strict=True))
-            | {f"{head}_label": label for head, label in zip(heads, labels, strict=False)}
-            for name, values, labels in songs
-        ],
-    )
+        for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
+            examples += [
+                {
+                    "head": head, "kind": kind, "audio_id": split.audio_ids[i],
+                    "label": float(split.labels[i, column]),
+                    "prediction": float(pred[i, column]), "error": float(errors[i, column]),
+                }
+                for i in chosen
+            ]  # fmt: skip
+    write_table(output / "examples.csv", examples)
+    columns = {"audio_id": split.audio_ids, **dict(zip(heads, pred.T, strict=True))}
+    columns |= {f"{h}_label": label for h, label in zip(heads, split.labels.T, strict=False)}
+    write_table(output / "predictions.csv", pa.table(columns))
 
 
 def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
@@ -265,11 +244,19 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
     """
     folders = [run / "best" if (run / "best").is_dir() else run for run in runs]
     found = [Checkpoint.load(folder) for folder in folders]
-    _check_alike(folders, found)
+    first, problems = found[0], []
+    for folder, one in zip(folders[1:], found[1:], strict=True):
+        pairs = [(name, getattr(one.config, name), getattr(first.config, name)) for name in ALIKE]
+        for name, theirs, mine in (*pairs, ("mode", one.mode, first.mode)):
+            if mine != theirs:
+                problems.append(f"{folder}: {name} is {theirs}, of {folders[0]} {mine}")
+        if not first.source.same_pooling(one.source):
+            problems.append(f"{folder}: another layer pooling")
+    if problems:
+        raise UsageError("these runs are no ensemble:\n  " + "\n  ".join(problems))
     predictors = [predictor for one in found for predictor in one.predictors]
     if len(predictors) < 2:
         raise UsageError(f"{folders[0]} alone is no ensemble; name two runs or more with --from")
-    first = found[0]
     notes = [note for one in found for note in one.notes()]
     config = ApexConfig.from_dict(first.config.to_dict())
     config.mix = config.preference = None
@@ -278,21 +265,6 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
     report = finish_checkpoint(whole, data, output / "best", [("bound from", f"{len(runs)} runs")])
     write_report(output, report)
     return report
-
-
-def _check_alike(folders: Sequence[Path], found: Sequence[Checkpoint]) -> None:
-    first, problems = found[0], []
-    for folder, one in zip(folders[1:], found[1:], strict=True):
-        for name in ALIKE:
-            mine, theirs = getattr(first.config, name), getattr(one.config, name)
-            if mine != theirs:
-                problems.append(f"{folder}: {name} is {theirs}, of {folders[0]} {mine}")
-        if first.mode != one.mode:
-            problems.append(f"{folder}: mode is {one.mode}, of {folders[0]} {first.mode}")
-        if not first.source.same_pooling(one.source):
-            problems.append(f"{folder}: another layer pooling")
-    if problems:
-        raise UsageError("these runs are no ensemble:\n  " + "\n  ".join(problems))
 
 
 def finish_checkpoint(
@@ -316,12 +288,12 @@ def finish_checkpoint(
     labels = {split: data[split].labels[:, : len(heads)] for split in data.splits}
     if len(checkpoint.predictors) > 1:
         val = checkpoint.predict(data["val"], None, accelerator)
-        checkpoint.config.spread_scale = fit_spread_scale(val, labels["val"])
+        checkpoint.config.spread_scale = reports.fit_spread_scale(val, labels["val"])
     test = checkpoint.predict(data["test"], None, accelerator)
     scale = checkpoint.config.spread_scale
     report = metrics_report(checkpoint.about(), test, labels["test"], heads, scale)
-    report["warnings"] = few_songs(data.songs)
+    report["warnings"] = reports.few_songs(data.songs)
     if accelerator is None or accelerator.is_main_process:
         checkpoint.save(folder, data.familiarity(checkpoint.pooling))
-        write_trained_card(folder, data.songs, report, how)
+        reports.write_trained_card(folder, data.songs, report, how)
     return report

@@ -115,7 +115,6 @@ def _interval_rows(found: Sequence[ResultRow]) -> list[ResultRow]:
     for row in found:
         named = {k: v for k, v in row.items() if k not in ("ci95", *METRICS)}
         for name in METRICS:
-            lower, upper = row["ci95"][name]
-            interval = {"lower": lower, "upper": upper}
-            rows.append({**named, "measure": name, "value": row[name], **interval})
+            ends = dict(zip(("lower", "upper"), row["ci95"][name], strict=True))
+            rows.append({**named, "measure": name, "value": row[name], **ends})
     return rows

@@ -1,6 +1,7 @@
-"""The one training loop: epochs of one predictor, which stops when its validation says so.
+"""The one training loop: epochs, which stop by a validation figure.
 
-A subclass says what an epoch reads: stored embeddings (`SampleLoop`, here) or audio (`tune.py`).
+`Training` is the loop. Its subclasses are `Loop`, a predictor, which reads stored embeddings
+(`SampleLoop`) or audio (`tune.py`), and the student of `distill.py`.
 Every random choice follows from (seed, epoch, rank), so that a resumed run has nothing to restore
 and a predictor trains alike alone, as a member of an ensemble and in a grid.
 
@@ -13,7 +14,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from apex_reward.files.stamps import Stamp
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.predictor import LayerPooling, Predictor
 from apex_reward.train.losses import combine
-from apex_reward.train.settings import TrainSettings
+from apex_reward.train.settings import Schedule, TrainSettings
 from apex_reward.train.shards import Samples
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ MEMBER_SHARE = 0.5
 """Share of the samples that a member of an ensemble trains on in each epoch, drawn anew."""
 MEMBER_LEAST = 1536
 """Least number of samples of such a draw; a smaller data set is drawn whole."""
+KEPT = ("epoch", "best_epoch", "best_figure", "best")  # of a saved state
 SAVE_SECONDS = 10.0
 """Least time between two saved states of a run."""
 
@@ -104,28 +106,22 @@ def weighted_mean(tensors: Sequence[Tensor], weight: float, reduce: Reduce) -> l
     return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
 
 
-def label_variances(labels: FloatArray, heads: Sequence[str], loss: str) -> Tensor:
-    """(H,) population variances of (n, H) training labels.
-
-    Raises:
-        DataError: a constant label where the loss divides by its variance.
-    """
-    variances = labels.astype(np.float64).var(axis=0)
-    constant = [head for head, value in zip(heads, variances, strict=True) if value == 0]
-    if constant and loss == "standardized":
-        raise DataError(
-            f"the training labels of {listed(constant)} are all equal; the loss 'standardized' "
-            "divides by their variance. Correct the labels or choose another loss"
-        )
-    return torch.as_tensor(variances, dtype=torch.float32)
-
-
 class Network(nn.Module):
-    """What a run trains: predictor, learned log sigmas and, where it trains, the layer pooling."""
+    """What a run trains: predictor, learned log sigmas and, where they train, others.
 
-    def __init__(self, predictor: Predictor, pooling: LayerPooling | None = None) -> None:
+    Args:
+        pooling: the layer pooling, where it trains.
+        adapters: modules inside an encoder, where they train.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        pooling: LayerPooling | None = None,
+        adapters: nn.ModuleList | None = None,
+    ) -> None:
         super().__init__()
-        self.predictor, self.pooling = predictor, pooling
+        self.predictor, self.pooling, self.adapters = predictor, pooling, adapters
         self.log_sigma = nn.Parameter(torch.zeros(len(predictor.heads)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,159 +158,213 @@ def predict(
     return (scores if reduce is None or world == 1 else reduce(scores)).cpu()
 
 
-class Loop(ABC):
-    """One predictor in training. Call `run_epoch` until `finished`.
+class Training(ABC):
+    """Modules in training, epoch by epoch. Call `run_epoch` until `finished`.
 
     Args:
-        settings: of this run; of an ensemble's member its own seed.
         network: what is trained, on the accelerator's device.
-        parameters: what is trained; the network's and, with adapters, those of the encoder.
-        labels: (n, H) of the training samples.
-        accelerator: device, precision and processes.
-        together: True where all processes train this predictor, each on its share of a batch;
+        accelerator: device and processes.
+        schedule: epochs, patience, and the optimiser's settings.
+        together: True where all processes train the network, each on its share of a batch;
             False where this process trains it alone.
 
     Attributes:
         history: a row per epoch.
         epoch: epochs done.
-        best_epoch: the epoch with the lowest validation figure, `best_figure`.
+        best_epoch: the epoch with the lowest figure, `best_figure`; `best` is its snapshot.
     """
 
     def __init__(
         self,
-        settings: TrainSettings,
-        network: Network,
-        parameters: Iterable[nn.Parameter],
-        labels: FloatArray,
+        network: nn.Module,
+        schedule: Schedule,
         accelerator: Accelerator,
         together: bool = True,
     ) -> None:
-        self.settings, self.network, self.accelerator = settings, network, accelerator
+        self.network: Any = network
+        self.schedule, self.accelerator = schedule, accelerator
         self.rank = accelerator.process_index if together else 0
         self.world = accelerator.num_processes if together else 1
-        self.heads = network.predictor.heads
-        device = accelerator.device
-        self.variances = label_variances(labels, self.heads, settings.loss).to(device)
-        self.parameters = list(parameters)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.parameters = list(network.parameters())
+        lr, decay = schedule.lr, schedule.weight_decay
+        self.optimizer = torch.optim.AdamW(self.parameters, lr, weight_decay=decay, fused=True)
+        fp16 = schedule.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=fp16)
         self.epoch, self.best_epoch, self.best_figure = 0, 0, math.inf
         self.history: list[HistoryRow] = []
         self.best = self.snapshot()
 
     @abstractmethod
-    def train_epoch(self) -> tuple[Tensor, Tensor]:
-        """All steps of an epoch: mean errors (H,) and the mean loss () over its samples."""
-
-    @abstractmethod
-    def validation_errors(self) -> Tensor:
-        """(H,) mean squared errors over the validation samples, float64 on the CPU."""
+    def run_through(self) -> tuple[HistoryRow, float]:
+        """Train for the epoch `epoch` and validate: its row, and the figure that is to fall."""
 
     @property
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
-        out_of_patience = self.epoch - self.best_epoch >= self.settings.patience
-        return self.epoch >= self.settings.epochs or out_of_patience
+        out_of_patience = self.epoch - self.best_epoch >= self.schedule.patience
+        return self.epoch >= self.schedule.epochs or out_of_patience
 
     def run_epoch(self) -> None:
         """Train for one epoch, validate, and keep the network if it is the best so far."""
         self.epoch += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr_at(self.epoch)
-        self.network.train()
-        key = self.settings.seed, self.epoch, DROPOUT, self.rank
-        with seeded(stream(*key), self.accelerator.device):
-            train_errors, train_loss = self.train_epoch()
-        errors = self.validation_errors()
-        log_sigma = self.network.log_sigma.detach().cpu().double()
-        variances = self.variances.cpu().double()
-        row: HistoryRow = {
-            "epoch": self.epoch,
-            "lr": self.settings.lr_at(self.epoch),
-            "train_loss": float(train_loss),
-            "val_loss": float(combine(self.settings.loss, errors, log_sigma, variances)),
-            "val_error": scaled_error(errors, variances),
-        }
-        named = (("train_mse", train_errors), ("val_mse", errors), ("sigma", log_sigma.exp()))
-        for name, values in named:
-            heads = zip(self.heads, values.tolist(), strict=True)
-            row |= {f"{name}_{head}": value for head, value in heads}
-        figure = row[self.settings.select]
-        if not math.isfinite(figure) and not math.isfinite(self.best_figure):
-            raise DataError(
-                f"the validation figure {self.settings.select} is {figure} in epoch {self.epoch}; "
-                "try a smaller --lr or --precision no"
-            )
-        self.history.append(row)
+        row, figure = self.run_through()
+        self.history.append({"epoch": self.epoch, **row})
         if figure < self.best_figure:
             self.best_figure, self.best_epoch = figure, self.epoch
             self.best = self.snapshot()
 
-    def step(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimisation step on (N, ...) features and (N, H) labels; errors (H,) and the loss.
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the steps from here on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def descend(self, loss: Tensor, samples: int) -> None:
+        """One optimisation step on a loss that is a mean over this process's samples.
 
         A process with more samples than another counts for more, as its samples do.
         """
-        with self.accelerator.autocast():
-            scores = self.network(features)
-        errors = (scores - labels).square().mean(dim=0)
-        log_sigma = self.network.log_sigma
-        loss = combine(self.settings.loss, errors, log_sigma, self.variances)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         if self.world > 1:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
-            means = weighted_mean(gradients, len(features), self.accelerator.reduce)
+            means = weighted_mean(gradients, samples, self.accelerator.reduce)
             for gradient, mean in zip(gradients, means, strict=True):
                 gradient.copy_(mean)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return errors.detach(), loss.detach()
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of what is trained."""
         return {name: value.clone() for name, value in self.network.state_dict().items()}
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go back to a snapshot."""
-        self.network.load_state_dict(snapshot)
-
     @contextmanager
-    def at_best(self) -> Iterator[Network]:
+    def at_best(self) -> Iterator[Any]:
         """The network of the best epoch, in evaluation mode, for the length of the block."""
         last = self.snapshot()
-        self.restore(self.best)
+        self.network.load_state_dict(self.best)
         self.network.eval()
         try:
             yield self.network
         finally:
-            self.restore(last)
+            self.network.load_state_dict(last)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: plain tensors, numbers and text."""
         return {
-            "epoch": self.epoch,
+            **{name: getattr(self, name) for name in KEPT},
             "network": self.snapshot(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": json.dumps(self.history),
-            "best": self.best,
-            "best_figure": self.best_figure,
-            "best_epoch": self.best_epoch,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.restore(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history, self.best = json.loads(state["history"]), state["best"]
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        self.best_figure = state["best_figure"]
+        for name in ("network", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in KEPT:
+            setattr(self, name, state[name])
+        self.history = json.loads(state["history"])
+
+
+class Loop(Training):
+    """One predictor in training.
+
+    Args:
+        settings: of this run; of an ensemble's member its own seed.
+        labels: (n, H) of the training samples.
+        together: as `Training` takes it.
+
+    Raises:
+        DataError: a constant label where the loss divides by its variance.
+    """
+
+    share = 1.0  # of the samples that an epoch draws
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        network: Network,
+        labels: FloatArray,
+        accelerator: Accelerator,
+        together: bool = True,
+    ) -> None:
+        super().__init__(network, settings, accelerator, together)
+        self.settings, self.samples, self.heads = settings, len(labels), network.predictor.heads
+        variances = labels.astype(np.float64).var(axis=0)
+        constant = [h for h, value in zip(self.heads, variances, strict=True) if value == 0]
+        if constant and settings.loss == "standardized":
+            raise DataError(
+                f"the training labels of {listed(constant)} are all equal; the loss 'standardized' "
+                "divides by their variance. Correct the labels or choose another loss"
+            )
+        self.variances = torch.as_tensor(variances, dtype=torch.float32).to(accelerator.device)
+
+    @abstractmethod
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, ...) and labels (N, H) of training samples, on the device."""
+
+    @abstractmethod
+    def validation_errors(self) -> Tensor:
+        """(H,) mean squared errors over the validation samples, float64 on the CPU."""
+
+    def train_epoch(self) -> Sequence[Tensor]:
+        """All steps of an epoch: mean errors (H,) and the mean loss () over its samples."""
+        settings, count = self.settings, 0
+        key = self.samples, settings.seed, self.epoch, settings.batch_size
+        errors, losses = torch.zeros_like(self.variances), self.variances.new_zeros(())
+        for rows in epoch_batches(*key, self.rank, self.world, self.share):
+            step_errors, step_loss = self.step(*self.batch(rows))
+            errors, losses = errors + step_errors * len(rows), losses + step_loss * len(rows)
+            count += len(rows)
+        means = [errors / count, losses / count]
+        if self.world > 1:
+            means = weighted_mean(means, count, self.accelerator.reduce)
+            # Each process normalises by its own batch; the statistics become their mean.
+            for name, buffer in self.network.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    buffer.copy_(self.accelerator.reduce(buffer, "mean"))
+        return means
+
+    def run_through(self) -> tuple[HistoryRow, float]:
+        """Train for one epoch and validate."""
+        settings, lr = self.settings, self.settings.lr_at(self.epoch)
+        self.set_lr(lr)
+        self.network.train()
+        key = settings.seed, self.epoch, DROPOUT, self.rank
+        with seeded(stream(*key), self.accelerator.device):
+            train_errors, train_loss = self.train_epoch()
+        errors = self.validation_errors()
+        log_sigma = self.network.log_sigma.detach().cpu().double()
+        variances = self.variances.cpu().double()
+        row: HistoryRow = {
+            "lr": lr,
+            "train_loss": float(train_loss),
+            "val_loss": float(combine(settings.loss, errors, log_sigma, variances)),
+            "val_error": scaled_error(errors, variances),
+        }
+        named = (("train_mse", train_errors), ("val_mse", errors), ("sigma", log_sigma.exp()))
+        for name, values in named:
+            heads = zip(self.heads, values.tolist(), strict=True)
+            row |= {f"{name}_{head}": value for head, value in heads}
+        figure = row[settings.select]
+        if not math.isfinite(figure) and not math.isfinite(self.best_figure):
+            raise DataError(
+                f"the validation figure {settings.select} is {figure} in epoch {self.epoch}; "
+                "try a smaller --lr or --precision no"
+            )
+        return row, figure
+
+    def step(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimisation step on (N, ...) features and (N, H) labels; errors (H,) and loss."""
+        with self.accelerator.autocast():
+            scores = self.network(features)
+        errors = (scores - labels).square().mean(dim=0)
+        loss = combine(self.settings.loss, errors, self.network.log_sigma, self.variances)
+        self.descend(loss, len(features))
+        return errors.detach(), loss.detach()
 
 
 def scaled_error(errors: Tensor, variances: Tensor) -> float:
@@ -353,12 +403,9 @@ class SampleLoop(Loop):
             predictor = shaped(config, settings).predictor()
         assert isinstance(predictor, Predictor)
         network = Network(predictor, pooling).to(device)
-        super().__init__(
-            settings, network, network.parameters(), train.labels, accelerator, together
-        )
+        super().__init__(settings, network, train.labels, accelerator, together)
         if len(train) < 2 * self.world:
             raise DataError(f"{len(train)} training samples; expected 2 or more per process")
-        self.share = 1.0
         if settings.members > 1:
             self.share = max(MEMBER_SHARE, min(1.0, MEMBER_LEAST / len(train)))
         self.features = torch.as_tensor(train.features).to(device)
@@ -366,32 +413,15 @@ class SampleLoop(Loop):
         self.val_features = torch.as_tensor(val.features).to(device)
         self.val_labels = torch.as_tensor(val.labels).double()
 
-    def train_epoch(self) -> tuple[Tensor, Tensor]:
-        """All steps of an epoch: mean errors (H,) and the mean loss () over its samples."""
-        settings, count = self.settings, 0
-        key = len(self.features), settings.seed, self.epoch, settings.batch_size
-        errors, losses = torch.zeros_like(self.variances), self.variances.new_zeros(())
-        for batch in epoch_batches(*key, self.rank, self.world, self.share):
-            rows = batch.to(self.features.device)
-            step_errors, step_loss = self.step(self.features[rows], self.labels[rows])
-            errors, losses = errors + step_errors * len(rows), losses + step_loss * len(rows)
-            count += len(rows)
-        errors, losses = errors / count, losses / count
-        if self.world > 1:
-            errors, losses = weighted_mean([errors, losses], count, self.accelerator.reduce)
-            # Each process normalises by its own batch; the statistics become their mean.
-            for name, buffer in self.network.named_buffers():
-                if name.endswith(("running_mean", "running_var")):
-                    buffer.copy_(self.accelerator.reduce(buffer, "mean"))
-        return errors, losses
-
-    def predict(self, network: Network, features: Tensor) -> Tensor:
-        """(n, H) scores of samples, shared by the processes that train together."""
-        return predict(network, features, self.accelerator.reduce, self.rank, self.world)
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, ...) and labels (N, H) of training samples."""
+        rows = rows.to(self.features.device)
+        return self.features[rows], self.labels[rows]
 
     def validation_errors(self) -> Tensor:
         """(H,) mean squared errors over the validation samples, float64 on the CPU."""
-        scores = self.predict(self.network, self.val_features)
+        ranks = self.accelerator.reduce, self.rank, self.world
+        scores = predict(self.network, self.val_features, *ranks)
         return (scores.double() - self.val_labels).square().mean(dim=0)
 
 
@@ -412,7 +442,7 @@ def shaped(config: ApexConfig, settings: TrainSettings) -> ApexConfig:
     return result
 
 
-def run_epochs(loops: Sequence[Loop], path: Path, stamp: Stamp, resume: bool) -> Iterator[bool]:
+def run_epochs(loops: Sequence[Training], path: Path, stamp: Stamp, resume: bool) -> Iterator[bool]:
     """Train all loops to their end, an epoch of each in turn; yields after each turn.
 
     The state of all is in `path` at the end, and at least every `SAVE_SECONDS` of training; the

@@ -13,7 +13,7 @@ from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_fig
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.report import METRICS
 from apex_reward.train.settings import TrainSettings
-from apex_reward.train.table import TABLE1_KEYS, table1, table2
+from apex_reward.train.table import TABLE2_CONDITION, over_seeds
 
 AXIS_NAMES = {
     "mse": "MSE (squared points)",
@@ -47,19 +47,18 @@ def plot_curves(
     axes[1].set(title="Validation MSE / its first epoch", ylabel="ratio")
     if learned:
         axes[2].set(title="Learned sigma", ylabel="sigma", yscale="log")
+    lines = [(0, "train_loss", "training (dropout on)", 0), (0, "val_loss", "validation", 1)]
+    lines += [(1, f"val_mse_{head}", head, i) for i, head in enumerate(heads)]
+    lines += [(2, f"sigma_{head}", head, i) for i, head in enumerate(heads) if learned]
     for number, history in enumerate(histories):
         epochs = [row["epoch"] for row in history]
-        lines = [(0, "train_loss", "training (dropout on)", 0), (0, "val_loss", "validation", 1)]
-        lines += [(1, f"val_mse_{head}", head, i) for i, head in enumerate(heads)]
-        lines += [(2, f"sigma_{head}", head, i) for i, head in enumerate(heads) if learned]
         for panel, name, text, colour in lines:
             values = [row[name] / (history[0][name] if panel == 1 else 1) for row in history]
             named = None if number else text
             axes[panel].plot(epochs, values, color=SERIES[colour], linewidth=width, label=named)
         best = min(history, key=lambda row: row[first.select])["epoch"]
+        named = None if number else f"best epoch ({best:g}), by {first.select}"
         for axis in axes:
-            text = f"best epoch ({best:g}), by {first.select}"
-            named = None if number else text
             axis.axvline(best, color=SOFT, linestyle=":", linewidth=width, label=named)
     for axis in axes:
         axis.set_xlabel("epoch")
@@ -72,7 +71,7 @@ def plot_curves(
 
 
 def plot_tables(
-    results: Sequence[Mapping[str, Any]], output: Path, formats: Sequence[str] = ("png",)
+    results: Sequence[dict[str, Any]], output: Path, formats: Sequence[str] = ("png",)
 ) -> None:
     """A figure beside each of the grid's tables: every measure of every condition.
 
@@ -83,28 +82,21 @@ def plot_tables(
         output: gets `table1.png` and, where there is task full in song mode, `table2.png`.
         formats: as `save_figure` takes them.
     """
-    rows = [dict(row) for row in results]
-    seeds = len({row["seed"] for row in rows})
+    seeds = len({row["seed"] for row in results})
     factor = float(student.ppf(0.975, seeds - 1)) / math.sqrt(seeds) if seeds > 1 else 0.0
-
-    def cells(row: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[float, float, float]]:
-        found = {name: row[prefix + name] for name in METRICS}
-        return {name: (m, m - factor * s, m + factor * s) for name, (m, s) in found.items()}
-
-    first = [
-        (
-            " ".join(str(row[key]) for key in TABLE1_KEYS),
-            {head: cells(row, f"{head.removeprefix('score_')}_") for head in POPULARITY_HEADS},
-        )
-        for row in table1(rows)
-    ]
-    second: dict[str, dict[str, Any]] = {}
-    for row in table2(rows):
-        second.setdefault(f"model {row['model']}", {})[row["head"]] = cells(row)
     note = f"{seeds} seeds, 95% intervals of the mean" if seeds > 1 else "one seed"
+    first, second = [], []
+    for condition, found in over_seeds(results).items():
+        cells = {
+            head: {name: (m, m - factor * s, m + factor * s) for name, (m, s) in measures.items()}
+            for head, measures in found.items()
+        }
+        first.append((" ".join(map(str, condition)), cells))
+        if condition[3:] == TABLE2_CONDITION:
+            second.append((f"model {condition[0]}", cells))
     _draw(first, POPULARITY_HEADS, note, output / "table1", formats)
     if second:
-        _draw(list(second.items()), AESTHETIC_HEADS, note, output / "table2", formats)
+        _draw(second, AESTHETIC_HEADS, note, output / "table2", formats)
 
 
 def plot_metrics(report: Mapping[str, Any], output: Path, formats: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,71 +99,54 @@ def measure_intervals(
     errors, a correlation of 1, `rounds` of 0.
     """
     x, y = np.asarray(pred, np.float64), np.asarray(label, np.float64)
-    n, found = len(x), {}
-    for column, head in enumerate(heads):
-        a, b = x[:, column], y[:, column]
+    n = len(x)
+    found: dict[str, dict[str, Interval]] = {}
+    for head, a, b in zip(heads, x.T, y.T, strict=True):
         around = {"mse": _around_mean((a - b) ** 2), "mae": _around_mean(np.abs(a - b))}
         for name, factor in (("pearson", 1.0), ("spearman", 1.06)):
             around[name] = _around_correlation(MEASURES[name](a, b), n, factor)
-
-        def measured(counts: FloatArray, a: FloatArray = a, b: FloatArray = b) -> FloatArray:
-            errors = [counts @ (a - b) ** 2 / n, counts @ np.abs(a - b) / n]
-            ranks = _correlations(_ranks(a, counts), _ranks(b, counts), counts)
-            return np.stack([*errors, _correlations(a, b, counts), ranks], axis=1)
-
-        drawn = metrics.bootstrap(measured, n, rounds=rounds, seed=seed)
-        found[head] = {
-            name: _hull(metrics.percentile_interval(drawn[:, i] if rounds else []), around[name])
-            for i, name in enumerate(METRICS)
-        }
+        drawn = metrics.bootstrap(partial(_resampled, a, b), n, rounds=rounds, seed=seed)
+        found[head] = {}
+        for i, name in enumerate(METRICS):  # the hull; NaN unless both ends are known
+            low, high = metrics.percentile_interval(drawn[:, i] if rounds else [])
+            least, most = np.minimum(low, around[name][0]), np.maximum(high, around[name][1])
+            found[head][name] = float(least), float(most)
     return found
 
 
-def _correlations(x: FloatArray, y: FloatArray, counts: FloatArray) -> FloatArray:
-    """(R,) Pearson correlations of (n,) or (R, n) inputs that occur `counts` times."""
-    n = counts.sum(axis=1, keepdims=True)
-    absent = counts == 0
-    varied = np.ones(len(counts), bool)
-    for values in (x, y):  # compared as given: equal floats less their mean need not be zero
-        shown = np.ma.array(np.broadcast_to(values, counts.shape), mask=absent)
-        varied &= np.asarray(shown.max(axis=1) > shown.min(axis=1))
-    x = x - (counts * x).sum(axis=1, keepdims=True) / n
-    y = y - (counts * y).sum(axis=1, keepdims=True) / n
+def _resampled(a: FloatArray, b: FloatArray, counts: FloatArray) -> FloatArray:
+    """(R, 4) measures of (n,) predictions and labels that occur `counts` (R, n) times."""
+    numbers = np.tile(np.arange(len(a)), len(counts))
+    rows = np.repeat(numbers, counts.astype(np.intp).ravel()).reshape(counts.shape)
+    x, y = a[rows], b[rows]
+    ranks = (stats.rankdata(values, axis=1) for values in (x, y))
+    errors = ((x - y) ** 2).mean(axis=1), np.abs(x - y).mean(axis=1)
+    return np.stack([*errors, _correlations(x, y), _correlations(*ranks)], axis=1)
+
+
+def _correlations(x: FloatArray, y: FloatArray) -> FloatArray:
+    """(R,) Pearson correlations of (R, n) inputs; NaN where one is constant."""
+    # Compared as given: equal floats less their mean need not be zero.
+    varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y, axis=1) > 0)
+    x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
     with np.errstate(invalid="ignore", divide="ignore"):
-        sums = [(counts * a * b).sum(axis=1) for a, b in ((x, y), (x, x), (y, y))]
-        return np.where(varied, sums[0] / np.sqrt(sums[1] * sums[2]), np.nan)
-
-
-def _ranks(values: FloatArray, counts: FloatArray) -> FloatArray:
-    """(R, n) average ranks of (n,) values that occur `counts` times."""
-    _, group = np.unique(values, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    per_group = np.add.reduceat(counts[:, order], starts, axis=1)
-    last = np.cumsum(per_group, axis=1)
-    return np.asarray((last - (per_group - 1) / 2)[:, group])
+        found = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return np.where(varied, found, np.nan)
 
 
 def _around_mean(values: FloatArray) -> Interval:
     if len(values) < 4 or np.ptp(values) == 0:
         return math.nan, math.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return max(0.0, float(values.mean() - half)), float(values.mean() + half)
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    return max(0.0, float(low)), float(high)
 
 
 def _around_correlation(value: float, n: int, factor: float) -> Interval:
     if n < 4 or math.isnan(value) or abs(value) > 1 - 1e-12:
         return math.nan, math.nan
-    half = stats.norm.ppf(0.975) * math.sqrt(factor / (n - 3))
-    low, high = np.tanh(np.arctanh(value) + np.array([-half, half]))
+    middle, deviation = math.atanh(value), math.sqrt(factor / (n - 3))
+    low, high = np.tanh(stats.norm.interval(0.95, middle, deviation))
     return float(low), float(high)
-
-
-def _hull(drawn: Interval, around: Interval) -> Interval:
-    """The smallest interval that holds both; NaN unless both are known."""
-    if math.isnan(drawn[0]) or math.isnan(around[0]):
-        return math.nan, math.nan
-    return min(drawn[0], around[0]), max(drawn[1], around[1])
 
 
 def few_songs(counts: Mapping[str, int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Annotated, Any, Literal, get_args
@@ -20,6 +20,23 @@ PAPER_LOSSES = ("equal", "weighted", "uncertainty")
 MODES: tuple[str, ...] = get_args(Mode)
 PAPER: dict[str, Any] = {"loss": "uncertainty", "members": 1, "select": "val_loss"}
 """What the paper's recipe sets."""
+Rule = tuple[Callable[[Any], bool], str]
+BOUNDS: dict[str, Rule] = {
+    "epochs": (lambda value: value >= 1, "1 or more"),
+    "batch_size": (lambda value: value >= 2, "2 or more"),
+    "lr": (lambda value: 0 < value < math.inf, "more than 0"),
+    "weight_decay": (lambda value: value >= 0, "0 or more"),
+    "patience": (lambda value: value >= 1, "1 or more"),
+    "shared": (lambda value: value in (2, 3), "2 or 3 trunk layers"),
+    "seed": (lambda value: value >= 0, "0 or more"),
+    "members": (lambda value: value >= 1, "1 or more"),
+}
+"""What a setting must be, and in words."""
+CHOICES = {"precision": Precision, "loss": Loss, "mode": Mode, "task": Task, "select": Select}
+BOUNDS |= {
+    name: (get_args(kind).__contains__, f"one of {', '.join(get_args(kind))}")
+    for name, kind in CHOICES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -60,24 +77,14 @@ class Schedule:
     train_pooling: bool = False
 
     def __post_init__(self) -> None:
+        known = {name: value for name, value in vars(self).items() if name in BOUNDS}
         problems = [
-            f"{name} is {getattr(self, name)}; expected {expected}"
-            for name, good, expected in (
-                ("epochs", self.epochs >= 1, "1 or more"),
-                ("batch_size", self.batch_size >= 2, "2 or more"),
-                ("lr", 0 < self.lr < math.inf, "more than 0"),
-                ("weight_decay", self.weight_decay >= 0, "0 or more"),
-                ("patience", self.patience >= 1, "1 or more"),
-                ("precision", *_one_of(self.precision, Precision)),
-                *self._more_checks(),
-            )
-            if not good
+            f"{name} is {known[name]}; expected {expected}"
+            for name, (good, expected) in BOUNDS.items()
+            if name in known and not good(known[name])
         ]
         if problems:
             raise UsageError("; ".join(problems))
-
-    def _more_checks(self) -> Sequence[tuple[str, bool, str]]:
-        return ()
 
     def lr_at(self, epoch: int) -> float:
         """Cosine annealing to zero, by epoch from 1: lr (1 + cos(pi (epoch - 1) / epochs)) / 2.
@@ -124,17 +131,6 @@ class TrainSettings(Schedule):
                 raise UsageError(f"--paper sets {name} to {value}; leave out --{name} or --paper")
             object.__setattr__(self, name, value)
 
-    def _more_checks(self) -> Sequence[tuple[str, bool, str]]:
-        return (
-            ("loss", *_one_of(self.loss, Loss)),
-            ("shared", self.shared in (2, 3), "2 or 3 trunk layers"),
-            ("mode", *_one_of(self.mode, Mode)),
-            ("task", *_one_of(self.task, Task)),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("members", self.members >= 1, "1 or more"),
-            ("select", *_one_of(self.select, Select)),
-        )
-
     @property
     def condition(self) -> dict[str, Any]:
         """What tells two runs of a grid apart: the first columns of `results.csv`."""
@@ -171,7 +167,3 @@ def conditions(
     names = ("shared", "loss", "mode", "task", "seed")
     rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in table]
     return [TrainSettings(**fixed, **row) for row in rows]
-
-
-def _one_of(value: str, kind: Any) -> tuple[bool, str]:
-    return value in get_args(kind), f"one of {', '.join(get_args(kind))}"

@@ -254,33 +254,38 @@ class SplitReader:
 
     def read(self, files: Sequence[Path]) -> Split | None:
         """The split, or None where there is a problem."""
-        embeddings: list[npt.NDArray[Any]] = []
+        blocks: list[npt.NDArray[Any]] = []
         tables: list[pa.Table] = []
         for file in files:
             table = self._table(file)
-            if table is None:
-                continue
-            values, wrong = list_values(table[self.column], self.shape)
-            where = f"{self.split}/{file.name}: {self.column}"
-            self.problems += [f"{where}: {text}" for text in wrong]
-            embeddings.append(values.astype(self.dtype, copy=False))
-            tables.append(table.drop_columns([self.column]))
-        rows = pa.concat_tables(tables, promote_options="permissive") if tables else None
-        if rows is None or len(rows) == 0:
-            self.problems += [f"{self.split}: no rows"] if rows is not None else []
+            if table is not None:
+                values, wrong = list_values(table[self.column], self.shape)
+                self._note(*(f"{self.column}: {text}" for text in wrong), file=file)
+                blocks.append(values.astype(self.dtype, copy=False))
+                tables.append(table.drop_columns([self.column]))
+        if not tables:
             return None
-        songs = self._songs(rows)
-        if songs is None:
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        codes = rows["audio_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+        if len(rows) == 0 or codes.null_count:
+            count = codes.null_count
+            self._note(f"{count} rows without audio_id" if count else "no rows")
             return None
-        order, song, audio_ids = songs
-        labels = self._labels(rows, order, song, audio_ids)
-        weight = self._weights(rows, order, song)
+        song, audio_ids = np.asarray(codes.indices, np.int64), codes.dictionary.to_pylist()
+        order = np.lexsort((self._numbers_of_segments(rows), song))
+        rows, song = rows.take(order), song[order]
+        labels = self._labels(rows, song, audio_ids)
+        weight = self._weights(rows, song)
         if self.problems:
             return None
-        values = embeddings[0] if len(embeddings) == 1 else np.concatenate(embeddings)
+        values = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         if not np.array_equal(order, np.arange(len(order))):
             values = values[order]
         return Split(values, song, weight, labels, audio_ids)
+
+    def _note(self, *problems: str, file: Path | None = None) -> None:
+        where = self.split if file is None else f"{self.split}/{file.name}"
+        self.problems += [f"{where}: {problem}" for problem in problems]
 
     def _table(self, file: Path) -> pa.Table | None:
         names = ["audio_id", "segment_id", *POPULARITY_HEADS, self.column]
@@ -291,91 +296,76 @@ class SplitReader:
             missing = [name for name in names if name not in present]
             for name in missing:
                 why = " (task full needs it)" if name == "songeval_scores" else ""
-                self.problems.append(f"{self.split}/{file.name}: no column {name}{why}")
+                self._note(f"no column {name}{why}", file=file)
             names += [WEIGHT] if WEIGHT in present else []
             return None if missing else pq.read_table(file, columns=names)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             self.problems.append(f"{self.split}/{file.name} cannot be read: {error}")
             return None
 
-    def _songs(self, rows: pa.Table) -> tuple[IntArray, IntArray, list[str]] | None:
-        """Row order that brings a song's segments together, song numbers in it, names."""
-        codes = rows["audio_id"].cast(pa.string()).combine_chunks().dictionary_encode()
-        if codes.null_count:
-            self.problems.append(f"{self.split}: {codes.null_count} rows without audio_id")
-            return None
+    def _numbers_of_segments(self, rows: pa.Table) -> IntArray:
+        """(R,) number at the end of each `segment_id`."""
         segment = rows["segment_id"].cast(pa.string())
         repeats = len(rows) - len(pc.unique(segment))
         if repeats:
-            self.problems.append(f"{self.split}: {repeats} rows repeat a segment_id")
+            self._note(f"{repeats} rows repeat a segment_id")
         numbers = pc.struct_field(pc.extract_regex(segment, r"_(?P<number>\d{1,9})$"), "number")
-        number = np.asarray(pc.fill_null(numbers.cast(pa.int64()), 0), np.int64)
-        song = np.asarray(codes.indices, np.int64)
-        order = np.lexsort((number, song))
-        return order, song[order], codes.dictionary.to_pylist()
+        return np.asarray(pc.fill_null(numbers.cast(pa.int64()), 0), np.int64)
 
-    def _labels(
-        self, rows: pa.Table, order: IntArray, song: IntArray, audio_ids: list[str]
-    ) -> FloatArray:
+    def _labels(self, rows: pa.Table, song: IntArray, audio_ids: list[str]) -> FloatArray:
         """(N, H) labels, checked: present, finite, in range, one per song."""
         columns = {head: _numbers(rows[head]) for head in POPULARITY_HEADS}
         if self.task == "full":
             columns |= self._aesthetic(rows, audio_ids)
         first = np.searchsorted(song, np.arange(len(audio_ids)))
-        labels = np.empty((len(audio_ids), len(columns)), np.float32)
-        for position, (head, values) in enumerate(columns.items()):
-            ordered = values[order]
-            labels[:, position] = ordered[first]
-            self._check_label(head, ordered, ordered[first][song])
-        return labels
+        for head, values in columns.items():
+            (low, high), finite, of_song = (
+                head_range(head),
+                np.isfinite(values),
+                values[first][song],
+            )
+            outside = np.unique(values[finite & ((values < low) | (values > high))])
+            shown = listed([f"{value:g}" for value in outside], limit=4)
+            differing = int((finite & np.isfinite(of_song) & (values != of_song)).sum())
+            missing = int((~finite).sum())
+            if missing:
+                self._note(f"{head} is missing, NaN or infinite in {missing} rows")
+            if len(outside):
+                self._note(f"{head} outside [{low:g}, {high:g}]: {shown}")
+            if differing:
+                self._note(f"{head} differs between segments of a song in {differing} rows")
+        return np.stack([values[first] for values in columns.values()], axis=1).astype(np.float32)
 
-    def _weights(self, rows: pa.Table, order: IntArray, song: IntArray) -> FloatArray:
+    def _weights(self, rows: pa.Table, song: IntArray) -> FloatArray:
         """(R,) weight of each row in its song, 1 for the largest of a song; equal where absent.
 
         Relative to the largest, so that songs of equal weights have sums without rounding.
         """
         if WEIGHT not in rows.column_names:
-            return np.ones(len(order), np.float32)
-        shares = _numbers(rows[WEIGHT])[order]
+            return np.ones(len(song), np.float32)
+        shares = _numbers(rows[WEIGHT])
         wrong = int((~np.isfinite(shares) | (shares < 0)).sum())
         largest = np.maximum.reduceat(shares, np.flatnonzero(np.diff(song, prepend=-1)))
+        empty = int((largest == 0).sum())
         if wrong:
-            self.problems.append(f"{self.split}: {WEIGHT} is missing or negative in {wrong} rows")
-        elif not largest.all():
-            empty = int((largest == 0).sum())
-            self.problems.append(f"{self.split}: {WEIGHT} is 0 in all rows of {empty} songs")
-        else:
+            self._note(f"{WEIGHT} is missing or negative in {wrong} rows")
+        elif empty:
+            self._note(f"{WEIGHT} is 0 in all rows of {empty} songs")
+        with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(shares / largest[song], np.float32)
-        return np.ones(len(order), np.float32)
-
-    def _check_label(self, head: str, values: DoubleArray, of_song: DoubleArray) -> None:
-        low, high = head_range(head)
-        finite = np.isfinite(values)
-        outside = np.unique(values[finite & ((values < low) | (values > high))])
-        shown = listed([f"{value:g}" for value in outside], limit=4)
-        differing = int((finite & np.isfinite(of_song) & (values != of_song)).sum())
-        missing = int((~finite).sum())
-        for wrong, text in (
-            (missing, f"is missing, NaN or infinite in {missing} rows"),
-            (len(outside), f"outside [{low:g}, {high:g}]: {shown}"),
-            (differing, f"differs between segments of a song in {differing} rows"),
-        ):
-            self.problems += [f"{self.split}: {head} {text}"] if wrong else []
 
     def _aesthetic(self, rows: pa.Table, audio_ids: list[str]) -> dict[str, DoubleArray]:
         """Aesthetic labels per row, from the teacher or from `songeval_scores`."""
         if self.teacher is None:
             values, wrong = parse_songeval(rows["songeval_scores"])
-            self.problems += [f"{self.split}: songeval_scores: {text}" for text in wrong]
-        else:
-            absent = [name for name in audio_ids if name not in self.teacher]
-            if absent:
-                self.problems.append(f"{self.split}: no teacher scores for {listed(absent, 4)}")
-            by_row = [self.teacher.get(name, {}) for name in rows["audio_id"].to_pylist()]
-            values = np.array(
-                [[scores.get(head, np.nan) for head in AESTHETIC_HEADS] for scores in by_row]
-            )
-        return {head: values[:, i] for i, head in enumerate(AESTHETIC_HEADS)}
+            self._note(*(f"songeval_scores: {text}" for text in wrong))
+            return dict(zip(AESTHETIC_HEADS, values.T, strict=True))
+        teacher = self.teacher
+        absent = [name for name in audio_ids if name not in teacher]
+        if absent:
+            self._note(f"no teacher scores for {listed(absent, 4)}")
+        by_row = [teacher.get(name, {}) for name in rows["audio_id"].to_pylist()]
+        return {h: np.array([row.get(h, np.nan) for row in by_row]) for h in AESTHETIC_HEADS}
 
 
 def _numbers(column: pa.ChunkedArray) -> DoubleArray:

@@ -25,60 +25,57 @@ MODELS = {
     ("equal", 3): "D", ("weighted", 3): "E", ("uncertainty", 3): "F",
     ("standardized", 2): "G", ("standardized", 3): "H",
 }  # fmt: skip
-DIGITS = {"mse": 2, "mae": 2, "pearson": 2, "spearman": 2}
-FINE_DIGITS = dict.fromkeys(METRICS, 3)
 TABLE1_KEYS = ("model", "loss", "shared", "mode", "task")
 TABLE2_KEYS = ("model", "head")
 # The paper's Table 2 describes song mode; streams and likes are named without "score_" in it.
-TABLE2_MODE, TABLE2_TASK = "song", "full"
+TABLE2_CONDITION = ("song", "full")
 
 
 def table1(results: Sequence[Row]) -> list[Row]:
     """A row per condition, the four measures of streams and likes as (mean, spread over seeds)."""
     rows = []
-    for model, loss, shared, mode, task in _conditions(results):
-        row: Row = dict(zip(TABLE1_KEYS, (model, loss, shared, mode, task), strict=True))
+    for condition, heads in over_seeds(results).items():
+        row: Row = dict(zip(TABLE1_KEYS, condition, strict=True))
         for head in POPULARITY_HEADS:
-            chosen = [r for r in results if _condition(r)[1:] == (loss, shared, mode, task)]
-            measures = _over_seeds(r for r in chosen if r["head"] == head)
-            row |= {f"{head.removeprefix('score_')}_{k}": cell for k, cell in measures.items()}
+            name = head.removeprefix("score_")
+            row |= {f"{name}_{measure}": cell for measure, cell in heads[head].items()}
         rows.append(row)
     return rows
 
 
 def table2(results: Sequence[Row]) -> list[Row]:
     """A row per model and aesthetic head (song mode, task full)."""
-    chosen = [r for r in results if (r["mode"], r["task"]) == (TABLE2_MODE, TABLE2_TASK)]
-    rows = []
-    for condition in _conditions(chosen):
-        for head in AESTHETIC_HEADS:
-            measures = _over_seeds(
-                r for r in chosen if _condition(r) == condition and r["head"] == head
-            )
-            rows.append({"model": condition[0], "head": head, **measures})
-    return rows
+    return [
+        {"model": condition[0], "head": head, **heads[head]}
+        for condition, heads in over_seeds(results).items()
+        if condition[3:] == TABLE2_CONDITION
+        for head in AESTHETIC_HEADS
+    ]
 
 
-def _condition(row: Row) -> tuple[str, str, int, str, str]:
-    loss, shared = row["loss"], int(row["shared"])
-    return MODELS[loss, shared], loss, shared, row["mode"], row["task"]
+def over_seeds(results: Iterable[Row]) -> dict[tuple[Any, ...], dict[str, dict[str, Cell]]]:
+    """Mean and sample standard deviation of every measure, by condition and head.
 
+    Conditions are in the paper's order: by model, segment before song. The deviation is 0 for one
+    seed; both are NaN where a seed's measure is undefined.
+    """
+    found: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for row in results:
+        key = row["loss"], int(row["shared"])
+        condition = MODELS[key], *key, row["mode"], row["task"]
+        found.setdefault(condition, {}).setdefault(row["head"], []).append(row)
 
-def _conditions(results: Iterable[Row]) -> list[tuple[str, str, int, str, str]]:
-    """Distinct conditions in the paper's order: by model, segment before song."""
-    found = {_condition(row) for row in results}
-    return sorted(found, key=lambda c: (c[0], c[3], c[4] == "full"))
+    def cell(rows: Sequence[Row], metric: str) -> Cell:
+        values = np.array([row[metric] for row in rows], np.float64)
+        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
-
-def _over_seeds(rows: Iterable[Row]) -> dict[str, Cell]:
-    """Mean and sample standard deviation of every measure; 0 for one seed, NaN for undefined."""
-    found = list(rows)
-    cells = {}
-    for metric in METRICS:
-        values = np.array([row[metric] for row in found], np.float64)
-        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        cells[metric] = (float(values.mean()), spread)
-    return cells
+    return {
+        condition: {
+            head: {metric: cell(rows, metric) for metric in METRICS}
+            for head, rows in found[condition].items()
+        }
+        for condition in sorted(found, key=lambda c: (c[0], c[3], c[4] == "full"))
+    }
 
 
 def write_tables(
@@ -95,47 +92,41 @@ def write_tables(
     note = f"Epochs chosen by {', '.join(rule[name] for name in sorted(select))}. "
     note += f"Measured on {songs} test songs; 95% intervals over them are in intervals.csv."
     note = "\n\n".join([note, *few_songs({"test": songs})])
-    for name, rows, keys, digits in (
-        ("table1", table1(results), TABLE1_KEYS, DIGITS),
-        ("table2", table2(results), TABLE2_KEYS, FINE_DIGITS),
-    ):
-        if not rows:
-            continue
-        columns = list(rows[0])
-        body = [[_text(row[c], c, digits, seeds) for c in columns] for row in rows]
-        write_text(output / f"{name}.md", f"{markdown_table(columns, body)}\n\n{note}\n")
-        write_text(output / f"{name}.tex", latex_table(columns, body) + "\n")
-        write_text(output / f"{name}.csv", _csv(rows, keys, seeds))
+    for name, rows, places in (("table1", table1(results), 2), ("table2", table2(results), 3)):
+        if rows:
+            columns = list(rows[0])
+            body = [[_text(row[c], places, seeds) for c in columns] for row in rows]
+            write_text(output / f"{name}.md", f"{markdown_table(columns, body)}\n\n{note}\n")
+            write_text(output / f"{name}.tex", latex_table(columns, body) + "\n")
+            flat = [_flat(row, seeds) for row in rows]
+            write_text(
+                output / f"{name}.csv", _csv_text([list(flat[0]), *(row.values() for row in flat)])
+            )
 
 
-def _text(value: Any, column: str, digits: dict[str, int], seeds: int) -> str:
+def _text(value: Any, places: int, seeds: int) -> str:
     if not isinstance(value, tuple):
         return str(value)
-    places = digits[column.rsplit("_", 1)[-1]]
     mean, spread = (f"{part:.{places}f}" for part in value)
-    if math.isnan(value[0]):
-        return "-"
-    return f"{mean} ± {spread}" if seeds > 1 else mean
+    return "-" if math.isnan(value[0]) else f"{mean} ± {spread}" if seeds > 1 else mean
 
 
-def _csv(rows: Sequence[Row], keys: Sequence[str], seeds: int) -> str:
+def _flat(row: Row, seeds: int) -> Row:
     """Means under the paper's column names; with several seeds their spreads in `_std` columns.
 
     An undefined figure is an empty cell.
     """
-    flat = []
-    for row in rows:
-        out = {key: row[key] for key in keys}
-        for name in row:
-            if name not in keys:
-                parts = zip((name, f"{name}_std"), row[name], strict=True)
-                cells = {n: "" if math.isnan(part) else f"{part:.6g}" for n, part in parts}
-                out |= cells if seeds > 1 else {name: cells[name]}
-        flat.append(out)
-    return _csv_text([list(flat[0]), *(list(row.values()) for row in flat)])
+    out: Row = {}
+    for name, value in row.items():
+        if isinstance(value, tuple):
+            mean, spread = ("" if math.isnan(part) else f"{part:.6g}" for part in value)
+            out |= {name: mean, f"{name}_std": spread} if seeds > 1 else {name: mean}
+        else:
+            out[name] = value
+    return out
 
 
-def _csv_text(lines: Iterable[Sequence[Any]]) -> str:
+def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
@@ -156,19 +147,12 @@ def write_comparison(results: Sequence[Row], output: Path) -> None:
     ):
         printed = {tuple(row[k] for k in keys): row for row in paper_table(number)}
         for row in ours:
-            theirs = printed.get(tuple(str(row[k]) for k in keys), {})
-            lines += [
-                [
-                    f"table {number}",
-                    " ".join(str(row[k]) for k in keys),
-                    name,
-                    f"{row[name][0]:.3f}",
-                    theirs[name],
-                    f"{row[name][0] - float(theirs[name]):+.3f}",
-                ]
-                for name in row
-                if name in theirs and name not in keys
-            ]
+            condition = tuple(str(row[k]) for k in keys)
+            for name, theirs in printed.get(condition, {}).items():
+                if name not in keys:
+                    mean = row[name][0]
+                    figures = f"{mean:.3f}", theirs, f"{mean - float(theirs):+.3f}"
+                    lines.append([f"table {number}", " ".join(condition), name, *figures])
     columns = ["table", "condition", "measure", "ours", "paper", "difference"]
     write_text(output / "comparison.md", markdown_table(columns, lines) + "\n")
     write_text(output / "comparison.csv", _csv_text([columns, *lines]))

@@ -16,14 +16,12 @@ from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp
 from apex_reward.train.evaluate import Checkpoint, finish_checkpoint, training_notes
-from apex_reward.train.loop import HistoryRow, Loop, SampleLoop, run_epochs, shaped
+from apex_reward.train.loop import HistoryRow, Loop, SampleLoop, Training, run_epochs, shaped
 from apex_reward.train.plots import plot_curves
 from apex_reward.train.report import write_report
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data
 
-STATE_FILE = "state.pt"
-PROJECT = "apex-reward"
 OnEpoch = Callable[[HistoryRow], None]
 
 
@@ -71,13 +69,8 @@ def train(
     with run_history(loops, output) as history:
         for _ in followed(loops, history, stamp, resume, on_epoch):
             checkpoint_of(loops, data).save(output / "best")
-        report = finish_checkpoint(
-            checkpoint_of(loops, data),
-            data,
-            output / "best",
-            [("seed", settings.seed)],
-            accelerator,
-        )
+        whole, seed = checkpoint_of(loops, data), [("seed", settings.seed)]
+        report = finish_checkpoint(whole, data, output / "best", seed, accelerator)
         if accelerator.is_main_process:
             finish_run(loops, history, report, formats)
         accelerator.wait_for_everyone()
@@ -103,20 +96,20 @@ def make_accelerator(
         UsageError: a tracker that is unknown or not installed, or a precision that the device
             cannot compute in.
     """
-    folder = None if output is None else str(output)
+    folder, trackers = None if output is None else str(output), list(report_to or ())
     try:
         accelerator = Accelerator(
-            mixed_precision=precision, log_with=list(report_to or ()) or None, project_dir=folder
+            mixed_precision=precision, log_with=trackers or None, project_dir=folder
         )
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    if report_to:
-        if not accelerator.log_with:
-            raise UsageError(
-                f"--report-to {','.join(map(str, report_to))}: not installed here; install the "
-                "tracker's package, or leave it out"
-            )
-        accelerator.init_trackers(PROJECT, config=settings or {})
+    if trackers and not accelerator.log_with:
+        raise UsageError(
+            f"--report-to {','.join(map(str, trackers))}: not installed here; install the "
+            "tracker's package, or leave it out"
+        )
+    if trackers:
+        accelerator.init_trackers("apex-reward", config=settings or {})
     return accelerator
 
 
@@ -124,15 +117,10 @@ def sample_loop(
     data: Data, settings: TrainSettings, accelerator: Accelerator, together: bool = True
 ) -> SampleLoop:
     """The loop of one run on the splits train and val."""
-    return SampleLoop(
-        settings,
-        data.source.model_config(),
-        data["train"].samples(settings.mode, settings.task),
-        data["val"].samples(settings.mode, settings.task),
-        accelerator,
-        data.source.layer_pooling() if settings.train_pooling else None,
-        together,
-    )
+    train, val = (data[name].samples(settings.mode, settings.task) for name in ("train", "val"))
+    pooling = data.source.layer_pooling() if settings.train_pooling else None
+    config = data.source.model_config()
+    return SampleLoop(settings, config, train, val, accelerator, pooling, together)
 
 
 def run_stamp(data: Data, settings: TrainSettings, files: Sequence[str] | None = None) -> Stamp:
@@ -142,28 +130,23 @@ def run_stamp(data: Data, settings: TrainSettings, files: Sequence[str] | None =
 
 def checkpoint_of(loops: Sequence[Loop], data: Data) -> Checkpoint:
     """The best predictors of loops of one shape, as one checkpoint."""
-    settings, predictors, pooling = loops[0].settings, [], data.source.layer_pooling()
+    settings, pooling = loops[0].settings, data.source.layer_pooling()
+    predictors, notes = [], []
     for loop in loops:
         with loop.at_best() as network:
             best = copy.deepcopy(network).cpu()
         predictors.append(best.predictor)
         pooling = best.pooling or pooling
-    notes = [
-        {
-            "loss": loop.settings.loss,
-            "seed": loop.settings.seed,
-            "epoch": loop.best_epoch,
-            **{key: loop.history[loop.best_epoch - 1][key] for key in ("val_loss", "val_error")},
-        }
-        for loop in loops
-    ]
+        chosen = loop.history[loop.best_epoch - 1]
+        kept = {key: chosen[key] for key in ("epoch", "val_loss", "val_error")}
+        notes.append({"loss": loop.settings.loss, "seed": loop.settings.seed, **kept})
     config = shaped(data.source.model_config(), settings)
     training = training_notes(settings.mode, data.source, notes)
     return Checkpoint(config, predictors, pooling, training)
 
 
 @contextmanager
-def run_history(loops: Sequence[Loop], output: Path) -> Iterator[GrowingTable]:
+def run_history(loops: Sequence[Training], output: Path) -> Iterator[GrowingTable]:
     """The history of a run, held by the main process against a second run in the same folder."""
     history = GrowingTable(output / "history.jsonl")
     with history.locked() if loops[0].rank == 0 else nullcontext():
@@ -171,7 +154,7 @@ def run_history(loops: Sequence[Loop], output: Path) -> Iterator[GrowingTable]:
 
 
 def followed(
-    loops: Sequence[Loop],
+    loops: Sequence[Training],
     history: GrowingTable,
     stamp: Stamp,
     resume: bool,
@@ -181,23 +164,23 @@ def followed(
 
     A new run removes what an earlier one left: a folder holds one run's results.
     """
-    output, main = history.path.parent, loops[0].rank == 0
-    state = output / STATE_FILE
+    output, main, written = history.path.parent, loops[0].rank == 0, 0
+    state = output / "state.pt"
+    if main and not (resume and state.is_file()):
+        shutil.rmtree(output / "best", ignore_errors=True)
+        for name in ("history.jsonl.partial", "history.jsonl", "metrics.json", "curves.png"):
+            (output / name).unlink(missing_ok=True)
     if main:
-        if not (resume and state.is_file()):
-            shutil.rmtree(output / "best", ignore_errors=True)
-            for name in ("history.jsonl.partial", "history.jsonl", "metrics.json", "curves.png"):
-                (output / name).unlink(missing_ok=True)
         history.start()
-    written = 0
     for saved in run_epochs(loops, state, stamp, resume):
-        if main:
-            rows = history_rows(loops)
-            history.append(rows[written:])
-            written = len(rows)
-            if saved:
-                yield
-            on_epoch(mean_row(loops))
+        if not main:
+            continue
+        rows = history_rows(loops)
+        history.append(rows[written:])
+        written = len(rows)
+        if saved:
+            yield
+        on_epoch(mean_row(loops))
 
 
 def finish_run(
@@ -214,7 +197,7 @@ def finish_run(
     history.finish()
 
 
-def mean_row(loops: Sequence[Loop]) -> HistoryRow:
+def mean_row(loops: Sequence[Training]) -> HistoryRow:
     """The means of the last epoch's rows, over the models that trained in it."""
     last = max(loop.epoch for loop in loops)
     rows = [loop.history[-1] for loop in loops if loop.epoch == last]
@@ -224,7 +207,7 @@ def mean_row(loops: Sequence[Loop]) -> HistoryRow:
     return {**row, "epoch": last}
 
 
-def history_rows(loops: Sequence[Loop]) -> list[HistoryRow]:
+def history_rows(loops: Sequence[Training]) -> list[HistoryRow]:
     """A row per epoch, of several models with `member`."""
     if len(loops) == 1:
         return loops[0].history

@@ -15,7 +15,8 @@ import torch
 from apex_reward.audio import Waveform, load_audio
 from apex_reward.files.tables import read_jsonl
 from apex_reward.runs.interrupt import Interrupt, InterruptCallback, how_to_go_on
-from apex_reward.runs.log import HistoryCallback, RunLog
+from apex_reward.runs.log import RunLog
+from tests.recipes.support import recipe_module
 
 PANELS = {"reward": ["reward"]}
 
@@ -41,7 +42,7 @@ def test_a_run_that_goes_on_writes_the_later_rows_again(tmp_path: Path, finished
     if finished:
         log.finish({})
     again = RunLog(tmp_path, PANELS, resume=True)
-    callback = HistoryCallback(again)
+    callback = recipe_module("grpo_codec_lm").HistoryCallback(again)
     state = SimpleNamespace(global_step=2)
     callback.on_train_begin(None, state, None)
     assert [row["step"] for row in again.rows] == [1, 2]

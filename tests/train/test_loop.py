@@ -45,8 +45,10 @@ class Scripted(Loop):
         wanted = {"loss": "equal", "task": "popularity", **settings}
         self.script, network = script, Network(small())
         labels = np.array([[0.0, 1.0], [2.0, 5.0]])  # variances 1 and 4
-        parameters = network.parameters()
-        super().__init__(TrainSettings(**wanted), network, parameters, labels, accelerator)
+        super().__init__(TrainSettings(**wanted), network, labels, accelerator)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
     def train_epoch(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
