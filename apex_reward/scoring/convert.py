@@ -41,19 +41,10 @@ def import_model(
     target = check_unused(output)
     if clap is not None and kind != "tunejury":
         raise UsageError(f"--clap is for --kind tunejury; {kind} reads none")
-    reader: Any = {
-        "apex": ApexReward,
-        "songeval": SongEval,
-        "tunejury": TuneJury,
-        "muq-eval": MuQEval,
-    }[kind]
-    options = {} if clap is None else {"clap": _local(clap)}
+    readers = {"songeval": SongEval, "tunejury": TuneJury, "muq-eval": MuQEval}
+    reader: Any = readers.get(kind, ApexReward)
+    options = {} if clap is None else {"clap": clap}
     with without_bars(), atomic(target) as temporary:
-        model = reader.from_published(_local(predictor), _local(encoder), **options)
+        model = reader.from_published(predictor, encoder, **options)
         model.save_pretrained(temporary)
     return model
-
-
-def _local(name: str | Path) -> str | Path:
-    """A path where there is one; else a hub id or whatever the reader makes of it."""
-    return Path(name) if Path(name).exists() else name

@@ -45,49 +45,32 @@ def score_dataset(
     judge = as_reward(reward)
     judge.check_single()
     if isinstance(dataset, Mapping) and hasattr(dataset, "column_names"):
-        parts = {
+        kind: Any = type(dataset)
+        return kind({
             name: score_dataset(part, judge, audio_column, prompt_column, batch_size)
             for name, part in dataset.items()
-        }
-        kind: Any = type(dataset)
-        return kind(parts)
+        })  # fmt: skip
     if not hasattr(dataset, "map"):
         raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
-    _check_columns(dataset, audio_column, prompt_column if judge.model.reads_text else None)
-    names = _columns(judge)
-    taken = [name for name in getattr(dataset, "column_names", None) or () if name in names]
-    if renamed := {name: f"input.{name}" for name in taken}:
-        prompt_column = renamed.get(prompt_column, prompt_column)
-        dataset = dataset.rename_columns(renamed)
-    return undecoded(dataset, audio_column).map(
-        lambda batch: _scored(judge, batch, audio_column, prompt_column),
-        batched=True,
-        batch_size=batch_size,
-    )
-
-
-def _columns(reward: Reward) -> list[str]:
-    return [*row_columns(reward, rewarded=True), "flags", "error"]
-
-
-def _check_columns(dataset: Any, audio: str, prompt: str | None) -> None:
-    names = list(getattr(dataset, "column_names", None) or ())
-    lacking = [name for name in (audio, prompt) if name and names and name not in names]
-    if lacking:
+    reads = judge.model.reads_text
+    present = list(getattr(dataset, "column_names", None) or ())  # unknown for some streams
+    needed = [audio_column, *([prompt_column] if reads else [])]
+    if lacking := [name for name in needed if present and name not in present]:
         raise DataError(
-            f"the data set has no column {', '.join(lacking)}; it has {', '.join(names)}"
+            f"the data set has no column {', '.join(lacking)}; it has {', '.join(present)}"
         )
+    names = [*row_columns(judge, rewarded=True), "flags", "error"]
+    if renamed := {name: f"input.{name}" for name in present if name in names}:
+        dataset = dataset.rename_columns(renamed)
+    prompt = renamed.get(prompt_column, prompt_column)
 
+    def scored(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        songs = list(batch[audio_column])
+        prompts = prompts_of(batch[prompt], batch.get("lyrics")) if reads else None
+        settings = judge.engine_settings(block=max(1, len(songs)))
+        results = judge.results(songs, prompts, settings=settings)
+        rows = [song_row(judge, result, rewarded=True) for result in results]
+        return {name: [row[name] for row in rows] for name in names}
 
-def _scored(
-    reward: Reward, batch: Mapping[str, list[Any]], audio: str, prompt: str
-) -> dict[str, list[Any]]:
-    songs = list(batch[audio])
-    prompts = None
-    if reward.model.reads_text:
-        prompts = prompts_of(batch[prompt], batch.get("lyrics"))
-    settings = reward.engine_settings(block=max(1, len(songs)))
-    results = reward.results(songs, prompts, settings=settings)
-    rows = [song_row(reward, result, rewarded=True) for result in results]
-    names = _columns(reward)
-    return {name: [row[name] for row in rows] for name in names}
+    undecoded_songs = undecoded(dataset, audio_column)
+    return undecoded_songs.map(scored, batched=True, batch_size=batch_size)

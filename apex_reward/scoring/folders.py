@@ -36,45 +36,32 @@ def songs_in(folder: str) -> list[str]:
     named: list[str] = []  # folders with the ending of a song
     seen: set[tuple[int, int]] = set()
     starts = [folder]
+
+    def not_listed(error: OSError) -> None:
+        found.append(error.filename)
+
     while starts:
         links: list[str] = []
         for start in starts:
-            todo = [start]
-            while todo:
-                todo += _listed(todo.pop(), found, named, links, seen)
+            for place, folders, files in os.walk(start, onerror=not_listed):
+                status = os.stat(place)
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                found += [os.path.join(place, name) for name in files if _is_song(name)]
+                folders[:] = [n for n in folders if n[:2] != "._" and n not in SIDE_FOLDERS]
+                inside = [os.path.join(place, name) for name in folders]
+                named += filter(_is_song, inside)
+                links += filter(os.path.islink, inside)
         starts = sorted(links)  # after the folders themselves: a song keeps its shortest path
     found.sort()
     empty = [folder for folder in named if not _holds_one(folder, found)]
     return sorted(found + empty) if empty else found
 
 
-def _listed(
-    folder: str, found: list[str], named: list[str], links: list[str], seen: set[tuple[int, int]]
-) -> list[str]:
-    """Sort the entries of a folder into songs and links; the folders in it."""
-    folders: list[str] = []
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return []
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as listing:
-            for entry in listing:
-                name = entry.name
-                is_song = name[name.rfind(".") :].lower() in ENDINGS and name[:2] != "._"
-                try:
-                    is_folder = entry.is_dir()
-                except OSError:  # a link to itself
-                    is_folder = False
-                if not is_folder:
-                    if is_song:
-                        found.append(entry.path)
-                elif name[:2] != "._" and name not in SIDE_FOLDERS:
-                    (links if entry.is_symlink() else folders).append(entry.path)
-                    named += [entry.path] if is_song else []
-    except OSError:
-        found.append(folder)
-    return folders
+def _is_song(path: str) -> bool:
+    return path[path.rfind(".") :].lower() in ENDINGS and not path.startswith("._")
 
 
 def songs_matching(pattern: str) -> list[str]:

@@ -65,30 +65,25 @@ def write_groups(
         for column in columns
         for figure in figures
     }
-    p_values = np.array([_p_value([v for v, _ in groups.values()]) for groups in tables.values()])
+    p_values = np.array([_p_value(groups) for groups in tables.values()])
     known = ~np.isnan(p_values)
     p_values[known] = holm(p_values[known])
     found: list[Row] = []
     words = []
-    for ((column, figure), groups), p_value in zip(tables.items(), p_values, strict=True):
-        means = {}
+    for ((column, figure), groups), p_value in zip(tables.items(), p_values.tolist(), strict=True):
+        means = []
         for group, (values, prompts) in groups.items():
-            means[group] = float(np.mean(values))
-            low, high = bootstrap_interval(_mean, values, clusters=prompts)
-            found.append({
-                "column": column, "group": group, "figure": figure, "songs": len(values),
-                "mean": means[group], "lower": _known(low), "upper": _known(high),
-                "p_value": _known(float(p_value)),
-            })  # fmt: skip
+            mean = float(np.mean(values))
+            means += [(mean, group)] if len(values) >= FEWEST else []
+            low, high = bootstrap_interval(np.mean, values, clusters=prompts)
+            numbers = {"mean": mean, "lower": low, "upper": high, "p_value": p_value}
+            row = {"column": column, "group": group, "figure": figure, "songs": len(values)}
+            found.append(row | {n: None if np.isnan(v) else v for n, v in numbers.items()})
         if p_value < 0.05:
-            large = {g: means[g] for g, (values, _) in groups.items() if len(values) >= FEWEST}
-            low_group, high_group = (
-                min(large, key=large.__getitem__),
-                max(large, key=large.__getitem__),
-            )
+            (low, low_group), (high, high_group) = min(means), max(means)
             words.append(
-                f"{figure} differs by {column}: {means[high_group]:.3g} for {high_group}, "
-                f"{means[low_group]:.3g} for {low_group}"
+                f"{figure} differs by {column}: {high:.3g} for {high_group}, {low:.3g} for "
+                f"{low_group}"
             )
     write_table(groups_path(output), found)
     return words
@@ -101,26 +96,15 @@ def _groups(rows: Sequence[Mapping[str, Any]], column: str, figure: str) -> dict
         for row in rows
         if None not in (row.get(column), row.get(figure)) and (text := as_text(row[column]))
     ]
-    cells.sort()
     found = {}
-    for text, group in groupby(cells, key=lambda cell: cell[0]):
+    for text, group in groupby(sorted(cells), key=lambda cell: cell[0]):
         _, values, prompts = zip(*group, strict=True)
         found[text] = (np.array(values), prompts)
     return found
 
 
-def _p_value(groups: Sequence[Any]) -> float:
-    large = [values for values in groups if len(values) >= FEWEST]
+def _p_value(groups: Mapping[str, Any]) -> float:
+    large = [values for values, _ in groups.values() if len(values) >= FEWEST]
     if len(large) < 2:
         return math.nan
-    if np.ptp(np.concatenate(large)) == 0:
-        return 1.0
-    return float(stats.kruskal(*large).pvalue)
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values))
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return 1.0 if np.ptp(np.concatenate(large)) == 0 else float(stats.kruskal(*large).pvalue)

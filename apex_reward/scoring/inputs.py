@@ -11,7 +11,7 @@ from pathlib import Path
 from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.songs_inside import NoSong, is_saved_dataset
-from apex_reward.files.tables import read_table
+from apex_reward.files.tables import read_rows
 from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.scoring.folders import TAR_ENDINGS, fetched, is_address, songs_in, songs_matching
 from apex_reward.scoring.lists import (
@@ -20,12 +20,11 @@ from apex_reward.scoring.lists import (
     Input,
     is_list,
     read_list,
-    read_list_beside_songs,
     read_saved,
     read_tar,
 )
 
-__all__ = ["Input", "find_audio", "find_songs", "prompts_for"]
+__all__ = ["Input", "find_audio", "find_songs", "groups_for", "prompts_for"]
 
 
 def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = None) -> list[Input]:
@@ -53,32 +52,19 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
         UsageError: no song in any input.
         DataError: a list that is not readable as one.
     """
-    return [Input(song) if isinstance(song, str) else song for song in _found(inputs, songs)]
-
-
-def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The paths of `find_songs`."""
-    return [song if isinstance(song, str) else song.path for song in _found(inputs, None)]
-
-
-def _found(inputs: Sequence[str | os.PathLike[str]], songs: Path | None) -> list[str | Input]:
-    """Songs that have columns or a name of their own as inputs, others as paths."""
     given = [os.fspath(item) for item in inputs]
     beside = not all(map(is_list, given))
     aside: list[str] = []
-    found: list[str | Input] = []
+    found: list[Input] = []
     for path in given:
-        sources = _expand(path, beside, songs)
+        sources = _expanded(path, songs, beside)
         if sources is None:
             aside.append(path)
         else:
             found += sources
     if aside:
-        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=3)
-    if all(
-        isinstance(song, str) and glob.has_magic(song) and not os.path.lexists(song)
-        for song in found
-    ):
+        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=2)
+    if all(glob.has_magic(song.path) and not os.path.lexists(song.path) for song in found):
         raise UsageError(
             f"no audio found in {listed(given) or 'no inputs'}; give files, folders, globs, or a "
             f"list ({', '.join(LIST_ENDINGS)}). Folders are searched for {', '.join(AUDIO_ENDINGS)}"
@@ -86,34 +72,36 @@ def _found(inputs: Sequence[str | os.PathLike[str]], songs: Path | None) -> list
     return found
 
 
-def _expand(given: str, beside: bool, songs: Path | None) -> Sequence[str | Input] | None:
-    """The songs of one input; None for a file beside songs that is none itself."""
-    found: Sequence[str | Input] | None = [given]
+def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The paths of `find_songs`."""
+    return [song.path for song in find_songs(inputs)]
+
+
+def _expanded(given: str, songs: Path | None, beside: bool) -> list[Input] | None:
+    """The songs of one input; None for a list beside songs that is none."""
     if isinstance(given, NoSong):
-        pass
-    elif is_address(given):
-        found = [
-            _at_address(source, address, songs is not None)
+        return [Input(given)]
+    if is_address(given):
+        return [
+            song._replace(
+                columns={"source": address, **song.columns},
+                name=song.name or (address if songs is None else None),
+            )
             for address, file in fetched(given, songs)
-            for source in _expand(file, False, songs) or ()
+            for song in _expanded(file, songs, False) or ()
         ]
-    elif given.lower().endswith(TAR_ENDINGS):
-        found = read_tar(given, songs)
-    elif is_saved_dataset(given):
-        found = read_saved(given, songs)
-    elif os.path.isdir(given):
-        found = songs_in(given)
-    elif is_list(given):
-        found = read_list_beside_songs(given, songs) if beside else read_list(given, songs)
+    if given.lower().endswith(TAR_ENDINGS):
+        return read_tar(given, songs)
+    if is_saved_dataset(given):
+        return read_saved(given, songs)
+    if is_list(given):
+        return read_list(given, songs, beside)
+    paths = [given]
+    if os.path.isdir(given):
+        paths = songs_in(given)
     elif glob.has_magic(given) and not os.path.lexists(given):
-        found = songs_matching(given) or [given]
-    return found
-
-
-def _at_address(song: str | Input, address: str, kept: bool) -> Input:
-    """The song of an address; where its file is not kept, rows name the address."""
-    path, columns, name = Input(song) if isinstance(song, str) else song
-    return Input(path, {"source": address, **columns}, name or (None if kept else address))
+        paths = songs_matching(given) or paths
+    return list(map(Input, paths))
 
 
 def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Prompt]:
@@ -128,21 +116,20 @@ def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Pro
         DataError: a table without these columns, or no song with a prompt or lyrics.
     """
     texts: dict[str, Prompt] = {}
-    if table is not None:
-        rows = read_table(table)
-        key = next((name for name in PATH_COLUMNS if name in rows.column_names), None)
-        names = {"prompt", "lyrics"} & set(rows.column_names)
-        if key is None or not names:
-            raise DataError(f"{table} needs the columns 'audio' (or 'path') and 'prompt'")
-        for row in rows.select([key, *names]).to_pylist():
-            prompt = prompt_of(row.get("prompt"), row.get("lyrics"))
-            if prompt or prompt.lyrics:
-                texts[str(row[key])] = prompt
-                texts.setdefault(os.path.basename(str(row[key])), prompt)
+    rows = [] if table is None else read_rows(table)
+    names = {name for row in rows for name in row}
+    key = next((name for name in PATH_COLUMNS if name in names), None)
+    if table is not None and (key is None or names.isdisjoint({"prompt", "lyrics"})):
+        raise DataError(f"{table} needs the columns 'audio' (or 'path') and 'prompt'")
+    for row in rows:
+        prompt, path = prompt_of(row.get("prompt"), row.get("lyrics")), str(row.get(key or ""))
+        if prompt or prompt.lyrics:
+            texts[path] = prompt
+            texts.setdefault(os.path.basename(path), prompt)
     found = []
-    for path, columns, _ in sources:
-        own = prompt_of(columns.get("prompt"), columns.get("lyrics"))
-        found.append(texts.get(path, texts.get(os.path.basename(path), own)))
+    for song in sources:
+        own = prompt_of(song.columns.get("prompt"), song.columns.get("lyrics"))
+        found.append(texts.get(song.path, texts.get(os.path.basename(song.path), own)))
     if not any(prompt.strip() or prompt.lyrics for prompt in found):
         raise DataError(
             "no song has a prompt, and the model judges songs by their prompts; give --prompts "
@@ -160,9 +147,10 @@ def groups_for(sources: Sequence[Input], table: Path | None = None) -> list[str]
     Returns:
         None where no song has a prompt.
     """
-    columns = [source.columns for source in sources]
-    if table is None and all(row.get("prompt_id") is not None for row in columns):
-        return [str(row["prompt_id"]) for row in columns]
-    if table is None and not any(row.get("prompt") for row in columns):
-        return None
+    if table is None:
+        ids = [song.columns.get("prompt_id") for song in sources]
+        if None not in ids:
+            return list(map(str, ids))
+        if not any(song.columns.get("prompt") for song in sources):
+            return None
     return [prompt.strip() for prompt in prompts_for(sources, table)]

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, islice, repeat
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp, provenance_path, text_hash
-from apex_reward.files.tables import check_format, check_output, read_rows
+from apex_reward.files.tables import (
+    check_format,
+    check_output,
+    json_line,
+    read_jsonl,
+    read_rows,
+    write_text,
+)
 from apex_reward.model.encode import Prompts
-from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
+from apex_reward.rewards.cascade import JUDGED_BY
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, row_columns
 from apex_reward.rewards.saved import provenance
-from apex_reward.scoring.engines import Engine
-from apex_reward.scoring.lists import Input
-from apex_reward.scoring.rows import (
-    Blocks,
-    Further,
-    ScoreSettings,
-    bare,
-    check_cascade,
-    paths_of,
-    result_columns,
-)
+from apex_reward.scoring.engines import Engine, Worker
+from apex_reward.scoring.lists import Input, inputs_of
+from apex_reward.scoring.rows import ScoreSettings, cascaded, list_columns, result_columns, rows_of
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]
@@ -76,162 +75,126 @@ def score_to_file(
         UsageError: a wrong ending or mix, an output that is an input, a result of other inputs,
             model or settings, or another run that is writing the same file.
     """
-    settings = settings or ScoreSettings()
+    settings, output = settings or ScoreSettings(), Path(output)
     check_format(output)
+    if reward.student is not None:
+        settings = replace(settings, rewarded=True)
     if settings.rewarded:
         reward.check_single()
-    if reward.student is not None:
-        _cascade_to_file(
-            reward, sources, Path(output), settings, prompts, groups, resume, on_row,
-            {"workers": workers, "engine": engine},
-        )  # fmt: skip
-        return
-    run = _Run(reward, sources, Path(output), settings, prompts, workers)
-    first = engine.share.first
-    if resume and run.songs.path.exists() and not run.songs.partial.exists():
-        run.stamp.check(run.stamp_path, run.songs.path)
-        for row in run.finished() if first else ():
+    songs = inputs_of(sources, prompts)
+    run = _Run(reward, songs, output, settings, workers, engine, groups)
+    if resume and output.exists() and not run.table.partial.exists():
+        run.stamp.check(provenance_path(output), output)
+        for row in run.finished() if engine.share.first else ():
             on_row(row, False)
         return
     with ExitStack() as held:
 
         def begin() -> int:
-            held.enter_context(run.songs.locked())
-            return run.start(resume, engine.several)
+            held.enter_context(run.table.locked())
+            return run.start(resume)
 
         begun = engine.share.begun(begin)
         for row in run.kept:
             on_row(row, False)
-        for row in run.fresh(begun, engine):
+        for row in run.fresh(begun, resume):
             on_row(row, True)
-        if first:
+        if engine.share.first:
             run.finish()
 
 
-def _cascade_to_file(
-    reward: Reward,
-    sources: Sequence[str | Input],
-    output: Path,
-    settings: ScoreSettings,
-    prompts: Prompts,
-    groups: Sequence[str] | None,
-    resume: bool,
-    on_row: OnRow,
-    how: dict[str, Any],
-) -> None:
-    """`score_to_file` of a cascade: a file of the student, one of the teacher, then both joined."""
-    check_cascade(settings)
-    settings, share = replace(settings, rewarded=True), how["engine"].share
-    run = _Run(reward, sources, output, settings, prompts, how["workers"], groups)
-    if resume and output.exists():
-        run.stamp.check(run.stamp_path, output)
-        for row in read_rows(output) if share.first else ():
-            on_row(row, False)
-        return
-    parts = []
-
-    def score(one: Reward, numbers: Sequence[int]) -> list[Row]:
-        name = "student" if one is reward.student else "teacher"
-        parts.append(output.with_name(f"{output.name}.{name}.jsonl"))
-        chosen = [bare(sources[number]) for number in numbers]
-        texts = None if prompts is None else [prompts[number] for number in numbers]
-        score_to_file(one, chosen, parts[-1], settings, prompts=texts, resume=resume, **how)
-        share.wait()
-        return read_rows(parts[-1])
-
-    rows = cascade_rows(reward, len(sources), score, groups)
-    share.wait()
-    if not share.first:
-        return
-    with run.songs.locked():
-        run.songs.start()
-        for number, row in enumerate(rows):
-            row = run.further.joined(number, row)
-            run.songs.append([row])
-            on_row(row, True)
-        run.stamp.write(run.stamp_path)
-        run.songs.finish()
-    for part in parts:
-        part.unlink()
-        provenance_path(part).unlink(missing_ok=True)
-
-
 class _Run:
-    """One scoring run into one file."""
+    """One scoring run into one file.
+
+    Several processes leave a file per block of songs in `folder`, which all of them see. The run
+    is picklable, so that Ray's actors get it: a call gives the worker of a process.
+    """
 
     def __init__(
         self,
         reward: Reward,
-        sources: Sequence[str | Input],
+        songs: Sequence[Input],
         output: Path,
         settings: ScoreSettings,
-        prompts: Prompts,
         workers: int,
-        groups: Sequence[str] | None = None,
+        engine: Engine,
+        groups: Sequence[str] | None,
     ) -> None:
-        self.settings = settings
-        paths = paths_of(sources)
+        self.reward, self.songs, self.output, self.settings = reward, songs, output, settings
+        self.workers, self.engine, self.groups = workers, engine, groups
+        paths = [song.path for song in songs]
         check_output(output, paths)
         about = provenance(reward)
+        metadata = {f"apex_reward.{name}": json.dumps(value) for name, value in about.items()}
         names = result_columns(reward, settings)
-        self.further = Further(sources, names)
-        self.songs = GrowingTable(output, song_schema(names, self.further.schema, about))
-        self.parts = GrowingTable(segments_path(output), segment_schema(reward, about))
-        texts = [[prompt, getattr(prompt, "lyrics", None)] for prompt in prompts or ()]
-        names_of_songs = [source.name for source in sources if isinstance(source, Input)]
+        columns = list_columns(songs, names)
+        self.columns: list[Row] = columns.to_pylist()
+        self.table = GrowingTable(output, song_schema(names, columns.schema, metadata))
+        self.parts = GrowingTable(segments_path(output), segment_schema(reward, metadata))
+        prompts = [song.prompt for song in songs if song.prompt is not None]
         values = {
-            "inputs": text_hash([paths, names_of_songs, self.further.rows]),
-            "prompts": text_hash(texts),
+            "inputs": text_hash([paths, [song.name for song in songs], self.columns]),
+            "prompts": text_hash([prompt, prompt.lyrics] for prompt in prompts),
             "settings": vars(settings),
-            **({} if groups is None else {"groups": text_hash(groups)}),
+            "groups": text_hash(groups or ()),
         }
         self.stamp = Stamp({**about, **values}, paths)
-        self.stamp_path = provenance_path(output)
         self.growing = output.with_name(output.name + ".partial.json")
+        self.folder = output.with_name(output.name + ".partial.blocks")
         batches = [encoder.batch_segments for encoder in reward.parts.encoders]
         # Models without batches give a song the same bits wherever a run begins.
-        self.block = block_songs(reward.batch_segments or max(batches)) if batches else 1
+        self.step = block_songs(reward.batch_segments or max(batches)) if batches else 1
+        self.size = self.step if batches else BLOCK_SONGS  # songs of a block's file
         self.kept: list[Row] = []
-        self.blocks = Blocks(
-            reward, sources, prompts, settings, output.with_name(output.name + ".partial.blocks"),
-            self.block if batches else BLOCK_SONGS, self.block, workers,
-        )  # fmt: skip
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether blocks have files: several processes work, or a former run left some."""
+        return self.engine.several or any(self.folder.glob("*.jsonl"))
 
     def finished(self) -> list[Row]:
         """The rows of the finished file; finishes what a kill in the very last steps left."""
         if self.settings.segments:
             self.parts.finish()
         self._clear()
-        return read_rows(self.songs.path)
+        return read_rows(self.output)
 
-    def start(self, resume: bool, several: bool) -> int:
+    def start(self, resume: bool) -> int:
         """Begin behind the rows that a former run left in order; their number."""
-        songs = len(self.blocks.sources)
-        if resume and ((rows := self.songs.written()) or self.blocks.begun):
-            self.stamp.check(self.growing, self.songs.partial)
-            step = self.blocks.size if several or self.blocks.begun else self.block
-            self.kept = self._whole(rows)
-            if len(self.kept) < songs:
-                self.kept = self.kept[: len(self.kept) // step * step]
+        rows = self.table.written() if resume else []
+        if rows or (resume and any(self.folder.glob("*.jsonl"))):
+            self.stamp.check(self.growing, self.table.partial)
+            if self.settings.segments:  # rows whose segments were written too
+                ends = list(accumulate(row["segments"] for row in rows))
+                rows = rows[: bisect_right(ends, len(self.parts.written()))]
+            if len(rows) < len(self.songs):
+                step = self.size if self.in_blocks else self.step
+                rows = rows[: len(rows) // step * step]
+            self.kept = rows
         else:
-            self.blocks.clear()
-        self.songs.start(keep=len(self.kept))
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.table.start(keep=len(self.kept))
         if self.settings.segments:
             self.parts.start(keep=sum(row["segments"] for row in self.kept))
         # Only now: a stamp must never stand beside rows of another run.
         self.stamp.write(self.growing)
         return len(self.kept)
 
-    def fresh(self, start: int, engine: Engine) -> Iterator[Row]:
-        """The rows that are not there yet, each written as it comes."""
-        in_files = engine.several or self.blocks.begun
-        rows = self.blocks.rows(engine, start) if in_files else self.blocks.stream(start)
-        for number, row in enumerate(rows, start):
+    def fresh(self, start: int, resume: bool) -> Iterator[Row]:
+        """The rows that are not there yet, each written as it comes; none on a later process."""
+        if self.reward.student is not None:
+            rows: Iterator[Row] = islice(self._cascade(resume), start, None)
+        elif self.in_blocks:
+            rows = self._gathered(start)
+        else:
+            rows = self._scored(self.songs[start:])
+        own = iter(self.columns[start:]) if self.columns else repeat({})
+        for row in rows:
             # Segments first: the row of a song means that its segments are written.
             if self.settings.segments:
                 self.parts.append(row.pop("segment_rows"))
-            row = self.further.joined(number, row)
-            self.songs.append([row])
+            row = {**next(own), **row}
+            self.table.append([row])
             yield row
 
     def finish(self) -> None:
@@ -240,22 +203,68 @@ class _Run:
         While the partial file of the songs is there, a resume finishes again; behind it only the
         segments are left to rename.
         """
-        self.stamp.write(self.stamp_path)
-        self.songs.finish()
+        self.stamp.write(provenance_path(self.output))
+        self.table.finish()
         if self.settings.segments:
             self.parts.finish()
         self._clear()
 
     def _clear(self) -> None:
         self.growing.unlink(missing_ok=True)
-        self.blocks.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for part in map(self._part, ("student", "teacher")):
+            part.unlink(missing_ok=True)
+            provenance_path(part).unlink(missing_ok=True)
 
-    def _whole(self, rows: list[Row]) -> list[Row]:
-        """The rows whose segments were written too."""
-        if not self.settings.segments:
-            return rows
-        ends = list(accumulate(row["segments"] for row in rows))
-        return rows[: bisect_right(ends, len(self.parts.written()))]
+    def _part(self, name: str) -> Path:
+        return self.output.with_name(f"{self.output.name}.{name}.jsonl")
+
+    def _cascade(self, resume: bool) -> Iterator[Row]:
+        """The rows of a cascade, from a file of the student and one of the teacher."""
+
+        def score(one: Reward, songs: list[Input]) -> list[Row]:
+            part = self._part("student" if one is self.reward.student else "teacher")
+            score_to_file(one, songs, part, self.settings, workers=self.workers,
+                          engine=self.engine, resume=resume)  # fmt: skip
+            self.engine.share.wait()
+            return read_rows(part)
+
+        rows = list(cascaded(self.reward, self.songs, self.settings, self.groups, score))
+        self.engine.share.wait()
+        yield from rows if self.engine.share.first else ()
+
+    def _scored(self, songs: Sequence[Input]) -> Iterator[Row]:
+        """The rows of songs, made in this process; batches are encoded after every `step` songs."""
+        return rows_of(self.reward, songs, self.settings, self.workers, self.step)
+
+    def _gathered(self, done: int) -> Iterator[Row]:
+        """The rows behind the first `done`, as the files of their blocks appear."""
+        todo = range(-(-done // self.size), -(-len(self.songs) // self.size))
+        ahead = list(reversed(todo if self.engine.share.first else ()))
+        for _ in self.engine.run(todo, self):
+            while ahead and self._file(ahead[-1]).exists():
+                yield from read_jsonl(self._file(ahead.pop()))
+        while ahead:
+            yield from read_jsonl(self._file(ahead.pop()))
+
+    def __call__(self, device: str | None) -> Worker:
+        """The worker of one process, its models on the device."""
+        if device is not None:
+            self.reward.parts.to(device)
+        return self._work
+
+    def _work(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Score the blocks that have no file yet; the decoders run ahead over their borders."""
+        todo = [number for number in numbers if not self._file(number).exists()]
+        parts = [self.songs[number * self.size : (number + 1) * self.size] for number in todo]
+        rows = self._scored([song for part in parts for song in part])
+        for number, part in zip(todo, parts, strict=True):
+            made = list(islice(rows, len(part)))
+            write_text(self._file(number), "".join(map(json_line, made)))
+            yield len(made)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.jsonl"
 
 
 def block_songs(batch_segments: int) -> int:
@@ -272,24 +281,19 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def song_schema(names: Sequence[str], further: pa.Schema, about: dict[str, Any]) -> pa.Schema:
+def song_schema(names: Sequence[str], further: pa.Schema, metadata: dict[str, str]) -> pa.Schema:
     """Columns and types of a result file; the metadata holds what made it."""
     kinds = {
         "path": pa.string(), "sample_rate": pa.int64(), "segments": pa.int64(),
         "flags": pa.list_(pa.string()), "error": pa.string(), JUDGED_BY: pa.string(),
     }  # fmt: skip
     columns = [(name, kinds.get(name, pa.float64())) for name in names]
-    return pa.schema([*further, *columns], metadata=_metadata(about))
+    return pa.schema([*further, *columns], metadata=metadata)
 
 
-def segment_schema(reward: Reward, about: dict[str, Any]) -> pa.Schema:
+def segment_schema(reward: Reward, metadata: dict[str, str]) -> pa.Schema:
     """Columns and types of the file with a row per segment."""
-    numbers = ["start", "end", *row_columns(reward, rewarded=False)]
     columns = [("path", pa.string()), ("segment", pa.int64())]
-    return pa.schema(
-        [*columns, *((name, pa.float64()) for name in numbers)], metadata=_metadata(about)
-    )
-
-
-def _metadata(about: dict[str, Any]) -> dict[str, str]:
-    return {f"apex_reward.{name}": json.dumps(value) for name, value in about.items()}
+    numbers = ["start", "end", *row_columns(reward, rewarded=False)]
+    columns += [(name, pa.float64()) for name in numbers]
+    return pa.schema(columns, metadata=metadata)

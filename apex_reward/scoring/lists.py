@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from apex_reward.audio import AUDIO_ENDINGS
-from apex_reward.errors import DataError
+from apex_reward.errors import DataError, UsageError
 from apex_reward.files.songs_inside import NoSong, read_songs_inside, song_file
 from apex_reward.files.tables import as_text, read_rows
+from apex_reward.prompt import Prompt, prompts_of
 
 LIST_ENDINGS = (".txt", ".jsonl", ".csv", ".parquet")
 PATH_COLUMNS = ("audio", "path")
@@ -27,11 +29,31 @@ class Input(NamedTuple):
         path: of its file.
         columns: what its list holds beside the path (`prompt`, `prompt_id`, ...).
         name: what rows have as `path`; None: the path of the file.
+        prompt: for models that read text; None where none is given.
     """
 
     path: str
     columns: Mapping[str, Any] = {}
     name: str | None = None
+    prompt: Prompt | None = None
+
+
+def inputs_of(sources: Sequence[str | Input], prompts: Sequence[Any] | None = None) -> list[Input]:
+    """Paths and inputs as inputs, with the prompts of a run.
+
+    Args:
+        prompts: one per source; None leaves those that inputs have.
+
+    Raises:
+        UsageError: one text instead of a list, or another number than sources.
+    """
+    given = [source if isinstance(source, Input) else Input(source) for source in sources]
+    if prompts is None:
+        return given
+    texts = prompts_of(prompts)
+    if len(texts) != len(given):
+        raise UsageError(f"{len(texts)} prompts for {len(given)} songs; expected one each")
+    return [song._replace(prompt=text) for song, text in zip(given, texts, strict=True)]
 
 
 def is_list(path: str) -> bool:
@@ -39,7 +61,7 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(LIST_ENDINGS) and os.path.isfile(path)
 
 
-def read_list(path: str, songs: Path | None = None) -> list[Input]:
+def read_list(path: str, songs: Path | None = None, beside: bool = False) -> list[Input] | None:
     """The songs of a list.
 
     A table has its paths in the column `audio`, or in `path` where there is no `audio`; its other
@@ -48,35 +70,50 @@ def read_list(path: str, songs: Path | None = None) -> list[Input]:
     reason. Songs that lie in the table itself (an Audio column) are written into `songs`, or a
     temporary folder.
 
+    Args:
+        beside: the file stands among songs, as a shell's `*` gives it, where it may hold lyrics or
+            notes. It is a list there if a line of text is a path that exists, or a table has a
+            column of paths.
+
+    Returns:
+        None for a file beside songs that is no list.
+
     Raises:
         DataError: not readable as a list, or no such column.
     """
-    beside = os.path.dirname(path)
     try:
         if path.lower().endswith(".txt"):
-            text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-            return [
-                Input(_beside(line.strip(), beside)) for line in text.split("\n") if line.strip()
-            ]
+            lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+            found = [Input(_near(path, line.strip())) for line in lines if line.strip()]
+            is_none = beside and not any(os.path.lexists(song.path) for song in found)
+            return None if is_none else found
         if path.lower().endswith(".parquet") and (inside := read_saved(path, songs)) is not None:
             return inside
-        rows = read_rows(path)
-    except OSError as error:
+        return _read_rows(path)
+    except (OSError, DataError) as error:
+        if beside:
+            return None
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"the list {path} cannot be read: {error}") from error
-    key = next((name for name in PATH_COLUMNS if any(name in row for row in rows)), None)
-    if rows and key is None:
+
+
+def _read_rows(path: str) -> list[Input]:
+    rows = read_rows(path)
+    key = next((name for name in PATH_COLUMNS if any(name in row for row in rows)), "")
+    if rows and not key:
         there = ", ".join(rows[0]) or "none"
         raise DataError(f"the list {path} has no column 'audio' or 'path'; it has {there}")
     found = []
     for number, row in enumerate(rows, start=1):
-        cell = row.pop(key or "", None)
+        cell = row.pop(key, None)
         if isinstance(cell, int) and not isinstance(cell, bool):
             cell = str(cell)
         if isinstance(cell, str) and cell.strip():
-            found.append(Input(_beside(cell, beside), row))
+            found.append(Input(_near(path, cell), row))
         else:
-            held = "nothing" if cell is None or cell != cell else as_text(cell) or "nothing"
-            reason = f"'{key}' holds {held}; expected the path of a song"
+            held = None if cell is None else as_text(cell)
+            reason = f"'{key}' holds {held or 'nothing'}; expected the path of a song"
             found.append(Input(NoSong(f"{path}: row {number}", reason), row))
     return found
 
@@ -102,30 +139,10 @@ def read_saved(path: str, songs: Path | None = None) -> list[Input] | None:
     return found
 
 
-def read_list_beside_songs(path: str, songs: Path | None = None) -> list[Input] | None:
-    """As `read_list`, for a file among songs; None where it is no list but belongs to a song.
-
-    A shell expands `*` to everything in a folder: lyrics, notes, metadata. A text file is a list
-    there if one of its lines is a path that exists, a table if it has a column of paths.
-    """
-    try:
-        sources = read_list(path, songs)
-    except DataError:
-        return None
-    is_text = path.lower().endswith(".txt")
-    return None if is_text and not any(_there(source.path) for source in sources) else sources
-
-
-def _beside(entry: str, folder: str) -> str:
-    beside = os.path.join(folder, entry)
-    return beside if not _there(entry) and _there(beside) else entry
-
-
-def _there(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except (OSError, ValueError):  # a line of lyrics can be no name at all
-        return False
+def _near(path: str, entry: str) -> str:
+    """An entry of a list: as it is, or beside the list where it exists only there."""
+    beside = os.path.join(os.path.dirname(path), entry)
+    return beside if not os.path.lexists(entry) and os.path.lexists(beside) else entry
 
 
 def read_tar(path: str, songs: Path | None = None) -> list[Input]:
@@ -145,8 +162,8 @@ def read_tar(path: str, songs: Path | None = None) -> list[Input]:
     """
     found: list[Input] = []
     try:
-        for key, group in groupby(_members(path), key=lambda member: _parts(member[0])[0]):
-            members = {_parts(name)[1]: content for name, content in group}
+        for key, group in groupby(_members(path), key=lambda member: member[0]):
+            members = {ending: content for _, ending, content in group}
             found.append(_keyed(path, key, members, songs))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
@@ -158,44 +175,36 @@ def read_tar(path: str, songs: Path | None = None) -> list[Input]:
     return found
 
 
-def _members(path: str) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the members; the last one of a cut shard ends early."""
+def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
+    """Key, ending and bytes of the members; the last one of a cut shard ends early.
+
+    A name is split as WebDataset does: at the first dot behind its folder.
+    """
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
             if not member.isfile() or (file := archive.extractfile(member)) is None:
                 continue
             content = bytearray()
-            try:
+            with suppress(tarfile.ReadError, EOFError):
                 while piece := file.read(PIECE):
                     content += piece
-            except (tarfile.ReadError, EOFError):
-                pass
-            yield member.name, bytes(content)
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Key and ending of a member, as WebDataset splits them: at the first dot of the file name."""
-    folder, slash, file = name.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return f"{folder}{slash}{stem}", f"{dot}{ending}".lower()
+            folder, slash, name = member.name.rpartition("/")
+            stem, dot, ending = name.partition(".")
+            yield f"{folder}{slash}{stem}", f"{dot}{ending}".lower(), bytes(content)
 
 
 def _keyed(path: str, key: str, members: Mapping[str, bytes], songs: Path | None) -> Input:
     columns: dict[str, Any] = {"shard": path, "key": key}
-    problem = ""
-    if ".json" in members:
-        try:
-            values = json.loads(members[".json"])
-            columns |= {name: value for name, value in values.items() if value is not None}
-        except (ValueError, AttributeError):
-            problem = f"'{key}.json' is no JSON object"
+    ending = next((ending for ending in members if ending.endswith(AUDIO_ENDINGS)), None)
+    problem = "holds no song" if ending is None else ""
+    try:
+        values = json.loads(members.get(".json", b"{}"))
+        columns |= {name: value for name, value in values.items() if value is not None}
+    except (ValueError, AttributeError):
+        problem = f"'{key}.json' is no JSON object"
     if ".txt" in members:
         columns["prompt"] = members[".txt"].decode("utf-8", "replace").strip()
-    ending = next((ending for ending in members if ending.endswith(AUDIO_ENDINGS)), None)
-    if ending is None:
-        problem = problem or "holds no song"
-    if problem:
+    if ending is None or problem:
         return Input(NoSong(f"{path}/{key}", problem), columns)
-    name = f"{key}{ending}"
-    kept = None if songs is not None else f"{path}/{name}"
-    return Input(song_file(name, members[ending or ""], songs), columns, kept)
+    file = song_file(f"{key}{ending}", members[ending], songs)
+    return Input(file, columns, None if songs is not None else f"{path}/{key}{ending}")

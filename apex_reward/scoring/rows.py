@@ -1,36 +1,25 @@
-"""Songs of files to rows, as a stream, in blocks of files, and counted."""
+"""Songs of files to rows, as a stream, and counted."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
 
 from apex_reward.errors import UsageError
-from apex_reward.files.tables import (
-    as_text,
-    json_line,
-    printable,
-    read_jsonl,
-    table_of,
-    write_text,
-)
+from apex_reward.files.tables import as_text, printable, table_of
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import Row, row_columns, song_row
-from apex_reward.scoring.engines import Engine, Worker
-from apex_reward.scoring.lists import Input
+from apex_reward.scoring.lists import Input, inputs_of
 
 FILE_COLUMNS = ("path", "duration", "sample_rate", "segments")
-PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -72,64 +61,68 @@ def score_songs(
         UsageError: missing prompts, or a mix that needs groups.
     """
     settings, reward = settings or ScoreSettings(), as_reward(reward)
-    further = Further(sources, result_columns(reward, settings))
+    songs = inputs_of(sources, prompts)
     if reward.student is None:
-        rows = _rows(reward, sources, prompts, settings, workers, block)
+        rows = rows_of(reward, songs, settings, workers, block)
     else:
-        check_cascade(settings)
-
-        def score(one: Reward, numbers: Sequence[int]) -> list[Row]:
-            part = [sources[number] for number in numbers]
-            texts = None if prompts is None else [prompts[number] for number in numbers]
-            return list(_rows(one, part, texts, ScoreSettings(True), workers, block))
-
-        rows = iter(cascade_rows(reward, len(sources), score, groups))
-    for number, row in enumerate(rows):
-        yield further.joined(number, row)
+        rows = cascaded(
+            reward, songs, settings, groups,
+            lambda one, part: list(rows_of(one, part, ScoreSettings(True), workers, block)),
+        )  # fmt: skip
+    own = list_columns(songs, result_columns(reward, settings)).to_pylist() or repeat({})
+    for columns, row in zip(own, rows, strict=False):
+        yield {**columns, **row}
 
 
-def check_cascade(settings: ScoreSettings) -> None:
-    """Refuse settings that a cascade cannot follow: some songs have no heads.
-
-    Raises:
-        UsageError: rows per segment or of single members.
-    """
-    if settings.segments or settings.members:
-        raise UsageError("a cascade gives a row per song; leave out --segments and --members")
-
-
-def _rows(
-    reward: Reward,
-    sources: Sequence[str | Input],
-    prompts: Prompts,
-    settings: ScoreSettings,
-    workers: int,
-    block: int,
+def rows_of(
+    reward: Reward, songs: Sequence[Input], settings: ScoreSettings, workers: int, block: int
 ) -> Iterator[Row]:
-    """The rows without the columns of lists."""
+    """The rows without the columns of lists.
+
+    Args:
+        block: songs after which encoder batches are encoded, full or not.
+    """
     if settings.rewarded:
         reward.check_single()
-    how = reward.engine_settings(block=block, pieces=settings.segments)
-    results = reward.results(paths_of(sources), prompts, workers=workers, settings=how)
-    for source, result in zip(sources, results, strict=True):
+    prompts = [song.prompt for song in songs]
+    results = reward.results(
+        [song.path for song in songs], None if None in prompts else prompts, workers=workers,
+        settings=reward.engine_settings(block=block, pieces=settings.segments),
+    )  # fmt: skip
+    for song, result in zip(songs, results, strict=True):
         row = song_row(reward, result, settings.rewarded, settings.members)
         segments = reward.segment_rows(result) if settings.segments else []
-        if isinstance(source, Input) and source.name is not None:
+        if song.name is not None:
             for named in (row, *segments):
-                named["path"] = printable(source.name)
+                named["path"] = printable(song.name)
         if settings.segments:
             row["segment_rows"] = segments
         yield row
 
 
-def paths_of(sources: Sequence[str | Input]) -> list[str]:
-    """The files of sources."""
-    return [source.path if isinstance(source, Input) else source for source in sources]
+def cascaded(
+    reward: Reward,
+    songs: Sequence[Input],
+    settings: ScoreSettings,
+    groups: Sequence[str] | None,
+    score: Callable[[Reward, list[Input]], list[Row]],
+) -> Iterator[Row]:
+    """The rows of a cascade, all at the end.
 
+    Args:
+        score: rows of songs by the student, then by the teacher.
 
-def bare(source: str | Input) -> Input:
-    """A source without the columns of its list."""
-    return Input(source.path, {}, source.name) if isinstance(source, Input) else Input(source)
+    Raises:
+        UsageError: rows per segment or of single members: some songs have no heads.
+    """
+    if settings.segments or settings.members:
+        raise UsageError("a cascade gives a row per song; leave out --segments and --members")
+    bare = [song._replace(columns={}) for song in songs]
+
+    def score_some(one: Reward, numbers: Sequence[int]) -> list[Row]:
+        return score(one, [bare[number] for number in numbers])
+
+    yield from cascade_rows(reward, len(songs), score_some, groups)
 
 
 def result_columns(reward: Reward, settings: ScoreSettings) -> list[str]:
@@ -139,113 +132,31 @@ def result_columns(reward: Reward, settings: ScoreSettings) -> list[str]:
     return [*FILE_COLUMNS, *names, *cascade, "flags", "error"]
 
 
-class Further:
+def list_columns(songs: Sequence[Input], taken: Sequence[str]) -> pa.Table:
     """The columns of lists, of one kind each, under names that no result column has.
 
     A column of the name of a result column is kept as `input.<name>`. Lists and mappings are JSON
     text. An existing `input.` column stays as it is.
 
     Args:
-        sources: the songs.
         taken: names of the result columns.
     """
-
-    def __init__(self, sources: Sequence[str | Input], taken: Sequence[str]) -> None:
-        self.rows: list[Row] = []
-        self.schema: pa.Schema = pa.schema([])
-        cells = [source.columns if isinstance(source, Input) else {} for source in sources]
-        given = dict.fromkeys(name for row in cells for name in row)
-        if not given:
-            return
-        names: dict[str, str] = {name: name for name in given if name not in taken}
-        for name in given:
-            kept = name
-            while kept in taken or (kept != name and kept in names.values()):
-                kept = f"input.{kept}"
-            names[name] = kept
-        table = table_of(
-            [{names[name]: _plain(cell) for name, cell in row.items()} for row in cells]
-        ).select([names[name] for name in given])  # fmt: skip
-        self.rows, self.schema = table.to_pylist(), table.schema
-
-    def joined(self, number: int, row: Row) -> Row:
-        """The row of an input with the columns of its list."""
-        return {**self.rows[number], **row} if self.rows else row
-
-
-def _plain(cell: Any) -> Any:
-    return cell if isinstance(cell, PLAIN) else as_text(cell)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Rows that several processes make: a file per block of songs, put together in input order.
-
-    It scores blocks into their files, and is picklable, so that Ray's actors get it.
-
-    Args:
-        folder: of the files, that every process sees.
-        size: songs of a block; the last may have fewer.
-        encoder_block: songs after which batches are encoded, full or not; divides `size`.
-    """
-
-    reward: Reward
-    sources: Sequence[str | Input]
-    prompts: Any
-    settings: ScoreSettings
-    folder: Path
-    size: int
-    encoder_block: int
-    workers: int
-
-    @property
-    def begun(self) -> bool:
-        """Whether a former run left any."""
-        return self.folder.is_dir() and any(self.folder.glob("*.jsonl"))
-
-    def clear(self) -> None:
-        """Remove them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def file(self, number: int) -> Path:
-        """The file of a block."""
-        return self.folder / f"{number:06d}.jsonl"
-
-    def rows(self, engine: Engine, done: int) -> Iterator[Row]:
-        """The rows behind the first `done`, as their files appear; none on a later process."""
-        todo = range(-(-done // self.size), -(-len(self.sources) // self.size))
-        ahead = list(reversed(todo if engine.share.first else ()))
-        for _ in engine.run(todo, self):
-            while ahead and self.file(ahead[-1]).exists():
-                yield from read_jsonl(self.file(ahead.pop()))
-        while ahead:
-            yield from read_jsonl(self.file(ahead.pop()))
-
-    def stream(self, done: int) -> Iterator[Row]:
-        """The rows behind the first `done`, made in this process without files."""
-        texts = None if self.prompts is None else self.prompts[done:]
-        return _rows(self.reward, self.sources[done:], texts, self.settings, self.workers,
-                     self.encoder_block)  # fmt: skip
-
-    def __call__(self, device: str | None) -> Worker:
-        """The worker of one process, its models on the device."""
-        if device is not None:
-            self.reward.parts.to(device)
-        return self._score
-
-    def _score(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Score the blocks that have no file yet; the decoders run ahead over their borders."""
-        todo = [number for number in numbers if not self.file(number).exists()]
-        parts = [self.sources[n * self.size : (n + 1) * self.size] for n in todo]
-        texts = self.prompts
-        if texts is not None:
-            texts = [text for n in todo for text in texts[n * self.size : (n + 1) * self.size]]
-        sources = [source for part in parts for source in part]
-        rows = _rows(self.reward, sources, texts, self.settings, self.workers, self.encoder_block)
-        for number, part in zip(todo, parts, strict=True):
-            made = list(islice(rows, len(part)))
-            write_text(self.file(number), "".join(map(json_line, made)))
-            yield len(made)
+    given = dict.fromkeys(name for song in songs for name in song.columns)
+    names = {name: name for name in given if name not in taken}
+    for name in given:
+        kept = name
+        while kept in taken or (kept != name and kept in names.values()):
+            kept = f"input.{kept}"
+        names[name] = kept
+    plain = (str, int, float, bool, type(None))
+    rows = [
+        {
+            names[name]: cell if isinstance(cell, plain) else as_text(cell)
+            for name, cell in song.columns.items()
+        }
+        for song in (songs if given else ())
+    ]
+    return table_of(rows).select([names[name] for name in given])
 
 
 @dataclass

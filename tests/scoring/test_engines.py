@@ -21,7 +21,7 @@ from apex_reward.model import ApexReward
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
-from apex_reward.scoring import Engine, Input, ScoreSettings, job, rows, score_to_file
+from apex_reward.scoring import Engine, Input, ScoreSettings, job, score_to_file
 from apex_reward.scoring.engines import BlockActor, Share, share_of_launch
 from tests.ranks import launched
 from tests.support import tiny_model, write_wav
@@ -91,7 +91,7 @@ def test_ranks_write_the_bytes_of_one_process(
 
 def killed(reward: Reward, songs: list[str], output: Path, dies: int) -> list[int]:
     """Wait statuses of two ranks, of which one is killed behind its first block."""
-    write = rows.write_text
+    write = job.write_text
 
     def work(share: Share) -> None:
         def write_and_die(path: Path, text: str) -> None:
@@ -99,7 +99,7 @@ def killed(reward: Reward, songs: list[str], output: Path, dies: int) -> list[in
             os.kill(os.getpid(), signal.SIGKILL)
 
         if share.rank == dies:
-            rows.write_text = write_and_die
+            job.write_text = write_and_die
         score(reward, songs, output, share)
 
     return launched(2, work)

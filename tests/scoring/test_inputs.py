@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_listed_gets_its_row(
 
     def scandir(folder: str) -> object:
         if folder.endswith("deep"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", folder)
         return real(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
