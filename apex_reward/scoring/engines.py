@@ -23,7 +23,6 @@ from apex_reward.errors import ApexError, UsageError
 
 ENGINES = ("local", "ray")
 PATIENCE = timedelta(days=7)  # ranks wait for the slowest; a launcher ends them where one dies
-TASKS_PER_ACTOR = 64
 
 # Does blocks in order, and gives the number of songs that every step has finished.
 Worker = Callable[[Sequence[int]], Iterator[int]]
@@ -146,13 +145,17 @@ class BlockActor:
         self.load, self.folder, self.threads, self.device = load, folder, threads, device
         self.worker: Worker | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The songs of the block, or why it failed: Ray hides an error behind its own."""
+    def score(self, block: int) -> int:
+        """The songs of a block.
+
+        Raises:
+            ApexError: why it failed, in words that survive the way back.
+        """
         try:
             self.worker = self.worker or self._begun()
-            return {"songs": sum(self.worker([int(row["item"])])), "error": ""}
+            return sum(self.worker([block]))
         except Exception as error:
-            return {"songs": 0, "error": f"{type(error).__name__}: {error}"}
+            raise ApexError(f"{type(error).__name__}: {error}") from None
 
     def _begun(self) -> Worker:
         if not os.path.isdir(self.folder):
@@ -182,29 +185,22 @@ def start_ray() -> Any:
 
 def _on_ray(blocks: Sequence[int], load: Load, actors: int, device: str | None) -> Iterator[int]:
     """Have blocks done by actors; the number of songs with every block that is finished."""
-    if not blocks:
-        return
     ray = start_ray()
-    from ray.data import ActorPoolStrategy, DataContext, from_items
+    from ray.util import ActorPool
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    DataContext.get_current().enable_progress_bars = False
-    actors = min(max(1, actors), len(blocks))
-    gpus = 0.0 if device == "cpu" else float(ray.cluster_resources().get("GPU", 0))
-    actor: Any = BlockActor
-    done = from_items(
-        list(blocks), override_num_blocks=min(len(blocks), TASKS_PER_ACTOR * actors)
-    ).map(
-        actor,
-        fn_constructor_args=(load, os.getcwd(), torch.get_num_threads(), device),
-        compute=ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=min(1.0, gpus / actors),
-    )
-    for row in done.iter_rows():
-        if row["error"]:
-            raise ApexError(
-                f"a Ray actor failed: {row['error']}; the finished blocks are kept, go on with "
-                "--resume"
-            )
-        yield int(row["songs"])
+    there = ray.cluster_resources()
+    # An actor without a processor would keep its block waiting.
+    actors = max(1, min(actors, len(blocks), int(there.get("CPU", 1))))
+    gpus = 0.0 if device == "cpu" else float(there.get("GPU", 0))
+    # An actor that is killed starts again, and does its block again.
+    remote = ray.remote(
+        num_cpus=1, num_gpus=min(1.0, gpus / actors), max_restarts=-1, max_task_retries=-1
+    )(BlockActor).remote
+    where = os.getcwd(), torch.get_num_threads(), device
+    pool = ActorPool([remote(load, *where) for _ in range(actors)])
+    try:
+        yield from pool.map_unordered(lambda actor, block: actor.score.remote(block), list(blocks))
+    except ray.exceptions.RayTaskError as error:
+        raise ApexError(
+            f"a Ray actor failed: {error.cause}; the finished blocks are kept, go on with --resume"
+        ) from error

@@ -49,7 +49,8 @@ def songs_in(folder: str) -> list[str]:
                     folders.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                found += [os.path.join(place, name) for name in files if _is_song(name)]
+                beginning = os.path.join(place, "")
+                found += [beginning + name for name in filter(_is_song, files)]
                 folders[:] = [n for n in folders if n[:2] != "._" and n not in SIDE_FOLDERS]
                 inside = [os.path.join(place, name) for name in folders]
                 named += filter(_is_song, inside)
@@ -61,7 +62,7 @@ def songs_in(folder: str) -> list[str]:
 
 
 def _is_song(path: str) -> bool:
-    return path[path.rfind(".") :].lower() in ENDINGS and not path.startswith("._")
+    return path[path.rfind(".") :].lower() in ENDINGS and path[:2] != "._"
 
 
 def songs_matching(pattern: str) -> list[str]:

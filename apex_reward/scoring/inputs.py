@@ -18,6 +18,8 @@ from apex_reward.scoring.lists import (
     LIST_ENDINGS,
     PATH_COLUMNS,
     Input,
+    Songs,
+    as_input,
     is_list,
     read_list,
     read_saved,
@@ -52,10 +54,20 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
         UsageError: no song in any input.
         DataError: a list that is not readable as one.
     """
+    return list(map(as_input, _found(inputs, songs)))
+
+
+def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The paths of `find_songs`."""
+    return Songs(_found(inputs, None)).paths
+
+
+def _found(inputs: Sequence[str | os.PathLike[str]], songs: Path | None) -> list[str | Input]:
+    """The songs of all inputs; those without columns and names are plain paths."""
     given = [os.fspath(item) for item in inputs]
     beside = not all(map(is_list, given))
     aside: list[str] = []
-    found: list[Input] = []
+    found: list[str | Input] = []
     for path in given:
         sources = _expanded(path, songs, beside)
         if sources is None:
@@ -63,8 +75,11 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
         else:
             found += sources
     if aside:
-        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=2)
-    if all(glob.has_magic(song.path) and not os.path.lexists(song.path) for song in found):
+        warnings.warn(f"no lists of songs, left out: {listed(aside)}", stacklevel=3)
+    if all(
+        isinstance(song, str) and glob.has_magic(song) and not os.path.lexists(song)
+        for song in found
+    ):
         raise UsageError(
             f"no audio found in {listed(given) or 'no inputs'}; give files, folders, globs, or a "
             f"list ({', '.join(LIST_ENDINGS)}). Folders are searched for {', '.join(AUDIO_ENDINGS)}"
@@ -72,15 +87,10 @@ def find_songs(inputs: Sequence[str | os.PathLike[str]], songs: Path | None = No
     return found
 
 
-def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The paths of `find_songs`."""
-    return [song.path for song in find_songs(inputs)]
-
-
-def _expanded(given: str, songs: Path | None, beside: bool) -> list[Input] | None:
+def _expanded(given: str, songs: Path | None, beside: bool = False) -> Sequence[str | Input] | None:
     """The songs of one input; None for a list beside songs that is none."""
     if isinstance(given, NoSong):
-        return [Input(given)]
+        return [given]
     if is_address(given):
         return [
             song._replace(
@@ -88,7 +98,7 @@ def _expanded(given: str, songs: Path | None, beside: bool) -> list[Input] | Non
                 name=song.name or (address if songs is None else None),
             )
             for address, file in fetched(given, songs)
-            for song in _expanded(file, songs, False) or ()
+            for song in map(as_input, _expanded(file, songs) or ())
         ]
     if given.lower().endswith(TAR_ENDINGS):
         return read_tar(given, songs)
@@ -96,12 +106,11 @@ def _expanded(given: str, songs: Path | None, beside: bool) -> list[Input] | Non
         return read_saved(given, songs)
     if is_list(given):
         return read_list(given, songs, beside)
-    paths = [given]
     if os.path.isdir(given):
-        paths = songs_in(given)
-    elif glob.has_magic(given) and not os.path.lexists(given):
-        paths = songs_matching(given) or paths
-    return list(map(Input, paths))
+        return songs_in(given)
+    if glob.has_magic(given) and not os.path.lexists(given):
+        return songs_matching(given) or [given]
+    return [given]
 
 
 def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Prompt]:

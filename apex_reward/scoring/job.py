@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, chain, islice, repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, row_columns
 from apex_reward.rewards.saved import provenance
 from apex_reward.scoring.engines import Engine, Worker
-from apex_reward.scoring.lists import Input, inputs_of
+from apex_reward.scoring.lists import Input, Songs
 from apex_reward.scoring.rows import ScoreSettings, cascaded, list_columns, result_columns, rows_of
 
 # Called with a row, and whether this run made it (or a former one left it).
@@ -81,8 +81,7 @@ def score_to_file(
         settings = replace(settings, rewarded=True)
     if settings.rewarded:
         reward.check_single()
-    songs = inputs_of(sources, prompts)
-    run = _Run(reward, songs, output, settings, workers, engine, groups)
+    run = _Run(reward, Songs(sources, prompts), output, settings, workers, engine, groups)
     if resume and output.exists() and not run.table.partial.exists():
         run.stamp.check(provenance_path(output), output)
         for row in run.finished() if engine.share.first else ():
@@ -113,7 +112,7 @@ class _Run:
     def __init__(
         self,
         reward: Reward,
-        songs: Sequence[Input],
+        songs: Songs,
         output: Path,
         settings: ScoreSettings,
         workers: int,
@@ -121,20 +120,21 @@ class _Run:
         groups: Sequence[str] | None,
     ) -> None:
         self.reward, self.songs, self.output, self.settings = reward, songs, output, settings
+        self.count = len(songs.sources)
         self.workers, self.engine, self.groups = workers, engine, groups
-        paths = [song.path for song in songs]
+        paths = songs.paths
         check_output(output, paths)
         about = provenance(reward)
         metadata = {f"apex_reward.{name}": json.dumps(value) for name, value in about.items()}
         names = result_columns(reward, settings)
-        columns = list_columns(songs, names)
+        columns = list_columns(songs.sources, names)
         self.columns: list[Row] = columns.to_pylist()
         self.table = GrowingTable(output, song_schema(names, columns.schema, metadata))
         self.parts = GrowingTable(segments_path(output), segment_schema(reward, metadata))
-        prompts = [song.prompt for song in songs if song.prompt is not None]
+        texts = [[prompt, getattr(prompt, "lyrics", None)] for prompt in songs.prompts or ()]
         values = {
-            "inputs": text_hash([paths, [song.name for song in songs], self.columns]),
-            "prompts": text_hash([prompt, prompt.lyrics] for prompt in prompts),
+            "inputs": text_hash([paths, songs.names, self.columns]),
+            "prompts": text_hash(texts),
             "settings": vars(settings),
             "groups": text_hash(groups or ()),
         }
@@ -167,7 +167,7 @@ class _Run:
             if self.settings.segments:  # rows whose segments were written too
                 ends = list(accumulate(row["segments"] for row in rows))
                 rows = rows[: bisect_right(ends, len(self.parts.written()))]
-            if len(rows) < len(self.songs):
+            if len(rows) < self.count:
                 step = self.size if self.in_blocks else self.step
                 rows = rows[: len(rows) // step * step]
             self.kept = rows
@@ -187,7 +187,7 @@ class _Run:
         elif self.in_blocks:
             rows = self._gathered(start)
         else:
-            rows = self._scored(self.songs[start:])
+            rows = self._scored(range(start, self.count))
         own = iter(self.columns[start:]) if self.columns else repeat({})
         for row in rows:
             # Segments first: the row of a song means that its segments are written.
@@ -222,10 +222,10 @@ class _Run:
     def _cascade(self, resume: bool) -> Iterator[Row]:
         """The rows of a cascade, from a file of the student and one of the teacher."""
 
-        def score(one: Reward, songs: list[Input]) -> list[Row]:
+        def score(one: Reward, songs: Songs) -> list[Row]:
             part = self._part("student" if one is self.reward.student else "teacher")
-            score_to_file(one, songs, part, self.settings, workers=self.workers,
-                          engine=self.engine, resume=resume)  # fmt: skip
+            score_to_file(one, songs.sources, part, self.settings, prompts=songs.prompts,
+                          workers=self.workers, engine=self.engine, resume=resume)  # fmt: skip
             self.engine.share.wait()
             return read_rows(part)
 
@@ -233,13 +233,14 @@ class _Run:
         self.engine.share.wait()
         yield from rows if self.engine.share.first else ()
 
-    def _scored(self, songs: Sequence[Input]) -> Iterator[Row]:
+    def _scored(self, numbers: Sequence[int]) -> Iterator[Row]:
         """The rows of songs, made in this process; batches are encoded after every `step` songs."""
+        songs = self.songs.take(numbers)
         return rows_of(self.reward, songs, self.settings, self.workers, self.step)
 
     def _gathered(self, done: int) -> Iterator[Row]:
         """The rows behind the first `done`, as the files of their blocks appear."""
-        todo = range(-(-done // self.size), -(-len(self.songs) // self.size))
+        todo = range(-(-done // self.size), -(-self.count // self.size))
         ahead = list(reversed(todo if self.engine.share.first else ()))
         for _ in self.engine.run(todo, self):
             while ahead and self._file(ahead[-1]).exists():
@@ -256,8 +257,8 @@ class _Run:
     def _work(self, numbers: Sequence[int]) -> Iterator[int]:
         """Score the blocks that have no file yet; the decoders run ahead over their borders."""
         todo = [number for number in numbers if not self._file(number).exists()]
-        parts = [self.songs[number * self.size : (number + 1) * self.size] for number in todo]
-        rows = self._scored([song for part in parts for song in part])
+        parts = [range(n * self.size, min((n + 1) * self.size, self.count)) for n in todo]
+        rows = self._scored(list(chain(*parts)))
         for number, part in zip(todo, parts, strict=True):
             made = list(islice(rows, len(part)))
             write_text(self._file(number), "".join(map(json_line, made)))

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from apex_reward.audio import AUDIO_ENDINGS
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.songs_inside import NoSong, read_songs_inside, song_file
 from apex_reward.files.tables import as_text, read_rows
-from apex_reward.prompt import Prompt, prompts_of
 
 LIST_ENDINGS = (".txt", ".jsonl", ".csv", ".parquet")
 PATH_COLUMNS = ("audio", "path")
@@ -29,31 +29,57 @@ class Input(NamedTuple):
         path: of its file.
         columns: what its list holds beside the path (`prompt`, `prompt_id`, ...).
         name: what rows have as `path`; None: the path of the file.
-        prompt: for models that read text; None where none is given.
     """
 
     path: str
     columns: Mapping[str, Any] = {}
     name: str | None = None
-    prompt: Prompt | None = None
 
 
-def inputs_of(sources: Sequence[str | Input], prompts: Sequence[Any] | None = None) -> list[Input]:
-    """Paths and inputs as inputs, with the prompts of a run.
+def as_input(song: str | Input) -> Input:
+    """A path as an input."""
+    return song if isinstance(song, Input) else Input(song)
+
+
+@dataclass(frozen=True)
+class Songs:
+    """The songs of a run.
 
     Args:
-        prompts: one per source; None leaves those that inputs have.
+        sources: a path, or an `Input`, each. Plain paths stay plain: an object for each of a
+            hundred thousand takes longer than all that a resume does with it.
+        prompts: one per song, for models that read text; else None.
 
     Raises:
-        UsageError: one text instead of a list, or another number than sources.
+        UsageError: another number of prompts than songs.
     """
-    given = [source if isinstance(source, Input) else Input(source) for source in sources]
-    if prompts is None:
-        return given
-    texts = prompts_of(prompts)
-    if len(texts) != len(given):
-        raise UsageError(f"{len(texts)} prompts for {len(given)} songs; expected one each")
-    return [song._replace(prompt=text) for song, text in zip(given, texts, strict=True)]
+
+    sources: Sequence[str | Input]
+    prompts: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts is not None and len(self.prompts) != len(self.sources):
+            raise UsageError(
+                f"{len(self.prompts)} prompts for {len(self.sources)} songs; expected one each"
+            )
+
+    @property
+    def paths(self) -> list[str]:
+        """The files."""
+        return [song.path if isinstance(song, Input) else song for song in self.sources]
+
+    @property
+    def names(self) -> list[str | None]:
+        """What rows have as `path`, where it is not the file."""
+        return [song.name if isinstance(song, Input) else None for song in self.sources]
+
+    def take(self, numbers: Sequence[int]) -> Songs:
+        """Some of the songs, in the order of their numbers, without the columns of lists."""
+        songs = [self.sources[number] for number in numbers]
+        return Songs(
+            [song._replace(columns={}) if isinstance(song, Input) else song for song in songs],
+            None if self.prompts is None else [self.prompts[number] for number in numbers],
+        )
 
 
 def is_list(path: str) -> bool:

@@ -17,7 +17,7 @@ from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import Row, row_columns, song_row
-from apex_reward.scoring.lists import Input, inputs_of
+from apex_reward.scoring.lists import Input, Songs
 
 FILE_COLUMNS = ("path", "duration", "sample_rate", "segments")
 
@@ -61,7 +61,7 @@ def score_songs(
         UsageError: missing prompts, or a mix that needs groups.
     """
     settings, reward = settings or ScoreSettings(), as_reward(reward)
-    songs = inputs_of(sources, prompts)
+    songs = Songs(sources, prompts)
     if reward.student is None:
         rows = rows_of(reward, songs, settings, workers, block)
     else:
@@ -69,13 +69,13 @@ def score_songs(
             reward, songs, settings, groups,
             lambda one, part: list(rows_of(one, part, ScoreSettings(True), workers, block)),
         )  # fmt: skip
-    own = list_columns(songs, result_columns(reward, settings)).to_pylist() or repeat({})
+    own = list_columns(sources, result_columns(reward, settings)).to_pylist() or repeat({})
     for columns, row in zip(own, rows, strict=False):
         yield {**columns, **row}
 
 
 def rows_of(
-    reward: Reward, songs: Sequence[Input], settings: ScoreSettings, workers: int, block: int
+    reward: Reward, songs: Songs, settings: ScoreSettings, workers: int, block: int
 ) -> Iterator[Row]:
     """The rows without the columns of lists.
 
@@ -84,17 +84,14 @@ def rows_of(
     """
     if settings.rewarded:
         reward.check_single()
-    prompts = [song.prompt for song in songs]
-    results = reward.results(
-        [song.path for song in songs], None if None in prompts else prompts, workers=workers,
-        settings=reward.engine_settings(block=block, pieces=settings.segments),
-    )  # fmt: skip
-    for song, result in zip(songs, results, strict=True):
+    how = reward.engine_settings(block=block, pieces=settings.segments)
+    results = reward.results(songs.paths, songs.prompts, workers=workers, settings=how)
+    for name, result in zip(songs.names, results, strict=True):
         row = song_row(reward, result, settings.rewarded, settings.members)
         segments = reward.segment_rows(result) if settings.segments else []
-        if song.name is not None:
+        if name is not None:
             for named in (row, *segments):
-                named["path"] = printable(song.name)
+                named["path"] = printable(name)
         if settings.segments:
             row["segment_rows"] = segments
         yield row
@@ -102,10 +99,10 @@ def rows_of(
 
 def cascaded(
     reward: Reward,
-    songs: Sequence[Input],
+    songs: Songs,
     settings: ScoreSettings,
     groups: Sequence[str] | None,
-    score: Callable[[Reward, list[Input]], list[Row]],
+    score: Callable[[Reward, Songs], list[Row]],
 ) -> Iterator[Row]:
     """The rows of a cascade, all at the end.
 
@@ -117,12 +114,8 @@ def cascaded(
     """
     if settings.segments or settings.members:
         raise UsageError("a cascade gives a row per song; leave out --segments and --members")
-    bare = [song._replace(columns={}) for song in songs]
-
-    def score_some(one: Reward, numbers: Sequence[int]) -> list[Row]:
-        return score(one, [bare[number] for number in numbers])
-
-    yield from cascade_rows(reward, len(songs), score_some, groups)
+    count = len(songs.sources)
+    yield from cascade_rows(reward, count, lambda one, n: score(one, songs.take(n)), groups)
 
 
 def result_columns(reward: Reward, settings: ScoreSettings) -> list[str]:
@@ -132,7 +125,7 @@ def result_columns(reward: Reward, settings: ScoreSettings) -> list[str]:
     return [*FILE_COLUMNS, *names, *cascade, "flags", "error"]
 
 
-def list_columns(songs: Sequence[Input], taken: Sequence[str]) -> pa.Table:
+def list_columns(sources: Sequence[str | Input], taken: Sequence[str]) -> pa.Table:
     """The columns of lists, of one kind each, under names that no result column has.
 
     A column of the name of a result column is kept as `input.<name>`. Lists and mappings are JSON
@@ -141,22 +134,21 @@ def list_columns(songs: Sequence[Input], taken: Sequence[str]) -> pa.Table:
     Args:
         taken: names of the result columns.
     """
-    given = dict.fromkeys(name for song in songs for name in song.columns)
-    names = {name: name for name in given if name not in taken}
+    cells = [song.columns if isinstance(song, Input) else {} for song in sources]
+    names = {name: name for row in cells for name in row if name not in taken}
+    given = list(dict.fromkeys(name for row in cells for name in row))
     for name in given:
         kept = name
         while kept in taken or (kept != name and kept in names.values()):
             kept = f"input.{kept}"
         names[name] = kept
-    plain = (str, int, float, bool, type(None))
-    rows = [
-        {
-            names[name]: cell if isinstance(cell, plain) else as_text(cell)
-            for name, cell in song.columns.items()
-        }
-        for song in (songs if given else ())
-    ]
+    rows = [{names[name]: _plain(cell) for name, cell in row.items()} for row in cells if given]
     return table_of(rows).select([names[name] for name in given])
+
+
+def _plain(cell: Any) -> Any:
+    plain = cell is None or isinstance(cell, (str, int, float))
+    return cell if plain else as_text(cell)
 
 
 @dataclass

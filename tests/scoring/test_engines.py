@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from apex_reward.arena.score import score_battles
 from apex_reward.cli import app
-from apex_reward.errors import UsageError
+from apex_reward.errors import ApexError, UsageError
 from apex_reward.model import ApexReward
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.head import Head
@@ -195,10 +195,10 @@ def test_an_actor_says_what_went_wrong(tmp_path: Path) -> None:
     def load(device: str | None) -> Any:
         raise UsageError(f"no weights for {device}")
 
-    said = BlockActor(load, str(tmp_path), 1, "cpu")({"item": 0})
-    assert said == {"songs": 0, "error": "UsageError: no weights for cpu"}
-    said = BlockActor(load, str(tmp_path / "gone"), 1, "cpu")({"item": 0})
-    assert "Ray's machines must see the files under the same paths" in said["error"]
+    with pytest.raises(ApexError, match="^UsageError: no weights for cpu$"):
+        BlockActor(load, str(tmp_path), 1, "cpu").score(0)
+    with pytest.raises(ApexError, match="Ray's machines must see the files under the same paths"):
+        BlockActor(load, str(tmp_path / "gone"), 1, "cpu").score(0)
 
 
 @pytest.mark.slow
