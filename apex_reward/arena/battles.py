@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.dates import read_months
-from apex_reward.files.tables import NOTHING, NUMBER
-from apex_reward.metrics import FloatArray, IntArray
+from apex_reward.files.tables import plain_types, table_of, with_numbers
+from apex_reward.metrics import FloatArray, IntArray, cluster_codes
 from apex_reward.prompt import same_text
 
 BoolArray = npt.NDArray[np.bool_]
@@ -45,7 +46,6 @@ NOT_SCORES = frozenset(
 """NAME_a, NAME_b pairs of numbers that are not scores, unless `--score NAME` asks for them."""
 _YES = frozenset(("true", "t", "yes", "y", "1", "instrumental"))
 _NO = frozenset(("false", "f", "no", "n", "0", "vocal"))
-_NUMBER, _MISSING = re.compile(NUMBER), frozenset(NOTHING)
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,21 @@ def battles_of(
     return battles.select(np.argsort(kept))
 
 
+def _known_and_unique(rows: Sequence[Row], order: Sequence[int], counts: Counter[str]) -> list[int]:
+    """Places of the rows to keep, in the sorted order; the others are counted."""
+    kept, seen = [], set()
+    for place in order:
+        uuid = uuid_of(rows[place])
+        if vote_of(rows[place].get("preference")) == "":
+            counts["unknown_vote"] += 1
+        elif uuid and uuid in seen:
+            counts["duplicate"] += 1
+        else:
+            seen.add(uuid)
+            kept.append(place)
+    return kept
+
+
 def _read(
     rows: Sequence[Row], names: Sequence[str], by: Sequence[str], counts: Counter[str], n_read: int
 ) -> Battles:
@@ -199,26 +214,26 @@ def _read(
             f"{unknown} battles do not say whether they are instrumental; they count overall"
         )
     months, dates = read_months(row.get("date") for row in rows)
-    pairs = {name: _numbers(rows, name) for name in names}
-    bad = {name: int(np.isinf(pair).any(axis=1).sum()) for name, pair in pairs.items()}
+    numbers = numbers_of(rows, [f"{name}_{side}" for name in names for side in "ab"])
+    pairs = {name: np.stack([numbers[f"{name}_{s}"] for s in "ab"], axis=1) for name in names}
+    bad = {name: np.isinf(pair).any(axis=1) for name, pair in pairs.items()}
     notes += [*dates.notes("dates")]
-    notes += [f"{name} is unreadable in {count} battles" for name, count in bad.items() if count]
+    notes += [f"{name} is unreadable in {at.sum()} battles" for name, at in bad.items() if at.any()]
     # Without a prompt, votes on the same two songs belong together.
     prompts = [same_text(row.get("prompt")) or same_text(row.get("comparison")) for row in rows]
     units = [prompt or f"\0{place:09d}" for place, prompt in enumerate(prompts)]
-    none = np.zeros(len(rows), dtype=np.bool_)
     return Battles(
         n_read=n_read,
-        uuid=_text(uuid_of(row) for row in rows),
+        uuid=_text(map(uuid_of, rows)),
         vote=_text(vote_of(row.get("preference")) for row in rows),
         system=system,
         pair=_text(" vs ".join(sorted(two)) if all(two) else "" for two in system.tolist()),
         instrumental=instrumental,
         prompt=_text(prompts),
-        clusters=np.unique(units, return_inverse=True)[1].astype(np.intp),
+        clusters=cluster_codes(units),
         month=_text(months),
-        audio=np.array([[audio_name(row, side) for side in "ab"] for row in rows], dtype=np.str_),
-        unreadable=np.any([none, *(np.isinf(pair).any(axis=1) for pair in pairs.values())], axis=0),
+        audio=_text([audio_name(row, side) for side in "ab"] for row in rows),
+        unreadable=np.logical_or.reduce([np.zeros(len(rows), np.bool_), *bad.values()]),
         rank=np.arange(len(rows)),
         scores={name: np.where(np.isinf(pair), math.nan, pair) for name, pair in pairs.items()},
         by={column: _text(_label(row.get(column)) for row in rows) for column in by},
@@ -227,25 +242,25 @@ def _read(
     )
 
 
-def number_of(cell: Any) -> float:
-    """A cell as a number: NaN where it is empty, infinite where it is no plain number.
+def numbers_of(
+    rows: Sequence[Row], columns: Sequence[str], *, numeric: bool = False
+) -> dict[str, FloatArray]:
+    """(N,) numbers of columns: NaN where a cell is empty, infinite where it is no plain number.
 
-    >>> [number_of(cell) for cell in (2, "4.2", "", None, "soon", True, [1.0])]
-    [2.0, 4.2, nan, nan, inf, inf, inf]
+    Args:
+        numeric: only columns of which at least half of the filled cells are numbers.
+
+    >>> numbers_of([{"s": "4.2"}, {"s": ""}, {"s": True}, {}], ["s"])["s"].tolist()
+    [4.2, nan, inf, nan]
     """
-    if cell is None:
-        return math.nan
-    if isinstance(cell, str):
-        text = cell.strip()
-        if text in _MISSING:
-            return math.nan
-        return float(text) if _NUMBER.match(text) else math.inf
-    if isinstance(cell, bool):
-        return math.inf
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return math.inf
+    table = table_of([{name: row.get(name) for name in columns} for row in rows])
+    table, unreadable = with_numbers(plain_types(table), None if numeric else columns)
+    found = {}
+    for name in table.column_names:
+        if pa.types.is_floating(table[name].type) or pa.types.is_integer(table[name].type):
+            found[name] = np.array(table[name].to_numpy(), dtype=np.float64)
+            found[name][unreadable.get(name, [])] = math.inf
+    return found
 
 
 def score_names(rows: Sequence[Row]) -> list[str]:
@@ -254,18 +269,10 @@ def score_names(rows: Sequence[Row]) -> list[str]:
     Cells that are empty do not count. The names are in the order of the columns.
     """
     columns = dict.fromkeys(name for row in rows for name in row)
-    stems = [name[:-2] for name in columns if name.endswith("_a") and f"{name[:-2]}_b" in columns]
-    return [stem for stem in stems if stem not in NOT_SCORES and _numeric(_numbers(rows, stem))]
-
-
-def _numeric(pair: FloatArray) -> bool:
-    numbers, bad = np.isfinite(pair).sum(axis=0), np.isinf(pair).sum(axis=0)
-    return bool((numbers > 0).all() and (numbers >= bad).all())
-
-
-def _numbers(rows: Sequence[Row], name: str) -> FloatArray:
-    sides = (f"{name}_a", f"{name}_b")
-    return np.array([[number_of(row.get(side)) for side in sides] for row in rows])
+    sides = [n for n in columns if n.endswith(("_a", "_b")) and n[:-2] not in NOT_SCORES]
+    numbers = numbers_of(rows, sides, numeric=True)
+    stems = dict.fromkeys(name[:-2] for name in numbers if name.endswith("_a"))
+    return [stem for stem in stems if f"{stem}_b" in numbers]
 
 
 def vote_of(cell: Any) -> str:
@@ -305,21 +312,6 @@ def audio_name(row: Row, side: str) -> str:
 
 def _sort_key(row: Row) -> tuple[str, str]:
     return uuid_of(row), json.dumps(row, sort_keys=True, default=str)
-
-
-def _known_and_unique(rows: Sequence[Row], order: Sequence[int], counts: Counter[str]) -> list[int]:
-    """Places of the rows to keep, in the sorted order; the others are counted."""
-    kept, seen = [], set()
-    for place in order:
-        uuid = uuid_of(rows[place])
-        if vote_of(rows[place].get("preference")) == "":
-            counts["unknown_vote"] += 1
-        elif uuid and uuid in seen:
-            counts["duplicate"] += 1
-        else:
-            seen.add(uuid)
-            kept.append(place)
-    return kept
 
 
 def _one_spelling(rows: Sequence[Row]) -> tuple[TextArray, list[str]]:

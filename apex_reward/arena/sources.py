@@ -12,9 +12,9 @@ Shape key: N = battles, W = embedding width.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,27 +23,16 @@ from typing import Any
 import numpy as np
 
 import apex_reward
-from apex_reward.arena.battles import (
-    NOT_SCORES,
-    VOTES,
-    Battles,
-    Row,
-    audio_name,
-    battles_of,
-    number_of,
-    truth,
-    uuid_of,
-    vote_of,
-)
+from apex_reward.arena import battles as b
+from apex_reward.arena.battles import Battles, Row, audio_name, truth, uuid_of
 from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.files import tables as files
 from apex_reward.files.dates import read_months
 from apex_reward.files.stamps import provenance_path
-from apex_reward.files.tables import read_jsonl, read_table
 from apex_reward.metrics import FloatArray
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-_OTHER_SIDE = {"_a": "_b", "_b": "_a"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ def load_battles(
 ) -> Battles:
     """`battles_of` the rows of `load_rows`."""
     rows, dropped = load_rows(source, keep=keep, tables=tables)
-    return battles_of(rows, scores=scores, by=by, dropped=dropped)
+    return b.battles_of(rows, scores=scores, by=by, dropped=dropped)
 
 
 def load_rows(
@@ -120,36 +109,22 @@ def read_rows(source: str | Path, *, audio: bool = False) -> tuple[list[Row], Pa
         DataError: nothing there, or nothing of the expected layout in it.
     """
     path = Path(source)
-    if path.is_dir():
-        rows, unreadable = _music_arena_rows(path)
-        return rows, path, {"unreadable": unreadable} if unreadable else {}
-    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet") and not path.exists():
+    if path.suffix.lower() not in files.FORMATS and not path.exists():
         if not _HUB_ID.fullmatch(str(source)):
             raise DataError(f"{source} does not exist; expected a table, a folder or a hub id")
-        return read_rows(_download(str(source), audio), audio=audio)
-    return _table_rows(path), path.parent, {}
-
-
-def _table_rows(path: Path) -> list[Row]:
-    """Rows of JSON lines as they are: a table would make one kind of every column first."""
-    if path.suffix.lower() == ".jsonl" and path.exists():
-        return [*read_jsonl(path)]
-    return [*read_table(path).to_pylist()]
-
-
-def _music_arena_rows(folder: Path) -> tuple[list[Row], int]:
-    files = sorted((folder / "battle_data").rglob("*.json"))
-    if not files:
-        raise DataError(f"{folder} holds no battle_data/**.json; expected a Music Arena clone")
+        path = _download(str(source), audio)
+    if not path.is_dir():
+        return [*files.read_rows(path)], path.parent, {}
+    votes = sorted((path / "battle_data").rglob("*.json"))
+    if not votes:
+        raise DataError(f"{path} holds no battle_data/**.json; expected a Music Arena clone")
     rows: list[Row] = []
-    for file in files:
-        try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        if isinstance(value, dict):
-            rows.append(value)
-    return rows, len(files) - len(rows)
+    for file in votes:
+        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+            rows.append(json.loads(file.read_text(encoding="utf-8")))
+    rows = [row for row in rows if isinstance(row, dict)]
+    unreadable = len(votes) - len(rows)
+    return rows, path, {"unreadable": unreadable} if unreadable else {}
 
 
 def _download(hub_id: str, audio: bool) -> Path:
@@ -169,54 +144,43 @@ def filter_rows(
     rows: Sequence[Row], keep: BattleFilter, audio_folder: Path
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows that pass, and how many others there are for each reason (the first one that holds)."""
-    months, dates = read_months(row.get("date") for row in rows)
-    first_month = _first_month(months, keep.last_months)
-    unused = dates.unread.keys() | dates.future.keys()
-    kept: list[Row] = []
-    counts: Counter[str] = Counter()
-    for position, row in enumerate(rows):
-        reason = _reason(row, keep, audio_folder)
-        if months[position] < first_month and reason != "unknown_vote":
-            reason = "unreadable_date" if position in unused else "outside_dates"
-        if reason is None:
-            kept.append(row)
-        else:
-            counts[reason] += 1
-    return kept, dict(counts)
+    if not rows:
+        return [], {}
+    votes = np.array([b.vote_of(row.get("preference")) for row in rows])
+    reasons: dict[str, Any] = {"unknown_vote": votes == ""}
+    if keep.last_months is not None:
+        months, dates = read_months(row.get("date") for row in rows)
+        before = np.array(months) < _first_month(max(months, default=""), keep.last_months)
+        unused = np.isin(np.arange(len(rows)), [*dates.unread, *dates.future])
+        reasons |= {"unreadable_date": before & unused, "outside_dates": before}
+    if not keep.prebaked:
+        reasons["prebaked"] = np.array([truth(row.get("is_prebaked")) == 1 for row in rows])
+    if keep.binary:
+        reasons |= {vote: votes == vote for vote in b.VOTES[2:]}
+    if keep.min_listening is not None:
+        columns = [f"total_listening_time_{side}" for side in "ab"]
+        seconds = np.array([*b.numbers_of(rows, columns).values()])
+        heard = (seconds >= keep.min_listening) & np.isfinite(seconds)
+        reasons["short_listening"] = ~heard.all(axis=0)
+    if keep.audio:
+        found = [[audio_path(row, side, audio_folder) for side in "ab"] for row in rows]
+        reasons["no_audio"] = np.array([None in two for two in found])
+    reason = np.select([*reasons.values()], [*reasons], default="")
+    kept = [row for row, why in zip(rows, reason, strict=True) if not why]
+    return kept, {name: int((reason == name).sum()) for name in reasons if name in reason}
 
 
-def _first_month(months: Sequence[str], last_months: int | None) -> str:
-    if last_months is None:
-        return ""
-    newest = max(months, default="")
+def _first_month(newest: str, last_months: int) -> str:
     if not newest:
         raise DataError(f"no battle has a date, so the last {last_months} months cannot be chosen")
     index = int(newest[:4]) * 12 + int(newest[5:]) - last_months
     return f"{index // 12:04d}-{index % 12 + 1:02d}"
 
 
-def _reason(row: Row, keep: BattleFilter, audio_folder: Path) -> str | None:
-    vote = vote_of(row.get("preference"))
-    if vote == "":
-        return "unknown_vote"
-    if not keep.prebaked and truth(row.get("is_prebaked")) == 1:
-        return "prebaked"
-    if keep.binary and vote in VOTES[2:]:
-        return vote
-    if keep.min_listening is not None:
-        seconds = [number_of(row.get(f"total_listening_time_{side}")) for side in "ab"]
-        if not all(keep.min_listening <= value < np.inf for value in seconds):
-            return "short_listening"
-    if keep.audio and any(audio_path(row, side, audio_folder) is None for side in "ab"):
-        return "no_audio"
-    return None
-
-
 def audio_path(row: Row, side: str, folder: Path) -> Path | None:
     """Path of the song of side `a` or `b`, or None where it is not named or does not exist."""
     name = audio_name(row, side)
-    path = folder / name
-    return path if name and path.is_file() else None
+    return folder / name if name and (folder / name).is_file() else None
 
 
 def named_table(table: str | Path) -> tuple[Path, str]:
@@ -228,12 +192,12 @@ def named_table(table: str | Path) -> tuple[Path, str]:
 
 
 def _joined(rows: Sequence[Row], table: Path, name: str) -> list[Row]:
-    extra = {uuid: row for row in _table_rows(table) if (uuid := uuid_of(row))}
+    extra = {uuid: row for row in files.read_rows(table) if (uuid := uuid_of(row))}
     joined = [_of_row(row, extra) for row in rows]
     if not any(joined):
         raise DataError(f"no battle_uuid of {table} is one of the battles'")
     if name:
-        joined = [{f"{name}.{key}": row[key] for key in row if _stem(key)} for row in joined]
+        joined = [{f"{name}.{key}": row[key] for key in row if _is_score(key)} for row in joined]
     both = sorted(_filled(rows) & _filled(joined))
     if both:
         raise UsageError(
@@ -247,18 +211,16 @@ def _joined(rows: Sequence[Row], table: Path, name: str) -> list[Row]:
     ]
 
 
-def _stem(column: str) -> str:
-    """The NAME of a column `NAME_a` or `NAME_b` that may be a score's, else empty text."""
-    stem = column[:-2] if column.endswith(("_a", "_b")) else ""
-    return "" if stem in NOT_SCORES else stem
+def _is_score(column: str) -> bool:
+    """Whether a column `NAME_a` or `NAME_b` may be a score's."""
+    return column.endswith(("_a", "_b")) and column[:-2] not in b.NOT_SCORES
 
 
 def _filled(rows: Sequence[Row]) -> set[str]:
     """Columns of scores that hold a number in any row."""
-    columns = {column for row in rows for column in row if _stem(column)}
-    return {
-        column for column in columns if any(np.isfinite(number_of(r.get(column))) for r in rows)
-    }
+    columns = sorted({column for row in rows for column in row if _is_score(column)})
+    numbers = b.numbers_of(rows, columns)
+    return {column for column, found in numbers.items() if np.isfinite(found).any()}
 
 
 def _of_row(row: Row, extra: Mapping[str, Row]) -> Row:
@@ -268,10 +230,8 @@ def _of_row(row: Row, extra: Mapping[str, Row]) -> Row:
     cells = extra.get(str(row.get("comparison") or ""), {})
     if truth(row.get("swapped")) != 1:
         return cells
-    return {
-        f"{name[:-2]}{_OTHER_SIDE[name[-2:]]}" if name[-2:] in _OTHER_SIDE else name: value
-        for name, value in cells.items()
-    }
+    other = {"_a": "_b", "_b": "_a"}
+    return {name[:-2] + other.get(name[-2:], name[-2:]): cell for name, cell in cells.items()}
 
 
 def provenance(source: str | Path, tables: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -301,24 +261,23 @@ def load_embeddings(path: Path, battles: Battles) -> FloatArray:
     Raises:
         DataError: a column is absent, vectors differ in width, or no row belongs to a battle.
     """
-    table = read_table(path)
+    table = files.read_table(path)
     absent = [name for name in ("battle_uuid", "side", "vector") if name not in table.column_names]
     if absent:
         raise DataError(f"{path} lacks the columns {', '.join(absent)}")
     vectors = {}
     for row in table.to_pylist():
-        vector = row["vector"]
+        vector, side = row["vector"], str(row["side"]).strip().lower()
         numbers = vector.split(";") if isinstance(vector, str) else vector
-        side = str(row["side"]).strip().lower()
         vectors[str(row["battle_uuid"]), side] = np.array(numbers, dtype=np.float64)
     widths = sorted({vector.shape for vector in vectors.values()})
     if len(widths) != 1 or len(widths[0]) != 1:
         raise DataError(f"vectors in {path} differ in width: {listed(widths)}")
     result = np.full((len(battles), 2, widths[0][0]), np.nan)
-    for place, uuid in enumerate(battles.uuid.tolist()):
-        for column, side in enumerate("ab"):
-            if (uuid, side) in vectors:
-                result[place, column] = vectors[uuid, side]
+    places = {uuid: place for place, uuid in enumerate(battles.uuid.tolist())}
+    for (uuid, side), vector in vectors.items():
+        if uuid in places and side in ("a", "b"):
+            result[places[uuid], "ab".index(side)] = vector
     if np.isnan(result).all():
         raise DataError(f"no row of {path} has the battle_uuid of a battle and side a or b")
     return result

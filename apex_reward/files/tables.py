@@ -252,6 +252,8 @@ def _column(values: list[Any]) -> pa.Array:
         # JSON writes 3.0 and 3 alike: a column with any float is a float column.
         values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     try:
+        if {bool, float} <= set(map(type, values)):  # Arrow would read true as 1.0
+            raise pa.ArrowInvalid("true and false among numbers")
         return pa.array(values)
     except UnicodeEncodeError:
         return _column([json_ready(value) for value in values])

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from xgboost import XGBClassifier
 
-from apex_reward.arena.simulate import simulate_heads
+from tests.arena.simulate import simulate_heads
 
 POPULARITY = ["score_streams", "score_likes"]
 AESTHETIC = ["coherence", "musicality", "memorability", "clarity", "naturalness"]

@@ -7,9 +7,9 @@ import pytest
 from apex_reward.arena import battles_of, evaluate_battles, load_battles
 from apex_reward.arena.agreement import disagreements
 from apex_reward.arena.figures import mcnemar
-from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError
 from tests.arena.rows import words_of
+from tests.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.5, "two": -0.5, "three": 0.5, "four": 1.5}
 

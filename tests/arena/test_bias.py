@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from apex_reward.arena import battles_of, evaluate_battles
-from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import UsageError
 from tests.arena.rows import words_of
+from tests.arena.simulate import simulate_battles
 
 
 def ruled(n=800, *, steps=False, seed=0, quality=0.0):

@@ -6,9 +6,9 @@ import pytest
 
 from apex_reward.arena import battles_of, calibrate, learning_curve, load_battles
 from apex_reward.arena.calibration import design_of, fit_calibration
-from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.scores.preference import PreferenceHead
+from tests.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.0, "two": -0.3, "three": 0.3, "four": 1.0}
 

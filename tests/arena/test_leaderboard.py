@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena import arena_scores, battles_of, leaderboards
 from apex_reward.arena.leaderboard import WIDE_L2, likelihood_drop, profile_bounds, strengths
-from apex_reward.arena.simulate import simulate_battles
 from apex_reward.errors import DataError
+from tests.arena.simulate import simulate_battles
 
 
 def plain_scores(rows, names):

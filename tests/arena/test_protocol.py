@@ -16,11 +16,11 @@ from apex_reward.arena.protocol import (
     run_protocol,
     write_table3,
 )
-from apex_reward.arena.simulate import simulate_heads
 from apex_reward.errors import DataError
 from apex_reward.files.tables import read_table
 from apex_reward.scores.apex import HEADS, head_range
 from tests.arena.paper_script import largest_gap, paper_battles, table3
+from tests.arena.simulate import simulate_heads
 
 
 def swapped(rows):

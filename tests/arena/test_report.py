@@ -11,8 +11,8 @@ from apex_reward.arena.report import (
     evaluation_report,
     leaderboard_report,
 )
-from apex_reward.arena.simulate import simulate_battles
 from tests.arena.rows import words_of
+from tests.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three <b>": 1.0}
 

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
 from apex_reward.arena.protocol import run_protocol
-from apex_reward.arena.simulate import simulate_battles, simulate_heads
 from apex_reward.arena.voters import voter_agreement
 from apex_reward.cli import app
 from apex_reward.files.tables import write_table
 from tests.arena.rows import shuffled, words_of
+from tests.arena.simulate import simulate_battles, simulate_heads
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three": 1.0}
 

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from apex_reward.arena.protocol import run_protocol
-from apex_reward.arena.simulate import simulate_battles, simulate_heads
 from apex_reward.cli import app
 from apex_reward.files.tables import read_table, write_table
 from apex_reward.model import ApexReward
 from apex_reward.scores.preference import PreferenceHead
+from tests.arena.simulate import simulate_battles, simulate_heads
 from tests.support import tiny_model, write_wav
 
 SYSTEMS = {"one": -1.0, "two": 0.0, "three": 1.0}

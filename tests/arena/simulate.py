@@ -1,4 +1,4 @@
-"""Simulated battles with a known answer: for the tests, the benchmark and the demo tour.
+"""Simulated battles with a known answer.
 
 A song's score is its system's mean plus its own part. The vote follows sigmoid(slope * difference
 of the named score + strength of A's system - strength of B's), so the slope, the strengths and
