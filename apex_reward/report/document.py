@@ -183,6 +183,8 @@ def print_blocks(blocks: Sequence[Block]) -> None:
     console = Console(highlight=False)
     title = ""
     for block in blocks:
+        if isinstance(block, Picture):
+            continue
         if isinstance(block, Grid):
             print_table(title, block.columns, block.rows)
         elif title:

@@ -72,6 +72,20 @@ def place_songs(files: Sequence[Path | None], folder: Path) -> tuple[list[str | 
     return sources, note if left else ""
 
 
+def players(
+    songs: Iterable[tuple[str, Path | None, str]], folder: Path
+) -> tuple[list[Player], str]:
+    """Players of songs for a page in `folder`, and the sentence of `place_songs`.
+
+    Args:
+        songs: label, file (None for a missing one) and description of each.
+    """
+    found = list(songs)
+    sources, note = place_songs([file for _, file, _ in found], folder)
+    made = zip(found, sources, strict=True)
+    return [Player(label, source, about) for (label, _, about), source in made], note
+
+
 def _copy_name(number: int, file: Path) -> str:
     """A file name that every file system and address accepts without quoting."""
     stem = re.sub(r"[^A-Za-z0-9-]+", "_", file.stem)[:60].strip("_")
