@@ -30,18 +30,10 @@ from typing import Any
 
 import numpy as np
 
+from apex_reward.arena import figures as f
 from apex_reward.arena.battles import RULERS, Battles
 from apex_reward.arena.bias import by_columns, ruler_part
-from apex_reward.arena.figures import (
-    Figures,
-    Rounds,
-    adjusted,
-    claim_directions,
-    decided_battles,
-    figures,
-    mcnemar,
-    stratum_figures,
-)
+from apex_reward.arena.figures import Figures, Rounds
 from apex_reward.arena.heldout import FOLDS, SLOPE_L2, held_out_logit, reliability
 from apex_reward.arena.intervals import Interval, PairedRounds, hull, pairwise_error
 from apex_reward.errors import DataError, listed
@@ -64,8 +56,9 @@ def evaluate_battles(battles: Battles, *, bootstrap: int = 1000, seed: int = 0) 
         DataError: no decided battle, or no score that any decided battle has.
     """
     rounds = Rounds(bootstrap, seed)
-    decided, dropped, notes = decided_battles(battles)
-    scored = {name: ~np.isnan(decided.difference(name)) for name in decided.scores}
+    decided, dropped, notes = f.decided_battles(battles)
+    lead = {name: decided.difference(name) for name in decided.scores}
+    scored = {name: np.isfinite(difference) for name, difference in lead.items()}
     usable = [name for name, there in scored.items() if there.any()]
     if not usable:
         raise DataError(
@@ -74,49 +67,49 @@ def evaluate_battles(battles: Battles, *, bootstrap: int = 1000, seed: int = 0) 
         )
     notes += [f"{name} is missing in every decided battle" for name in scored if name not in usable]
     names = [name for name in usable if not name.startswith(RULERS)]
-    complete = np.all([scored[name] for name in names] or [np.full(len(decided), True)], axis=0)
+    complete = np.all([np.full(len(decided), True), *(scored[name] for name in names)], axis=0)
     if unreadable := int(decided.unreadable.sum()):
         dropped["unreadable"] = dropped.get("unreadable", 0) + unreadable
     dropped["missing_score"] = int((~complete & ~decided.unreadable).sum())
     scores = {name: score_figures(decided.select(scored[name]), name, rounds) for name in names}
-    claim_directions(scores.values())
-    systems = system_logit(decided, seed)
-    result: dict[str, Any] = {
+    f.claim_directions(scores.values())
+    systems, won = system_logit(decided, seed), decided.a_won
+    known = np.isfinite(systems)
+    pairs = itertools.combinations(names, 2)
+    always_a = f.figures(np.ones(len(decided)), decided, rounds)
+    system_only: Figures = {"n": 0, "accuracy": math.nan, "accuracy_ci95": None}
+    if known.any():
+        system_only = f.figures(systems[known], decided.select(known), rounds)
+    result = {
         "n_battles": battles.n_read,
         "n_decided": len(decided),
         "dropped": dropped,
         "missing_by_score": {name: int((~scored[name]).sum()) for name in names},
         "scores": scores,
-        "baselines": _baselines(decided, systems, rounds),
-        "mcnemar": adjusted(
-            {
-                f"{one} vs {other}": mcnemar(
-                    decided.difference(one), decided.difference(other), decided.a_won
-                )
-                for one, other in itertools.combinations(names, 2)
-            }
+        "baselines": {
+            "position_a": {key: n for key, n in always_a.items() if not key.startswith("auc")},
+            "system_only": system_only,
+        },
+        "mcnemar": f.adjusted({f"{a} vs {b}": f.mcnemar(lead[a], lead[b], won) for a, b in pairs}),
+        "versus_systems": f.adjusted(
+            {name: f.mcnemar(lead[name], systems, won) for name in names if known.any()}
         ),
-        "versus_systems": adjusted(
-            {name: mcnemar(decided.difference(name), systems, decided.a_won) for name in names}
-        )
-        if np.isfinite(systems).any()
-        else {},
+        **ruler_part(decided, [name for name in usable if name not in names], scores, rounds),
+        **by_columns(decided, names, rounds),
+        "notes": notes,
+        "settings": {"bootstrap": bootstrap, "seed": seed, "folds": FOLDS},
     }
-    result |= ruler_part(decided, [name for name in usable if name not in names], scores, rounds)
-    result |= by_columns(decided, names, rounds)
-    result |= {"notes": notes, "settings": {"bootstrap": bootstrap, "seed": seed, "folds": FOLDS}}
     return dict(json_ready(result))
 
 
 def score_figures(decided: Battles, name: str, rounds: Rounds) -> Figures:
     """Figures of one score in every stratum of decided battles that all have the score."""
     difference, won = decided.difference(name), decided.a_won
-    found = stratum_figures(decided, difference, rounds)
+    found = f.stratum_figures(decided, difference, rounds)
     logit = held_out_logit(
         difference[:, None], won, decided.clusters, l2=SLOPE_L2, seed=rounds.seed
     )
-    found["overall"] |= reliability(logit, won)
-    found["overall"]["disagreements"] = disagreements(decided, name)
+    found["overall"] |= reliability(logit, won) | {"disagreements": disagreements(decided, name)}
     if decided.has_systems.any():
         value, interval = _within_system_pairs(decided.select(decided.has_systems), name, rounds)
         found["overall"]["auc_within_system_pairs"] = value
@@ -128,19 +121,17 @@ def disagreements(decided: Battles, name: str) -> list[dict[str, Any]]:
     """The battles where score and vote differ most, at most `DISAGREEMENTS`."""
     against = np.where(decided.a_won, -1.0, 1.0) * decided.difference(name)
     order = np.argsort(-against, kind="stable")[:DISAGREEMENTS]
+    worst = decided.select(order[against[order] > 0])
     return [
         {
-            "battle_uuid": str(decided.uuid[row]),
-            "preference": str(decided.vote[row]),
-            "score_a": float(decided.scores[name][row, 0]),
-            "score_b": float(decided.scores[name][row, 1]),
-            "audio_a": str(decided.audio[row, 0]) or None,
-            "audio_b": str(decided.audio[row, 1]) or None,
-            "system_a": str(decided.system[row, 0]) or None,
-            "system_b": str(decided.system[row, 1]) or None,
-            "prompt": str(decided.prompt[row]),
+            "battle_uuid": str(worst.uuid[row]),
+            "preference": str(worst.vote[row]),
+            **{f"score_{s}": float(worst.scores[name][row, n]) for n, s in enumerate("ab")},
+            **{f"audio_{s}": str(worst.audio[row, n]) or None for n, s in enumerate("ab")},
+            **{f"system_{s}": str(worst.system[row, n]) or None for n, s in enumerate("ab")},
+            "prompt": str(worst.prompt[row]),
         }
-        for row in order[against[order] > 0].tolist()
+        for row in range(len(worst))
     ]
 
 
@@ -148,10 +139,8 @@ def _within_system_pairs(part: Battles, name: str, rounds: Rounds) -> tuple[floa
     """AUC over comparisons of battles between the same two systems, with the same system first."""
     turned = part.system[:, 0] > part.system[:, 1]
     difference = np.where(turned, -1.0, 1.0) * part.difference(name)
-    first_won = part.a_won ^ turned
-    pair = cluster_codes(part.pair)
+    first_won, pair = part.a_won ^ turned, cluster_codes(part.pair)
     won = np.bincount(pair[first_won], minlength=pair.max() + 1)
-    lost = np.bincount(pair) - won
     paired = PairedRounds(difference, first_won, pair)
     value = float(paired.auc(np.ones((1, len(part))))[0])
     if math.isnan(value):
@@ -159,21 +148,9 @@ def _within_system_pairs(part: Battles, name: str, rounds: Rounds) -> tuple[floa
     samples = bootstrap(paired.auc, len(part), rounds=rounds.bootstrap, seed=rounds.seed)
     low, high = percentile_interval(samples)
     # Few comparisons: at least as wide as the spread of a score without information.
-    reach = 1.96 * pairwise_error(won, lost)
+    reach = 1.96 * pairwise_error(won, np.bincount(pair) - won)
     around = max(0.0, value - reach), min(1.0, value + reach)
     return value, hull(around, None if math.isnan(low) else (low, high))
-
-
-def _baselines(decided: Battles, systems: FloatArray, rounds: Rounds) -> dict[str, Figures]:
-    """Figures of a rule that always predicts A, and of the systems' names alone."""
-    always_a = figures(np.ones(len(decided)), decided, rounds)
-    by_position = {name: value for name, value in always_a.items() if not name.startswith("auc")}
-    known = np.isfinite(systems)
-    if not known.any():
-        by_system: Figures = {"n": 0, "accuracy": math.nan, "accuracy_ci95": None}
-    else:
-        by_system = figures(systems[known], decided.select(known), rounds)
-    return {"position_a": by_position, "system_only": by_system}
 
 
 def system_logit(decided: Battles, seed: int) -> FloatArray:

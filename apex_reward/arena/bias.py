@@ -32,20 +32,12 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
+from apex_reward.arena import figures as f
+from apex_reward.arena import heldout
 from apex_reward.arena.battles import RULERS, Battles
-from apex_reward.arena.figures import (
-    DIRECTION_MIN,
-    Figures,
-    Rounds,
-    adjusted,
-    claim_directions,
-    figures,
-    mcnemar,
-    stratum_figures,
-)
-from apex_reward.arena.heldout import FOLDS, fit_logistic, group_folds, root_mean_square
+from apex_reward.arena.figures import DIRECTION_MIN, Figures, Rounds
 from apex_reward.arena.intervals import PairedRounds, auc_interval, prompt_interval
-from apex_reward.metrics import FloatArray, auc, bootstrap, correctness, holm
+from apex_reward.metrics import FloatArray, auc, correctness, holm
 
 RULER_L2 = 1.0
 
@@ -67,16 +59,19 @@ def ruler_part(
     found = {}
     for name in rulers:
         part = decided.select(~np.isnan(decided.difference(name)))
-        found[name.removeprefix(RULERS)] = stratum_figures(part, part.difference(name), rounds)
-    claim_directions(found.values())
-    areas = {name: strata["overall"]["auc"] for name, strata in found.items()}
-    known = {name: area for name, area in areas.items() if not math.isnan(area)}
-    best = min(known, key=lambda name: (-abs(known[name] - 0.5), name), default=None)
+        found[name.removeprefix(RULERS)] = f.stratum_figures(part, part.difference(name), rounds)
+    f.claim_directions(found.values())
+    leads = {name: abs(strata["overall"]["auc"] - 0.5) for name, strata in found.items()}
+    known = sorted(name for name, lead in leads.items() if not math.isnan(lead))
     chosen = _held_out_best(features, decided, rounds.seed)
     for name, strata in scores.items():
         strata["after_rulers"] = after_rulers(decided, decided.difference(name), features, rounds)
-    tests = {name: mcnemar(decided.difference(name), chosen, decided.a_won) for name in scores}
-    return {"rulers": found, "best_ruler": best, "versus_best_ruler": adjusted(tests)}
+    tests = {name: f.mcnemar(decided.difference(name), chosen, decided.a_won) for name in scores}
+    return {
+        "rulers": found,
+        "best_ruler": max(known, key=leads.__getitem__, default=None),
+        "versus_best_ruler": f.adjusted(tests),
+    }
 
 
 def _held_out_best(features: FloatArray, decided: Battles, seed: int) -> FloatArray:
@@ -84,9 +79,8 @@ def _held_out_best(features: FloatArray, decided: Battles, seed: int) -> FloatAr
     chosen = np.full(len(decided), math.nan)
     if len(np.unique(decided.clusters)) < 2:
         return chosen
-    for train, test in group_folds(decided.clusters, FOLDS, seed):
-        won = decided.a_won[train]
-        lead = np.array([auc(column, won) - 0.5 for column in features[train].T])
+    for train, test in heldout.group_folds(decided.clusters, heldout.FOLDS, seed):
+        lead = np.array([auc(column, decided.a_won[train]) - 0.5 for column in features[train].T])
         if np.isfinite(lead).all():
             place = int(np.argmax(np.abs(lead)))
             chosen[test] = np.sign(lead[place]) * features[test, place]
@@ -99,64 +93,49 @@ def after_rulers(
     """AUC, with interval, of (N,) differences once (N, P) differences of rulers are taken out."""
     known = np.isfinite(difference)
     part, score, measures = decided.select(known), difference[known], features[known]
-    if len(np.unique(part.clusters)) < 2:
+    prompts, won = len(np.unique(part.clusters)), part.a_won
+    if prompts < 2:
         return {"auc": math.nan, "auc_ci95": None}
-    won = part.a_won
     rest, weight = np.empty(len(part)), np.empty(len(part))
-    for train, test in group_folds(part.clusters, FOLDS, rounds.seed):
-        scale = root_mean_square(measures[train])
-        slopes = np.linalg.lstsq(measures[train] / scale, score[train], rcond=None)[0]
-        rest[test] = score[test] - measures[test] / scale @ slopes
-        logit = measures[test] / scale @ fit_logistic(measures[train] / scale, won[train], RULER_L2)
+    for train, test in heldout.group_folds(part.clusters, heldout.FOLDS, rounds.seed):
+        scaled = measures / heldout.root_mean_square(measures[train])
+        slopes = np.linalg.lstsq(scaled[train], score[train], rcond=None)[0]
+        rest[test] = score[test] - scaled[test] @ slopes
+        logit = scaled[test] @ heldout.fit_logistic(scaled[train], won[train], RULER_L2)
         weight[test] = expit(np.where(won[test], -logit, logit))
     paired = PairedRounds(rest, won)
     value = float(paired.auc(weight[None])[0])
-    samples = bootstrap(
-        lambda counts: paired.auc(counts * weight),
-        len(part),
-        rounds=rounds.bootstrap,
-        seed=rounds.seed,
-        clusters=part.clusters,
-    )
+    samples = rounds.samples(lambda counts: paired.auc(counts * weight), part)
     sizes = [weight[side].sum() ** 2 / (weight[side] ** 2).sum() for side in (won, ~won)]
-    around = auc_interval(value, *sizes)
-    prompts = len(np.unique(part.clusters))
-    return {"auc": value, "auc_ci95": prompt_interval(samples, value, prompts, around)}
+    interval = prompt_interval(samples, value, prompts, auc_interval(value, *sizes))
+    return {"auc": value, "auc_ci95": interval}
 
 
 def by_columns(decided: Battles, names: Sequence[str], rounds: Rounds) -> dict[str, Any]:
     """The key `by`; nothing where no column is asked for."""
     if not decided.by or not names:
         return {}
-    entries = {
-        (column, name): _by_column(decided, labels, name, rounds)
+    found: dict[str, Any] = {
+        column: {name: _by_column(decided, labels, name, rounds) for name in names}
         for column, labels in decided.by.items()
-        for name in names
     }
-    tested = [entry for entry in entries.values() if entry["p_value"] is not None]
+    entries = [entry for part in found.values() for entry in part.values()]
+    tested = [entry for entry in entries if entry["p_value"] is not None]
     for entry, p_value in zip(tested, holm([e["p_value"] for e in tested]), strict=True):
         entry["p_value"] = float(p_value)
-    first, *others = names
-    return {
-        "by": {
-            column: {
-                **entries[column, first],
-                "score": first,
-                **({"others": {n: entries[column, n] for n in others}} if others else {}),
-            }
-            for column in decided.by
-        }
-    }
+    for column, (first, *others) in ((column, list(part)) for column, part in found.items()):
+        rest = {"others": {name: found[column][name] for name in others}} if others else {}
+        found[column] = {**found[column][first], "score": first, **rest}
+    return {"by": found}
 
 
 def _by_column(decided: Battles, labels: Any, name: str, rounds: Rounds) -> dict[str, Any]:
     """Figures of one score by the values of one column, and the test of equal accuracy."""
     there = np.isfinite(decided.difference(name)) & (labels != "")
     part, values = decided.select(there), labels[there]
+    difference = part.difference(name)
     groups = {
-        str(value): figures(
-            part.difference(name)[values == value], part.select(values == value), rounds
-        )
+        str(value): f.figures(difference[values == value], part.select(values == value), rounds)
         for value in np.unique(values)
     }
     large = [value for value, entry in groups.items() if entry["n"] >= DIRECTION_MIN]
@@ -165,7 +144,7 @@ def _by_column(decided: Battles, labels: Any, name: str, rounds: Rounds) -> dict
         return result
     accuracies = [groups[value]["accuracy"] for value in large]
     result["gap"] = max(accuracies) - min(accuracies)
-    right = correctness(part.difference(name), part.a_won)
+    right = correctness(difference, part.a_won)
     member = np.stack([values == value for value in large])
     hits, sizes = member @ right, member.sum(axis=1)
     table = np.stack([hits, sizes - hits])
@@ -189,12 +168,8 @@ def _design_effect(part: Battles, member: Any, right: FloatArray, rounds: Rounds
         with np.errstate(invalid="ignore"):
             return np.asarray((counts @ (member * right).T) / (counts @ member.T))
 
-    samples = bootstrap(
-        accuracies, len(part), rounds=rounds.bootstrap, seed=rounds.seed, clusters=part.clusters
-    )
     share = member @ right / member.sum(axis=1)
     plain = share * (1 - share) / member.sum(axis=1)
     usable = plain > 0
-    if not usable.any():
-        return 1.0
-    return max(1.0, float(np.mean(np.nanvar(samples[:, usable], axis=0) / plain[usable])))
+    spread = np.nanvar(rounds.samples(accuracies, part)[:, usable], axis=0)
+    return max(1.0, float(np.mean(spread / plain[usable]))) if usable.any() else 1.0

@@ -7,39 +7,21 @@ the size of one feature. Its strength is chosen in inner folds, and the figures 
 both keep a prompt together where prompts are named. Biases that explain all of the gain are about
 systems, not songs, and the verdict states it.
 
-Shape key: N = battles, M = scores, Y = systems, W = embedding width, P = M + Y + W.
+Shape key: N = battles, M = scores, W = embedding width, Y = systems, P = M + W + Y.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from apex_reward.arena import figures, heldout
 from apex_reward.arena.agreement import system_features
 from apex_reward.arena.battles import Battles
-from apex_reward.arena.figures import (
-    LEVEL,
-    Figures,
-    Rounds,
-    claim_directions,
-    decided_battles,
-    mcnemar,
-    stratum_figures,
-)
-from apex_reward.arena.heldout import (
-    FOLDS,
-    SLOPE_L2,
-    choose_l2,
-    fit_logistic,
-    group_folds,
-    held_out_logit,
-    reliability,
-    root_mean_square,
-)
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import json_ready
 from apex_reward.metrics import FloatArray, IntArray, accuracy
@@ -50,66 +32,69 @@ COMPARED = ("uncalibrated", "calibrated", "songs_only", "system_only")
 
 @dataclass(frozen=True)
 class Design:
-    """Features of decided battles, all differences.
+    """Features of decided battles, all differences of A and B.
 
     Attributes:
-        scores: (N, M) score of A minus score of B.
-        systems: (N, Y) +1 for A's system, -1 for B's.
-        embeddings: (N, W) embedding of A minus embedding of B; W is 0 without embeddings.
+        features: (N, P): scores, embeddings, and +1 for A's system, -1 for B's.
         label: (N,) 1 where A won.
         groups: (N,) prompt of each battle, or the battle itself.
     """
 
     names: tuple[str, ...]
     system_names: tuple[str, ...]
-    scores: FloatArray
-    systems: FloatArray
-    embeddings: FloatArray
+    features: FloatArray
     label: FloatArray
     groups: IntArray
 
+    @property
+    def songs(self) -> int:
+        """M + W, the number of features of the songs."""
+        return self.features.shape[1] - len(self.system_names)
+
     def select(self, rows: IntArray) -> Design:
         """The battles of some rows."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays: dict[str, Any] = {
-            name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)
-        }
-        return replace(self, **arrays)
+        features, label, groups = self.features[rows], self.label[rows], self.groups[rows]
+        return replace(self, features=features, label=label, groups=groups)
 
     def uncalibrated(self) -> FloatArray:
         """(N,) the score difference itself; of several, the sum of differences of one size."""
-        if len(self.names) == 1:
-            return self.scores[:, 0]
-        return np.asarray((self.scores / root_mean_square(self.scores)).sum(axis=1))
+        scores = self.features[:, : len(self.names)]
+        scale = heldout.root_mean_square(scores) if len(self.names) > 1 else 1.0
+        return np.asarray((scores / scale).sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted coefficients, per unit of each score, in log-odds.
+    """(P,) coefficients of a design in log-odds per unit, and the strength of their prior."""
 
-    Attributes:
-        slopes: score name -> log-odds per unit of its difference.
-        biases: system -> log-odds; they sum to zero, as their features do.
-        embedding_weights: (W,) or None.
-        l2: strength of the prior on the scaled features.
-    """
-
-    slopes: dict[str, float]
-    biases: dict[str, float]
-    embedding_weights: tuple[float, ...] | None
+    design: Design
+    coefficients: FloatArray
     l2: float
+
+    @property
+    def slopes(self) -> dict[str, float]:
+        """Score name -> log-odds per unit of its difference."""
+        return dict(zip(self.design.names, self.coefficients.tolist(), strict=False))
+
+    @property
+    def biases(self) -> dict[str, float]:
+        """System -> log-odds; they sum to zero, as their features do. 0 for an unseen one."""
+        found = self.coefficients[self.design.songs :].tolist()
+        return dict(zip(self.design.system_names, found, strict=True))
+
+    @property
+    def embedding_weights(self) -> tuple[float, ...] | None:
+        """(W,) weights, or None without embeddings."""
+        return tuple(self.coefficients[len(self.slopes) : self.design.songs].tolist()) or None
 
     def song_logit(self, design: Design) -> FloatArray:
         """(N,) log-odds from the songs alone: scores and embeddings."""
-        logit = design.scores @ np.array([self.slopes[name] for name in design.names])
-        if self.embedding_weights is not None:
-            logit = logit + design.embeddings @ np.array(self.embedding_weights)
-        return np.asarray(logit)
+        songs = design.songs
+        return np.asarray(design.features[:, :songs] @ self.coefficients[:songs])
 
     def logit(self, design: Design) -> FloatArray:
-        """(N,) log-odds that A wins, the systems included; an unseen system has bias 0."""
-        biases = np.array([self.biases.get(name, 0.0) for name in design.system_names])
-        return self.song_logit(design) + design.systems @ biases
+        """(N,) log-odds that A wins, the systems included."""
+        return np.asarray(design.features @ self.coefficients)
 
 
 def design_of(
@@ -117,44 +102,32 @@ def design_of(
 ) -> Design:
     """Features of decided battles that have every score; `embeddings` is (N, 2, W) of A and B."""
     systems, system_names = system_features(decided)
+    scores = np.stack([decided.difference(name) for name in names], axis=1)
     vectors = np.zeros((len(decided), 2, 0)) if embeddings is None else embeddings
-    return Design(
-        names=tuple(names),
-        system_names=tuple(system_names),
-        scores=np.stack([decided.difference(name) for name in names], axis=1),
-        systems=systems,
-        embeddings=vectors[:, 0] - vectors[:, 1],
-        label=decided.a_won.astype(np.float64),
-        groups=decided.clusters,
-    )
+    features = np.hstack([scores, vectors[:, 0] - vectors[:, 1], systems])
+    label = decided.a_won.astype(np.float64)
+    return Design(tuple(names), tuple(system_names), features, label, decided.clusters)
 
 
 def fit_calibration(design: Design, *, l2: float | None = None, seed: int = 0) -> Calibration:
     """Fit slopes, biases and embedding weights together; `l2` None: chosen in grouped folds."""
-    width = design.embeddings.shape[1]
-    score_scale = root_mean_square(design.scores)
-    embedding_scale = root_mean_square(design.embeddings) * math.sqrt(max(width, 1))
-    features = np.hstack(
-        [design.scores / score_scale, design.systems, design.embeddings / embedding_scale]
-    )
+    scores, songs = len(design.names), design.songs
+    scale = np.ones(design.features.shape[1])
+    scale[:scores] = heldout.root_mean_square(design.features[:, :scores])
+    width = math.sqrt(max(songs - scores, 1))
+    scale[scores:songs] = heldout.root_mean_square(design.features[:, scores:songs]) * width
+    features = design.features / scale
     if l2 is None:
-        l2 = choose_l2(features, design.label, design.groups, seed=seed)
-    coefficients = fit_logistic(features, design.label, l2)
-    slopes, biases, weights = np.split(
-        coefficients, np.cumsum([len(design.names), len(design.system_names)])
-    )
-    return Calibration(
-        slopes=dict(zip(design.names, (slopes / score_scale).tolist(), strict=True)),
-        biases=dict(zip(design.system_names, biases.tolist(), strict=True)),
-        embedding_weights=tuple((weights / embedding_scale).tolist()) if width else None,
-        l2=l2,
-    )
+        l2 = heldout.choose_l2(features, design.label, design.groups, seed=seed)
+    return Calibration(design, heldout.fit_logistic(features, design.label, l2) / scale, l2)
 
 
-def fit_systems(design: Design, *, seed: int = 0) -> FloatArray:
-    """(Y,) strengths of the systems alone, the prior chosen as for a calibration."""
-    l2 = choose_l2(design.systems, design.label, design.groups, seed=seed)
-    return fit_logistic(design.systems, design.label, l2)
+def system_logit(anchors: Design, test: Design, seed: int) -> FloatArray:
+    """(N,) log-odds of `test` by the systems alone, the prior chosen as for a calibration."""
+    known = anchors.features[:, anchors.songs :]
+    l2 = heldout.choose_l2(known, anchors.label, anchors.groups, seed=seed)
+    strengths = heldout.fit_logistic(known, anchors.label, l2)
+    return np.asarray(test.features[:, test.songs :] @ strengths)
 
 
 def calibrate(
@@ -177,8 +150,7 @@ def calibrate(
     Raises:
         DataError: no decided battle with every score, or a single prompt.
     """
-    rounds = Rounds(bootstrap, seed)
-    decided, dropped, notes = decided_battles(battles)
+    decided, dropped, notes = figures.decided_battles(battles)
     vectors = np.zeros((len(battles), 2, 0)) if embeddings is None else embeddings
     vectors = vectors[battles.decided][np.argsort(battles.rank[battles.decided])]
     scored = np.all([np.isfinite(decided.difference(name)) for name in names], axis=0)
@@ -191,7 +163,7 @@ def calibrate(
         raise DataError(f"no decided battle has all of {', '.join(names)}: {dropped}")
     design = design_of(kept, names, vectors[scored & embedded])
     fitted = fit_calibration(design, seed=seed)
-    held_out = _held_out(kept, design, rounds)
+    held_out = _held_out(kept, design, figures.Rounds(bootstrap, seed))
     result = {
         "n_battles": battles.n_read,
         "n_decided": len(decided),
@@ -203,7 +175,7 @@ def calibrate(
             "bias": fitted.biases,
             "l2": fitted.l2,
             "grouped_by": "prompt" if kept.has_prompts else "battle",
-            "folds": FOLDS,
+            "folds": heldout.FOLDS,
             "verdict": _verdict(held_out),
         },
         "notes": notes,
@@ -215,48 +187,44 @@ def calibrate(
     return dict(json_ready(result)), head, design
 
 
-def _held_out(kept: Battles, design: Design, rounds: Rounds) -> dict[str, Any]:
+def _held_out(kept: Battles, design: Design, rounds: figures.Rounds) -> dict[str, Any]:
     """Figures of the uncalibrated score and of every held-out log-odds, and McNemar's tests."""
-    plain = design.uncalibrated()
-    columns = {"uncalibrated": plain, **held_out_logits(design, rounds.seed)}
-    logits = dict(columns)
-    logits["uncalibrated"] = held_out_logit(
-        plain[:, None], kept.a_won, kept.clusters, l2=SLOPE_L2, seed=rounds.seed
-    )
-    found: dict[str, Figures] = {}
+    names = COMPARED if design.system_names else COMPARED[:3]
+    columns = {name: np.empty(len(kept)) for name in names}
+    columns["uncalibrated"] = design.uncalibrated()
+    for train, test in heldout.group_folds(design.groups, heldout.FOLDS, rounds.seed):
+        known, others = design.select(train), design.select(test)
+        fitted = fit_calibration(known, seed=rounds.seed)
+        columns["calibrated"][test] = fitted.logit(others)
+        columns["songs_only"][test] = fitted.song_logit(others)
+        if design.system_names:
+            columns["system_only"][test] = system_logit(known, others, rounds.seed)
+    logits = columns | {
+        "uncalibrated": heldout.held_out_logit(
+            columns["uncalibrated"][:, None],
+            kept.a_won,
+            kept.clusters,
+            l2=heldout.SLOPE_L2,
+            seed=rounds.seed,
+        )
+    }
+    found: dict[str, figures.Figures] = {}
     for name, difference in columns.items():
-        found[name] = stratum_figures(kept, difference, rounds)
-        found[name]["overall"] |= reliability(logits[name], kept.a_won)
-    claim_directions(found.values())
+        found[name] = figures.stratum_figures(kept, difference, rounds)
+        found[name]["overall"] |= heldout.reliability(logits[name], kept.a_won)
+    figures.claim_directions(found.values())
     tests = {
-        f"calibrated vs {other}": mcnemar(columns["calibrated"], columns[other], kept.a_won)
+        f"calibrated vs {other}": figures.mcnemar(columns["calibrated"], columns[other], kept.a_won)
         for other in ("uncalibrated", "system_only")
         if other in columns
     }
     adds = None
-    if "system_only" in found:
+    if design.system_names:
         calibrated, systems = (found[n]["overall"]["accuracy"] for n in COMPARED[1::2])
-        p_value = tests["calibrated vs system_only"]["p_value"]
-        adds = bool(calibrated > systems and p_value < LEVEL)
+        adds = bool(
+            calibrated > systems and tests["calibrated vs system_only"]["p_value"] < figures.LEVEL
+        )
     return {**found, "mcnemar": tests, "adds_to_systems": adds}
-
-
-def held_out_logits(design: Design, seed: int) -> dict[str, FloatArray]:
-    """(N,) log-odds of every battle from fits without its group.
-
-    `calibrated` (all of it), `songs_only` (its slopes and embedding weights without the biases),
-    `system_only`.
-    """
-    names = COMPARED[1:] if design.system_names else COMPARED[1:3]
-    logits = {name: np.empty(len(design.label)) for name in names}
-    for train, test in group_folds(design.groups, FOLDS, seed):
-        known, held_out = design.select(train), design.select(test)
-        fitted = fit_calibration(known, seed=seed)
-        logits["calibrated"][test] = fitted.logit(held_out)
-        logits["songs_only"][test] = fitted.song_logit(held_out)
-        if design.system_names:
-            logits["system_only"][test] = held_out.systems @ fit_systems(known, seed=seed)
-    return logits
 
 
 def _verdict(held_out: Mapping[str, Any]) -> str:
@@ -271,9 +239,7 @@ def _verdict(held_out: Mapping[str, Any]) -> str:
     p_value = held_out["mcnemar"]["calibrated vs system_only"]["p_value"]
     words += f", the systems alone, without the score, {share['system_only']:.1%}. "
     if held_out["adds_to_systems"]:
-        return words + (
-            f"The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
-        )
+        return f"{words}The score adds to what the systems alone tell (McNemar p = {p_value:.2g})."
     return words + (
         f"These votes do not tell the calibrated score from the systems alone (McNemar p = "
         f"{p_value:.2g}): no sign that it knows more about songs than their systems."
@@ -298,7 +264,11 @@ def learning_curve(
         UsageError: more test battles and anchors than there are, or a negative number.
     """
     _check(len(design.label), anchors, test_size, repeats)
-    draws = [_draw(design, test_size, seed, repeat) for repeat in range(repeats)]
+    draws = []
+    for repeat in range(repeats):
+        order = np.random.default_rng([seed, repeat]).permutation(len(design.label))
+        test, rest = order[:test_size], order[test_size:]
+        draws.append((test, rest[~np.isin(design.groups[rest], design.groups[test])]))
     smallest = min(len(pool) for _, pool in draws)
     if max(anchors) > smallest:
         raise UsageError(
@@ -311,12 +281,12 @@ def learning_curve(
             _accuracies(design.select(pool[:count]), design.select(test), seed)
             for test, pool in draws
         ]
-        row: dict[str, Any] = {"anchors": count}
+        rows.append({"anchors": count})
         for name in found[0]:
             values = [accuracies[name] for accuracies in found]
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            row[name] = {"accuracy": float(np.mean(values)), "std": spread, "repeats": values}
-        rows.append(row)
+            mean = float(np.mean(values))
+            rows[-1][name] = {"accuracy": mean, "std": spread, "repeats": values}
     return rows
 
 
@@ -325,16 +295,8 @@ def _accuracies(anchors: Design, test: Design, seed: int) -> dict[str, float]:
     logits = {"uncalibrated": plain, "calibrated": plain, "system_only": np.zeros(len(plain))}
     if len(anchors.label):
         logits["calibrated"] = fit_calibration(anchors, seed=seed).logit(test)
-        if anchors.system_names:
-            logits["system_only"] = test.systems @ fit_systems(anchors, seed=seed)
+        logits["system_only"] = system_logit(anchors, test, seed)
     return {name: accuracy(logit, test.label > 0) for name, logit in logits.items()}
-
-
-def _draw(design: Design, test_size: int, seed: int, repeat: int) -> tuple[IntArray, IntArray]:
-    order = np.random.default_rng([seed, repeat]).permutation(len(design.label))
-    test, rest = order[:test_size], order[test_size:]
-    fresh = ~np.isin(design.groups[rest], design.groups[test])
-    return test, rest[fresh]
 
 
 def _check(n: int, anchors: Sequence[int], test_size: int, repeats: int) -> None:

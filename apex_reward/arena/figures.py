@@ -18,31 +18,17 @@ Shape key: N = battles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from apex_reward import metrics
+from apex_reward.arena import intervals
 from apex_reward.arena.battles import Battles, BoolArray
-from apex_reward.arena.intervals import (
-    PairedRounds,
-    accuracy_interval,
-    auc_interval,
-    excludes_half,
-    prompt_interval,
-    rank_test,
-)
 from apex_reward.errors import DataError
-from apex_reward.metrics import (
-    FloatArray,
-    IntArray,
-    accuracy,
-    auc,
-    binomial_p_value,
-    bootstrap,
-    correctness,
-    holm,
-)
+from apex_reward.metrics import FloatArray
 
 Figures = dict[str, Any]
 CLAIMS = ("overall", "instrumental", "vocal")
@@ -57,6 +43,14 @@ class Rounds(NamedTuple):
 
     bootstrap: int = 1000
     seed: int = 0
+
+    def samples(
+        self, statistic: Callable[[FloatArray], npt.ArrayLike], part: Battles
+    ) -> FloatArray:
+        """(R, ...) values of a statistic over resampled prompts; without prompts, battles."""
+        return metrics.bootstrap(
+            statistic, len(part), rounds=self.bootstrap, seed=self.seed, clusters=part.clusters
+        )
 
 
 def decided_battles(battles: Battles) -> tuple[Battles, dict[str, int], list[str]]:
@@ -81,32 +75,26 @@ def figures(
     difference: FloatArray, part: Battles, rounds: Rounds, *, claims: bool = False
 ) -> Figures:
     """Figures of (N,) score differences of decided battles; the direction is not yet claimed."""
-    won = part.a_won
-    n_won, correct = int(won.sum()), correctness(difference, won)
-    right, area = accuracy(difference, won), auc(difference, won)
+    won, paired = part.a_won, intervals.PairedRounds(difference, part.a_won)
+    correct = metrics.correctness(difference, won)
+    right, area = metrics.accuracy(difference, won), metrics.auc(difference, won)
+    untied = int((correct != 0.5).sum())
     found: Figures = {
         "n": len(part),
         "accuracy": right,
-        "accuracy_ci95": accuracy_interval(difference, won),
+        "accuracy_ci95": intervals.accuracy_interval(difference, won),
         "auc": area,
-        "auc_ci95": auc_interval(area, n_won, len(won) - n_won),
-        "p_value": binomial_p_value(int((correct == 1).sum()), int((correct != 0.5).sum())),
+        "auc_ci95": intervals.auc_interval(area, int(won.sum()), int((~won).sum())),
+        "p_value": metrics.binomial_p_value(int((correct == 1).sum()), untied),
     }
     if claims:
-        found |= {"direction": "undetermined", "direction_p": rank_test(difference, won)}
+        p_value = intervals.rank_test(difference, won)
+        found |= {"direction": "undetermined", "direction_p": p_value}
     if part.has_prompts:
-        paired = PairedRounds(difference, won)
-        samples = bootstrap(
-            lambda counts: np.stack([paired.accuracy(counts), paired.auc(counts)], axis=1),
-            len(part),
-            rounds=rounds.bootstrap,
-            seed=rounds.seed,
-            clusters=part.clusters,
-        )
         prompts = len(np.unique(part.clusters))
-        for column, (name, value) in enumerate((("accuracy", right), ("auc", area))):
-            found[f"{name}_ci95_by_prompt"] = prompt_interval(
-                samples[:, column], value, prompts, found[f"{name}_ci95"]
+        for name, statistic in (("accuracy", paired.accuracy), ("auc", paired.auc)):
+            found[f"{name}_ci95_by_prompt"] = intervals.prompt_interval(
+                rounds.samples(statistic, part), found[name], prompts, found[f"{name}_ci95"]
             )
     return found
 
@@ -114,32 +102,25 @@ def figures(
 def claim_directions(scores: Iterable[Mapping[str, Any]]) -> None:
     """Adjust every `direction_p` over all scores and their main strata, and set the directions."""
     entries = [strata[name] for strata in scores for name in CLAIMS if name in strata]
-    adjusted = holm([entry["direction_p"] for entry in entries])
+    adjusted = metrics.holm([entry["direction_p"] for entry in entries])
     for entry, p_value in zip(entries, adjusted.tolist(), strict=True):
         entry["direction_p"] = p_value
-        interval = entry.get("auc_ci95_by_prompt", entry["auc_ci95"])
-        if p_value < LEVEL and entry["n"] >= DIRECTION_MIN and excludes_half(interval):
-            entry["direction"] = "agrees" if interval[0] > 0.5 else "opposes"
+        low, high = entry.get("auc_ci95_by_prompt", entry["auc_ci95"]) or (0.0, 1.0)
+        if p_value < LEVEL and entry["n"] >= DIRECTION_MIN and not low <= 0.5 <= high:
+            entry["direction"] = "agrees" if low > 0.5 else "opposes"
 
 
 def stratum_figures(decided: Battles, difference: FloatArray, rounds: Rounds) -> Figures:
     """Figures of (N,) differences of decided battles, `overall` and in every stratum."""
+    strata = {"overall": np.full(len(decided), True)}
+    strata |= {"instrumental": decided.instrumental == 1, "vocal": decided.instrumental == 0}
+    for label, keys in (("month", decided.month), ("system_pair", decided.pair)):
+        strata |= {f"{label}:{key}": keys == key for key in np.unique(keys[keys != ""])}
     return {
-        stratum: figures(difference[rows], decided.select(rows), rounds, claims=stratum in CLAIMS)
-        for stratum, rows in strata(decided)
+        name: figures(difference[rows], decided.select(rows), rounds, claims=name in CLAIMS)
+        for name, rows in strata.items()
+        if rows.any()
     }
-
-
-def strata(battles: Battles) -> Iterator[tuple[str, IntArray]]:
-    """Names and row numbers of the strata that hold any battle, `overall` first."""
-    yield "overall", np.arange(len(battles))
-    for name, value in (("instrumental", 1.0), ("vocal", 0.0)):
-        rows = np.flatnonzero(battles.instrumental == value)
-        if len(rows):
-            yield name, rows
-    for label, keys in (("month", battles.month), ("system_pair", battles.pair)):
-        for key in np.unique(keys[keys != ""]):
-            yield f"{label}:{key}", np.flatnonzero(keys == key)
 
 
 def mcnemar(first: FloatArray, second: FloatArray, a_won: BoolArray) -> dict[str, Any]:
@@ -148,21 +129,13 @@ def mcnemar(first: FloatArray, second: FloatArray, a_won: BoolArray) -> dict[str
     A battle counts for the score that is more right on it; a tied score is half right.
     """
     both = np.isfinite(first) & np.isfinite(second)
-    won = a_won[both]
-    gain = correctness(first[both], won) - correctness(second[both], won)
-    only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
-    return {
-        "n": len(won),
-        "only_first": only_first,
-        "only_second": only_second,
-        "p_value": binomial_p_value(only_first, only_first + only_second),
-    }
+    right = [metrics.correctness(score[both], a_won[both]) for score in (first, second)]
+    more, less = int((right[0] > right[1]).sum()), int((right[0] < right[1]).sum())
+    p_value = metrics.binomial_p_value(more, more + less)
+    return {"n": int(both.sum()), "only_first": more, "only_second": less, "p_value": p_value}
 
 
 def adjusted(tests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Tests whose `p_value` is adjusted by Holm's method over all of them."""
-    p_values = holm([test["p_value"] for test in tests.values()]).tolist()
-    return {
-        name: {**test, "p_value": p_value}
-        for (name, test), p_value in zip(tests.items(), p_values, strict=True)
-    }
+    p_values = iter(metrics.holm([test["p_value"] for test in tests.values()]).tolist())
+    return {name: {**test, "p_value": next(p_values)} for name, test in tests.items()}

@@ -15,48 +15,39 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from apex_reward.metrics import (
-    FloatArray,
-    IntArray,
-    cluster_codes,
-    correctness,
-    percentile_interval,
-)
+from apex_reward import metrics
+from apex_reward.metrics import FloatArray, IntArray
 
 Interval = tuple[float, float]
 _FEW = 8  # losers or winners up to which a rank test with ties permutes the votes
 _ORDERS = 1999
 
 
-def accuracy_interval(
-    difference: npt.ArrayLike, a_won: npt.ArrayLike, confidence: float = 0.95
-) -> Interval | None:
+def accuracy_interval(difference: npt.ArrayLike, a_won: npt.ArrayLike) -> Interval | None:
     """Exact interval of the accuracy of (N,) differences; None where N = 0.
 
     >>> [round(bound, 4) for bound in accuracy_interval([1.0, 2.0, 3.0], [True, True, True])]
     [0.2924, 1.0]
     """
-    right = correctness(difference, a_won)
+    right = metrics.correctness(difference, a_won)
     n, total = len(right), float(right.sum())
     if n == 0:
         return None
-    low, high = (_exact(count, n, confidence) for count in (math.floor(total), math.ceil(total)))
-    return low[0], high[1]
+    return _exact(math.floor(total), n)[0], _exact(math.ceil(total), n)[1]
 
 
 @functools.lru_cache(4096)
-def _exact(count: int, n: int, confidence: float) -> Interval:
-    ends = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+def _exact(count: int, n: int) -> Interval:
+    ends = stats.binomtest(count, n).proportion_ci(method="exact")
     return float(ends.low), float(ends.high)
 
 
-def auc_interval(auc: float, won: float, lost: float, confidence: float = 0.95) -> Interval | None:
+def auc_interval(auc: float, won: float, lost: float) -> Interval | None:
     """Interval of an AUC over `won` battles that A won and `lost` that B won.
 
     None where the AUC is NaN, as with one class only.
@@ -66,7 +57,7 @@ def auc_interval(auc: float, won: float, lost: float, confidence: float = 0.95) 
     """
     if math.isnan(auc):
         return None
-    z = float(special.ndtri((1 + confidence) / 2))
+    z = float(special.ndtri(0.975))
     extra = (won + lost) / 2 - 1
 
     def gap(value: float) -> float:
@@ -119,7 +110,7 @@ def prompt_interval(
         prompts: how many prompts there are; with one there is no interval.
         around: the interval over battles, which this one contains.
     """
-    low, high = percentile_interval(samples)
+    low, high = metrics.percentile_interval(samples)
     if prompts < 2 or around is None or math.isnan(value):
         return None
     if math.isnan(low):
@@ -127,11 +118,6 @@ def prompt_interval(
     stretch = special.stdtrit(prompts - 1, 0.975) / special.ndtri(0.975)  # Student's t, normal
     stretched = value - stretch * (value - low), value + stretch * (high - value)
     return hull(around, (max(0.0, float(stretched[0])), min(1.0, float(stretched[1]))))
-
-
-def excludes_half(interval: Sequence[float] | None) -> bool:
-    """Whether an interval lies on one side of 0.5."""
-    return interval is not None and (interval[0] > 0.5 or interval[1] < 0.5)
 
 
 def pairwise_error(won: IntArray, lost: IntArray) -> float:
@@ -167,8 +153,10 @@ class PairedRounds:
         self, difference: FloatArray, a_won: npt.ArrayLike, strata: npt.ArrayLike | None = None
     ) -> None:
         won = np.asarray(a_won, dtype=np.bool_)
-        labels = np.zeros(len(won), dtype=np.intp) if strata is None else cluster_codes(strata)
-        self._correct = correctness(difference, won)
+        labels = (
+            np.zeros(len(won), dtype=np.intp) if strata is None else metrics.cluster_codes(strata)
+        )
+        self._correct = metrics.correctness(difference, won)
         # One number per battle that sorts by stratum first and by difference within it.
         key = labels * (len(won) + 1) + np.unique(difference, return_inverse=True)[1]
         self._lost = np.flatnonzero(~won)[np.argsort(key[~won], kind="stable")]
