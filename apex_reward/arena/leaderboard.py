@@ -27,10 +27,10 @@ import numpy as np
 from scipy import sparse, stats
 
 from apex_reward.arena.battles import Battles
-from apex_reward.arena.figures import DIRECTION_MIN
+from apex_reward.arena.figures import DIRECTION_MIN, Rounds
 from apex_reward.errors import DataError
 from apex_reward.files.tables import json_ready
-from apex_reward.metrics import FloatArray, IntArray, bootstrap, percentile_interval, spearman
+from apex_reward.metrics import FloatArray, IntArray, percentile_interval, spearman
 
 L2 = 1.0
 WIDE_L2 = 0.01  # a prior with a standard deviation of 10 in log-odds
@@ -64,25 +64,22 @@ def leaderboards(
             "a leaderboard needs votes for A, B or TIE between two different systems, named in "
             "the columns system_a and system_b; there are none"
         )
-    votes = _Board(kept, _vote_points(kept), bootstrap, seed)
-    return dict(
-        json_ready(
-            {
-                "n_battles": battles.n_read,
-                "n_used": len(kept),
-                "dropped": {
-                    **{key: count for key, count in battles.dropped.items() if count},
-                    "BOTH_BAD": int((battles.vote == "BOTH_BAD").sum()),
-                    "no_system": int((~battles.has_systems).sum()),
-                    "same_system": int((usable & ~different).sum()),
-                },
-                "leaderboard": votes.rows(),
-                "scores": {name: _score_board(kept, name, bootstrap, seed) for name in names},
-                "notes": list(battles.notes),
-                "settings": {"bootstrap": bootstrap, "seed": seed, "l2": L2},
-            }
-        )
-    )
+    rounds = Rounds(bootstrap, seed)
+    result = {
+        "n_battles": battles.n_read,
+        "n_used": len(kept),
+        "dropped": {
+            **{key: count for key, count in battles.dropped.items() if count},
+            "BOTH_BAD": int((battles.vote == "BOTH_BAD").sum()),
+            "no_system": int((~battles.has_systems).sum()),
+            "same_system": int((usable & ~different).sum()),
+        },
+        "leaderboard": _Board(kept, _vote_points(kept), rounds).rows(),
+        "scores": {name: _score_board(kept, name, rounds) for name in names},
+        "notes": list(battles.notes),
+        "settings": {"bootstrap": bootstrap, "seed": seed, "l2": L2},
+    }
+    return dict(json_ready(result))
 
 
 def arena_scores(wins: FloatArray, l2: float = L2) -> FloatArray:
@@ -111,8 +108,7 @@ def strengths(
     met, won = wins + np.swapaxes(wins, -1, -2), wins.sum(axis=-1)
     strength = np.zeros(shape) + start
     for _ in range(200):
-        gap = strength[..., :, None] - strength[..., None, :]
-        chance = 0.5 * (1 + np.tanh(gap / 2))
+        chance = _chance(strength)
         gradient = (met * chance).sum(axis=-1) - won + l2 * strength - pull
         step = np.linalg.solve(_hessian(met, chance, l2), gradient[..., None])[..., 0]
         longest = np.abs(step).max(axis=-1, keepdims=True)
@@ -122,16 +118,16 @@ def strengths(
     return strength
 
 
+def _chance(strength: FloatArray) -> FloatArray:
+    """(..., Y, Y) probability that i beats j."""
+    return np.asarray(0.5 * (1 + np.tanh((strength[..., :, None] - strength[..., None, :]) / 2)))
+
+
 def _hessian(met: FloatArray, chance: FloatArray, l2: float) -> FloatArray:
+    """(..., Y, Y) second derivatives of the negative log posterior."""
     weight = met * chance * (1 - chance)
     own = l2 + weight.sum(axis=-1)
     return np.asarray(own[..., :, None] * np.eye(met.shape[-1]) - weight)
-
-
-def _curvature(wins: FloatArray, strength: FloatArray, l2: float) -> FloatArray:
-    """(Y, Y) second derivatives of the negative log posterior at (Y,) strengths."""
-    chance = 0.5 * (1 + np.tanh((strength[:, None] - strength[None, :]) / 2))
-    return _hessian(wins + wins.T, chance, l2)
 
 
 def likelihood_drop(wins: FloatArray) -> FloatArray:
@@ -160,7 +156,9 @@ def profile_bounds(wins: FloatArray, drop: FloatArray) -> tuple[FloatArray, Floa
     size = len(wins)
     lead = np.eye(size) - 1 / size  # row i: the lead of system i over the mean
     best = strengths(wins, WIDE_L2)
-    error = np.sqrt(np.diag(lead @ np.linalg.inv(_curvature(wins, best, WIDE_L2)) @ lead))
+    error = np.sqrt(
+        np.diag(lead @ np.linalg.inv(_hessian(wins + wins.T, _chance(best), WIDE_L2)) @ lead)
+    )
     start = np.log(np.sqrt(2 * drop) / error)
 
     def log_posterior(strength: FloatArray) -> FloatArray:
@@ -183,87 +181,71 @@ def profile_bounds(wins: FloatArray, drop: FloatArray) -> tuple[FloatArray, Floa
 class _Board:
     """Arena scores of battles whose A side earned (N,) points: 1, 0.5 or 0."""
 
-    def __init__(self, battles: Battles, points: FloatArray, rounds: int, seed: int) -> None:
+    def __init__(self, battles: Battles, points: FloatArray, rounds: Rounds) -> None:
         names, codes = np.unique(battles.system.ravel(), return_inverse=True)
-        self.names: list[str] = names.tolist()
-        self._sides: IntArray = np.asarray(codes.reshape(-1, 2), dtype=np.intp)
-        self._points, self._rounds, self._seed = points, rounds, seed
-        self._clusters = battles.clusters if battles.has_prompts else None
-        self.battles = np.bincount(self._sides.ravel(), minlength=len(names))
-        self.wins = self._wins(np.ones((1, len(points))))[0]
-        self.component = _components(self.wins, self.battles)
+        self._names, self._sides = names, codes.reshape(-1, 2)
+        self._points, self._rounds, self._part = points, rounds, battles
+        self._battles = np.bincount(codes.ravel(), minlength=len(names))
+        self._wins = self._wins_of(np.ones((1, len(points))))[0]
+        self.component = _components(self._wins, self._battles)
+        self.point = self._scores(self._wins[None])[0]
 
-    def _wins(self, counts: FloatArray) -> FloatArray:
+    def _wins_of(self, counts: FloatArray) -> FloatArray:
         """(R, Y, Y) wins when battle n is there counts[r, n] times."""
-        size = len(self.names)
-        places = self._sides[:, 0] * size + self._sides[:, 1]
-        turned = self._sides[:, 1] * size + self._sides[:, 0]
+        size = len(self._names)
+        a, b = self._sides.T
         made = [
-            np.bincount(places, row * self._points, size * size)
-            + np.bincount(turned, row * (1 - self._points), size * size)
+            np.bincount(a * size + b, row * self._points, size * size)
+            + np.bincount(b * size + a, row * (1 - self._points), size * size)
             for row in counts
         ]
         return np.array(made).reshape(len(counts), size, size)
 
-    def point(self) -> FloatArray:
-        """(Y,) Arena scores of the battles, each component with a mean of its own."""
-        return self._scores(self.wins[None])[0]
-
-    def resampled(self) -> FloatArray:
-        """(R, Y) Arena scores of resampled prompts, or battles where no prompt is named."""
-        return bootstrap(
-            lambda counts: self._scores(self._wins(counts)),
-            len(self._points),
-            rounds=self._rounds,
-            seed=self._seed,
-            clusters=self._clusters,
-        )
-
     def _scores(self, wins: FloatArray) -> FloatArray:
+        """(R, Y) Arena scores of (R, Y, Y) wins, each component with a mean of its own."""
         scores = np.empty(wins.shape[:-1])
         for number in np.unique(self.component):
             at = np.flatnonzero(self.component == number)
             scores[:, at] = arena_scores(wins[:, at[:, None], at])
         return scores
 
+    def resampled(self) -> FloatArray:
+        """(R, Y) Arena scores of resampled prompts, or battles where no prompt is named."""
+        return self._rounds.samples(lambda drawn: self._scores(self._wins_of(drawn)), self._part)
+
     def _intervals(self) -> tuple[FloatArray, FloatArray]:
         """(Y,) lower and upper bounds; infinite above systems that won all, NaN with one prompt."""
-        size = len(self.names)
-        lower, upper = np.full(size, math.nan), np.full(size, math.nan)
-        prompts = None if self._clusters is None else len(np.unique(self._clusters))
-        if prompts == 1:
+        lower, upper = np.full((2, len(self._names)), math.nan)
+        by_prompt, prompts = self._part.has_prompts, len(np.unique(self._part.clusters))
+        if by_prompt and prompts == 1:
             return lower, upper
-        drop = likelihood_drop(self.wins)
-        if prompts is not None:
-            samples = self.resampled().var(axis=0)
+        drop = likelihood_drop(self._wins)
+        if by_prompt:
+            variance = self.resampled().var(axis=0)
             drop = np.maximum(drop, stats.t.ppf(0.975, prompts - 1) ** 2 / 2)
         for number in np.unique(self.component):
             at = np.flatnonzero(self.component == number)
-            wins = self.wins[at[:, None], at]
-            if prompts is not None:
-                drop[at] *= np.maximum(1.0, samples[at] / _independent_variance(wins))
+            wins = self._wins[at[:, None], at]
+            if by_prompt:
+                drop[at] *= np.maximum(1.0, variance[at] / _independent_variance(wins))
             lower[at], upper[at] = profile_bounds(wins, drop[at])
-        upper[self.wins.sum(axis=0) == 0] = math.inf
+        upper[self._wins.sum(axis=0) == 0] = math.inf
         return lower, upper
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per system, by component and then best first."""
-        point, (lower, upper) = self.point(), self._intervals()
-        order = sorted(
-            range(len(self.names)),
-            key=lambda at: (self.component[at], -point[at], self.names[at]),
-        )
-        return [
-            {
-                "system": self.names[at],
-                "score": float(point[at]),
-                "lower": float(lower[at]),
-                "upper": float(upper[at]),
-                "battles": int(self.battles[at]),
-                "component": int(self.component[at]),
-            }
-            for at in order
-        ]
+        lower, upper = self._intervals()
+        columns = {
+            "system": self._names,
+            "score": self.point,
+            "lower": lower,
+            "upper": upper,
+            "battles": self._battles,
+            "component": self.component,
+        }
+        order = np.lexsort((self._names, -self.point, self.component))
+        lists = {name: column[order].tolist() for name, column in columns.items()}
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
 def _components(wins: FloatArray, battles: IntArray) -> IntArray:
@@ -276,19 +258,19 @@ def _components(wins: FloatArray, battles: IntArray) -> IntArray:
 
 def _independent_variance(wins: FloatArray) -> FloatArray:
     """(Y,) variance of the Arena scores of independent votes."""
-    strength = strengths(wins, L2)
-    inverse = np.linalg.inv(_curvature(wins, strength, L2))
+    met, chance = wins + wins.T, _chance(strengths(wins, L2))
+    inverse = np.linalg.inv(_hessian(met, chance, L2))
     lead = np.eye(len(wins)) - 1 / len(wins)
-    spread = lead @ inverse @ _curvature(wins, strength, 0.0) @ inverse @ lead
+    spread = lead @ inverse @ _hessian(met, chance, 0.0) @ inverse @ lead
     return np.asarray(_POINTS**2 * np.diag(spread))
 
 
-def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> dict[str, Any]:
+def _score_board(kept: Battles, name: str, rounds: Rounds) -> dict[str, Any]:
     part = kept.select(np.isfinite(kept.difference(name)))
     if len(part) == 0:
         raise DataError(f"no battle between named systems has the score {name}")
-    board = _Board(part, 0.5 + 0.5 * np.sign(part.difference(name)), rounds, seed)
-    votes = _Board(part, _vote_points(part), rounds, seed)
+    board = _Board(part, 0.5 + 0.5 * np.sign(part.difference(name)), rounds)
+    votes = _Board(part, _vote_points(part), rounds)
     largest = board.component == 1
     pairs = zip(board.resampled()[:, largest], votes.resampled()[:, largest], strict=True)
     interval = percentile_interval([spearman(one, other) for one, other in pairs])
@@ -296,7 +278,7 @@ def _score_board(kept: Battles, name: str, rounds: int, seed: int) -> dict[str, 
     return {
         "n": len(part),
         "leaderboard": board.rows(),
-        "rank_correlation": spearman(board.point()[largest], votes.point()[largest]),
+        "rank_correlation": spearman(board.point[largest], votes.point[largest]),
         "rank_correlation_ci95": interval if known else None,
     }
 

@@ -15,7 +15,6 @@ Shape key: N = battles, P = features, S = scores (10, or 3 without aesthetics).
 from __future__ import annotations
 
 import importlib.util
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -72,8 +71,7 @@ def run_protocol(
     Raises:
         DataError: an absent head, or fewer battles won by a side than folds.
     """
-    absent = [head for head in HEADS if head not in battles.scores]
-    if absent:
+    if absent := [head for head in HEADS if head not in battles.scores]:
         raise DataError(
             "the classifiers need the seven heads of both sides as columns NAME_a, NAME_b; "
             f"absent: {listed(absent)}. `apex-reward arena score` writes them"
@@ -86,8 +84,7 @@ def run_protocol(
     if "XGB" in names and importlib.util.find_spec("xgboost") is None:
         names.remove("XGB")
         notes = ["XGB is left out: install it with `pip install 'apex-reward[xgboost]'`"]
-    published: dict[str, dict[str, Cells]] = {"rules": _rules(decided, sign=-1.0)}
-    honest: dict[str, dict[str, Cells]] = {"rules": _rules(decided, sign=1.0)}
+    published, honest = {"rules": _rules(decided, -1.0)}, {"rules": _rules(decided, 1.0)}
     for section, aesthetics in SECTIONS.items():
         plain = published_features(decided, aesthetics=aesthetics)
         odd = antisymmetric_features(even, aesthetics=aesthetics)
@@ -113,28 +110,27 @@ def run_protocol(
     }
 
 
-def score_sides(battles: Battles, *, aesthetics: bool) -> FloatArray:
-    """(N, S, 2) scores of A and of B.
+def _sides(battles: Battles, aesthetics: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(N, S, 2) scores of A and of B, (N, S) differences, (N, 1) instrumental flags.
 
     The seven heads (or the two of popularity), then the means of the popularity heads, of the
-    aesthetic ones and of all, each on its own scale.
+    aesthetic ones and of all, each on its own scale. An unknown flag is 0.
     """
     heads = HEADS if aesthetics else POPULARITY_HEADS
     groups = [POPULARITY_HEADS, AESTHETIC_HEADS, HEADS] if aesthetics else [POPULARITY_HEADS]
-    sides = [battles.scores[head] for head in heads]
-    sides += [np.mean([battles.scores[head] for head in group], axis=0) for group in groups]
-    return np.stack(sides, axis=1)
+    columns = [battles.scores[head] for head in heads]
+    columns += [np.mean([battles.scores[head] for head in group], axis=0) for group in groups]
+    sides = np.stack(columns, axis=1)
+    flag = (battles.instrumental == 1).astype(np.float64)[:, None]
+    return sides, sides[..., 0] - sides[..., 1], flag
 
 
 def published_features(battles: Battles, *, aesthetics: bool = True) -> FloatArray:
     """(N, 3S + 1), the paper's: 31 columns, or 10 without aesthetics.
 
-    Differences, ratios a / (b + 1e-9), instrumental flag (0 where unknown), differences times the
-    flag.
+    Differences, ratios a / (b + 1e-9), instrumental flag, differences times the flag.
     """
-    sides = score_sides(battles, aesthetics=aesthetics)
-    flag = (battles.instrumental == 1).astype(np.float64)[:, None]
-    difference = sides[..., 0] - sides[..., 1]
+    sides, difference, flag = _sides(battles, aesthetics)
     ratio = sides[..., 0] / (sides[..., 1] + _TINY)
     return np.hstack([difference, ratio, flag, difference * flag])
 
@@ -144,9 +140,7 @@ def antisymmetric_features(battles: Battles, *, aesthetics: bool = True) -> Floa
 
     Differences, differences over the sum of magnitudes, differences times the instrumental flag.
     """
-    sides = score_sides(battles, aesthetics=aesthetics)
-    flag = (battles.instrumental == 1).astype(np.float64)[:, None]
-    difference = sides[..., 0] - sides[..., 1]
+    sides, difference, flag = _sides(battles, aesthetics)
     relative = difference / (np.abs(sides).sum(axis=-1) + _TINY)
     return np.hstack([difference, relative, difference * flag])
 
@@ -159,35 +153,22 @@ def make_classifier(name: str, positive_weight: float) -> Any:
         positive_weight: balancing would take battles that B won over battles that A won; the paper
             has the reverse for XGBoost, 674 / 585, and so does its protocol here.
     """
-    if name == "LR":
-        return LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
-    if name == "RF":
-        return RandomForestClassifier(
-            n_estimators=300, max_depth=4, class_weight="balanced", random_state=SEED
-        )
+    trees: dict[str, Any] = {"n_estimators": 300, "random_state": SEED}
     if name == "XGB":
         from xgboost import XGBClassifier
 
-        return XGBClassifier(
-            n_estimators=300,
-            learning_rate=0.05,
-            max_depth=4,
-            scale_pos_weight=positive_weight,
-            eval_metric="logloss",
-            random_state=SEED,
-        )
-    if name == "AdaB":
-        return AdaBoostClassifier(n_estimators=300, learning_rate=0.05, random_state=SEED)
-    if name != "SVM":
-        raise DataError(f"no classifier {name!r}; expected one of {', '.join(CLASSIFIERS)}")
+        boosted = {"learning_rate": 0.05, "max_depth": 4, "eval_metric": "logloss"}
+        return XGBClassifier(**trees, **boosted, scale_pos_weight=positive_weight)
     svc = SVC(class_weight="balanced", random_state=SEED)
-    grid = {
-        "svc__C": [0.01, 0.1, 1, 10],
-        "svc__kernel": ["linear", "rbf"],
-        "svc__gamma": ["scale", "auto"],
-    }
     pipeline = Pipeline([("scaler", StandardScaler()), ("svc", svc)])
-    return GridSearchCV(pipeline, grid, cv=5, scoring="roc_auc", n_jobs=-1)
+    grid = {"C": [0.01, 0.1, 1, 10], "kernel": ["linear", "rbf"], "gamma": ["scale", "auto"]}
+    grid = {f"svc__{option}": values for option, values in grid.items()}
+    return {
+        "LR": LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
+        "RF": RandomForestClassifier(max_depth=4, class_weight="balanced", **trees),
+        "AdaB": AdaBoostClassifier(learning_rate=0.05, **trees),
+        "SVM": GridSearchCV(pipeline, grid, cv=5, scoring="roc_auc", n_jobs=-1),
+    }[name]
 
 
 def published_folds(decided: Battles) -> list[Fold]:
@@ -257,22 +238,22 @@ def _scores(fitted: Any, features: FloatArray) -> FloatArray:
 
 
 def _rules(decided: Battles, sign: float) -> dict[str, Cells]:
-    margins = {
+    leads = {
         rule: sign * np.mean([decided.difference(head) for head in heads], axis=0)
         for rule, heads in RULES.items()
     }
-    return {rule: _cells(margin, margin > 0, decided) for rule, margin in margins.items()}
+    return {rule: _cells(lead, lead > 0, decided) for rule, lead in leads.items()}
 
 
 def _cells(score: FloatArray, chosen: BoolArray, decided: Battles) -> Cells:
+    cells: dict[str, float | None] = dict.fromkeys(COLUMNS)
     there = np.isfinite(score), decided.instrumental == 1, decided.instrumental == 0
-    cells: dict[str, float] = {}
     for stratum, rows in zip(STRATA, there, strict=True):
-        won = decided.a_won[rows]
-        cells[f"auc_{stratum}"] = auc(score[rows], won)
-        f1 = f1_score(won, chosen[rows], zero_division=0) if len(won) else math.nan
-        cells[f"f1_{stratum}"] = float(f1)
-    return {column: json_ready(cells[column]) for column in COLUMNS}
+        if rows.any():
+            won = decided.a_won[rows]
+            cells[f"auc_{stratum}"] = json_ready(auc(score[rows], won))
+            cells[f"f1_{stratum}"] = float(f1_score(won, chosen[rows], zero_division=0))
+    return cells
 
 
 def _rules_line(published: Mapping[str, Cells], honest: Mapping[str, Cells]) -> str:
@@ -294,9 +275,8 @@ def write_table3(result: Mapping[str, Any], folder: Path) -> None:
     """Write `table3.csv` (the published protocol), `table3_honest.csv` and `table3.md` (both)."""
     for form, name in (("published", "table3.csv"), ("honest", "table3_honest.csv")):
         rows = [
-            {"section": section, "model": model, **cells}
-            for section, models in result[form].items()
-            for model, cells in models.items()
+            {"section": section, "model": model, **result[form][section][model]}
+            for section, model in _rows(result)
         ]
         write_table(folder / name, rows)
     table = markdown_table(*table3_grid(result))
@@ -304,18 +284,18 @@ def write_table3(result: Mapping[str, Any], folder: Path) -> None:
     write_text(folder / "table3.md", "\n\n".join(parts) + "\n")
 
 
+def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(section, model) for section, models in result["published"].items() for model in models]
+
+
 def table3_grid(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Columns and rows of one table with `published / honest` in every cell."""
     heads = (name.replace("auc", "AUC").replace("f1", "F1").replace("_", " ") for name in COLUMNS)
-    rows = [
-        [
-            section.replace("_", " "),
-            model,
-            *(f"{cell(cells[n])} / {cell(result['honest'][section][model][n])}" for n in COLUMNS),
-        ]
-        for section, models in result["published"].items()
-        for model, cells in models.items()
-    ]
+    rows = []
+    for section, model in _rows(result):
+        both = [result[form][section][model] for form in ("published", "honest")]
+        shown = [" / ".join(cell(cells[name]) for cells in both) for name in COLUMNS]
+        rows.append([section.replace("_", " "), model, *shown])
     return ("section", "model", *heads), rows
 
 
