@@ -21,7 +21,6 @@ from apex_reward.rewards.rows import failures, row_columns
 from apex_reward.scoring import Engine, ScoreSettings, score_to_file
 
 NOT_NAMED = "no audio is named for this side"
-Song = tuple[str, str]  # path, and the prompt where the model reads it
 Pair = tuple[str | None, str | None]
 
 
@@ -96,16 +95,17 @@ def score_battles(
     counted = 0
     for file, prefix, judge, mixed in judges:
         reads = judge.model.reads_text
+        prompts = [str(row.get("prompt") or "") if reads else "" for row in rows]
         sides = [
-            [None if p is None else (p, str(row.get("prompt") or "") if reads else "") for p in two]
-            for row, two in zip(rows, paths, strict=True)
+            [None if path is None else (path, prompt) for path in two]
+            for two, prompt in zip(paths, prompts, strict=True)
         ]
         songs = list(dict.fromkeys(song for two in sides for song in two if song is not None))
-        table = songs_table(output, file)
+        counted = counted or len(songs)
         score_to_file(
             judge,
             [path for path, _ in songs],
-            table,
+            songs_table(output, file),
             ScoreSettings(mixed),
             prompts=[prompt for _, prompt in songs] if reads else None,
             workers=workers,
@@ -113,15 +113,14 @@ def score_battles(
             resume=resume,
             on_row=lambda row, fresh: on_song(row),
         )
-        counted = counted or len(songs)
-        if not engine.share.first:
-            continue
-        by_song = dict(zip(songs, read_jsonl(table), strict=True))
-        names = [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
-        for row, two in zip(result, sides, strict=True):
-            _add_scores(row, two, by_song, [(name, f"{prefix}{name}") for name in names])
-            _add_errors(row, two, by_song, keep=bool(prefix))
-        failed += [line for line in failures(list(by_song.values())) if line not in failed]
+        if engine.share.first:
+            scored = read_jsonl(songs_table(output, file))
+            failed += [line for line in failures(scored) if line not in failed]
+            names = [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
+            cells = dict(zip(songs, scored, strict=True))
+            for row, two in zip(result, sides, strict=True):
+                found = [{"error": NOT_NAMED} if song is None else cells[song] for song in two]
+                _add(row, found, names, prefix)
     if engine.share.first:
         write_table(output, result)
         if unnamed := sum(path is None for two in paths for path in two):
@@ -129,30 +128,17 @@ def score_battles(
     return counted, failed
 
 
-def _add_scores(
-    row: dict[str, Any],
-    songs: Sequence[Song | None],
-    by_song: Mapping[Song, Mapping[str, Any]],
-    names: Sequence[tuple[str, str]],
+def _add(
+    row: dict[str, Any], songs: Sequence[Mapping[str, Any]], names: Sequence[str], prefix: str
 ) -> None:
-    """Add the scores of both sides to a battle, under the second of each two names."""
-    sides = [{} if song is None else by_song[song] for song in songs]
-    for name, to in names:
-        for side, cells in zip("ab", sides, strict=True):
-            column = f"{to}_{side}"
+    """Add the scores of both sides, and the errors, to a battle."""
+    for name in names:
+        for side, cells in zip("ab", songs, strict=True):
+            column = f"{prefix}{name}_{side}"
             if column in row:
                 row.setdefault(f"input.{column}", row[column])
             row[column] = cells.get(name)
-
-
-def _add_errors(
-    row: dict[str, Any],
-    songs: Sequence[Song | None],
-    by_song: Mapping[Song, Mapping[str, Any]],
-    keep: bool,
-) -> None:
-    """Add `error_a` and `error_b`; with `keep` the error of another model stays."""
-    for side, song in zip("ab", songs, strict=True):
-        error = NOT_NAMED if song is None else by_song[song].get("error")
-        if error or not keep:
-            row[f"error_{side}"] = error
+    for side, cells in zip("ab", songs, strict=True):
+        # Where rulers are well the error of the other models stays.
+        if cells["error"] or not prefix:
+            row[f"error_{side}"] = cells["error"]
