@@ -82,7 +82,7 @@ def pairs(
                     agreement=choices.min_agreement is not None, kept=kept, resume=resume,
                 )  # fmt: skip
             made_by = provenance(reward)
-        result = build(table, choices, folder, functools.partial(update, "prompts"))
+    result = build(table, choices, folder)
     _show_counts(result, export.summary(result), form)
     if target is not None:
         export.write_folder(result, target, form, folder, made_by)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class ManifestSong:
 
     def failure(self, error: str) -> dict[str, str]:
         """As a row of `failed.jsonl`."""
-        return {**{k: getattr(self, k) for k in ("audio_id", "path", "split")}, "error": error}
+        return {"audio_id": self.audio_id, "path": self.path, "split": self.split, "error": error}
 
 
 def read_manifest(path: Path, teacher: TeacherScores | None = None) -> list[ManifestSong]:
@@ -139,10 +140,6 @@ class ExtractSettings:
     batch_segments: int | None = None
     device: str | None = None
     teacher: str | None = None
-
-    def loaded_teacher(self) -> Teacher | None:
-        """The teacher, in the process that needs it."""
-        return None if self.teacher is None else load_teacher(self.teacher, self.device)
 
 
 def plan(songs: Sequence[ManifestSong], size: int = SHARD_SONGS) -> list[Shard]:
@@ -246,50 +243,44 @@ def _finish(
         scores = call_teacher(teacher, [settings.audio_dir / song.path for song in todo])
         labels = {song.audio_id: row for song, row in zip(todo, scores, strict=True)}
         errors |= {name: row["error"] for name, row in labels.items() if "error" in row}
-    rows = [
-        _rows(model, replace(song, labels=song.labels | labels.get(song.audio_id, {})), result)
-        for song, result in zip(shard.songs, results, strict=True)
-        if song.audio_id not in errors
-    ]
+    rows = []
+    for song, result in zip(shard.songs, results, strict=True):
+        if song.audio_id not in errors:
+            assert result.pieces is not None
+            with torch.no_grad():
+                pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
+            own = song.labels | labels.get(song.audio_id, {}) | {"path": song.path}
+            layers = np.asarray(result.pieces)
+            rows.append(SongRows(song.audio_id, own, layers, pooled, result.weights))
     if rows:
         write_shard(output / shard.name, rows, source)
     failures = [s.failure(errors[s.audio_id]) for s in shard.songs if s.audio_id in errors]
     write_table(_failures_file(output, shard), failures)
 
 
-def _rows(model: ApexReward, song: ManifestSong, result: SongResult) -> SongRows:
-    assert result.pieces is not None
-    with torch.no_grad():
-        pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
-    labels = {**song.labels, "path": song.path}
-    return SongRows(song.audio_id, labels, np.asarray(result.pieces), pooled, result.weights)
-
-
 def _failures_file(output: Path, shard: Shard) -> Path:
     return output / WORK / f"{shard.split}-{shard.number:05d}.jsonl"
 
 
-@dataclass(frozen=True)
-class ShardWork:
-    """What extracts shards by their number; without a teacher at hand Ray's actors can get it."""
+def shard_worker(
+    shards: Sequence[Shard],
+    settings: ExtractSettings,
+    output: Path,
+    teacher: Teacher | None,
+    device: str | None,
+) -> Worker:
+    """What extracts shards by their number in one process, its models on the device."""
+    settings = replace(settings, device=device or settings.device)
+    model = load_encoder(settings.encoder, usable_device(settings.device))
+    if teacher is None and settings.teacher is not None:
+        teacher = load_teacher(settings.teacher, settings.device)
 
-    shards: Sequence[Shard]
-    settings: ExtractSettings
-    output: Path
-    teacher: Teacher | None = None
+    def work(numbers: Sequence[int]) -> Iterator[int]:
+        asked = [shards[number] for number in numbers]
+        todo = [shard for shard in asked if not _failures_file(output, shard).is_file()]
+        yield from extract_shards(model, todo, settings, output, teacher)
 
-    def __call__(self, device: str | None) -> Worker:
-        """The worker of one process, its models on the device."""
-        settings = replace(self.settings, device=device or self.settings.device)
-        model = load_encoder(settings.encoder, usable_device(settings.device))
-        teacher = self.teacher or settings.loaded_teacher()
-
-        def work(numbers: Sequence[int]) -> Iterator[int]:
-            shards = [self.shards[number] for number in numbers]
-            todo = [s for s in shards if not _failures_file(self.output, s).is_file()]
-            yield from extract_shards(model, todo, settings, self.output, teacher)
-
-        return work
+    return work
 
 
 def extract(
@@ -329,7 +320,7 @@ def extract(
             return len(start(songs, settings, output, resume))
 
         todo = range(engine.share.begun(begin))
-        for done in engine.run(todo, ShardWork(shards, settings, output, teacher)):
+        for done in engine.run(todo, partial(shard_worker, shards, settings, output, teacher)):
             for _ in range(done):
                 on_song()
         if not engine.share.first:

@@ -114,13 +114,12 @@ class EmbeddingSource:
             for name in EMBEDDING_FIELDS
             if getattr(mine, name) != getattr(others, name)
         ]
+        names = [mine.encoder_name, others.encoder_name]
         if self.weights and other.weights:
             if self.weights != other.weights:
-                found.append(f"the encoders {mine.encoder_name} and {others.encoder_name} differ")
-        elif (
-            None not in (names := [mine.encoder_name, others.encoder_name]) and len(set(names)) > 1
-        ):
-            found.append(f"the encoder is {mine.encoder_name}, of the other {others.encoder_name}")
+                found.append(f"the encoders {names[0]} and {names[1]} differ")
+        elif None not in names and names[0] != names[1]:
+            found.append(f"the encoder is {names[0]}, of the other {names[1]}")
         return found
 
     def same_pooling(self, other: EmbeddingSource) -> bool:
@@ -163,31 +162,22 @@ def encoder_config(name: str | Path) -> ApexConfig:
         config = ApexConfig.from_pretrained(folder)
     else:
         config = ApexConfig(encoder=read_encoder_config(folder))
-    config.encoder_name = _lasting(name)
+    # A folder's full path, so that it is found from any working folder; a hub id as it is.
+    config.encoder_name = str(Path(name).resolve() if Path(name).exists() else name)
     return config
 
 
-def load_encoder(
-    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> ApexReward:
+def load_encoder(name: str | Path, device: str | torch.device = "cpu") -> ApexReward:
     """A model whose encoder and layer pooling are to be used; its predictor may be untrained."""
-    folder = local_path(name)
+    folder, config = local_path(name), encoder_config(name)
     if read_config(folder).get("model_type") == ApexConfig.model_type:
         model = ApexReward.from_pretrained(folder)
-        model.config.encoder_name = _lasting(name)
+        model.config.encoder_name = config.encoder_name
     else:
-        model = ApexReward(encoder_config(name))
+        model = ApexReward(config)
         load_mert(model.encoder, folder)
-    if dtype is not None:
-        torch.nn.Module.to(model.encoder, dtype)
     torch.nn.Module.to(model, torch.device(device))
     return model
-
-
-def _lasting(name: str | Path) -> str:
-    """A folder's full path, so that it is found from any working folder; a hub id as it is."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() else str(name)
 
 
 @dataclass
@@ -216,37 +206,29 @@ def write_shard(path: Path, songs: Sequence[SongRows], source: EmbeddingSource) 
 
 
 def shard_table(songs: Sequence[SongRows]) -> pa.Table:
-    """The rows of `songs` as an Arrow table in the shard layout."""
+    """The rows of songs, at least one, as an Arrow table in the shard layout."""
     owners = [song for song in songs for _ in range(len(song.pooled))]
     numbers = [n for song in songs for n in range(1, len(song.pooled) + 1)]
-    columns: dict[str, pa.Array] = {
+    names = [f"{song.audio_id}_{n}" for song, n in zip(owners, numbers, strict=True)]
+    columns: dict[str, Any] = {
         "audio_id": pa.array([song.audio_id for song in owners], pa.string()),
-        "segment_id": pa.array(
-            [f"{song.audio_id}_{n}" for song, n in zip(owners, numbers, strict=True)], pa.string()
-        ),
-        "platform": pa.array([song.labels.get("platform") for song in owners], pa.string()),
+        "segment_id": pa.array(names, pa.string()),
     }
-    if any("path" in song.labels for song in songs):
-        columns["path"] = pa.array([song.labels.get("path") for song in owners], pa.string())
-    for head in POPULARITY_HEADS:
-        columns[head] = pa.array([song.labels.get(head) for song in owners], pa.float64())
-    if songs:
-        weights = [weight for song in songs for weight in song.weights]
-        columns["segment_weight"] = pa.array(weights, pa.float32())
-        columns["segment_embedding"] = list_column(np.concatenate([s.pooled for s in songs]))
-        columns["layer_embeddings"] = list_column(
-            np.concatenate([s.layers for s in songs]).astype(np.float16)
-        )
+    kinds = {"platform": pa.string(), "path": pa.string()}
+    for name, kind in (kinds | dict.fromkeys(POPULARITY_HEADS, pa.float64())).items():
+        if name != "path" or any(name in song.labels for song in songs):
+            columns[name] = pa.array([song.labels.get(name) for song in owners], kind)
+    weights = [weight for song in songs for weight in song.weights]
+    columns["segment_weight"] = pa.array(weights, pa.float32())
+    columns["segment_embedding"] = list_column(np.concatenate([song.pooled for song in songs]))
+    layers = np.concatenate([song.layers for song in songs]).astype(np.float16)
+    columns["layer_embeddings"] = list_column(layers)
     if any(head in song.labels for song in songs for head in AESTHETIC_HEADS):
-        columns["songeval_scores"] = pa.array(
-            [_songeval_text(song.labels) for song in owners], pa.string()
-        )
+        found = [{head: song.labels[head] for head in AESTHETIC_HEADS
+                  if song.labels.get(head) is not None} for song in owners]  # fmt: skip
+        texts = [json.dumps(scores) if scores else None for scores in found]
+        columns["songeval_scores"] = pa.array(texts, pa.string())
     return pa.table(columns)
-
-
-def _songeval_text(labels: Mapping[str, Any]) -> str | None:
-    values = {head: labels[head] for head in AESTHETIC_HEADS if labels.get(head) is not None}
-    return json.dumps(values) if values else None
 
 
 def list_column(values: npt.NDArray[Any]) -> pa.Array:
@@ -267,16 +249,10 @@ def list_values(column: pa.ChunkedArray, shape: tuple[int, ...]) -> tuple[FloatA
     """
     nothing = np.empty((0, *shape), np.float32)
     lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
     if lists.null_count:
         return nothing, [f"{lists.null_count} rows are null"]
     depth, width = 0, np.ones(len(lists), np.int64)
-    while (
-        pa.types.is_list(lists.type)
-        or pa.types.is_large_list(lists.type)
-        or (pa.types.is_fixed_size_list(lists.type))
-    ):
+    while isinstance(lists.type, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
         lengths = np.asarray(pc.list_value_length(lists).fill_null(0), np.int64)
         if depth and len(set(lengths.tolist())) > 1:
             return nothing, ["rows hold inner lists of different lengths"]

@@ -6,6 +6,7 @@ the five aesthetic scores in [1, 5] serves.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TeacherScores = dict[str, dict[str, Any]]
 """By `audio_id` the five scores, or `error` with the reason why there are none."""
 Teacher = Callable[[Sequence[Path]], Iterable[Mapping[str, Any]]]
+NOTHING = [math.nan] * len(AESTHETIC_HEADS)
 ID_COLUMNS = ("audio_id", "id", "path", "audio")
 
 
@@ -84,36 +86,24 @@ def load_teacher(name: str, device: str | None = None) -> Teacher:
             raise UsageError(f"{name}: {error}; expected package.module:callable") from error
         if not isinstance(found, type) and not isinstance(found, RewardModel):
             return cast(Teacher, found)
-    return ModelTeacher(load_reward_model(name, device=device))
+    return model_teacher(load_reward_model(name, device=device))
 
 
-class ModelTeacher:
+def model_teacher(model: RewardModel) -> Teacher:
     """A reward model with the five aesthetic heads as a teacher.
 
     Raises:
         UsageError: it lacks one of them, or reads prompts, which a manifest does not hold.
     """
+    from apex_reward.rewards.reward import Reward
 
-    def __init__(self, model: RewardModel) -> None:
-        from apex_reward.rewards.reward import Reward
-
-        names = [head.name for head in model.heads]
-        if lacking := [head for head in AESTHETIC_HEADS if head not in names]:
-            raise UsageError(f"{model.name} is no teacher: it has no head {', '.join(lacking)}")
-        if model.reads_text:
-            raise UsageError(f"{model.name} reads prompts; a teacher gets songs alone")
-        mix = RewardMix(dict.fromkeys(AESTHETIC_HEADS, 1 / len(AESTHETIC_HEADS)))
-        self._reward = Reward(model, mix)
-
-    def __call__(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        """The five scores of each song, or its `error`."""
-        rows = self._reward.judge([str(path) for path in paths])
-        return [
-            {"error": row["error"]}
-            if row["error"]
-            else {head: row[head] for head in AESTHETIC_HEADS}
-            for row in rows
-        ]
+    names = [head.name for head in model.heads]
+    if lacking := [head for head in AESTHETIC_HEADS if head not in names]:
+        raise UsageError(f"{model.name} is no teacher: it has no head {', '.join(lacking)}")
+    if model.reads_text:
+        raise UsageError(f"{model.name} reads prompts; a teacher gets songs alone")
+    reward = Reward(model, RewardMix(dict.fromkeys(AESTHETIC_HEADS, 1 / len(AESTHETIC_HEADS))))
+    return lambda paths: reward.judge([str(path) for path in paths])
 
 
 def call_teacher(teacher: Teacher, paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -154,33 +144,27 @@ def parse_songeval(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], li
     Returns:
         The scores, NaN where a row has none, and what is wrong with the column's form.
     """
-    encoded = column.combine_chunks()
-    if pa.types.is_string(encoded.type) or pa.types.is_large_string(encoded.type):
-        # Every segment of a song repeats its text: parse each text once.
-        encoded = encoded.dictionary_encode()
-        texts, codes = encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1)
-        values = [_loaded(text) for text in texts]
-    else:
-        values, codes = encoded.to_pylist(), pa.array(range(len(encoded)))
-    rows = [_five(value) for value in values]
+    rows = [
+        _parsed(value) if isinstance(value, str) else _five(value) for value in column.to_pylist()
+    ]
     unreadable = sum(row is None for row in rows)
-    nothing = [math.nan] * len(AESTHETIC_HEADS)
-    table = np.array([*(row or nothing for row in rows), nothing], np.float64)
     problems = [f"{unreadable} values are not an object of five scores"] if unreadable else []
-    return table[np.asarray(codes, np.int64)], problems
+    scores = np.array([row or NOTHING for row in rows], np.float64)
+    return scores.reshape(-1, len(NOTHING)), problems
 
 
-def _loaded(text: str) -> Any:
+@functools.lru_cache(1 << 16)  # every segment of a song repeats its text
+def _parsed(text: str) -> list[float] | None:
     try:
-        return json.loads(text)
+        return _five(json.loads(text))
     except json.JSONDecodeError:
-        return text
+        return None
 
 
 def _five(value: Any) -> list[float] | None:
     """The five scores of one song; names in any case, as SongEval writes them capitalised."""
     if value is None:
-        return [math.nan] * len(AESTHETIC_HEADS)
+        return NOTHING
     if not isinstance(value, Mapping):
         return None
     by_name = {str(key).lower(): score for key, score in value.items()}

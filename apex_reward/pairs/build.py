@@ -146,7 +146,6 @@ def build(
     table: pa.Table,
     options: PairOptions,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> PairSet:
     """Arrange, drop, constrain, pair, limit, split.
 
@@ -154,13 +153,12 @@ def build(
         table: candidates as `read_candidates` returns them.
         options: every choice.
         folder: where relative audio paths are tried next to the working directory.
-        progress: called with the number of prompts done and of all prompts.
     """
     candidates = arrange(table, options)
     ledger = Ledger(len(candidates))
     candidates = check_candidates(candidates, options, ledger, folder)
     usable = ledger.open
-    chosen, rejected = _proposed(candidates, options, ledger, progress)
+    chosen, rejected = _proposed(candidates, options, ledger)
     removed = _limited(candidates, options, usable, chosen, rejected)
     _drop_unpaired(candidates, options, ledger, (chosen, rejected), removed)
     w, low = chosen[removed.open], rejected[removed.open]
@@ -170,10 +168,7 @@ def build(
 
 
 def _proposed(
-    candidates: Candidates,
-    options: PairOptions,
-    ledger: Ledger,
-    progress: Callable[[int, int], None] | None,
+    candidates: Candidates, options: PairOptions, ledger: Ledger
 ) -> tuple[Integers, Integers]:
     """(chosen, rejected) of the pairs that the strategy chooses among the allowed ones, sorted."""
     name, strategy = find_strategy(options.strategy)
@@ -188,8 +183,7 @@ def _proposed(
     stacked = np.stack([candidates.numbers[axis] for axis in axes])
     found = [np.zeros((2, 0), np.int64)]
     each = 1 if candidates.members is None else candidates.members.shape[1]
-    blocks = list(_blocks_of_one_size(candidates, ledger.open, max(len(axes), each)))
-    done, total = 0, sum(map(len, blocks))
+    blocks = _blocks_of_one_size(candidates, ledger.open, max(len(axes), each))
     for members in blocks:  # (prompts, n) positions
         may = allowed_pairs(made, members, ledger)
         values = stacked[:, members].transpose(1, 0, 2)
@@ -201,9 +195,6 @@ def _proposed(
             )
         prompt, win, lose = np.nonzero(wins & may)
         found.append(np.stack([members[prompt, win], members[prompt, lose]]))
-        done += len(members)
-        if progress:
-            progress(done, total)
     chosen, rejected = np.concatenate(found, axis=1)
     order = np.lexsort((rejected, chosen))
     return chosen[order], rejected[order]
@@ -386,15 +377,12 @@ def connected(labels: Sequence[Integers]) -> Integers:
     """
     size = len(labels[0])
     rows = np.concatenate([np.flatnonzero(column >= 0) for column in labels])
-    _, label = np.unique(
-        np.concatenate([column[column >= 0] for column in labels]), return_inverse=True
-    )
+    label = np.concatenate([column[column >= 0] for column in labels])
     # A graph with a node per candidate and a node per label.
     nodes = size + int(label.max(initial=-1)) + 1
     graph = coo_array((np.ones(len(rows), bool), (rows, size + label)), shape=(nodes, nodes))
-    component = connected_components(graph, directed=False)[1][:size]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+    components: Integers = connected_components(graph, directed=False)[1][:size]
+    return components
 
 
 def split(sets: Integers, test_share: float, seed: int) -> tuple[Mask, str]:

@@ -19,6 +19,23 @@ READERS = {
     "axes": ("mrsd", "pareto", "two-axis"),
 }
 """The strategies that read an option; a function that is not one of them may read every option."""
+POSITIVE = (0.0, math.inf, "a finite number of at least 0")
+SHARE = (0.0, 1.0, "a share between 0 and 1")
+COUNT = (1.0, math.inf, "at least 1")
+LIMITS = {
+    "min_margin": POSITIVE,
+    "match_duration": POSITIVE,
+    "match_loudness": POSITIVE,
+    "protect": POSITIVE,
+    "threshold": (-math.inf, math.inf, "a finite number"),
+    "top_k": COUNT,
+    "max_pairs_per_prompt": COUNT,
+    "max_pairs_per_candidate": COUNT,
+    "quantile": SHARE,
+    "min_agreement": SHARE,
+    "test_share": (0.0, math.nextafter(1, 0), "0 or more and below 1"),
+}
+"""What the numbers of an option may be: the least, the most, and both in words."""
 BUILT_IN = ("best-worst", "all", "top-bottom", "margin", "mrsd", "pareto", "two-axis")
 
 
@@ -151,7 +168,7 @@ def _strategy_problems(options: PairOptions) -> list[str]:
     except UsageError as error:
         return [str(error)]
     problems = [
-        f"--{option.replace('_', '-')} is read by {' and '.join(readers)} only, not by {name}"
+        f"--{_dashed(option)} is read by {' and '.join(readers)} only, not by {name}"
         for option, readers in READERS.items()
         if name in BUILT_IN and name not in readers
         if getattr(options, option) not in (None, (), [], {})
@@ -167,32 +184,21 @@ def _strategy_problems(options: PairOptions) -> list[str]:
 
 
 def _number_problems(options: PairOptions) -> list[str]:
-    positive = (0, math.inf, "a finite number of at least 0")
-    share = (0, 1, "a share between 0 and 1")
-    count, finite = (1, math.inf, "at least 1"), (-math.inf, math.inf, "a finite number")
-    limits: dict[str, tuple[Any, tuple[float, float, str]]] = {
-        "min-margin": (options.min_margin, positive),
-        "match-duration": (options.match_duration, positive),
-        "match-loudness": (options.match_loudness, positive),
-        **{f"protect {axis}": (value, positive) for axis, value in options.protect.items()},
-        **{f"threshold {axis}": (value, finite) for axis, value in options.threshold.items()},
-        "top-k": (options.top_k, count),
-        "max-pairs-per-prompt": (options.max_pairs_per_prompt, count),
-        "max-pairs-per-candidate": (options.max_pairs_per_candidate, count),
-        "quantile": (options.quantile, share),
-        "min-agreement": (options.min_agreement, share),
-    }
-    problems = [
-        f"--{name} is {value}; expected {wanted}"
-        for name, (value, (low, high, wanted)) in limits.items()
-        if value is not None and not (low <= value <= high and math.isfinite(value))
-    ]
-    if not 0 <= options.test_share < 1:
-        problems.append(f"--test-share is {options.test_share}; expected 0 or more and below 1")
+    problems = []
+    for name, (low, high, wanted) in LIMITS.items():
+        given = getattr(options, name)
+        for axis, value in given.items() if isinstance(given, Mapping) else (("", given),):
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                problems.append(
+                    f"--{f'{_dashed(name)} {axis}'.strip()} is {value}; expected {wanted}"
+                )
     for name in ("chosen_floor", "rejected_ceiling"):
         try:
-            if (bound := getattr(options, name)) is not None:
-                parse_bound(bound)
+            parse_bound(getattr(options, name) or 0.0)
         except UsageError as error:
-            problems.append(f"--{name.replace('_', '-')} {error}")
+            problems.append(f"--{_dashed(name)} {error}")
     return problems
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
