@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
+from apex_reward.files.tables import reading
 
 SONG_COLUMNS = ("audio", "path")
 ROWS_AT_ONCE = 64
@@ -49,8 +50,7 @@ def is_saved_dataset(folder: str | Path) -> bool:
     if any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED):
         return True
     try:
-        schemas = map(pyarrow.parquet.read_schema, _shards(folder)[:1])
-        return any(song_column(schema) is not None for schema in schemas)
+        return any(song_column(pyarrow.parquet.read_schema(f)) for f in _shards(folder)[:1])
     except (pa.ArrowInvalid, OSError):
         return False
 
@@ -86,17 +86,13 @@ def read_songs_inside(path: str | Path, folder: Path | None = None) -> pa.Table 
     Raises:
         DataError: not such a folder or file, or a saved data set without a column of songs.
     """
-    try:
+    with reading(path):
         if os.path.isdir(path):
             return unpacked(_saved_batches(path), folder, Path(path))
         with pyarrow.parquet.ParquetFile(path) as file:
             if song_column(file.schema_arrow) is None:
                 return None
             return unpacked(file.iter_batches(ROWS_AT_ONCE), folder, Path(path).parent)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def unpacked(batches: Iterable[Any], folder: Path | None = None, beside: Path = Path()) -> pa.Table:
@@ -150,8 +146,9 @@ def _saved_batches(folder: str | Path) -> Iterator[Any]:
 
 
 def _shards(folder: str | Path) -> list[Path]:
-    patterns = (Path(glob.escape(str(folder)), *part, "*.parquet") for part in ((), ("data",)))
-    return sorted(Path(path) for pattern in patterns for path in glob.glob(str(pattern)))
+    patterns = (os.path.join(glob.escape(str(folder)), *part, "*.parquet")
+                for part in ((), ("data",)))  # fmt: skip
+    return sorted(Path(path) for pattern in patterns for path in glob.glob(pattern))
 
 
 def _is_song(kind: pa.DataType) -> bool:
@@ -186,13 +183,13 @@ def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
     return str(file)
 
 
-def songs_folder(folder: Path | None) -> Path:
-    """The folder that songs are written into; None: one that is removed at the process's end."""
-    return folder or _temporary()
-
-
 @functools.cache
 def _temporary() -> Path:
     folder = tempfile.mkdtemp(prefix="apex-reward-songs-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def songs_folder(folder: Path | None) -> Path:
+    """The folder that songs are written into; None: one that is removed at the process's end."""
+    return folder or _temporary()

@@ -119,6 +119,5 @@ def _pieces(file: str | Path) -> str:
 
 def _difference(name: str, then: Any, now: Any) -> str:
     """The name of what differs, with both values where they are numbers or short words."""
-    values = str(then), str(now)
-    short = then is not None and max(map(len, values)) <= 16
-    return f"{name} ({values[0]}, now {values[1]})" if short else name
+    short = then is not None and max(len(str(then)), len(str(now))) <= 16
+    return f"{name} ({then}, now {now})" if short else name

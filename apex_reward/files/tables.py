@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +166,10 @@ def with_numbers(
         if pa.types.is_integer(column.type):
             continue
         numbers, bad = _numbers(column)
-        count = pc.sum(bad).as_py() or 0
-        if names is None and (
-            len(numbers) == numbers.null_count or count > pc.count(numbers).as_py()
-        ):
-            continue
-        table = table.set_column(table.column_names.index(name), name, numbers)
-        if count:
-            unreadable[name] = pc.indices_nonzero(bad).to_pylist()
+        rows = pc.indices_nonzero(bad).to_pylist()
+        if names is not None or len(numbers) - numbers.null_count >= max(len(rows), 1):
+            table = table.set_column(table.column_names.index(name), name, numbers)
+            unreadable |= {name: rows} if rows else {}
     return table, unreadable
 
 
@@ -196,24 +192,23 @@ def _numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]
 
 def plain_types(table: pa.Table) -> pa.Table:
     """Strings and floats in place of Arrow's other kinds of text and number."""
-    types = pa.types
-    for place, field in enumerate(table.schema):
+    columns = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
         kind = field.type
-        if types.is_dictionary(kind):
+        if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        if types.is_decimal(kind) or types.is_float16(kind):
+        if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
             kind = pa.float64()
-        elif types.is_string_view(kind) or types.is_large_string(kind):
+        elif pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
             kind = pa.string()
-        column = table.column(place).cast(kind)
+        columns[field.name] = column.cast(kind)
         try:
-            column.validate(full=types.is_string(kind))
+            columns[field.name].validate(full=pa.types.is_string(kind))
         except pa.ArrowInvalid:
-            cells = column.cast(pa.binary()).to_pylist()
+            cells = columns[field.name].cast(pa.binary()).to_pylist()
             texts = [None if cell is None else _decoded(cell) for cell in cells]
-            column = pa.chunked_array([pa.array(texts, pa.string())])
-        table = table.set_column(place, field.name, column)
-    return table
+            columns[field.name] = pa.chunked_array([texts], pa.string())
+    return pa.table(columns)
 
 
 def _read_csv(path: str | Path, text: Iterable[str]) -> pa.Table:
@@ -229,12 +224,10 @@ def _read_csv(path: str | Path, text: Iterable[str]) -> pa.Table:
     table = pyarrow.csv.read_csv(source, parse_options=parse, convert_options=options)
     for name in set(text) & set(table.column_names):
         # Names that are whole numbers, each written as numbers are, are numbers.
-        try:
+        with suppress(pa.ArrowInvalid):
             numbers = table[name].cast(pa.int64())
-        except pa.ArrowInvalid:
-            continue
-        if pc.count(numbers).as_py() and numbers.cast(pa.string()).equals(table[name]):
-            table = table.set_column(table.column_names.index(name), name, numbers)
+            if numbers.null_count < len(numbers) and numbers.cast(pa.string()).equals(table[name]):
+                table = table.set_column(table.column_names.index(name), name, numbers)
     return table
 
 
@@ -258,14 +251,14 @@ def _column(values: list[Any]) -> pa.Array:
     except UnicodeEncodeError:
         return _column([json_ready(value) for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else as_text(value) for value in values])
+        return pa.array([as_text(value) for value in values])
 
 
 def as_text(value: Any) -> str | None:
-    """A cell as text: lists, mappings, true and false as JSON; NaN as None."""
+    """A cell as text: lists, mappings, true and false as JSON; None where it is None or NaN."""
     if isinstance(value, (bool, list, tuple, Mapping)):
         return json.dumps(json_ready(value), ensure_ascii=False, default=str)
-    return None if value != value else printable(str(value))  # NaN is missing
+    return None if value is None or value != value else printable(str(value))
 
 
 def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]]) -> None:
@@ -285,17 +278,14 @@ def write_table(path: str | Path, table: pa.Table | Iterable[Mapping[str, Any]])
 
 def _flat(table: pa.Table) -> pa.Table:
     """Lists joined by `;` and mappings as JSON text, as CSV has neither."""
-    columns = []
-    for column in table.columns:
-        if pa.types.is_list(column.type):
-            cells = [None if v is None else ";".join(map(str, v)) for v in column.to_pylist()]
-        elif pa.types.is_struct(column.type):
-            cells = [None if v is None else as_text(v) for v in column.to_pylist()]
-        else:
-            columns.append(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
-            continue
-        columns.append(pa.array(cells, type=pa.string()))
-    return pa.table(columns, names=table.column_names)
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            cells = [";".join(map(str, v)) if isinstance(v, list) else as_text(v)
+                     for v in column.to_pylist()]  # fmt: skip
+            column = pa.array(cells, pa.string())
+        columns[name] = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+    return pa.table(columns)
 
 
 def json_ready(value: Any) -> Any:

@@ -209,10 +209,8 @@ def _with_messages(table: pa.Table) -> pa.Table:
     """A column of chat messages as texts, with the messages beside as JSON."""
     if "prompt" not in table.column_names or not pa.types.is_nested(table["prompt"].type):
         return table
-    cells = [{} if v is None else _message_cells(_bare(v)) for v in table["prompt"].to_pylist()]
-    columns = {name: pa.array([cell.get(name) for cell in cells], pa.string())
-               for name in ("prompt", MESSAGES)}  # fmt: skip
-    return pa.table({name: table[name] for name in table.column_names} | columns)
+    rows = table.to_pylist()
+    return table_of([_plain_row(row | {"prompt": _bare(row["prompt"])}) for row in rows])
 
 
 def _message_cells(prompt: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def wanted_columns(
     """
     if agreement and reward.members == 1:
         raise UsageError("--min-agreement needs an ensemble, and the model has one member")
-    given = row_columns(reward, rewarded=True)
+    given = row_columns(reward, rewarded=True, members=agreement)
     used: set[str] = set()
     for axis in axes:
         mix = axis_mix(table, axis)
@@ -51,7 +51,6 @@ def wanted_columns(
         used |= names
         if agreement and axis == axes[0]:
             used |= {member_column(name, i) for name in names for i in range(reward.members)}
-            given = row_columns(reward, rewarded=True, members=True)
     wanted = [name for name in given if name in used]
     if not wanted:
         raise UsageError(f"the model scores {', '.join(given)}, but the axes read none of them")
