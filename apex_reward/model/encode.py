@@ -16,15 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from apex_reward.audio.segment import Segments
+from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
 from apex_reward.model.inputs import at_rate, checked_songs
-from apex_reward.model.packing import (
-    drawn_pieces,
-    encode_packed,
-    graph_settings,
-    scaled_gradient,
-)
+from apex_reward.model.packing import drawn_pieces, graph_settings, scaled_gradient
+from apex_reward.model.packing import encode_pieces as encode_pieces
 from apex_reward.prompt import Prompt, prompts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -66,6 +62,42 @@ class SongEncoder(Protocol):
     def fingerprint(self) -> Hashable:
         """Equal for two encoders that give the same features: weights and settings."""
         ...
+
+
+class ModuleEncoder:
+    """Base of song encoders over modules: their weights and fingerprint.
+
+    A subclass defines `weights`, the modules that its features depend on, and `settings`.
+    """
+
+    def weights(self) -> Sequence[nn.Module]:
+        """The modules that the features depend on."""
+        raise NotImplementedError
+
+    def settings(self) -> Hashable:
+        """What else they depend on."""
+        raise NotImplementedError
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The modules' weights."""
+        return [weight for module in self.weights() for weight in module.parameters()]
+
+    def fingerprint(self) -> Hashable:
+        """A hash of weights and settings."""
+        return type(self).__name__, self.settings(), *map(weights_hash, self.weights())
+
+
+class WholeSongs(ModuleEncoder):
+    """Base of encoders that take a song in one pass; one below `shortest` samples is padded."""
+
+    batch_segments = 1
+    window: int | None = None
+    by_length = False
+    shortest = 1
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """One song (1, T) as one piece of its own length."""
+        return whole_song(songs, lengths[0], self.shortest)
 
 
 class EncodedModel:
@@ -153,8 +185,7 @@ def encoded_songs(
         rate = encoder.sample_rate
         if rate not in by_rate:
             by_rate[rate] = at_rate(mono, ends, sample_rate, rate)
-        songs, lengths = by_rate[rate]
-        features.append(_encoded(encoder, songs, lengths, batch_segments))
+        features.append(_encoded(encoder, *by_rate[rate], batch_segments))
     return features
 
 
@@ -175,20 +206,6 @@ def check_prompts(name: str, reads_text: bool, prompts: Prompts, songs: int) -> 
         given = "one text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
         raise UsageError(f"{given} for {songs} songs; expected a list with one per song")
     return prompts_of(prompts)
-
-
-def encode_pieces(
-    encoder: SongEncoder,
-    samples: Tensor,
-    real: Tensor | None,
-    batch_segments: int | None = None,
-    graph_segments: int | None = None,
-) -> Tensor:
-    """Features (N, ...) of pieces (N, n), in batches of bounded memory, on the graph."""
-    packed: Any = _Callable(encoder)
-    real = None if real is None else real.to(samples.device)
-    size = batch_segments or encoder.batch_segments
-    return encode_packed(packed, samples, real, size, graph_segments)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -233,17 +250,3 @@ def _features(encoder: SongEncoder, pieces: Segments, batch_segments: int | None
     drawn_ones = encode_pieces(encoder, pieces.samples[chosen], real[chosen], batch_segments)
     order = torch.cat([(~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]]).argsort()
     return torch.cat([plain, scaled_gradient(drawn_ones, scale[chosen])])[order]
-
-
-class _Callable:
-    """A song encoder as the callable with weights that `encode_packed` batches."""
-
-    def __init__(self, encoder: SongEncoder) -> None:
-        self._encoder = encoder
-
-    def __call__(self, samples: Tensor, real: Tensor | None) -> Tensor:
-        return self._encoder.encode(samples, real)
-
-    def parameters(self) -> Iterable[Any]:
-        own = getattr(self._encoder, "parameters", None)
-        return own() if own is not None else ()

@@ -4,7 +4,7 @@ The graph of one encoder batch is kept; the backward pass recomputes the others 
 that its peak memory is that of one batch, whatever the length of the songs. A batch that does not
 fit on a GPU is halved. `gradient_settings` sets how.
 
-Shape key: N = segments, n = samples in a segment, L = layers, W = width.
+Shape key: N = pieces, n = samples in a piece.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class GraphSettings:
 
 _PLAIN = GraphSettings()
 _settings: ContextVar[GraphSettings] = ContextVar("_settings", default=_PLAIN)
+Encode = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @contextmanager
@@ -91,57 +92,67 @@ def scaled_gradient(x: Tensor, scale: Tensor) -> Tensor:
     return x.detach() + (x - x.detach()) * factor
 
 
-def encode_packed(
-    encoder: nn.Module,
-    segments: Tensor,
+def encode_pieces(
+    encoder: Any,
+    samples: Tensor,
     real: Tensor | None,
-    batch_segments: int,
+    batch_segments: int | None = None,
     graph_segments: int | None = None,
 ) -> Tensor:
-    """Layer embeddings (N, L, W) of segments (N, n), `batch_segments` at a time.
+    """Features (N, ...) of pieces (N, n), `batch_segments` at a time.
 
-    On the autograd graph if the segments or any encoder weight needs a gradient; exact, at the
-    price of one more forward pass for all but the last `graph_segments`, whose graph is kept
-    (None: what the settings say).
+    On the autograd graph if the samples or any encoder weight needs a gradient; exact, at the
+    price of one more forward pass for all but the last `graph_segments`, whose graph is kept.
+
+    Args:
+        encoder: a `SongEncoder`.
+        samples: (N, n).
+        real: (N,) real samples of each; None: all.
+        batch_segments: pieces per encoder batch; None takes the encoder's own.
+        graph_segments: None takes what the settings say.
+
+    Raises:
+        UsageError: batch_segments below 1.
     """
-    if batch_segments < 1:
-        raise UsageError(f"batch_segments is {batch_segments}; expected 1 or more")
-    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
-    if not (torch.is_grad_enabled() and (segments.requires_grad or weights)):
-        return _in_batches(encoder, segments, real, batch_segments)
+    size = encoder.batch_segments if batch_segments is None else batch_segments
+    if size < 1:
+        raise UsageError(f"batch_segments is {size}; expected 1 or more")
+    encode, real = encoder.encode, None if real is None else real.to(samples.device)
+    weights = [w for w in getattr(encoder, "parameters", tuple)() if w.requires_grad]
+    if not (torch.is_grad_enabled() and (samples.requires_grad or weights)):
+        return _in_batches(encode, samples, real, size)
     kept = graph_settings().graph_segments if graph_segments is None else graph_segments
-    kept = batch_segments if kept is None else kept
-    split = max(0, len(segments) - kept)
-    if split == 0:
-        return _on_graph(encoder, segments, real, batch_segments, weights)
+    split = max(0, len(samples) - (size if kept is None else kept))
     # The kept ones come last, so that the backward pass takes them first and has their memory
     # back when it recomputes the others.
-    before = None if real is None else real[:split]
-    first = _recomputed(encoder, batch_segments, before, segments[:split], weights)
-    if kept == 0:
-        return first
-    rest = None if real is None else real[split:]
-    return torch.cat([first, _on_graph(encoder, segments[split:], rest, batch_segments, weights)])
+    parts = []
+    if split:
+        before = None if real is None else real[:split]
+        parts.append(_recomputed(encode, size, before, samples[:split], weights))
+    if split < len(samples):
+        rest = None if real is None else real[split:]
+        parts.append(_on_graph(encode, samples[split:], rest, size, weights))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _on_graph(
-    encoder: Any, segments: Tensor, real: Tensor | None, size: int, weights: list[nn.Parameter]
+    encode: Encode, samples: Tensor, real: Tensor | None, size: int, weights: list[nn.Parameter]
 ) -> Tensor:
     """With the whole graph; where memory runs out, recomputed after all."""
     try:
         parts = [
-            encoder(segments[at : at + size], None if real is None else real[at : at + size])
-            for at in range(0, len(segments), size)
+            encode(samples[at : at + size], None if real is None else real[at : at + size])
+            for at in range(0, len(samples), size)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
     except torch.OutOfMemoryError:
         parts = []
     torch.cuda.empty_cache()
-    return _recomputed(encoder, size, real, segments, weights)
+    return _recomputed(encode, size, real, samples, weights)
 
 
 # torch.compile compiles the encoder, not this bookkeeping around it.
-encode_packed = torch.compiler.disable(encode_packed, recursive=False)
+encode_pieces = torch.compiler.disable(encode_pieces, recursive=False)
 
 
 _RECOMPUTED = (
@@ -151,10 +162,10 @@ _RECOMPUTED = (
 
 
 def _recomputed(
-    encoder: Any, size: int, real: Tensor | None, segments: Tensor, weights: list[nn.Parameter]
+    encode: Encode, size: int, real: Tensor | None, samples: Tensor, weights: list[nn.Parameter]
 ) -> Tensor:
     try:
-        return _Recomputed.apply(encoder, size, real, segments, *weights)
+        return _Recomputed.apply(encode, size, real, samples, *weights)
     except RuntimeError as error:
         if "functorch" not in str(error):
             raise
@@ -162,91 +173,78 @@ def _recomputed(
 
 
 class _Recomputed(torch.autograd.Function):
-    """`encoder(segments)` that keeps only its inputs and recomputes per batch in backward."""
+    """`encode(samples)` that keeps only its inputs and recomputes per batch in backward."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        encoder: nn.Module,
-        batch_segments: int,
+        encode: Encode,
+        size: int,
         real: Tensor | None,
-        segments: Tensor,
+        samples: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        ctx.encoder, ctx.batch_segments = encoder, batch_segments
-        ctx.save_for_backward(segments, real, *weights)
-        ctx.autocast = _autocast_state(segments.device.type)
-        # The backward pass may run in another thread or after the settings' block.
+        ctx.encode, ctx.size = encode, size
+        ctx.save_for_backward(samples, real, *weights)
+        # The backward pass may run in another thread, without the caller's autocast, or after the
+        # settings' block.
+        device = samples.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
         ctx.frugal = graph_settings().frugal
         with torch.no_grad():
-            return _in_batches(encoder, segments, real, batch_segments)
+            return _in_batches(encode, samples, real, size)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise UsageError(f"no second derivative (create_graph=True): {_RECOMPUTED}")
         (gradient,) = gradients
-        segments, real, *weights = ctx.saved_tensors
-        wants_segments = ctx.needs_input_grad[3]
-        weight_gradients = [torch.zeros_like(weight) for weight in weights]
+        samples, real, *weights = ctx.saved_tensors
+        wants_samples = ctx.needs_input_grad[3]
+        totals = [torch.zeros_like(weight) for weight in weights]
         position = 0
 
         def step(x: Tensor, r: Tensor | None) -> Tensor:
             nonlocal position
-            x = x.detach().requires_grad_(wants_segments)
+            x = x.detach().requires_grad_(wants_samples)
             with (
                 torch.enable_grad(),
                 torch.autocast(**ctx.autocast),
                 gradient_settings(frugal=ctx.frugal),
             ):
-                output = ctx.encoder(x, r)
-            wanted = [x, *weights] if wants_segments else weights
-            found = torch.autograd.grad(
-                output, wanted, gradient[position : position + len(x)], allow_unused=True
-            )
+                output = ctx.encode(x, r)
+            wanted = [*weights, x] if wants_samples else weights
+            part = gradient[position : position + len(x)]
+            found = torch.autograd.grad(output, wanted, part, allow_unused=True)
             position += len(x)
-            for total, part in zip(weight_gradients, found[-len(weights) :], strict=False):
-                if weights and part is not None:
-                    total += part
-            return found[0] if wants_segments else x.new_empty(0)
+            for total, own in zip(totals, found, strict=False):
+                if own is not None:
+                    total += own
+            return found[-1] if wants_samples else x.new_empty(0)
 
-        segment_gradients = _in_batches(step, segments, real, ctx.batch_segments)
-        return (
-            *(None, None, None),
-            segment_gradients if wants_segments else None,
-            *weight_gradients,
-        )
+        found = _in_batches(step, samples, real, ctx.size)
+        return (None, None, None, found if wants_samples else None, *totals)
 
 
-def _in_batches(
-    step: Callable[[Tensor, Tensor | None], Tensor],
-    segments: Tensor,
-    real: Tensor | None,
-    size: int,
-) -> Tensor:
+def _in_batches(step: Encode, samples: Tensor, real: Tensor | None, size: int) -> Tensor:
     """Concatenated results of `step` on consecutive batches, halved where memory runs out."""
     parts: list[Tensor] = []
     start = 0
-    while start < len(segments):
+    while start < len(samples):
         batch = slice(start, start + size)
         try:
-            parts.append(step(segments[batch], None if real is None else real[batch]))
+            parts.append(step(samples[batch], None if real is None else real[batch]))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            size = max(1, min(size, len(segments) - start) // 2)
+            size = max(1, min(size, len(samples) - start) // 2)
         else:
             start += size
             continue
         # Outside the handler: the exception's traceback would keep the failed batch alive.
         torch.cuda.empty_cache()
     return torch.cat(parts)
-
-
-def _autocast_state(device_type: str) -> dict[str, Any]:
-    # The backward pass runs in a thread of its own, where the caller's autocast is unknown.
-    return {
-        "device_type": device_type,
-        "dtype": torch.get_autocast_dtype(device_type),
-        "enabled": torch.is_autocast_enabled(device_type),
-    }

@@ -68,8 +68,7 @@ class CheckedEncoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Cast or move all tensors; `FULL` modules keep float32 where `fn` asks for half."""
-        full = (module for module in self.modules() if self.FULL and isinstance(module, self.FULL))
-        kept = {id(t) for part in full for t in _tensors(part)}
+        kept = _kept(self)
 
         def apply(tensor: Tensor) -> Tensor:
             cast = fn(tensor)
@@ -99,9 +98,8 @@ def weights_dtype(encoder: nn.Module) -> torch.dtype:
 
 def working_dtype(encoder: nn.Module, device_type: str) -> torch.dtype:
     """The number type of an encoder's products here: autocast's, or that of its weights."""
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return weights_dtype(encoder)
+    autocast = torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if autocast else weights_dtype(encoder)
 
 
 def cast_encoder(encoder: nn.Module, dtype: torch.dtype | str) -> None:
@@ -158,18 +156,22 @@ def usable_dtype(
     chosen = dtype if isinstance(dtype, torch.dtype) else NAMES.get(dtype.removeprefix("torch."))
     if chosen is None or not chosen.is_floating_point:
         raise CheckpointError(f"dtype is {dtype!r}; expected auto, float32, bfloat16 or float16")
-    lacking = place.type == "cpu" and not cpu_features().intersection(HARDWARE.get(chosen, ()))
-    if chosen in REDUCED and lacking and chosen not in _warned:
+    if chosen not in REDUCED or chosen in _warned or place.type != "cpu":
+        return chosen
+    if not cpu_features().intersection(HARDWARE[chosen]):
         _warned.add(chosen)
         seconds = timer or product_seconds
         factor = seconds(chosen) / max(seconds(torch.float32), 1e-9)
-        name = str(chosen).removeprefix("torch.")
         warnings.warn(
-            f"this CPU has no instructions for {name}: a matrix product takes {factor:.1f} times "
-            "as long as in float32; use dtype='float32' (--dtype float32)",
+            f"this CPU has no instructions for {_named(chosen)}: a matrix product takes "
+            f"{factor:.1f} times as long as in float32; use dtype='float32' (--dtype float32)",
             stacklevel=2,
         )
     return chosen
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def cpu_features() -> frozenset[str]:
@@ -223,10 +225,9 @@ def checked_dtype(
         error = _worst_difference(encoder, place, dtype, autocast)
         _verdicts[key] = error <= TOLERANCE[dtype]
         if not _verdicts[key]:
-            name = str(dtype).removeprefix("torch.")
             warnings.warn(
-                f"{name} on {place.type} is wrong for this encoder: its features differ from "
-                f"float32's by {100 * error:.0f}% of their spread (at most "
+                f"{_named(dtype)} on {place.type} is wrong for this encoder: its features differ "
+                f"from float32's by {100 * error:.0f}% of their spread (at most "
                 f"{100 * TOLERANCE[dtype]:.0f}% is rounding); float32 is used instead",
                 stacklevel=2,
             )
@@ -267,20 +268,19 @@ def _synthetic_songs(place: torch.device) -> Tensor:
 
 def _state(module: nn.Module, place: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """A module's tensors in `dtype`, with those of `FULL` modules in float32 at least."""
-    wide = torch.promote_types(dtype, torch.float32)
+    wide, kept = torch.promote_types(dtype, torch.float32), _kept(module)
+    state = {}
+    for name, value in chain(module.named_parameters(), module.named_buffers()):
+        own = wide if id(value) in kept else dtype
+        state[name] = value.to(place, own if value.is_floating_point() else value.dtype)
+    return state
+
+
+def _kept(module: nn.Module) -> set[int]:
+    """The identities of the tensors that stay in float32."""
     full = tuple(getattr(module, "FULL", ()))
-    kept = {id(t) for part in module.modules() if isinstance(part, full) for t in _tensors(part)}
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return {
-        name: value.to(place, wide if id(value) in kept else dtype)
-        if value.is_floating_point()
-        else value.to(place)
-        for name, value in tensors
-    }
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return chain(module.parameters(), module.buffers())
+    parts = (part for part in module.modules() if isinstance(part, full))
+    return {id(t) for part in parts for t in chain(part.parameters(), part.buffers())}
 
 
 @contextmanager
@@ -309,10 +309,7 @@ def placed(model: Any, device_map: Any = None, **options: Any) -> Any:
 
 def one_device(device_map: Any) -> torch.device | str:
     """The one device that a `device_map` names."""
-    if device_map in (None, "cpu"):
-        return "cpu"
     if device_map == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device_map, dict):
-        return device_map[""]
-    return device_map
+    place = device_map[""] if isinstance(device_map, dict) else device_map
+    return "cpu" if place is None else place

@@ -12,8 +12,6 @@ M = mel bands (64), F = frames (1001), D = embedding width (512).
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +24,7 @@ from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.errors import CheckpointError
 from apex_reward.files.atomic import atomic
 from apex_reward.model.encode import weights_hash
+from apex_reward.model.encoders.muq import mel_decibels
 from apex_reward.model.files import (
     check_unused,
     encoder_path,
@@ -42,7 +41,7 @@ DERIVED = ("position_ids", "token_type_ids", "relative_position_index")
 # Prompts whose embeddings are kept; a prompt of 512 numbers takes 2 kB.
 CACHED_PROMPTS = 4096
 TEXTS_PER_BATCH = 32
-POWER_FLOOR = 1e-10
+MEL_SETTINGS = ("feature_size", "fft_window_size", "hop_length", "frequency_min", "frequency_max")
 
 
 class ClapEncoder(FrozenModule):
@@ -77,13 +76,13 @@ class ClapEncoder(FrozenModule):
         self.model, self.tokenizer, self.extractor = model, tokenizer, extractor
         self.sample_rate = int(extractor.sampling_rate)
         self.window: int | None = int(extractor.nb_max_samples)
-        self._texts = _TextCache(CACHED_PROMPTS)
+        self._texts: dict[str, Tensor] = {}
         self.requires_grad_(False)
         self.eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Cast or move all tensors; cached text embeddings are dropped."""
-        self._texts = _TextCache(CACHED_PROMPTS)
+        self._texts = {}
         return super()._apply(fn, recurse)
 
     @property
@@ -113,58 +112,44 @@ class ClapEncoder(FrozenModule):
         above the floor of the quiet bands.
         """
         exact = torch.float32 if samples.device.type == "mps" else torch.float64
-        size, settings = self.extractor.fft_window_size, self.extractor
-        spectrum = torch.stft(
+        settings = self.extractor
+        bands = mel_decibels(
             samples.to(exact),
-            n_fft=size,
-            hop_length=settings.hop_length,
-            window=torch.hann_window(size, dtype=exact, device=samples.device),
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
+            settings.fft_window_size,
+            settings.hop_length,
+            settings.mel_filters_slaney,
         )
-        power = torch.view_as_real(spectrum).square().sum(dim=-1)
-        filters = torch.as_tensor(settings.mel_filters_slaney, dtype=exact, device=samples.device)
-        bands = power.transpose(1, 2) @ filters
-        return 10 * bands.clamp_min(POWER_FLOOR).log10()
+        # The tower's interpolation has a wrong gradient for other layouts in memory.
+        return bands.transpose(1, 2).contiguous()
 
     def text(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors (B, D) of texts, each computed once while it stays among the latest 4096.
 
         A prompt longer than the text tower's positions is cut at its end. No gradient.
         """
-        known = self._texts.get(prompts)
+        place = self.model.text_projection.linear1.weight
+        if not prompts:
+            return place.new_empty(0, self.width)
+        # Each step is safe between threads; at worst two of them compute a text.
+        cache = self._texts
+        known = {t: found for t in prompts if (found := cache.pop(t, None)) is not None}
         missing = [text for text in dict.fromkeys(prompts) if text not in known]
         for start in range(0, len(missing), TEXTS_PER_BATCH):
             batch = missing[start : start + TEXTS_PER_BATCH]
             known.update(zip(batch, self._encode_text(batch), strict=True))
-        self._texts.put({text: known[text] for text in missing})
-        place = self.model.text_projection.linear1.weight
-        if not prompts:
-            return place.new_empty(0, self.width)
+        cache.update(known)
+        for text in list(cache)[:-CACHED_PROMPTS]:
+            cache.pop(text, None)
         return torch.stack([known[text] for text in prompts]).to(place)
 
     def fingerprint(self) -> Hashable:
         """A hash of the audio tower's weights and of the mel's settings."""
         config: Any = self.model.config
-        audio = config.audio_config.to_dict()
-        settings = [self.sample_rate, self.window, audio, self._mel_settings()]
-        weights = (self.model.audio_model, self.model.audio_projection)
-        return (
-            self.name,
-            json.dumps(settings, sort_keys=True, default=str),
-            *map(weights_hash, weights),
-        )
-
-    def _mel_settings(self) -> list[Any]:
-        names = (
-            "feature_size",
-            "fft_window_size",
-            "hop_length",
-            "frequency_min",
-            "frequency_max",
-        )
-        return [getattr(self.extractor, name) for name in names]
+        mel = [getattr(self.extractor, name) for name in MEL_SETTINGS]
+        settings = [self.sample_rate, self.window, config.audio_config.to_dict(), mel]
+        text = json.dumps(settings, sort_keys=True, default=str)
+        towers = (self.model.audio_model, self.model.audio_projection)
+        return self.name, text, *map(weights_hash, towers)
 
     @torch.no_grad()
     def _encode_text(self, texts: list[str]) -> Tensor:
@@ -196,30 +181,6 @@ def repeat_to_window(samples: Tensor, real: Tensor) -> Tensor:
     length = real.to(samples.device)[:, None]
     repeats = position < samples.shape[1] // length * length
     return samples.gather(1, position % length).masked_fill(~repeats, 0.0)
-
-
-class _TextCache:
-    """The latest texts and their embeddings; safe between threads, empty in a copy."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._lock = limit, threading.Lock()
-        self._found: OrderedDict[str, Tensor] = OrderedDict()
-
-    def get(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        with self._lock:
-            known = {text: self._found[text] for text in texts if text in self._found}
-            for text in known:
-                self._found.move_to_end(text)
-        return known
-
-    def put(self, found: dict[str, Tensor]) -> None:
-        with self._lock:
-            self._found.update(found)
-            while len(self._found) > self._limit:
-                self._found.popitem(last=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _TextCache, (self._limit,)
 
 
 def load_clap(name: str | Path = PUBLISHED_CLAP, **hub: Any) -> ClapEncoder:

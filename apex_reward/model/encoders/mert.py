@@ -8,8 +8,7 @@ layers, W = width.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +21,9 @@ from torch.utils.checkpoint import (
 )
 from transformers import HubertConfig, HubertModel
 
-from apex_reward.audio.segment import Segments, cut_segments, whole_song
+from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.encode import weights_hash
+from apex_reward.model.encode import ModuleEncoder, WholeSongs
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
 from apex_reward.model.packing import graph_settings
@@ -64,7 +63,7 @@ class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
         hidden = hidden + self.encoder.pos_conv_embed(hidden)
         # The larger model normalises at the end of the stack, not at its start.
         last = self.config.num_hidden_layers if self.config.do_stable_layer_norm else 0
-        frames = None if real is None else self._frame_weights(real, hidden.shape[1])
+        frames = None if real is None else frame_weights(self.frame_counts(real), hidden.shape[1])
         means = []
         for index in range(self.kept_layers[-1] + 1):
             if index > 0:
@@ -82,9 +81,6 @@ class MertEncoder(CheckedEncoder, FrozenModule, HubertModel):
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             counts = (counts - kernel).div(stride, rounding_mode="floor") + 1
         return counts.clamp_min(1)
-
-    def _frame_weights(self, real: Tensor, frames: int) -> Tensor:
-        return frame_weights(self.frame_counts(real), frames)
 
 
 def frame_weights(counts: Tensor, frames: int) -> Tensor:
@@ -123,7 +119,7 @@ def time_mean(hidden: Tensor, frames: Tensor | None) -> Tensor:
     return (hidden * frames.to(hidden.dtype)[:, :, None]).sum(dim=1)
 
 
-class MertSegments:
+class MertSegments(ModuleEncoder):
     """A `SongEncoder` over an APEX model's encoder and the segments of its configuration.
 
     Args:
@@ -149,18 +145,18 @@ class MertSegments:
         """Layer embeddings (N, L, W); `real` counts with the tail `mask` only."""
         return self.encoder(samples, real if self.by_length else None)
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """The encoder's weights."""
-        return self.encoder.parameters()
+    def weights(self) -> Sequence[nn.Module]:
+        """The encoder."""
+        return (self.encoder,)
 
-    def fingerprint(self) -> Hashable:
-        """A hash of weights and settings."""
+    def settings(self) -> Hashable:
+        """Layers and segments."""
         config = self.config
-        settings = [config.layers, config.segment_samples, config.sample_rate, config.segment_tail]
-        return json.dumps([self.name, *settings]), weights_hash(self.encoder)
+        segments = config.segment_samples, config.sample_rate, config.segment_tail
+        return self.name, tuple(config.layers), segments
 
 
-class MertSongs:
+class MertSongs(WholeSongs):
     """A `SongEncoder` of whole songs, (1, W) each; memory grows with the square of their length.
 
     Args:
@@ -169,30 +165,22 @@ class MertSongs:
 
     name = "mert"
     sample_rate = 24_000
-    batch_segments = 1
-    window: int | None = None
-    by_length = False
+    shortest = SHORTEST
 
     def __init__(self, encoder: MertEncoder) -> None:
         self.encoder = encoder
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """One song (1, T) as one piece of its own length."""
-        (length,) = lengths
-        return whole_song(songs, length, SHORTEST)
 
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Time-means (1, W) of the last hidden state."""
         return self.encoder(samples)[:, 0]
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """The encoder's weights."""
-        return self.encoder.parameters()
+    def weights(self) -> Sequence[nn.Module]:
+        """The encoder."""
+        return (self.encoder,)
 
-    def fingerprint(self) -> Hashable:
-        """A hash of weights and settings."""
-        config = self.encoder.config.to_json_string()
-        return self.name, "whole", self.encoder.kept_layers, config, weights_hash(self.encoder)
+    def settings(self) -> Hashable:
+        """The encoder's own."""
+        return self.encoder.kept_layers, self.encoder.config.to_json_string()
 
 
 def whole_song_mert(config: HubertConfig) -> MertEncoder:

@@ -16,7 +16,7 @@ second), W = width (1024 published).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -32,9 +32,8 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerEncoderLayer,
 )
 
-from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
-from apex_reward.model.encode import weights_hash
+from apex_reward.model.encode import WholeSongs
 from apex_reward.model.encoders.winograd import conv3x3
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
@@ -262,13 +261,22 @@ def log_mel(samples: Tensor, mean: float, std: float, mel: Mel = MUQ_MEL) -> Ten
     1e-10; the last frame is left out, as MuQ publishes it.
     """
     with torch.autocast(samples.device.type, enabled=False):
-        window = torch.hann_window(mel.n_fft, dtype=samples.dtype, device=samples.device)
-        spectrum = torch.stft(samples, mel.n_fft, mel.hop, window=window, return_complex=True)
-        spectrum = spectrum[..., :-1]
-        power = spectrum.real.square() + spectrum.imag.square()
-        filters = torch.as_tensor(_filters(mel), dtype=samples.dtype, device=samples.device)
-        bands = filters.T @ power
-        return (10 * bands.clamp_min(1e-10).log10() - mean) / std
+        return (mel_decibels(samples, mel.n_fft, mel.hop, _filters(mel))[..., :-1] - mean) / std
+
+
+def mel_decibels(samples: Tensor, n_fft: int, hop: int, filters: Any) -> Tensor:
+    """Mel bands (N, bands, frames) in dB, at least -100, of songs (N, n), outside autocast.
+
+    Args:
+        samples: mirrored by n_fft / 2 at both ends.
+        n_fft, hop: of the Hann window, in samples.
+        filters: (n_fft / 2 + 1, bands) weights of the power spectrum, an array.
+    """
+    window = torch.hann_window(n_fft, dtype=samples.dtype, device=samples.device)
+    spectrum = torch.stft(samples, n_fft, hop, window=window, return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    bands = torch.as_tensor(filters, dtype=samples.dtype, device=samples.device).T @ power
+    return 10 * bands.clamp_min(1e-10).log10()
 
 
 def rotary_positions(frames: int, size: int, base: float, like: Tensor) -> Tensor:
@@ -310,7 +318,7 @@ def computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager
     return nullcontext()
 
 
-class MuqSongs:
+class MuqSongs(WholeSongs):
     """A `SongEncoder` whose feature is the time-mean (1, W) of a MuQ's hidden state.
 
     A song is one piece of its own length, in a pass of its own, since attention spans it whole;
@@ -319,16 +327,10 @@ class MuqSongs:
 
     name = "muq"
     sample_rate = SAMPLE_RATE
-    batch_segments = 1
-    window: int | None = None
-    by_length = False
+    shortest = MIN_SAMPLES
 
     def __init__(self, muq: MuqEncoder) -> None:
         self.muq = muq
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """One song (1, T) to one piece (1, n)."""
-        return whole_song(songs, lengths[0], at_least=MIN_SAMPLES)
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """The feature of one song (1, n)."""
@@ -338,11 +340,6 @@ class MuqSongs:
         """The modules that the feature depends on."""
         return (self.muq,)
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Their weights."""
-        return [weight for module in self.weights() for weight in module.parameters()]
-
-    def fingerprint(self) -> Hashable:
-        """A hash of weights and settings."""
-        hashes = tuple(weights_hash(module) for module in self.weights())
-        return type(self).__name__, self.muq.layer, self.muq.config, hashes
+    def settings(self) -> Hashable:
+        """The layer and the sizes."""
+        return self.muq.layer, self.muq.config

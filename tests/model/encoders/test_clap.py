@@ -159,7 +159,7 @@ def test_the_cache_is_bounded_and_safe_between_threads(monkeypatch):
         thread.join()
     assert len(results) == 4
     assert all((result - expected).abs().max() < 1e-6 for result in results)
-    assert len(encoder._texts._found) == 3
+    assert len(encoder._texts) == 3
 
 
 def test_training_mode_and_autocast_change_nothing(encoder):
