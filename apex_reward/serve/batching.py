@@ -73,42 +73,6 @@ class _Job:
     seconds: float = 0.0
 
 
-class _Decoded:
-    """Songs that wait for the judge: at most `WAITING_SECONDS` of audio, or one song."""
-
-    def __init__(self) -> None:
-        self._jobs: deque[_Job] = deque()
-        self._seconds, self._closed, self._changed = 0.0, False, threading.Condition()
-
-    def put(self, job: _Job) -> None:
-        """Add a song, once there is room."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: not self._jobs or self._seconds + job.seconds <= WAITING_SECONDS
-            )
-            self._jobs.append(job)
-            self._seconds += job.seconds
-            self._changed.notify_all()
-
-    def get(self, until: float | None = None) -> _Job | None:
-        """The next song; None when the time is over, or all is answered and no more will come."""
-        with self._changed:
-            timeout = None if until is None else max(0.0, until - time.monotonic())
-            self._changed.wait_for(lambda: self._jobs or self._closed, timeout)
-            if not self._jobs:
-                return None
-            job = self._jobs.popleft()
-            self._seconds -= job.seconds
-            self._changed.notify_all()
-            return job
-
-    def close(self) -> None:
-        """No more will come."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
 class Batcher:
     """Decodes songs in crash-proof processes and judges those of many requests together.
 
@@ -123,7 +87,9 @@ class Batcher:
         self.waiting, self.offloaded = 0, False
         self._changed, self._on_batch = threading.Condition(), on_batch
         self._moving = threading.Lock()
-        self._ready = _Decoded()
+        # Songs that wait for the judge: at most `WAITING_SECONDS` of audio, or one song.
+        self._ready: deque[_Job] = deque()
+        self._closed = False
         self._local = threading.local()
         self._processes: list[DecodeProcess] = []
         self._decoders = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
@@ -174,7 +140,9 @@ class Batcher:
     def close(self) -> None:
         """Answer what was taken on, then stop."""
         self._decoders.shutdown(wait=True)
-        self._ready.close()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._judge.join()
         for process in self._processes:
             process.close()
@@ -196,11 +164,26 @@ class Batcher:
             if isinstance(job.path, NoSong):
                 raise AudioError(job.path.reason)
             job.song = self._read(job)
-        except AudioError as error:
-            job.song = DecodedSong.failed(job.name, str(error))
         except Exception as error:  # whatever a decoder throws is that song's failure
-            job.song = DecodedSong.failed(job.name, f"cannot be decoded: {error}")
-        self._ready.put(job)
+            known = "" if isinstance(error, AudioError) else "cannot be decoded: "
+            job.song = DecodedSong.failed(job.name, f"{known}{error}")
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._ready
+                    or sum(one.seconds for one in self._ready) + job.seconds <= WAITING_SECONDS
+                )
+            )
+            self._ready.append(job)
+            self._changed.notify_all()
+
+    def _next(self, until: float | None = None) -> _Job | None:
+        """The next song; None when the time is over, or all is answered and no more will come."""
+        with self._changed:
+            timeout = None if until is None else max(0.0, until - time.monotonic())
+            self._changed.wait_for(lambda: self._ready or self._closed, timeout)
+            self._changed.notify_all()
+            return self._ready.popleft() if self._ready else None
 
     def _read(self, job: _Job) -> DecodedSong:
         process = getattr(self._local, "process", None)
@@ -218,47 +201,35 @@ class Batcher:
 
     def _run(self) -> None:
         window = self.reward.decode_settings.segment_seconds
-        while (first := self._ready.get()) is not None:
+        while (first := self._next()) is not None:
             batch, until = [first], first.since + self.limits.wait
             # A song that no other song follows does not wait.
             while (
                 len(batch) < self.waiting
                 and sum(max(1, math.ceil(job.seconds / window)) for job in batch)
                 < self.limits.segments
-                and (job := self._ready.get(until))
+                and (job := self._next(until))
             ):
                 batch.append(job)
-            self._answer(batch)
-
-    def _answer(self, batch: list[_Job]) -> None:
-        # From here on they cannot be cancelled.
-        batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
-        if not batch:
-            return
-        try:
-            rows = self._rows(batch)
-        except Exception:  # one song's failure: each is judged alone, and fails alone
-            rows = [self._row_alone(job) for job in batch]
-        self._count(batch, rows)
-        for job, row in zip(batch, rows, strict=True):
-            job.answer.set_result(row)
+            # From here on they cannot be cancelled.
+            batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
+            try:
+                rows = self._rows(batch)
+            except Exception as error:  # the engine answers for songs: this is a fault of ours
+                for job in batch:
+                    job.answer.set_exception(error)
+                continue
+            for job, row in zip(batch, rows, strict=True):
+                job.answer.set_result(row)
 
     def _rows(self, batch: list[_Job]) -> list[Row]:
+        if not batch:
+            return []
         prompts = [job.prompt for job in batch] if self.reward.model.reads_text else None
         settings = self.reward.engine_settings(block=len(batch))
         songs = [job.song for job in batch]
         results = list(self.reward.results(songs, prompts, settings=settings))
-        return [song_row(self.reward, result, rewarded=True) for result in results]
-
-    def _row_alone(self, job: _Job) -> Row:
-        try:
-            return self._rows([job])[0]
-        except Exception as error:
-            job.song = DecodedSong.failed(job.name, f"cannot be scored: {error}")
-            job.prompt = Prompt("no song")
-            return self._rows([job])[0]
-
-    def _count(self, batch: list[_Job], rows: list[Row]) -> None:
+        rows = [song_row(self.reward, result, rewarded=True) for result in results]
         now, figures = time.monotonic(), self.figures
         failed = sum(row["error"] is not None for row in rows)
         waited = sum(now - job.since for job in batch)
@@ -269,3 +240,4 @@ class Batcher:
         figures.waited += waited
         if self._on_batch is not None:
             self._on_batch(len(rows), failed, waited)
+        return rows

@@ -1,4 +1,4 @@
-"""The wire: what requests and answers look like, for the server and for its client."""
+"""The wire: what requests look like. The routes of `serve.app` say what they answer."""
 
 from __future__ import annotations
 
@@ -28,13 +28,6 @@ class ScoreRequest(BaseModel):
     songs: list[SongIn] = Field(min_length=1)
 
 
-class ScoreAnswer(BaseModel):
-    """Rows as `score` writes them, in the order of the songs, and what made them."""
-
-    rows: list[dict[str, Any]]
-    model: dict[str, Any]
-
-
 class OpenRLHFRequest(BaseModel):
     """`POST /openrlhf`: queries are paths below the audio root, or data URIs of audio files."""
 
@@ -52,24 +45,3 @@ class WaveformRequest(BaseModel):
     sample_rate: int = Field(ge=1, le=768_000)
     prompt: Any = None
     metadata: dict[str, Any] | None = None
-
-
-class HeadInfo(BaseModel):
-    """A head and its range; None where it has no bound."""
-
-    name: str
-    low: float | None
-    high: float | None
-
-
-class Info(BaseModel):
-    """`GET /info`."""
-
-    heads: list[HeadInfo]
-    mix: dict[str, Any]
-    sample_rate: int
-    reads_text: bool
-    demonstration: bool
-    models: dict[str, Any]
-    limits: dict[str, float]
-    licences: list[dict[str, Any]]
