@@ -16,7 +16,7 @@ from apex_reward.model.encoders.clap import PUBLISHED_CLAP, ClapEncoder, load_cl
 from apex_reward.model.licences import CLAP, CODE, Licence
 from apex_reward.model.precision import FrozenModule
 from apex_reward.model.source import Source, with_source
-from apex_reward.rewards.foreign.texts import texts_of
+from apex_reward.rewards.foreign.called import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
@@ -58,7 +58,7 @@ class Clap(EncodedModel, FrozenModule):
         Raises:
             UsageError: a song without a prompt.
         """
-        texts = texts_of(self.name, prompts, "prompt")
+        texts = texts_of(self.name, prompts, len(features[0]), "prompt")
         cosines = (features[0] * self.encoder.text(texts).to(features[0])).sum(dim=1)
         return Scores({ADHERENCE.name: cosines}, self.heads)
 

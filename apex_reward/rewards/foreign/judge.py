@@ -18,16 +18,13 @@ from torch.nn import functional as F
 
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.files.atomic import atomic
-from apex_reward.model.encode import Lengths, Prompts
+from apex_reward.model.encode import Prompts
 from apex_reward.model.files import local_path, read_config
-from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, UNKNOWN, Licence, licence
 from apex_reward.model.precision import FrozenModule, usable_dtype
 from apex_reward.model.source import Source, with_source
-from apex_reward.rewards.foreign.texts import texts_of
-from apex_reward.rewards.protocol import check_gradient
+from apex_reward.rewards.foreign.called import CalledModel, texts_of
 from apex_reward.scores.head import Head
-from apex_reward.scores.scores import Scores
 
 Rubrics = Mapping[str, Sequence[str]]
 
@@ -54,7 +51,7 @@ ORDERS = (("yes", "no"), ("no", "yes"))
 MOST_CACHED = 10_000
 
 
-class AudioJudge(FrozenModule):
+class AudioJudge(CalledModel, FrozenModule):
     """p(yes) of every line of a rubric, averaged over its lines; not differentiable.
 
     For each line the model is asked a question that ends with "yes or no", and again with "no or
@@ -75,7 +72,6 @@ class AudioJudge(FrozenModule):
     """
 
     name = "judge"
-    differentiable = False
     licences: ClassVar[list[Licence]] = [
         CODE,
         licence("AnyAudio-Judge weights", "Apache-2.0", True, HUB + DEFAULT_JUDGE),
@@ -108,25 +104,17 @@ class AudioJudge(FrozenModule):
         self.model.to(usable_dtype(dtype, self.device))
         self._cache.clear()
 
-    def __call__(
-        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
-    ) -> Scores:
-        """Scores of songs (B, T) or (B, C, T), each judged as a mono mix at its own length.
-
-        Raises:
-            UsageError: a gradient is asked for, or a song has no prompt.
-            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
-        """
-        check_gradient(self, waveforms)
-        songs, ends = prepare_waveforms(waveforms, sample_rate, lengths, self.sample_rate)
-        texts = texts_of(self.name, prompts, "prompt") if self.reads_text else [""] * len(songs)
-        if len(texts) != len(songs):
-            raise UsageError(f"{len(texts)} prompts for {len(songs)} songs; expected one per song")
-        rows = [
-            [self._value(song[:end].cpu(), text, lines) for lines in self.rubrics.values()]
-            for song, end, text in zip(songs, ends, texts, strict=True)
+    def score_songs(
+        self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
+    ) -> list[list[float]]:
+        """p(yes) of each rubric for each mono song (T,); raises UsageError without a prompt."""
+        texts = [""] * len(songs)
+        if self.reads_text:
+            texts = texts_of(self.name, prompts, len(songs), "prompt")
+        return [
+            [self._value(song, text, lines) for lines in self.rubrics.values()]
+            for song, text in zip(songs, texts, strict=True)
         ]
-        return Scores.from_stack(songs.new_tensor(rows), self.heads)
 
     @torch.no_grad()
     def probabilities(self, song: Tensor, lines: Sequence[str]) -> Tensor:

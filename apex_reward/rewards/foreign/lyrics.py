@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.model.encode import Lengths, Prompts
+from apex_reward.model.encode import Prompts
 from apex_reward.model.files import local_path
-from apex_reward.model.inputs import prepare_waveforms
 from apex_reward.model.licences import CODE, HUB, Licence, licence
 from apex_reward.model.source import Source, with_source
-from apex_reward.rewards.foreign.texts import texts_of
-from apex_reward.rewards.protocol import check_gradient
+from apex_reward.rewards.foreign.called import CalledModel, extra_module, texts_of
 from apex_reward.scores.head import Head
-from apex_reward.scores.scores import Scores
 
 Transcriber = Callable[[npt.NDArray[np.float32], int], str]
 Unit = Literal["word", "character"]
@@ -36,7 +33,7 @@ TAGS = re.compile(r"\[[^\]]*\]")
 APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc\u2032`")
 
 
-class Lyrics:
+class Lyrics(CalledModel):
     """Sung words against the lyrics (extra `lyrics`); not differentiable.
 
     The head `lyric_match` is 1 - min(error rate, 1): 1 means that the transcript has every word, 0
@@ -59,7 +56,6 @@ class Lyrics:
     name = "lyrics"
     heads = (Head("lyric_match", 0.0, 1.0),)
     sample_rate = 16_000
-    differentiable = False
     reads_text = True
     reads_lyrics = True
     licences: ClassVar[list[Licence]] = [
@@ -70,32 +66,29 @@ class Lyrics:
     def __init__(self, transcriber: Transcriber, unit: Unit = "word") -> None:
         if unit not in get_args(Unit):
             raise UsageError(f"unit is {unit!r}; expected 'word' or 'character'")
-        _jiwer()
+        extra_module("jiwer", self.name)
         self.transcriber, self.unit = transcriber, unit
 
-    def __call__(
-        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
-    ) -> Scores:
-        """Scores of songs (B, T) or (B, C, T), each transcribed as 16 kHz mono at its own length.
+    def score_songs(
+        self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
+    ) -> list[list[float]]:
+        """`lyric_match` of each mono song (T,).
 
         Args:
-            waveforms, sample_rate, lengths: as in any `RewardModel`.
-            prompts: B prompts with lyrics; a plain `str` is taken as the lyrics themselves.
+            songs, sample_rate: as `CalledModel` prepares them.
+            prompts: one per song, with lyrics; a plain `str` is taken as the lyrics themselves.
 
         Raises:
-            UsageError: a gradient is asked for, or a song has no lyrics.
-            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+            UsageError: a song has no lyrics, or the transcriber returns no text.
         """
-        check_gradient(self, waveforms)
-        lyrics = texts_of(self.name, prompts, "lyrics")
-        songs, ends = prepare_waveforms(waveforms, sample_rate, lengths, self.sample_rate)
-        if len(lyrics) != len(songs):
-            raise UsageError(f"{len(lyrics)} prompts for {len(songs)} songs; expected one per song")
-        values = [
-            1 - min(self.error_rate(words, self._transcript(song[:end])), 1.0)
-            for words, song, end in zip(lyrics, songs, ends, strict=True)
-        ]
-        return Scores({self.heads[0].name: songs.new_tensor(values)}, self.heads)
+        lyrics = texts_of(self.name, prompts, len(songs), "lyrics")
+        rows = []
+        for words, song in zip(lyrics, songs, strict=True):
+            text = self.transcriber(song.numpy(), sample_rate)
+            if not isinstance(text, str):
+                raise UsageError(f"the transcriber returned {type(text).__name__}; expected a text")
+            rows.append([1 - min(self.error_rate(words, text), 1.0)])
+        return rows
 
     def error_rate(self, lyrics: str, transcript: str) -> float:
         """Substitutions, deletions and insertions per word (or character) of the lyrics.
@@ -106,19 +99,13 @@ class Lyrics:
         wanted, found = (normalized(text, self.unit) for text in (lyrics, transcript))
         if not wanted:
             return float("inf") if found else 0.0
-        rate = _jiwer().wer if self.unit == "word" else _jiwer().cer
-        return float(rate(wanted, found))
+        jiwer = extra_module("jiwer", self.name)
+        return float((jiwer.wer if self.unit == "word" else jiwer.cer)(wanted, found))
 
     def to(self, device: str) -> None:
         """Move the transcriber, where it has a method `to`."""
         if hasattr(self.transcriber, "to"):
             self.transcriber.to(device)
-
-    def _transcript(self, song: Tensor) -> str:
-        text = self.transcriber(song.detach().cpu().numpy(), self.sample_rate)
-        if not isinstance(text, str):
-            raise UsageError(f"the transcriber returned {type(text).__name__}; expected a text")
-        return text
 
     @classmethod
     def from_pretrained(cls, name: str = DEFAULT_TRANSCRIBER, **hub: Any) -> Lyrics:
@@ -181,11 +168,3 @@ class PipelineTranscriber:
         """The text of samples (T,)."""
         result: Any = self._pipeline({"raw": samples, "sampling_rate": sample_rate})
         return str(result["text"])
-
-
-def _jiwer() -> Any:
-    try:
-        import jiwer
-    except ImportError:
-        raise UsageError("the model lyrics needs `pip install 'apex-reward[lyrics]'`") from None
-    return jiwer

@@ -9,36 +9,18 @@ Shape key: B = songs, T = samples, F = frames (25 a second), W = MuQ's width (10
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apex_reward.errors import CheckpointError
-from apex_reward.model.encode import EncodedModel, Lengths, Prompts, song_features
+from apex_reward.model.encode import Lengths, Prompts, song_features
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs
-from apex_reward.model.encoders.muq_files import (
-    PUBLISHED_MUQ,
-    load_muq,
-    read_muq_config,
-    split_muq,
-)
-from apex_reward.model.files import (
-    encoder_path,
-    hub_options,
-    load_checked,
-    local_path,
-    read_model,
-    read_weights,
-    weight_file,
-    write_folder,
-)
+from apex_reward.model.encoders.muq_files import PUBLISHED_MUQ
 from apex_reward.model.licences import CODE, MUQ, Licence, licence
-from apex_reward.model.precision import FrozenModel, in_full_precision, placed
-from apex_reward.model.source import Source, with_source
+from apex_reward.model.precision import in_full_precision
+from apex_reward.rewards.foreign.muq import MuqModel, PooledMuq
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -48,9 +30,6 @@ LAYER = 6
 ATTENTIONS = 4
 ATTENTION_HEADS = 8
 HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
-MODEL_TYPE = "apex_reward_songeval"
-PUBLISHED_HEAD = Path("ckpt") / "model.safetensors"
-FIRST = "ffd.0.weight"
 REPOSITORY = "https://github.com/ASLP-lab/SongEval"
 HOW = (
     f"SongEval's files are not on the hub in one piece: `git clone {REPOSITORY}`, `apex-reward "
@@ -59,7 +38,7 @@ HOW = (
 )
 
 
-class SongEval(EncodedModel, FrozenModel):
+class SongEval(MuqModel):
     """SongEval as a reward model: coherence, musicality, memorability, clarity, naturalness.
 
     It encodes the whole song in one pass, mono at 24 kHz (resampled by our own windowed sinc; the
@@ -75,6 +54,8 @@ class SongEval(EncodedModel, FrozenModel):
     """
 
     name = "songeval"
+    title, how, head_file, strict = "SongEval head", HOW, "ckpt/model.safetensors", False
+    anchors: ClassVar[Mapping[str, str]] = {"feed_forward": "ffd.0.weight"}
     mixes = {"aesthetics": APEX_MIXES["aesthetics"]}  # noqa: RUF012
     default_mix = "aesthetics"
     licences: ClassVar[list[Licence]] = [
@@ -87,7 +68,9 @@ class SongEval(EncodedModel, FrozenModel):
     def __init__(self, muq: MuqConfig | None = None, feed_forward: int | None = None) -> None:
         super().__init__()
         self.encoder = MuqEncoder(muq, LAYER)
-        self.head = SongEvalHead(self.encoder.config.width, feed_forward)
+        width = self.encoder.config.width
+        self.widths = {"feed_forward": feed_forward or 4 * width}
+        self.head = SongEvalHead(width, self.widths["feed_forward"])
         self.requires_grad_(False)
         self.eval()
 
@@ -99,7 +82,11 @@ class SongEval(EncodedModel, FrozenModel):
     @property
     def encoders(self) -> tuple[MuqSongs, ...]:
         """MuQ with the head's pooling; its song feature is the (B, 2W) input of the last layer."""
-        return (_PooledSongs(self.encoder, self.head),)
+        return (PooledMuq(self.encoder, self.head, (self.head.ffd, self.head.attn)),)
+
+    def head_modules(self) -> nn.Module:
+        """The head itself has the published names."""
+        return self.head
 
     def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
         """Scores of song features, one (B, 2W) tensor."""
@@ -111,74 +98,6 @@ class SongEval(EncodedModel, FrozenModel):
         (means,) = song_features([MuqSongs(self.encoder)], waveforms, sample_rate, lengths)
         return means
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json`, whole or not at all."""
-        config = {
-            "model_type": MODEL_TYPE,
-            "muq": asdict(self.encoder.config),
-            "feed_forward": self.head.ffd[0].out_features,
-        }
-        write_folder(folder, config, self.state_dict())
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path = "songeval", *, encoder: str | Path | None = None, **options: Any
-    ) -> SongEval:
-        """Load a folder of `save_pretrained` or `apex-reward import --kind songeval`.
-
-        Args:
-            name: that folder; a published head (a file or its folder) is composed with a MuQ.
-            encoder: hub id or folder of the MuQ for a published head; None is the published one.
-            options: `dtype` of the encoder (the head keeps float32), `device_map`, and the hub's
-                (`revision`, `cache_dir`, `token`, ...).
-
-        Raises:
-            CheckpointError: nothing there, not such a model, or any missing or misshapen tensor.
-        """
-        hub = hub_options(options)
-        if str(name) == cls.name and not Path(name).exists():
-            raise CheckpointError(HOW)
-        path = local_path(name, **hub)
-        if path.is_file() or not (path / "config.json").is_file():
-            model = cls.from_published(path, encoder, **options, **hub)
-            return with_source(model, Source.of_kind(cls.name, name, encoder=encoder, **hub))
-        model = read_model(
-            path, MODEL_TYPE, lambda c: _empty(MuqConfig(**c["muq"]), c["feed_forward"])
-        )
-        return with_source(placed(model, **options), Source.of_kind(cls.name, name, **hub))
-
-    @classmethod
-    def from_published(
-        cls, predictor: str | Path, encoder: str | Path | None = None, **options: Any
-    ) -> SongEval:
-        """Compose the published files.
-
-        Args:
-            predictor: `ckpt/model.safetensors` of ASLP-lab/SongEval, or a folder that holds it.
-            encoder: hub id or folder of MuQ-large-msd-iter; None is the hub's.
-            options: as in `from_pretrained`.
-
-        Raises:
-            CheckpointError: as in `from_pretrained`. Tensors that nothing needs are warned of.
-        """
-        hub = hub_options(options)
-        file = _head_file(local_path(predictor, **hub))
-        head = _read_head(file)
-        folder = encoder_path(encoder or PUBLISHED_MUQ, **hub)
-        config = read_muq_config(folder)
-        if head[FIRST].shape[1] != config.width:
-            raise CheckpointError(
-                f"{file}: {FIRST} takes hidden states of width {head[FIRST].shape[1]}, but the "
-                f"encoder {folder} gives {config.width}"
-            )
-        model = _empty(config, head[FIRST].shape[0])
-        load_checked(model.head, file, head, unused=())
-        weights = weight_file(folder)
-        state, _ = split_muq(weights, read_weights(weights))
-        load_muq(weights, model.encoder, state)
-        source = Source.of_kind(cls.name, predictor, encoder=encoder, **hub)
-        return with_source(placed(model, **options), source)
-
 
 class SongEvalHead(nn.Module):
     """Hidden states (N, F, W) to the last layer's input (N, 2W); `fc` makes five values of it.
@@ -186,9 +105,8 @@ class SongEvalHead(nn.Module):
     Tensor names are those of the published file.
     """
 
-    def __init__(self, width: int, feed_forward: int | None = None) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        inner = feed_forward or 4 * width
         self.ffd = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
         self.attn = nn.ModuleList(
             nn.MultiheadAttention(width, ATTENTION_HEADS) for _ in range(ATTENTIONS)
@@ -215,44 +133,3 @@ def _attend(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     )
     found = F.scaled_dot_product_attention(query, key, value)
     return attention.out_proj(found.transpose(1, 2).flatten(2))
-
-
-class _PooledSongs(MuqSongs):
-    """Whole songs through MuQ and the head's pooling."""
-
-    def __init__(self, muq: MuqEncoder, head: SongEvalHead) -> None:
-        super().__init__(muq)
-        self.head = head
-
-    def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
-        """The feature (1, 2W) of one song (1, n)."""
-        return in_full_precision(self.head, self.muq(samples))
-
-    def weights(self) -> Sequence[nn.Module]:
-        """MuQ and the head's pooling."""
-        return (self.muq, self.head.ffd, self.head.attn)
-
-
-def _empty(config: MuqConfig, feed_forward: int) -> SongEval:
-    # Nothing is drawn at random only to be thrown away.
-    with torch.device("meta"):
-        return SongEval(config, feed_forward)
-
-
-def _head_file(path: Path) -> Path:
-    if path.is_dir() and (path / PUBLISHED_HEAD).is_file():
-        return path / PUBLISHED_HEAD
-    return weight_file(path)
-
-
-def _read_head(file: Path) -> dict[str, Tensor]:
-    """The head's tensors without a common prefix."""
-    content = read_weights(file)
-    found = content if isinstance(content, Mapping) else {}
-    names = [name for name in found if str(name).endswith(FIRST)]
-    if len(names) != 1 or getattr(found[names[0]], "ndim", 0) != 2:
-        raise CheckpointError(
-            f"{file} is no SongEval head: expected one matrix named ...{FIRST}, found {len(names)}"
-        )
-    prefix = names[0].removesuffix(FIRST)
-    return {name.removeprefix(prefix): value for name, value in found.items()}

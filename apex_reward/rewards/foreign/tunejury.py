@@ -41,7 +41,7 @@ from apex_reward.model.files import (
 from apex_reward.model.licences import CLAP, CODE, Licence, licence, mert
 from apex_reward.model.precision import FrozenModule, cast_encoder, in_full_precision
 from apex_reward.model.source import Source, with_source
-from apex_reward.rewards.foreign.texts import texts_of
+from apex_reward.rewards.foreign.called import texts_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
@@ -101,7 +101,7 @@ class TuneJury(EncodedModel, FrozenModule):
         Raises:
             UsageError: no prompts at all; an empty text is allowed.
         """
-        texts = texts_of(self.name, prompts, "prompt", empty=True)
+        texts = texts_of(self.name, prompts, len(features[0]), "prompt", empty=True)
         dtype = next(self.head.parameters()).dtype
         audio = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
         values = in_full_precision(self.head, torch.cat([*audio, self._read(texts)], dim=1))

@@ -1,0 +1,98 @@
+"""What models that are called with waveforms share, and what models read of the prompts.
+
+Shape key: B = songs, C = channels, T = samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Literal
+
+from torch import Tensor
+
+from apex_reward.errors import UsageError, listed
+from apex_reward.model.encode import Lengths, Prompts
+from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.prompt import prompt_of
+from apex_reward.rewards.protocol import check_gradient
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
+
+
+class CalledModel:
+    """Base of reward models that score mono songs one by one; not differentiable.
+
+    A subclass defines `name`, `heads` and `score_songs`. `sample_rate` is what songs are resampled
+    to, unless `own_rate` keeps theirs.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    sample_rate: int
+    differentiable = False
+    reads_text = False
+    own_rate = False
+
+    def __call__(
+        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
+    ) -> Scores:
+        """Scores of songs (B, T) or (B, C, T), each judged as a mono mix at its own length.
+
+        Raises:
+            UsageError: a gradient is asked for, a song lacks the text that the model reads, or a
+                wrong shape or length.
+            AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
+        """
+        check_gradient(self, waveforms)
+        rate = sample_rate if self.own_rate else self.sample_rate
+        mono, ends = prepare_waveforms(waveforms, sample_rate, lengths, rate)
+        songs = [song[:end].detach().cpu() for song, end in zip(mono, ends, strict=True)]
+        values = mono.new_tensor(self.score_songs(songs, rate, prompts))
+        return Scores.from_stack(values.reshape(-1, len(self.heads)), self.heads)
+
+    def score_songs(
+        self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
+    ) -> list[list[float]]:
+        """A value of each head for each mono song (T,) on the CPU."""
+        raise NotImplementedError
+
+
+def texts_of(
+    name: str, prompts: Prompts, songs: int, key: Literal["prompt", "lyrics"], empty: bool = False
+) -> list[str]:
+    """One text per song.
+
+    Args:
+        name: of the model, for messages.
+        prompts: as `apex_reward.prompt.prompt_of` reads them. For lyrics, a plain `str` that is no
+            `Prompt` is the lyrics themselves.
+        songs: their number.
+        key: which text.
+        empty: whether a text may be empty or missing.
+
+    Raises:
+        UsageError: no prompts, another number than songs, or songs without the text.
+    """
+    if prompts is None:
+        raise UsageError(f"{name} needs the {key} of every song; pass prompts=, one per song")
+    if len(prompts) != songs:
+        raise UsageError(f"{len(prompts)} prompts for {songs} songs; expected one per song")
+    texts = [
+        str(prompt_of(item)) if key == "prompt" or type(item) is str else prompt_of(item).lyrics
+        for item in prompts
+    ]
+    stripped = [(text or "").strip() for text in texts]
+    if not empty and (without := [song for song, text in enumerate(stripped) if not text]):
+        raise UsageError(
+            f"{name} needs the {key} of every song; empty for songs {listed(without)} of the batch"
+        )
+    return stripped
+
+
+def extra_module(module: str, extra: str) -> Any:
+    """A module that an extra of this package brings; raises UsageError where it is missing."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UsageError(f"the model {extra} needs `pip install 'apex-reward[{extra}]'`") from None
