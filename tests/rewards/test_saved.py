@@ -73,7 +73,7 @@ def test_files_that_are_no_reward(folder: Path, text: str, message: str) -> None
 
 
 SONG = torch.cat(
-    [torch.tensor(golden_song(n, 24_000, 1, s)[0]) * n for n, s in ((1, 30.0), (9, 3.0))]
+    [torch.tensor(golden_song(n, 24_000, 1, s)[0]) * n for n, s in ((1, 30.0), (9, 3.5))]
 )[None]
 
 
@@ -107,7 +107,7 @@ def saved_and_loaded(reward: Reward, path: Path) -> Reward:
 def test_every_way_to_make_a_model_is_saved_with_its_numbers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last three seconds of 33 s weigh less masked than padded, and are dropped."""
+    """The last half second of 33.5 s weighs less masked than padded, and is dropped."""
     monkeypatch.chdir(folder)
     model = ApexReward.from_pretrained("model", segment_tail="mask")
     save_predictor(folder / "best", model.config, model.predictor, model.pooling)
