@@ -66,8 +66,9 @@ class Server:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.wfile.write(content[:-5] if self.cut else content)
+        whole = not self.cut
         self.cut = max(0, self.cut - 1)
+        handler.wfile.write(content if whole else content[:-5])
 
     @staticmethod
     def rows(body: Any) -> dict[str, Any]:
