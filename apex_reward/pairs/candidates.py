@@ -21,25 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_reward.errors import DataError, UsageError, listed
-from apex_reward.files.songs_inside import (
-    ROWS_AT_ONCE,
-    SONG_COLUMNS,
-    is_saved_dataset,
-    read_songs_inside,
-    song_column,
-    undecoded,
-    unpacked,
-)
-from apex_reward.files.tables import (
-    as_text,
-    check_format,
-    plain_types,
-    read_rows,
-    read_table,
-    reading,
-    table_of,
-    with_numbers,
-)
+from apex_reward.files import songs_inside, tables
 from apex_reward.pairs.options import PairOptions
 from apex_reward.prompt import prompt_of, same_text
 from apex_reward.scores.apex import APEX_MIXES, HEADS
@@ -132,21 +114,22 @@ def read_candidates(source: Any, songs: Path | None = None) -> pa.Table:
         )
     if hasattr(found, "with_format"):
         if not hasattr(found, "__len__"):  # a stream
-            found = list(undecoded(found, *SONG_COLUMNS))
+            found = list(songs_inside.undecoded(found, *songs_inside.SONG_COLUMNS))
         else:
             arrow = found.with_format("arrow")
-            inside = song_column(arrow.features.arrow_schema) is not None
-            found = unpacked(arrow.iter(ROWS_AT_ONCE), songs) if inside else arrow[:]
+            inside = songs_inside.song_column(arrow.features.arrow_schema) is not None
+            blocks = arrow.iter(songs_inside.ROWS_AT_ONCE)
+            found = songs_inside.unpacked(blocks, songs) if inside else arrow[:]
     if isinstance(found, Sequence) and all(isinstance(row, Mapping) for row in found):
-        found = table_of([_plain_row(row) for row in found])
+        found = tables.table_of([_plain_row(row) for row in found])
     if not isinstance(found, pa.Table):
         raise UsageError(
             f"candidates are {type(source).__name__}; expected a list of dicts, an Arrow table, "
             "a datasets.Dataset or the path of a .jsonl, .csv or .parquet file"
         )
-    if song_column(found.schema) is not None:
-        found = unpacked(found.to_batches(ROWS_AT_ONCE), songs)
-    return _with_messages(plain_types(found))
+    if songs_inside.song_column(found.schema) is not None:
+        found = songs_inside.unpacked(found.to_batches(songs_inside.ROWS_AT_ONCE), songs)
+    return _with_messages(tables.plain_types(found))
 
 
 def _read_file(path: str | Path, songs: Path | None) -> Any:
@@ -154,10 +137,11 @@ def _read_file(path: str | Path, songs: Path | None) -> Any:
     ending = Path(path).suffix.lower()
     if ending == ".json":
         return _tangoflux_candidates(path)
-    if ending == ".parquet" or is_saved_dataset(path):
-        inside = read_songs_inside(path, songs)
-        return read_table(path) if inside is None else inside
-    return read_rows(path) if check_format(path) == ".jsonl" else read_table(path)
+    inside = None
+    if ending == ".parquet" or songs_inside.is_saved_dataset(path):
+        inside = songs_inside.read_songs_inside(path, songs)
+    read = tables.read_rows if ending == ".jsonl" else tables.read_table
+    return read(path) if inside is None else inside
 
 
 def _tangoflux_candidates(path: str | Path) -> list[dict[str, Any]]:
@@ -165,7 +149,7 @@ def _tangoflux_candidates(path: str | Path) -> list[dict[str, Any]]:
 
     Other keys, such as scores, stay columns.
     """
-    with reading(path):
+    with tables.reading(path):
         groups = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
         rows = [row for group in groups for row in group]
@@ -210,7 +194,7 @@ def _with_messages(table: pa.Table) -> pa.Table:
     if "prompt" not in table.column_names or not pa.types.is_nested(table["prompt"].type):
         return table
     rows = table.to_pylist()
-    return table_of([_plain_row(row | {"prompt": _bare(row["prompt"])}) for row in rows])
+    return tables.table_of([_plain_row(row | {"prompt": _bare(row["prompt"])}) for row in rows])
 
 
 def _message_cells(prompt: Any) -> dict[str, Any]:
@@ -331,7 +315,7 @@ def _numbers(
     must = [*axes, *(name for name, plain in rulers.items() if plain not in BY_FILE)]
     problems += [_absent(table, name) for name in must if given[name] not in present]
     columns = {name: table[column] for name, column in given.items() if column in present}
-    read, unreadable = with_numbers(pa.table(columns), columns)
+    read, unreadable = tables.with_numbers(pa.table(columns), columns)
     numbers = {name: np.full(len(table), np.nan) for name in given}
     reasons: list[str | None] = [None] * len(table)
     matched = {"duration": options.match_duration, "loudness": options.match_loudness}
@@ -350,7 +334,7 @@ def _numbers(
 def _absent(table: pa.Table, name: str) -> str:
     if name.startswith(RULERS):
         return f"no column {name!r} to balance; --model rulers fills it in"
-    numeric = [f.name for f in with_numbers(table)[0].schema if is_number(f.type)]
+    numeric = [f.name for f in tables.with_numbers(table)[0].schema if is_number(f.type)]
     hint = ", and --model scores candidates that lack a head" if name in HEADS else ""
     return f"no column {name!r}; the numeric columns are {listed(numeric) or 'none'}{hint}"
 
@@ -390,7 +374,7 @@ def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column
     if pa.types.is_list(column.type) and not pa.types.is_nested(column.type.value_type):
         return pc.binary_join(column.cast(pa.list_(pa.string())), "\n")
-    return pa.array([as_text(cell) for cell in column.to_pylist()], pa.string())
+    return pa.array([tables.as_text(cell) for cell in column.to_pylist()], pa.string())
 
 
 def _prompt_keys(columns: Mapping[str, Any]) -> pa.ChunkedArray:

@@ -31,23 +31,15 @@ import pyarrow.parquet
 from apex_reward.errors import DataError
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import json_line, table_of, write_json, write_table, write_text
+from apex_reward.pairs import forms
 from apex_reward.pairs.build import PairSet, dropped_table, pair_rows, pairs_table
 from apex_reward.pairs.constraints import song_file
-from apex_reward.pairs.forms import (
-    SIDES,
-    has_tokens,
-    jkstep_document,
-    tangoflux_rows,
-    to_kto,
-    to_trl,
-    unpaired,
-)
 from apex_reward.pairs.report import pairs_card, summary
 
-FORMS = {"trl": to_trl, "kto": to_kto}
+FORMS = {"trl": forms.to_trl, "kto": forms.to_kto}
 DOCUMENTS: dict[str, Callable[[Iterable[Mapping[str, Any]]], Any]] = {
-    "tangoflux": tangoflux_rows,
-    "jkstep": jkstep_document,
+    "tangoflux": forms.tangoflux_rows,
+    "jkstep": forms.jkstep_document,
 }
 SPLITS = ("train", "test")
 SHARD_BYTES = 500_000_000
@@ -124,7 +116,8 @@ def write_dataset(
             data set, under the file's name.
         describe: the card's text for the digest of each config's files by the config's name.
     """
-    text, there = has_tokens(rows), any(find(p) for s in SIDES for p in pairs[s].to_pylist())
+    paths = [path for side in forms.SIDES for path in pairs[side].to_pylist()]
+    text, there = forms.has_tokens(rows), any(map(find, paths))
     homes = {"default": "data", "audio": "audio"} if text and there else {"default": "data"}
     with atomic(folder) as work:
         for split in SPLITS:
@@ -133,14 +126,14 @@ def write_dataset(
                 continue
             songs = pairs.filter(pc.equal(pairs["split"], split))
             if form == "kto":
-                made = [(p["prompt"], p[side], side == "chosen") for p, side in unpaired(own)]
+                made = [(p["prompt"], p[side], side == "chosen") for p, side in forms.unpaired(own)]
                 names = ("prompt", "completion", "label")
                 songs = table_of([dict(zip(names, row, strict=True)) for row in made])
             if text:
                 _write_shards(work / "data", split, FORMS[form](own).data.table, (), find)
             if there or not text:
                 home = work / ("audio" if text else "data")
-                _write_shards(home, split, songs, (*SIDES, "completion"), find)
+                _write_shards(home, split, songs, (*forms.SIDES, "completion"), find)
         digests = {config: _digest(work / home) for config, home in homes.items()}
         write_text(work / "README.md", describe(digests))
 

@@ -19,23 +19,16 @@ READERS = {
     "axes": ("mrsd", "pareto", "two-axis"),
 }
 """The strategies that read an option; a function that is not one of them may read every option."""
-POSITIVE = (0.0, math.inf, "a finite number of at least 0")
-SHARE = (0.0, 1.0, "a share between 0 and 1")
-COUNT = (1.0, math.inf, "at least 1")
 LIMITS = {
-    "min_margin": POSITIVE,
-    "match_duration": POSITIVE,
-    "match_loudness": POSITIVE,
-    "protect": POSITIVE,
-    "threshold": (-math.inf, math.inf, "a finite number"),
-    "top_k": COUNT,
-    "max_pairs_per_prompt": COUNT,
-    "max_pairs_per_candidate": COUNT,
-    "quantile": SHARE,
-    "min_agreement": SHARE,
-    "test_share": (0.0, math.nextafter(1, 0), "0 or more and below 1"),
-}
-"""What the numbers of an option may be: the least, the most, and both in words."""
+    ("min_margin", "match_duration", "match_loudness", "protect"): (
+        0, math.inf, "a finite number of at least 0"
+    ),
+    ("threshold",): (-math.inf, math.inf, "a finite number"),
+    ("top_k", "max_pairs_per_prompt", "max_pairs_per_candidate"): (1, math.inf, "at least 1"),
+    ("quantile", "min_agreement"): (0, 1, "a share between 0 and 1"),
+    ("test_share",): (0, math.nextafter(1, 0), "0 or more and below 1"),
+}  # fmt: skip
+"""What the numbers of options may be: the least, the most, and both in words."""
 BUILT_IN = ("best-worst", "all", "top-bottom", "margin", "mrsd", "pareto", "two-axis")
 
 
@@ -168,7 +161,7 @@ def _strategy_problems(options: PairOptions) -> list[str]:
     except UsageError as error:
         return [str(error)]
     problems = [
-        f"--{_dashed(option)} is read by {' and '.join(readers)} only, not by {name}"
+        f"--{option.replace('_', '-')} is read by {' and '.join(readers)} only, not by {name}"
         for option, readers in READERS.items()
         if name in BUILT_IN and name not in readers
         if getattr(options, option) not in (None, (), [], {})
@@ -185,20 +178,16 @@ def _strategy_problems(options: PairOptions) -> list[str]:
 
 def _number_problems(options: PairOptions) -> list[str]:
     problems = []
-    for name, (low, high, wanted) in LIMITS.items():
+    limits = {name: limit for names, limit in LIMITS.items() for name in names}
+    for name, (low, high, wanted) in limits.items():
         given = getattr(options, name)
         for axis, value in given.items() if isinstance(given, Mapping) else (("", given),):
             if value is not None and not (low <= value <= high and math.isfinite(value)):
-                problems.append(
-                    f"--{f'{_dashed(name)} {axis}'.strip()} is {value}; expected {wanted}"
-                )
+                option = f"{name.replace('_', '-')} {axis}".strip()
+                problems.append(f"--{option} is {value}; expected {wanted}")
     for name in ("chosen_floor", "rejected_ceiling"):
         try:
             parse_bound(getattr(options, name) or 0.0)
         except UsageError as error:
-            problems.append(f"--{_dashed(name)} {error}")
+            problems.append(f"--{name.replace('_', '-')} {error}")
     return problems
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")

@@ -16,8 +16,9 @@ import numpy as np
 
 from apex_reward.files.tables import write_text
 from apex_reward.model.licences import stated
-from apex_reward.pairs.build import PairSet
+from apex_reward.pairs.build import PairSet, pairs_table
 from apex_reward.pairs.constraints import song_file
+from apex_reward.pairs.forms import SIDES
 from apex_reward.pairs.options import PairOptions
 from apex_reward.prompt import prompt_of
 from apex_reward.report import charts
@@ -34,22 +35,6 @@ LEAD = "chosen less rejected"
 TEACHES = "What it teaches beside the axis"
 RULER_COLUMNS = ("ruler", "share", "95%", "pairs")
 TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
-PROMPT = ("prompt", "the text or the chat messages that the songs were made from")
-COLUMNS = {
-    "trl": (
-        PROMPT,
-        ("prompt_id", "which candidates competed"),
-        ("chosen, rejected", "the preferred song and the other one"),
-        ("chosen_AXIS, rejected_AXIS", "their values on each axis; higher is better"),
-        ("margin", "lead of the chosen on the primary axis"),
-        ("strategy, split", "how the pair was chosen; which part it is in"),
-    ),
-    "kto": (
-        PROMPT,
-        ("completion", "a song, or the text of its tokens"),
-        ("label", "True for chosen songs, False for rejected ones"),
-    ),
-}
 
 
 def summary(result: PairSet) -> dict[str, Any]:
@@ -168,28 +153,23 @@ def _listed(result: PairSet, output: Path, folder: Path | None) -> list[Block]:
     if not len(result.chosen):
         return [Heading("Listen"), Words("No pair was made.")]
     shown = np.argsort(result.margin, kind="stable")[:MOST_PAIRS]
-    sides = {"chosen": result.chosen[shown], "rejected": result.rejected[shown]}
-    songs = list(dict.fromkeys(np.stack([*sides.values()], axis=1).ravel().tolist()))
-    paths = {i: result.candidates.table["audio"][i].as_py() for i in songs}
-    sources, left = place_songs([song_file(paths[i], folder) for i in songs], output)
-    source = dict(zip(songs, sources, strict=True))
-    columns: dict[str, Sequence[Any]] = {
-        "pair": range(1, len(shown) + 1),
-        "prompt": [" ".join(prompt_of(result.prompts[at]).split()) for at in shown],
-    }
-    for side, places in sides.items():
-        columns[side] = [Player(paths[i], source[i], f"{side} song of pair {number}: {paths[i]}")
-                         for number, i in enumerate(places.tolist(), start=1)]  # fmt: skip
-    columns["margin"] = result.margin[shown].tolist()
-    if result.agreement is not None:
-        columns["agreement"] = result.agreement[shown].tolist()
-    columns["split"] = ["test" if test else "train" for test in result.test[shown]]
-    for axis in result.options.involved:
-        values = result.candidates.numbers[axis]
-        columns |= {f"{axis}: {side}": values[at].tolist() for side, at in sides.items()}
+    pairs = pairs_table(result).take(shown).to_pylist()
+    paths = dict.fromkeys(pair[side] for pair in pairs for side in SIDES)
+    sources, left = place_songs([song_file(path, folder) for path in paths], output)
+    source = dict(zip(paths, sources, strict=True))
+    columns = {"margin": "margin", "agreement": "agreement", "split": "split"}
+    columns |= {f"{side}_{axis}": f"{axis}: {side}"
+                for axis in result.options.involved for side in SIDES}  # fmt: skip
+    columns = {name: title for name, title in columns.items() if name in pairs[0]}
+    rows = []
+    for number, (at, pair) in enumerate(zip(shown.tolist(), pairs, strict=True), start=1):
+        prompt = " ".join(prompt_of(result.prompts[at]).split())
+        said = f"song of pair {number}"
+        players = [Player(pair[s], source[pair[s]], f"{s} {said}: {pair[s]}") for s in SIDES]
+        rows.append([number, prompt, *players, *(pair[name] for name in columns)])
     note = f"{len(shown):,} of {len(result.chosen):,} pairs, smallest margins first. {left}"
-    rows = list(zip(*columns.values(), strict=True))
-    return [Heading("Listen", note.strip()), Grid([*columns], rows, "Pairs")]
+    titles = ["pair", "prompt", *SIDES, *columns.values()]
+    return [Heading("Listen", note.strip()), Grid(titles, rows, "Pairs")]
 
 
 def pairs_card(
@@ -244,7 +224,6 @@ def pairs_card(
          f"{counts['n_test']:,} test) of {counts['n_prompts_paired']:,} prompts, for TRL's "
          f"`{TRAINERS[form]}`.", (), ()),
         ("Load it", _loading(form, "audio" in configs), (), ()),
-        ("Columns", "", ("column", "is"), COLUMNS[form]),
         ("How it was made", f"By `apex-reward pairs` {package_version()} from "
          f"{counts['n_candidates']:,} candidates of {counts['n_prompts']:,} prompts.",
          ("option", "value"), [(name, str(value)) for name, value in asked.items()]),
@@ -268,15 +247,12 @@ def pairs_card(
 
 
 def _loading(form: str, has_audio: bool) -> str:
-    code = 'from datasets import load_dataset\n\npairs = load_dataset("THIS", split="train")\n'
+    code = f"from apex_reward.pairs import to_{form}\nfrom datasets import load_dataset\n\n"
+    code += 'pairs = load_dataset("THIS", split="train")\n'
     if has_audio:
         code += 'songs = load_dataset("THIS", "audio", split="train")'
         note = "`default` holds the texts of the tokens, `audio` the songs."
     else:
-        code = f"from apex_reward.pairs import to_{form}\n{code}"
         code += f"texts = to_{form}(pairs, encode=codec_tokens)  # (samples, Hz) -> ids or text"
-        note = (
-            "It holds songs as `bytes` and `path`. A codec makes the tokens that a language model "
-            "learns from. `cast_column` with `Audio()` makes players of the songs."
-        )
+        note = "Songs are `bytes` and `path`. A codec makes tokens for a language model of them."
     return f"{note}\n\n```python\n{code}\n```"

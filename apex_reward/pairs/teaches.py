@@ -66,24 +66,17 @@ def warnings_of(
         for name, share, low, high, n in shares
         if max(share, 1 - share) > WARN_SHARE
     ]
-    audio = np.array([Path(path or "").suffix.lower() for path in candidates.column("audio")])
-    sides = list(zip(audio[chosen].tolist(), audio[rejected].tolist(), strict=True))
-    kinds = Counter(f"{a or 'none'} over {b or 'none'}" for a, b in sides if a != b)
-    if kinds:
-        warnings.append(
-            f"chosen and rejected differ in container in {kinds.total()} of {len(sides)} pairs, "
-            f"most often {kinds.most_common(1)[0][0]}; deliver all songs in one container"
-        )
-    rate = candidates.numbers["sample_rate"]
-    hertz = rate[chosen] - rate[rejected]
-    differ = np.isfinite(hertz) & (hertz != 0)
-    if differ.any():
-        first = int(np.flatnonzero(differ)[0])
-        warnings.append(
-            f"chosen and rejected differ in sample rate in {int(differ.sum())} of {len(sides)} "
-            f"pairs, such as {rate[chosen[first]]:g} and {rate[rejected[first]]:g} Hz; deliver all "
-            "songs at one rate"
-        )
+    rates = [None if np.isnan(hz) else f"{hz:g} Hz" for hz in candidates.numbers["sample_rate"]]
+    endings = [Path(path or "").suffix.lower() or "none" for path in candidates.column("audio")]
+    pairs = list(zip(chosen.tolist(), rejected.tolist(), strict=True))
+    for name, kinds in (("container", endings), ("sample rate", rates)):
+        both = ((kinds[a], kinds[b]) for a, b in pairs)
+        mixed = Counter(f"{a} over {b}" for a, b in both if None not in (a, b) and a != b)
+        if mixed:
+            warnings.append(
+                f"chosen and rejected differ in {name} in {mixed.total()} of {len(pairs)} pairs, "
+                f"most often {mixed.most_common(1)[0][0]}; deliver all songs in one {name}"
+            )
     lead = _levels(candidates, chosen, rejected)
     louder, quieter = int((lead > LEVEL_LU).sum()), int((lead < -LEVEL_LU).sum())
     if louder + quieter > 0.1 * len(lead):
