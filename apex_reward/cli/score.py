@@ -109,6 +109,7 @@ def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
 
     tally, done = Tally(), iter(range(1, total + 1))
     with common.progress(lines=False) as update:
+        update("songs", 0, total)
 
         def on_row(row: dict[str, Any], fresh: bool) -> None:
             tally.count(row, fresh)

@@ -31,8 +31,8 @@ from apex_reward.model.predictor import (
 )
 from apex_reward.train import report as reports
 from apex_reward.train.loop import Network, predict
-from apex_reward.train.plots import plot_metrics
 from apex_reward.train.report import ROUNDS, FloatArray, metrics_report, write_report
+from apex_reward.train.results import plot_metrics
 from apex_reward.train.settings import MODES
 from apex_reward.train.shards import Data, Split, load_data, recorded_sources, song_means
 
@@ -201,7 +201,7 @@ def evaluate_checkpoint(
     report["warnings"] = reports.few_songs({data.name: len(split.audio_ids)})
     if accelerator is None or accelerator.is_main_process:
         write_report(output, report)
-        write_examples(output, reports.ensemble_mean(members), split, heads)
+        write_examples(output, members.mean(axis=1), split, heads)
         plot_metrics(report, output, formats)
     return report
 

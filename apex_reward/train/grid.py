@@ -14,11 +14,10 @@ from apex_reward.files.atomic import writing
 from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.train.evaluate import finish_checkpoint
 from apex_reward.train.loop import HistoryRow, run_epochs
-from apex_reward.train.plots import plot_tables
 from apex_reward.train.report import METRICS
+from apex_reward.train.results import plot_tables, write_comparison, write_tables
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data
-from apex_reward.train.table import write_comparison, write_tables
 from apex_reward.train.trainer import checkpoint_of, run_stamp, sample_loop
 
 ResultRow = dict[str, Any]

@@ -61,7 +61,7 @@ def metrics_report(
         rounds, seed: of the bootstrap, see `measure_intervals`.
     """
     true = np.asarray(labels, np.float64)
-    mean = ensemble_mean(members)
+    mean = members.mean(axis=1)
     report = {**about, "n_songs": len(true), "metrics": head_metrics(mean, true, heads)}
     if members.shape[1] > 1:
         each = [head_metrics(member, true, heads) for member in np.moveaxis(members, 1, 0)]
@@ -73,11 +73,6 @@ def metrics_report(
         report["spread"] = spread_measures(members, true, heads, spread_scale)
     report["ci95"] = measure_intervals(mean, true, heads, rounds, seed)
     return report
-
-
-def ensemble_mean(members: FloatArray) -> FloatArray:
-    """(N, H) means of (N, M, H) predictions; a single predictor's own, to the last bit."""
-    return members[:, 0] if members.shape[1] == 1 else members.mean(axis=1)
 
 
 def head_metrics(pred: FloatArray, label: FloatArray, heads: Sequence[str]) -> HeadMetrics:
@@ -168,13 +163,11 @@ def spread_measures(
     errors, spread = np.abs(members.mean(axis=1) - labels), members.std(axis=1)
     found: dict[str, dict[str, float | None]] = {}
     for i, head in enumerate(heads):
-        scale = None if spread_scale is None else spread_scale[i]
-        inside = None if scale is None else errors[:, i] <= 2 * scale * spread[:, i]
-        found[head] = {
-            "scale": scale,
-            "spearman": metrics.spearman(spread[:, i], errors[:, i]),
-            "coverage": None if inside is None else float(inside.mean()),
-        }
+        found[head] = {"scale": None, "spearman": metrics.spearman(spread[:, i], errors[:, i])}
+        found[head]["coverage"] = None
+        if spread_scale is not None:
+            inside = errors[:, i] <= 2 * spread_scale[i] * spread[:, i]
+            found[head] |= {"scale": spread_scale[i], "coverage": float(inside.mean())}
     return found
 
 
@@ -220,10 +213,8 @@ def write_trained_card(
     rows: list[tuple[str, Any]] = [(t, f"{songs[split]:,} songs") for split, t in names.items()]
     rows += [(name, report[name]) for name in ("mode", "loss", "task", "members") if name in report]
     training = markdown_table(("training", "was"), [(n, str(v)) for n, v in (*rows, *how)])
-    figures = markdown_table(
-        ("head", *METRICS),
-        [(head, *(row[name] for name in METRICS)) for head, row in report["metrics"].items()],
-    )
+    measured = [(head, *(row[n] for n in METRICS)) for head, row in report["metrics"].items()]
+    figures = markdown_table(("head", *METRICS), measured)
     note = (
         f"Measured on the {report['n_songs']:,} songs of the test split, which come from the same "
         "source as the training songs; other music may be judged worse. Errors are in points of "

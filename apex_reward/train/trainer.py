@@ -17,8 +17,8 @@ from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp
 from apex_reward.train.evaluate import Checkpoint, finish_checkpoint, training_notes
 from apex_reward.train.loop import HistoryRow, Loop, SampleLoop, Training, run_epochs, shaped
-from apex_reward.train.plots import plot_curves
 from apex_reward.train.report import write_report
+from apex_reward.train.results import plot_curves
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data
 

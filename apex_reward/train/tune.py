@@ -167,6 +167,7 @@ class Tuner(Loop):
         self.labels = {
             split: torch.as_tensor(data[split].labels[:, :heads]) for split in data.splits
         }
+        self.total = len(self.labels["train"]) + len(self.labels["val"])
         super().__init__(settings, network, self.labels["train"].numpy(), accelerator)
 
     def train_epoch(self) -> Sequence[Tensor]:
@@ -186,12 +187,8 @@ class Tuner(Loop):
         """A step as of any `Loop`, whose songs are counted."""
         measured = super().step(features, labels)
         self.done += len(labels)
-        self.on_songs(self.done, self._total)
+        self.on_songs(self.done, self.total)
         return measured
-
-    @property
-    def _total(self) -> int:
-        return len(self.labels["train"]) + len(self.labels["val"])
 
     def _features(self, layers: Tensor) -> Tensor:
         """Layer embeddings (B, L, W) for the network: pooled, unless its pooling trains."""
@@ -200,7 +197,7 @@ class Tuner(Loop):
     def validation_errors(self) -> Tensor:
         """(H,) mean squared errors over whole validation songs, float64 on the CPU."""
         scores = self.predict("val")
-        self.on_songs(self._total, self._total)
+        self.on_songs(self.total, self.total)
         return (scores - self.labels["val"].double()).square().mean(dim=0)
 
     def predict(self, split: str) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from apex_reward.train import plots
+from apex_reward.train import results as plots
 from apex_reward.train.report import METRICS
-from apex_reward.train.table import paper_table, table1, table2, write_comparison, write_tables
+from apex_reward.train.results import paper_table, table1, table2, write_comparison, write_tables
 
 
 def results(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
