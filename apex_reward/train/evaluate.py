@@ -31,7 +31,6 @@ from apex_reward.model.predictor import (
 )
 from apex_reward.train import report as reports
 from apex_reward.train.loop import Network, predict
-from apex_reward.train.report import ROUNDS, FloatArray, metrics_report, write_report
 from apex_reward.train.results import plot_metrics
 from apex_reward.train.settings import MODES
 from apex_reward.train.shards import Data, Split, load_data, recorded_sources, song_means
@@ -109,7 +108,7 @@ class Checkpoint:
 
     def predict(
         self, split: Split, mode: str | None = None, accelerator: Accelerator | None = None
-    ) -> FloatArray:
+    ) -> reports.FloatArray:
         """(N, M, H) predictions of a split's songs; in segment mode means over a song's segments.
 
         M is 1 for a single predictor.
@@ -154,7 +153,7 @@ def evaluate_checkpoint(
     *,
     mode: str | None = None,
     teacher: dict[str, dict[str, float]] | None = None,
-    bootstrap: int = ROUNDS,
+    bootstrap: int = reports.ROUNDS,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     formats: Sequence[str] = (),
@@ -197,17 +196,17 @@ def evaluate_checkpoint(
     split, heads = shards["data"], loaded.config.head_names
     members = loaded.predict(split, mode, accelerator)
     about, scale = loaded.about(mode), loaded.config.spread_scale
-    report = metrics_report(about, members, split.labels, heads, scale, bootstrap, seed)
+    report = reports.metrics_report(about, members, split.labels, heads, scale, bootstrap, seed)
     report["warnings"] = reports.few_songs({data.name: len(split.audio_ids)})
     if accelerator is None or accelerator.is_main_process:
-        write_report(output, report)
+        reports.write_report(output, report)
         write_examples(output, members.mean(axis=1), split, heads)
         plot_metrics(report, output, formats)
     return report
 
 
 def write_examples(
-    output: Path, pred: FloatArray, split: Split, heads: Sequence[str], count: int = 10
+    output: Path, pred: reports.FloatArray, split: Split, heads: Sequence[str], count: int = 10
 ) -> None:
     """`predictions.csv` with every song, `examples.csv` with the best and worst of each head."""
     errors = np.abs(pred - split.labels)
@@ -263,7 +262,7 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
     training = training_notes(first.mode, first.source, notes)
     whole = Checkpoint(config, predictors, first.pooling, training)
     report = finish_checkpoint(whole, data, output / "best", [("bound from", f"{len(runs)} runs")])
-    write_report(output, report)
+    reports.write_report(output, report)
     return report
 
 
@@ -291,7 +290,7 @@ def finish_checkpoint(
         checkpoint.config.spread_scale = reports.fit_spread_scale(val, labels["val"])
     test = checkpoint.predict(data["test"], None, accelerator)
     scale = checkpoint.config.spread_scale
-    report = metrics_report(checkpoint.about(), test, labels["test"], heads, scale)
+    report = reports.metrics_report(checkpoint.about(), test, labels["test"], heads, scale)
     report["warnings"] = reports.few_songs(data.songs)
     if accelerator is None or accelerator.is_main_process:
         checkpoint.save(folder, data.familiarity(checkpoint.pooling))
