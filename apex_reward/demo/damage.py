@@ -11,26 +11,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from apex_reward.demo.instruments import fast_length
 from apex_reward.errors import UsageError
 
 Wave = NDArray[np.float32]
 Rng = np.random.Generator
+Damage = Callable[[Wave, float, Rng, int], Wave]
 
 SAMPLE_RATE = 24_000
 SEVERITIES = (1, 2, 3)
-
-# Strength of each damage at severity 1, 2 and 3, and what the number means.
-STRENGTHS: dict[str, tuple[float, float, float]] = {
-    "noise": (14.0, 6.0, -2.0),  # signal-to-noise ratio in dB
-    "clipping": (1.0, 0.5, 0.2),  # clipping level as a multiple of the song's RMS
-    "low-pass": (3000.0, 1400.0, 600.0),  # cutoff in Hz
-    "dropouts": (0.08, 0.2, 0.4),  # share of the time that is silent
-    "hum": (-12.0, -4.0, 4.0),  # level of the hum against the song in dB
-    "detuning": (-9.0, -4.0, 0.0),  # level of the out-of-tune double against the song in dB
-    "timing jitter": (10.0, 30.0, 80.0),  # largest displacement of a piece in milliseconds
-    "reverb mud": (-4.0, 3.0, 12.0),  # level of the reverberation against the song in dB
-}
-DAMAGES = tuple(STRENGTHS)
 
 
 def damage(
@@ -55,13 +44,14 @@ def damage(
     Raises:
         UsageError: an unknown damage or severity.
     """
-    if name not in STRENGTHS:
+    if name not in _DAMAGES:
         raise UsageError(f"damage is {name!r}; expected one of {', '.join(DAMAGES)}")
     if severity not in SEVERITIES:
         raise UsageError(f"severity is {severity!r}; expected 1, 2 or 3")
     song = np.asarray(waveform, dtype=np.float32)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    damaged = _FUNCTIONS[name](song, STRENGTHS[name][severity - 1], rng, sample_rate)
+    change, strengths = _DAMAGES[name]
+    damaged = change(song, strengths[severity - 1], rng, sample_rate)
     damaged = damaged * (_rms(song) / max(_rms(damaged), 1e-9))
     peak = float(np.abs(damaged).max(initial=0.0))
     return np.asarray(damaged / max(peak, 1.0), dtype=np.float32)
@@ -152,23 +142,11 @@ def _reverb_mud(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
     decay = rng.uniform(1.5, 3.0)
     seconds = np.arange(int(decay * rate)) / rate
     tail = rng.standard_normal(seconds.size) * 10 ** (-3 * seconds / decay)
-    size = _fast_length(song.shape[-1] + tail.size)
+    size = fast_length(song.shape[-1] + tail.size)
     frequency = np.fft.rfftfreq(size, 1 / rate)
     response = np.fft.rfft(tail, size) / np.sqrt(1 + (frequency / 1500.0) ** 2)
     wet = np.fft.irfft(np.fft.rfft(song, size) * response, size)[..., : song.shape[-1]]
     return _add(song, wet, decibels)
-
-
-_FUNCTIONS: dict[str, Callable[[Wave, float, Rng, int], Wave]] = {
-    "noise": _noise,
-    "clipping": _clipping,
-    "low-pass": _low_pass,
-    "dropouts": _dropouts,
-    "hum": _hum,
-    "detuning": _detuning,
-    "timing jitter": _timing_jitter,
-    "reverb mud": _reverb_mud,
-}
 
 
 def _rms(wave: NDArray[np.floating]) -> float:
@@ -186,13 +164,6 @@ def _filtered(song: Wave, gain: NDArray[np.float64]) -> Wave:
     return np.asarray(np.fft.irfft(np.fft.rfft(song) * gain, song.shape[-1]), dtype=np.float32)
 
 
-def _fast_length(length: int) -> int:
-    """The next product of a power of two and 1, 3 or 5, which the FFT likes."""
-    return min(
-        factor * 2 ** max(0, int(np.ceil(np.log2(length / factor)))) for factor in (1, 3, 5, 9, 15)
-    )
-
-
 def _read(song: Wave, position: NDArray[np.float64]) -> Wave:
     """Cubic (Catmull-Rom) reading of a song at fractional positions, clamped at its ends."""
     last = song.shape[-1] - 1
@@ -201,3 +172,18 @@ def _read(song: Wave, position: NDArray[np.float64]) -> Wave:
     a, b, c, d = (song[..., np.clip(whole + shift, 0, last)] for shift in (-1, 0, 1, 2))
     curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
     return np.asarray(curve, dtype=np.float32)
+
+
+# Each damage, its strength at severity 1, 2 and 3, and what the number means.
+_DAMAGES: dict[str, tuple[Damage, tuple[float, float, float]]] = {
+    "noise": (_noise, (14.0, 6.0, -2.0)),  # signal-to-noise ratio in dB
+    "clipping": (_clipping, (1.0, 0.5, 0.2)),  # clipping level as a multiple of the song's RMS
+    "low-pass": (_low_pass, (3000.0, 1400.0, 600.0)),  # cutoff in Hz
+    "dropouts": (_dropouts, (0.08, 0.2, 0.4)),  # share of the time that is silent
+    "hum": (_hum, (-12.0, -4.0, 4.0)),  # level of the hum against the song in dB
+    "detuning": (_detuning, (-9.0, -4.0, 0.0)),  # level of the double against the song in dB
+    "timing jitter": (_timing_jitter, (10.0, 30.0, 80.0)),  # largest displacement in milliseconds
+    "reverb mud": (_reverb_mud, (-4.0, 3.0, 12.0)),  # level of the reverberation in dB
+}
+DAMAGES = tuple(_DAMAGES)
+STRENGTHS = {name: strengths for name, (_, strengths) in _DAMAGES.items()}

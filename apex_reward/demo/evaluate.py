@@ -23,35 +23,32 @@ class DamageScores:
 
     values: NDArray[np.float64]
 
-    def wins(self) -> NDArray[np.bool_]:
-        """(N, D, 3): the clean version scores above the damaged one."""
-        return np.asarray(self.values[..., :1] > self.values[..., 1:])
-
-    def falling(self) -> NDArray[np.bool_]:
-        """(N, D): the score falls at every step, clean > severity 1 > 2 > 3."""
-        return np.asarray((np.diff(self.values, axis=-1) < 0).all(axis=-1))
+    @classmethod
+    def of_versions(cls, means: NDArray[np.float64]) -> DamageScores:
+        """From (N, 1 + 3 D) means: a song clean, then each damage at severity 1, 2 and 3."""
+        damaged = means[:, 1:].reshape(len(means), len(DAMAGES), len(SEVERITIES))
+        clean = np.broadcast_to(means[:, :1, None], (*damaged.shape[:2], 1))
+        return cls(np.concatenate([clean, damaged], axis=2))
 
     def table(self) -> list[dict[str, str | float]]:
         """A row per damage and one for all: shares of pairs won and of falling series, mean drop.
 
-        Columns `drop_1` to `drop_3` are the mean score differences, clean minus damaged.
+        The clean version wins a pair where it scores higher. A series falls where the score falls
+        at every step, clean > severity 1 > 2 > 3. Columns `drop_1` to `drop_3` are the mean score
+        differences, clean minus damaged.
         """
-        wins, falling = self.wins(), self.falling()
         drops = self.values[..., :1] - self.values[..., 1:]
+        falling = np.all(np.diff(self.values, axis=-1) < 0, axis=-1)
+        parts = {name: slice(i, i + 1) for i, name in enumerate(DAMAGES)} | {"all": slice(None)}
         rows: list[dict[str, str | float]] = []
-        for name, at in [
-            *((d, [i]) for i, d in enumerate(DAMAGES)),
-            ("all", [*range(len(DAMAGES))]),
-        ]:
-            mean = drops[:, at].mean(axis=(0, 1))
-            rows.append(
-                {
-                    "damage": name,
-                    "pairs_won": float(wins[:, at].mean()),
-                    "series_falling": float(falling[:, at].mean()),
-                    **{f"drop_{s}": float(mean[i]) for i, s in enumerate(SEVERITIES)},
-                }
-            )
+        for name, part in parts.items():
+            mean = drops[:, part].mean(axis=(0, 1))
+            rows.append({
+                "damage": name,
+                "pairs_won": float((drops[:, part] > 0).mean()),
+                "series_falling": float(falling[:, part].mean()),
+                **{f"drop_{s}": float(mean[i]) for i, s in enumerate(SEVERITIES)},
+            })  # fmt: skip
         return rows
 
 
@@ -63,18 +60,12 @@ def score_damage(
     Args:
         songs: N mono songs (T,) at `sample_rate`; song i is damaged with seed i.
     """
-    values = np.empty((len(songs), len(DAMAGES), 1 + len(SEVERITIES)))
+    kinds = [(name, severity) for name in DAMAGES for severity in SEVERITIES]
+    means = []
     for number, song in enumerate(songs):
-        versions = [song] + [
-            damage(song, name, severity, number, sample_rate)
-            for name in DAMAGES
-            for severity in SEVERITIES
-        ]
-        means = []
-        for version in versions:
+        versions = [damage(song, *kind, number, sample_rate) for kind in kinds]
+        for version in (song, *versions):
             with torch.no_grad():
                 scores = model(torch.from_numpy(version)[None], sample_rate)
             means.append(float(scores.stack()[0, 2:].mean()))
-        values[number, :, 0] = means[0]
-        values[number, :, 1:] = np.reshape(means[1:], (len(DAMAGES), len(SEVERITIES)))
-    return DamageScores(values)
+    return DamageScores.of_versions(np.reshape(means, (len(songs), 1 + len(kinds))))

@@ -20,15 +20,16 @@ from apex_reward.arena import battles_of, evaluate_battles, findings
 from apex_reward.arena.report import evaluation_report
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
 from apex_reward.demo.evaluate import DamageScores
-from apex_reward.demo.plots import plot_climb, plot_damage, plot_gold
+from apex_reward.demo.plots import SUFFIX, plot_climb, plot_damage
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.model import ApexReward
 from apex_reward.pairs.build import build
 from apex_reward.pairs.candidates import read_candidates
-from apex_reward.pairs.export import summary, write_folder
+from apex_reward.pairs.export import write_folder
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.report import write_report
+from apex_reward.report.charts import draw_curves
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import ScoreSettings, score_songs
@@ -47,6 +48,7 @@ BATTLES, SLOPE, SCORE = 400, 2.0, "musicality"
 # Called with the name of a piece of work, and its numbers of finished and of all steps.
 Update = Callable[[str, float, float], None]
 Wave = NDArray[np.float32]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,7 @@ def run_demo(output: str | Path, update: Update = lambda *_: None) -> Iterator[S
         output: a folder; it is made if needed. Files of an earlier tour are replaced.
         update: called at the start of each piece of work and after each of its steps.
     """
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+    folder, started = Path(output), time.perf_counter()
     versions = make_audio(folder / "audio", update)
     yield Section(
         "Songs",
@@ -82,12 +82,16 @@ def run_demo(output: str | Path, update: Update = lambda *_: None) -> Iterator[S
     )
     update("scoring", 0, len(versions))
     model = ApexReward.from_pretrained(MODEL)
-    rows = []
-    for row in score_versions(model, versions):
-        rows.append(row)
+    paths = [str(version["path"]) for version in versions]
+    scored = score_songs(Reward(model, "aesthetics"), paths, settings=ScoreSettings(True))
+    rows: list[Row] = []
+    for row, version in zip(scored, versions, strict=True):
+        rows.append({**row, **version, "model": f"{MODEL} (demonstration)"})
         update("scoring", len(rows), len(versions))
     write_table(folder / "scores.jsonl", rows)
-    scores = damage_scores(rows)
+    # The files are in the order of songs, damages and severities.
+    means = np.array([np.mean([row[head] for head in AESTHETIC_HEADS]) for row in rows])
+    scores = DamageScores.of_versions(means.reshape(len(SONG_SEEDS), -1))
     yield damage_section(folder, scores)
     yield gradient_section(folder, model, update)
     yield pairs_section(folder, rows)
@@ -101,20 +105,20 @@ def run_demo(output: str | Path, update: Update = lambda *_: None) -> Iterator[S
     yield Section("Done", f"{seconds:.0f} s. Everything is in {folder}. Reminder: {NOTE}")
 
 
-def make_audio(folder: Path, update: Update) -> list[dict[str, Any]]:
+def make_audio(folder: Path, update: Update) -> list[Row]:
     """Write songs and damaged versions as FLAC; rows `path`, `prompt_id`, `damage`, `severity`."""
     kinds = [(CLEAN, 0), *((name, severity) for name in DAMAGES for severity in SEVERITIES)]
-    versions: list[dict[str, Any]] = []
-    update("making songs", 0, len(SONG_SEEDS) * len(kinds))
+    versions: list[Row] = []
     for number, seed in enumerate(SONG_SEEDS, start=1):
         song = make_song(seed, SONG_SECONDS, SAMPLE_RATE)
         for name, severity in kinds:
+            update("making songs", len(versions), len(SONG_SEEDS) * len(kinds))
             stem = f"{name.replace(' ', '-')}-{severity}" if severity else CLEAN
             path = folder / f"song-{number}" / f"{stem}.flac"
             write_flac(path, damage(song, name, severity, seed) if severity else song)
             version = {"prompt_id": f"song-{number}", "damage": name, "severity": severity}
             versions.append({"path": str(path), **version})
-            update("making songs", len(versions), len(SONG_SEEDS) * len(kinds))
+    update("making songs", len(versions), len(versions))
     return versions
 
 
@@ -124,48 +128,21 @@ def write_flac(path: Path, wave: Wave) -> None:
     soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
 
 
-def score_versions(model: ApexReward, versions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of `score --mix aesthetics` with the version of each file, and the model's name."""
-    paths = [str(version["path"]) for version in versions]
-    reward = Reward(model, "aesthetics")
-    scored = score_songs(reward, paths, settings=ScoreSettings(rewarded=True))
-    for row, version in zip(scored, versions, strict=True):
-        yield {**row, **version, "model": f"{MODEL} (demonstration)"}
-
-
-def damage_scores(rows: list[dict[str, Any]]) -> DamageScores:
-    """The mean of the aesthetic heads by song, damage and severity."""
-    mean = {
-        (row["prompt_id"], row["damage"], row["severity"]): np.mean(
-            [row[head] for head in AESTHETIC_HEADS]
-        )
-        for row in rows
-    }
-    songs = list(dict.fromkeys(row["prompt_id"] for row in rows))
-    values = [
-        [[mean[song, CLEAN, 0], *(mean[song, name, s] for s in SEVERITIES)] for name in DAMAGES]
-        for song in songs
-    ]
-    return DamageScores(np.array(values))
-
-
 def damage_section(folder: Path, scores: DamageScores) -> Section:
     """Does damage lower the scores? Writes `damage.csv` and `damage.png`."""
     table = scores.table()
     write_table(folder / "damage.csv", table)
-    plot_damage(folder / "damage.png", scores)
-    rows = [
-        [row["damage"], f"{row['pairs_won']:.0%}", f"{row['series_falling']:.0%}"]
-        + [float(row[f"drop_{s}"]) for s in SEVERITIES]
-        for row in table
-    ]
+    plot_damage(folder / "damage", scores)
     return Section(
         "Scores: does damage lower them?",
         f"Every file is scored as by `apex-reward score --model {MODEL} --mix aesthetics`. The "
         "table shows how often the clean version wins, how often the score falls at every step of "
         "severity, and how far the mean of the aesthetic heads (1 to 5) drops at each severity.",
         ["damage", "clean won", "falls", "drop 1", "drop 2", "drop 3"],
-        rows,
+        [
+            [name, f"{won:.0%}", f"{falling:.0%}", *drops]
+            for name, won, falling, *drops in (row.values() for row in table)
+        ],
     )
 
 
@@ -228,13 +205,16 @@ def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section
     with torch.no_grad():
         clean = float(model.reward(torch.from_numpy(song)[None], SAMPLE_RATE, mix="aesthetics"))
     write_flac(folder / "audio" / "climbed.flac", result.song)
-    rows = [
-        {"step": step, "reward": reward, "gold": gold}
-        for step, (reward, gold) in enumerate(zip(result.rewards, result.gold, strict=True))
-    ]
+    steps = zip(result.rewards, result.gold, strict=True)
+    rows = [{"step": n, "reward": reward, "gold": gold} for n, (reward, gold) in enumerate(steps)]
     write_table(folder / "gradient.csv", rows)
-    plot_climb(folder / "gradient.png", start, result.song, SAMPLE_RATE)
-    plot_gold(folder / "gold.png", result.rewards, result.gold, clean)
+    plot_climb(folder / "gradient", start, result.song, SAMPLE_RATE)
+    draw_curves(
+        [row | {"reward of the clean song": clean} for row in rows],
+        {"The reward rises, the gold falls": ("reward", "gold", "reward of the clean song")},
+        folder / "gold", f"gold: the clean song's share of the sound ({SUFFIX})",
+        xlabel="gradient step",
+    )  # fmt: skip
     return Section(
         "Gradient: raising a score too far",
         f"Gradient steps change the samples of song-1 with {name}. The first step is small: the "
@@ -250,20 +230,16 @@ def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section
     )
 
 
-def pairs_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
+def pairs_section(folder: Path, rows: Sequence[Row]) -> Section:
     """Pair the versions of each song by `musicality`, and write `folder/pairs`."""
     candidates = [{**row, "audio": row["path"]} for row in rows]
     options = PairOptions("top-bottom", "musicality", top_k=3, max_pairs_per_candidate=1)
     result = build(read_candidates(candidates), options)
-    write_folder(result, folder / "pairs")
+    counts = write_folder(result, folder / "pairs")
     write_report(result, folder / "pairs")
-    counts = summary(result)
-    audio, prompt = result.candidates.table["audio"], result.candidates.table["prompt_id"]
+    audio, prompt = (result.candidates.table[name].to_pylist() for name in ("audio", "prompt_id"))
     widest = (-result.margin).argsort(kind="stable")[:3].tolist()
-    sides = [
-        [Path(audio[int(side[at])].as_py()).name for side in (result.chosen, result.rejected)]
-        for at in widest
-    ]
+    pairs = [(int(result.chosen[at]), int(result.rejected[at])) for at in widest]
     return Section(
         "Preference pairs from the scores",
         f"{counts['n_candidates']} versions of {counts['n_prompts']} songs -> {counts['n_pairs']} "
@@ -272,13 +248,13 @@ def pairs_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
         f"{folder / 'pairs' / 'report.html'}",
         ["song", "chosen", "rejected", "margin"],
         [
-            [str(prompt[int(result.chosen[at])]), *names, float(result.margin[at])]
-            for at, names in zip(widest, sides, strict=True)
+            [str(prompt[a]), Path(audio[a]).name, Path(audio[b]).name, float(result.margin[at])]
+            for at, (a, b) in zip(widest, pairs, strict=True)
         ],
     )
 
 
-def arena_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
+def arena_section(folder: Path, rows: Sequence[Row]) -> Section:
     """Simulate votes that follow a score with a known slope, and measure the agreement."""
     battles, best = simulated_votes(rows)
     metrics = evaluate_battles(battles_of(battles, scores=(SCORE, "coin")), bootstrap=500)
@@ -298,7 +274,7 @@ def arena_section(folder: Path, rows: Sequence[dict[str, Any]]) -> Section:
     )
 
 
-def simulated_votes(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+def simulated_votes(rows: Sequence[Row]) -> tuple[list[Row], float]:
     """Battles between random pairs of songs, and the expected accuracy of the score.
 
     P(A wins) = sigmoid(SLOPE * difference of the standardised scores); `coin` is random.
@@ -312,14 +288,12 @@ def simulated_votes(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]
     chance = 1 / (1 + np.exp(-SLOPE * difference))
     a_won = rng.random(BATTLES) < chance
     coin = rng.random((BATTLES, 2))
-    battles = [
-        {
-            "battle_uuid": f"simulated-{number:03d}",
-            "preference": "A" if a_won[number] else "B",
-            **{f"audio_{side}": Path(usable[at[i]]["path"]).name for i, side in enumerate("ab")},
-            **{f"{SCORE}_{side}": float(value[at[i]]) for i, side in enumerate("ab")},
-            **{f"coin_{side}": float(coin[number, i]) for i, side in enumerate("ab")},
-        }
-        for number, at in enumerate(pairs.tolist())
-    ]
+    battles: list[Row] = []
+    for number, pair in enumerate(pairs.tolist()):
+        vote = "A" if a_won[number] else "B"
+        battle: Row = {"battle_uuid": f"simulated-{number:03d}", "preference": vote}
+        for side, at, tossed in zip("ab", pair, coin[number].tolist(), strict=True):
+            battle[f"audio_{side}"] = Path(usable[at]["path"]).name
+            battle |= {f"{SCORE}_{side}": float(value[at]), f"coin_{side}": tossed}
+        battles.append(battle)
     return battles, float(np.where(difference == 0, 0.5, np.maximum(chance, 1 - chance)).mean())
