@@ -214,8 +214,7 @@ def _read(
             f"{unknown} battles do not say whether they are instrumental; they count overall"
         )
     months, dates = read_months(row.get("date") for row in rows)
-    numbers = numbers_of(rows, [f"{name}_{side}" for name in names for side in "ab"])
-    pairs = {name: np.stack([numbers[f"{name}_{s}"] for s in "ab"], axis=1) for name in names}
+    pairs = score_pairs(rows, names)
     bad = {name: np.isinf(pair).any(axis=1) for name, pair in pairs.items()}
     notes += [*dates.notes("dates")]
     notes += [f"{name} is unreadable in {at.sum()} battles" for name, at in bad.items() if at.any()]
@@ -261,6 +260,12 @@ def numbers_of(
             found[name] = np.array(table[name].to_numpy(), dtype=np.float64)
             found[name][unreadable.get(name, [])] = math.inf
     return found
+
+
+def score_pairs(rows: Sequence[Row], names: Sequence[str]) -> dict[str, FloatArray]:
+    """(N, 2) scores of A and of B by name, as `numbers_of` reads them."""
+    numbers = numbers_of(rows, [f"{name}_{side}" for name in names for side in "ab"])
+    return {n: np.stack([numbers[f"{n}_a"], numbers[f"{n}_b"]], axis=1) for n in names}
 
 
 def score_names(rows: Sequence[Row]) -> list[str]:

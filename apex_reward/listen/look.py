@@ -23,7 +23,7 @@ from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.gradient import reward_and_gradient
 from apex_reward.rewards.guards import Guards
 from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.rows import Row, judged, segment_rows, song_row
+from apex_reward.rewards.rows import Row, segment_rows, song_row
 
 BINS = 300
 
@@ -63,13 +63,28 @@ def look(reward: Reward, path: Path, prompt: str = "") -> Look:
     """
     result = _result(reward, path, prompt)
     row = song_row(reward, result, rewarded=True)
-    measured = judged(reward, result, rewarded=False)[2]
     try:
         segments = segment_rows(reward, result)
     except UsageError:
         segments = []
-    columns, heads = _heads(reward, row)
-    return Look(row, columns, heads, _guards(reward, measured), segments, _wave(path))
+    spread = ["_std"] if reward.members > 1 else []
+    heads = [
+        [
+            head.name,
+            *(row[f"{head.name}{ending}"] for ending in ("", *spread)),
+            range_words(head.low, head.high),
+            reward.mix.weights.get(head.name),
+        ]
+        for head in reward.heads
+    ]
+    guards: list[list[object]] = []
+    for guard in _guards(reward).guards:
+        if (value := result.measured.get(guard.name)) is not None:
+            allowed = f"{range_words(guard.low, guard.high)} ({guard.unit})"
+            guards.append([guard.name, value, guard.trips(value), allowed])
+    wave = [[part.min(), part.max()] for part in _bins(load_audio(path).mono)]
+    columns = ["head", "score", *(["spread"] if spread else []), "range", "weight"]
+    return Look(row, columns, heads, guards, segments, np.array(wave, dtype=np.float64))
 
 
 def scores_of(reward: Reward, path: Path, prompt: str = "") -> Row:
@@ -84,15 +99,12 @@ def gradient_strength(reward: Reward, path: Path, prompt: str = "") -> list[floa
         AudioError: the song cannot be decoded or scored.
         UsageError: a model has no gradient, or reads text and there is no prompt.
     """
-    song = load_audio(path)
+    song, prompts = load_audio(path), _prompts(reward, prompt)
     wave = torch.from_numpy(song.mono)[None].to(reward.parts.device)
-    _, gradient = reward_and_gradient(
-        reward, wave, song.sample_rate, prompts=_prompts(reward, prompt)
-    )
+    _, gradient = reward_and_gradient(reward, wave, song.sample_rate, prompts=prompts)
     power = gradient[0].float().square().cpu().numpy()
     strength = np.sqrt([part.mean() for part in _bins(power)])
-    highest = float(strength.max())
-    return [float(value) for value in strength / (highest or 1.0)]
+    return [float(value) for value in strength / (float(strength.max()) or 1.0)]
 
 
 def segment_curves(reward: Reward, segments: Sequence[Row]) -> list[tuple[str, Figure]]:
@@ -100,11 +112,12 @@ def segment_curves(reward: Reward, segments: Sequence[Row]) -> list[tuple[str, F
 
     Empty for less than two segments.
     """
-    ranges = dict.fromkeys((head.low, head.high) for head in reward.heads)
+    ranges: dict[tuple[float, float], list[str]] = {}
+    for head in reward.heads if len(segments) > 1 else ():
+        ranges.setdefault((head.low, head.high), []).append(head.name)
     middle = [(row["start"] + row["end"]) / 2 for row in segments]
     pictures = []
-    for low, high in ranges if len(segments) > 1 else ():
-        names = [head.name for head in reward.heads if (head.low, head.high) == (low, high)]
+    for (low, high), names in ranges.items():
         lines = {name: Line(middle, [row[name] for row in segments]) for name in names}
         scale = f"score ({range_words(low, high)})"
         pictures.append((", ".join(names), curves(lines, "middle of the segment (s)", scale)))
@@ -113,10 +126,8 @@ def segment_curves(reward: Reward, segments: Sequence[Row]) -> list[tuple[str, F
 
 def range_words(low: float, high: float) -> str:
     """A range in words; an infinite end is none."""
-    if math.isinf(low) and math.isinf(high):
-        return "any number"
     if math.isinf(low):
-        return f"at most {high:g}"
+        return "any number" if math.isinf(high) else f"at most {high:g}"
     return f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
 
 
@@ -124,47 +135,16 @@ def _prompts(reward: Reward, prompt: str) -> list[Any] | None:
     return [prompt] if prompt and reward.model.reads_text else None
 
 
+def _guards(reward: Reward) -> Guards:
+    return reward.guards if reward.guards.guards else Guards()
+
+
 def _result(reward: Reward, path: Path, prompt: str) -> SongResult:
-    shown = reward.guards if reward.guards.guards else Guards()
-    settings = replace(reward.engine_settings(pieces=True), guards=shown)
+    settings = replace(reward.engine_settings(pieces=True), guards=_guards(reward))
     (result,) = reward.results([str(path)], _prompts(reward, prompt), settings=settings)
     if result.error is not None:
         raise AudioError(result.error)
     return result
-
-
-def _heads(reward: Reward, row: Row) -> tuple[list[str], list[list[object]]]:
-    spread = ["spread"] if reward.members > 1 else []
-    rows = [
-        [
-            head.name,
-            row[head.name],
-            *(row.get(f"{head.name}_std") for _ in spread),
-            range_words(head.low, head.high),
-            reward.mix.weights.get(head.name),
-        ]
-        for head in reward.heads
-    ]
-    return ["head", "score", *spread, "range", "weight"], rows
-
-
-def _guards(reward: Reward, measured: dict[str, float]) -> list[list[object]]:
-    shown = reward.guards if reward.guards.guards else Guards()
-    return [
-        [
-            guard.name,
-            measured[guard.name],
-            guard.trips(measured[guard.name]),
-            f"{range_words(guard.low, guard.high)} ({guard.unit})",
-        ]
-        for guard in shown.guards
-        if guard.name in measured
-    ]
-
-
-def _wave(path: Path) -> FloatArray:
-    parts = _bins(load_audio(path).mono)
-    return np.array([[part.min(), part.max()] for part in parts], dtype=np.float64)
 
 
 def _bins(values: Any) -> list[Any]:

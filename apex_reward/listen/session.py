@@ -101,9 +101,11 @@ class Session:
                 "or more than two systems"
             )
         output.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
         if output.exists():
-            _drop_torn_line(output)
-        rows = read_jsonl(output) if output.exists() else []
+            # What a killed run left of its last line goes, so that the next vote starts its own.
+            os.truncate(output, output.read_bytes().rfind(b"\n") + 1)
+            rows = read_jsonl(output)
         self._votes = {str(row.get("battle_uuid")): row for row in rows}
 
     @property
@@ -118,18 +120,15 @@ class Session:
             page: an identity of the voter's page. A page has one open question; a new one ends it.
         """
         with self._lock:
-            self._open = {
-                key: one
-                for key, one in self._open.items()
-                if (one.voter, one.page) != (voter, page)
-            }
+            open_ = self._open.items()
+            self._open = {key: q for key, q in open_ if (q.voter, q.page) != (voter, page)}
             while (found := self._next(voter)) is not None:
                 question, left = found
-                songs = question.comparison.songs
+                songs = question.comparison.songs[:: -1 if question.swapped else 1]
                 try:
-                    ticket, seconds = self.sounds.add(*songs[:: -1 if question.swapped else 1])
+                    ticket, seconds = self.sounds.add(*songs)
                 except AudioError as error:
-                    names = ", ".join(map(str, songs))
+                    names = ", ".join(map(str, question.comparison.songs))
                     self.unreadable[question.comparison.identity] = f"{names}: {error}"
                     continue
                 self._open[ticket] = Open(voter, page, question, seconds)
@@ -161,8 +160,8 @@ class Session:
     def _next(self, voter: str) -> tuple[Question, int] | None:
         once, answered, due, new = self._progress(voter)
         others = [one.question for one in self._open.values() if one.voter == voter]
-        repeats_to_come = _share(self.repeats, len(once)) - _share(self.repeats, len(answered))
-        left = len(new) + max(0, due + repeats_to_come)
+        to_come = _share(self.repeats, len(once)) - _share(self.repeats, len(answered))
+        left = len(new) + max(0, due + to_come)
         # A page that was left keeps its question; at the end another page shows it too.
         if due > sum(question.repeat for question in others) or (due > 0 and not new):
             return self._repeat(voter, once, answered, others), left
@@ -182,38 +181,33 @@ class Session:
         """A question that was answered before, not one of the latest where that is possible."""
         again = {key: _identity(once[key], voter, repeat=True) for key in answered}
         taken = self._votes.keys() | {question.identity for question in others}
-        open_ = [key for key in answered if again[key] not in taken]
-        open_ = open_ or [key for key in answered if again[key] not in self._votes]
-        old = [key for key in open_ if key in answered[:-BETWEEN]] or open_
+        free = [key for key in answered if again[key] not in taken]
+        free = free or [key for key in answered if again[key] not in self._votes]
+        old = [key for key in free if key in answered[:-BETWEEN]] or free
         number = sum(identity in taken for identity in again.values())
         key = random.Random(f"{self.seed}/{voter}/repeat {number}").choice(old)
-        item, vote = once[key], self._votes[key]
-        swapped = str(vote.get("audio_a")) == str(item.songs[1])
-        return Question(again[key], item, not swapped, repeat=True)
+        was_swapped = str(self._votes[key].get("audio_a")) == str(once[key].songs[1])
+        return Question(again[key], once[key], not was_swapped, repeat=True)
 
     def _chosen(self, new: list[Comparison], voter: str) -> Comparison:
+        """The next comparison of a voter: in their own random order, or what teaches most."""
         shuffled = list(self.comparisons)
         random.Random(f"{self.seed}/{voter}").shuffle(shuffled)
         rank = {item.identity: number for number, item in enumerate(shuffled)}
         if self.order == "random":
             return min(new, key=lambda item: rank[item.identity])
-        row = {item.identity: number for number, item in enumerate(self.comparisons)}
-        gain = expected_gain(self._features, *self._outcomes(row))
-        # Rounded, so that what teaches the same comes in the voter's own order.
-        return min(new, key=lambda i: (-round(float(gain[row[i.identity]]), 9), rank[i.identity]))
-
-    def _outcomes(self, row: dict[str, int]) -> tuple[Any, Any]:
-        """Rows that anybody voted on, and how: 1 for a comparison's first song."""
-        voted, outcome = [], []
+        place = {item.identity: number for number, item in enumerate(self.comparisons)}
+        voted, outcome = [], []  # of anybody; 1 where a comparison's first song was preferred
         for vote in self._votes.values():
-            number = row.get(str(vote.get("comparison")))
-            if number is None:
-                continue
-            won = FIRST_WON[str(vote["preference"])]
-            first_is_a = str(vote["audio_a"]) == str(self.comparisons[number].songs[0])
-            voted.append(number)
-            outcome.append(won if first_is_a else 1 - won)
-        return np.array(voted, np.intp), np.array(outcome, np.float64)
+            number = place.get(str(vote.get("comparison")))
+            if number is not None:
+                won = FIRST_WON[str(vote["preference"])]
+                first_is_a = str(vote["audio_a"]) == str(self.comparisons[number].songs[0])
+                voted.append(number)
+                outcome.append(won if first_is_a else 1 - won)
+        # Rounded, so that what teaches the same comes in the voter's own order.
+        gain = expected_gain(self._features, np.array(voted, np.intp), np.array(outcome)).round(9)
+        return min(new, key=lambda item: (-gain[place[item.identity]], rank[item.identity]))
 
     def cast(self, ticket: str, preference: Preference, heard: tuple[float, float]) -> None:
         """Append a vote, on disk when this returns; KeyError for a ticket that is not open.
@@ -274,12 +268,3 @@ def _identity(item: Comparison, voter: str, *, repeat: bool = False) -> str:
     """A vote's uuid, of songs, prompt and voter: the votes of two voters both count."""
     parts = [item.prompt, *sorted(map(str, item.songs)), voter, *(["repeat"] if repeat else [])]
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "\0".join(parts)))
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut what a killed run left of its last line, so that the next vote starts its own."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apex_reward.arena.battles import score_names, uuid_of
+import numpy as np
+
+from apex_reward.arena.battles import audio_name, score_names, score_pairs, uuid_of
 from apex_reward.audio.load import AUDIO_ENDINGS
 from apex_reward.errors import DataError, listed
-from apex_reward.files.tables import read_table
+from apex_reward.files.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def read_comparisons(source: str | Path) -> list[Comparison]:
     return list({(item.prompt, frozenset(item.songs)): item for item in found}.values())
 
 
-def _of_table(path: Path) -> list[Comparison]:
-    rows = read_table(path).to_pylist()
+def _of_table(path: Path) -> Iterator[Comparison]:
+    rows = read_rows(path)
     columns = set().union(*rows)
     if columns >= {"chosen", "rejected"}:
         rows = [_as_battle(row) for row in rows]
@@ -63,7 +64,21 @@ def _of_table(path: Path) -> list[Comparison]:
             f"columns: {listed(sorted(columns), 20)}"
         )
     names = score_names(rows)
-    return [_of_battle(row, names, path.parent) for row in rows]
+    pairs = {name: np.where(np.isinf(pair), np.nan, pair).tolist()
+             for name, pair in score_pairs(rows, names).items()}  # fmt: skip
+    for place, row in enumerate(rows):
+        prompt, (a, b) = str(row.get("prompt") or ""), (audio_name(row, side) for side in "ab")
+        if not (a and b):
+            raise DataError(f"a row lacks a song; its prompt: {prompt!r}")
+        songs = _located(a, path.parent), _located(b, path.parent)
+        systems = str(row.get("system_a") or ""), str(row.get("system_b") or "")
+        scores = {name: tuple(pair[place]) for name, pair in pairs.items()}
+        identity = uuid_of(row) or _identity(prompt, songs)
+        turned = systems[0] > systems[1]  # one order per pair of systems, to balance sides
+        if turned:
+            songs, systems = songs[::-1], systems[::-1]
+            scores = {name: pair[::-1] for name, pair in scores.items()}
+        yield Comparison(prompt, songs, systems, scores, identity, turned)
 
 
 def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,29 +92,8 @@ def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
             if name.startswith(f"{system}_")
         }
     if len(row) == 5 and pair.get("margin") is not None:
-        row |= {"margin_a": float(pair["margin"]), "margin_b": 0.0}
+        row |= {"margin_a": pair["margin"], "margin_b": 0.0}
     return row
-
-
-def _of_battle(row: Mapping[str, Any], names: Sequence[str], folder: Path) -> Comparison:
-    prompt = str(row.get("prompt") or "")
-    if not (row["audio_a"] and row["audio_b"]):
-        raise DataError(f"a row lacks a song; its prompt: {prompt!r}")
-    songs = _located(str(row["audio_a"]), folder), _located(str(row["audio_b"]), folder)
-    systems = str(row.get("system_a") or ""), str(row.get("system_b") or "")
-    scores = {
-        name: (_number(row.get(f"{name}_a")), _number(row.get(f"{name}_b"))) for name in names
-    }
-    identity = uuid_of(row) or _identity(prompt, songs)
-    if systems[0] <= systems[1]:
-        return Comparison(prompt, songs, systems, scores, identity)
-    # One order per pair of systems, to balance sides.
-    swapped = {name: (b, a) for name, (a, b) in scores.items()}
-    return Comparison(prompt, songs[::-1], systems[::-1], swapped, identity, turned=True)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _located(name: str, folder: Path) -> Path:

@@ -62,15 +62,8 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
     @router.get("/")
     def vote_page() -> HTMLResponse:
         pairs, repeats = session.questions()
-        return page(
-            "vote",
-            tabs,
-            "Which song is better?",
-            voter=voter,
-            pairs=pairs,
-            repeats=repeats,
-            seconds=session.min_seconds,
-        )
+        asked = {"pairs": pairs, "repeats": repeats, "seconds": session.min_seconds}
+        return page("vote", tabs, "Which song is better?", voter=voter, **asked)
 
     @router.post("/next")
     def following(asked: Asked) -> dict[str, Any]:
@@ -78,13 +71,9 @@ def vote_routes(session: Session, tabs: Tabs, voter: str = "") -> APIRouter:
         if found is None:
             return {"done": True, "said": done_words(session.votes, asked.voter)}
         ticket, one, left = found
-        return {
-            "done": False,
-            "ticket": ticket,
-            "prompt": one.question.comparison.prompt,
-            "left": left,
-            "needed": [session.needed(seconds) for seconds in one.seconds],
-        }
+        needed = [session.needed(seconds) for seconds in one.seconds]
+        shown = {"prompt": one.question.comparison.prompt, "left": left, "needed": needed}
+        return {"done": False, "ticket": ticket, **shown}
 
     @router.post("/vote")
     def vote(cast: Vote) -> dict[str, bool]:
@@ -130,19 +119,14 @@ def compare_routes(
     """
     router = APIRouter()
 
-    def show(
-        paths: Sequence[Path], names: Sequence[str], prompt: str, scores: Mapping[str, Any]
-    ) -> HTMLResponse:
+    def show(paths: Sequence[Path], names: Sequence[str], prompt: str, scores: Any) -> HTMLResponse:
         ticket, _ = sounds.add(paths[0], paths[1])
         values = dict(scores)
         if reward is not None:
             a, b = (scores_of(reward, path, prompt) for path in paths)
-            columns = [head.name for head in reward.heads] + ["reward"]
+            columns = [*(head.name for head in reward.heads), "reward"]
             values |= {name: (a[name], b[name]) for name in columns}
-        rows = [
-            [name, a, b, None if a is None or b is None else a - b]
-            for name, (a, b) in values.items()
-        ]
+        rows = [[name, a, b, None if None in (a, b) else a - b] for name, (a, b) in values.items()]
         template = "listen/templates/compare_two.html"
         return HTMLResponse(render(template, ticket=ticket, names=names, prompt=prompt, rows=rows))
 
@@ -153,14 +137,9 @@ def compare_routes(
 
     @router.get("/compare")
     def compare_page() -> HTMLResponse:
-        return page(
-            "compare",
-            tabs,
-            "Two songs side by side",
-            pairs=bool(comparisons),
-            blind=session is not None,
-            reads_text=reward is not None and reward.model.reads_text,
-        )
+        reads_text = reward is not None and reward.model.reads_text
+        shown = {"pairs": bool(comparisons), "blind": session is not None}
+        return page("compare", tabs, "Two songs side by side", reads_text=reads_text, **shown)
 
     @router.post("/compare")
     def two(
@@ -171,17 +150,16 @@ def compare_routes(
 
     @router.get("/compare/pairs")
     def pairs(voter: str = "") -> list[str]:
-        titles = [" / ".join(names_of(item)) for item in listed(voter)]
-        return [f"{item.prompt}: {title}" if item.prompt else title
-                for item, title in zip(comparisons, titles, strict=True)]  # fmt: skip
+        return [": ".join(filter(None, [item.prompt, " / ".join(names_of(item))]))
+                for item in listed(voter)]  # fmt: skip
 
     @router.get("/compare/pairs/{number}")
     def pair(number: int, voter: str = "") -> HTMLResponse:
         items = listed(voter)
         if not 0 <= number < len(items):
             raise HTTPException(404, f"there are {len(items)} pairs")
-        item = items[number]
         with uploaded():
+            item = items[number]
             return show(item.songs, names_of(item), item.prompt, item.scores)
 
     return router
