@@ -11,7 +11,7 @@ Shape key: P = prompts, N = figures, W = width of an embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from scipy import stats
 from torch import Tensor
 
 from apex_reward.compare.songs import Group, Name, Song, paired
-from apex_reward.compare.words import verdict
 from apex_reward.metrics import FloatArray, bootstrap, holm, percentile_interval
+from apex_reward.report.cells import counted
 from apex_reward.rewards.distance import (
     frechet_distance,
     kernel_bandwidth,
@@ -31,6 +31,22 @@ from apex_reward.rewards.distance import (
 
 SIGNIFICANT, FEWEST_PROMPTS = 0.05, 4
 KINDS = ("heads", "holdout", "rulers", "guards")
+RULER_WORDS = {
+    "length": ("longer", "shorter", " s"),
+    "loudness": ("louder", "quieter", " dB"),
+    "crest": ("less compressed", "more compressed", " dB"),
+    "loudness_range": ("wider in loudness range", "narrower in loudness range", " LU"),
+    "centroid": ("brighter", "darker", " Hz"),
+    "bandwidth": ("broader in spectrum", "narrower in spectrum", " Hz"),
+    "high_share": ("richer in energy above 4 kHz", "poorer in energy above 4 kHz", ""),
+    "width": ("wider in stereo", "narrower in stereo", ""),
+    "onset_rate": ("denser in onsets", "sparser in onsets", " per second"),
+    "tempo_stability": ("steadier in tempo", "less steady in tempo", ""),
+    "repetition": ("more repetitive", "less repetitive", ""),
+    "silence": ("richer in silence", "poorer in silence", ""),
+    "contrast": ("richer in contrast", "poorer in contrast", " dB"),
+}
+VARIED = 0.01  # p-value from which the diversity of a prompt's songs is worth a word
 
 
 def compare_songs(
@@ -61,12 +77,14 @@ def compare_songs(
     groups = paired(before, after)
     sides = [[song for _, both in groups for song in both[side]] for side in (0, 1)]
     names = list(sides[0][0].values)
-    means = [np.array([_means(both[side], names) for _, both in groups]) for side in (0, 1)]
+    values = [[[[song.values[name] for name in names] for song in both[side]] for _, both in groups]
+              for side in (0, 1)]  # fmt: skip
+    means = [np.array([np.mean(songs, axis=0) for songs in side]) for side in values]
     entries = _entries(names, means[0], means[1], rounds, seed)
     spread = np.std([list(song.values.values()) for song in sides[0]], axis=0)
     metrics: dict[str, Any] = {
         "n_prompts": len(groups),
-        "n_songs": dict(zip(("before", "after"), map(len, sides), strict=True)),
+        "n_songs": _sides(*map(len, sides)),
         "reward": entries.pop(("reward", ""), None),
         **{kind: {n: entry for (k, n), entry in entries.items() if k == kind} for kind in KINDS},
         "deviations": {
@@ -82,10 +100,6 @@ def compare_songs(
     return metrics
 
 
-def _means(songs: Sequence[Song], names: Sequence[Name]) -> FloatArray:
-    return np.mean([[song.values[name] for name in names] for song in songs], axis=0)
-
-
 def _entries(
     names: Sequence[Name], before: FloatArray, after: FloatArray, rounds: int, seed: int
 ) -> dict[Name, dict[str, Any]]:
@@ -93,19 +107,17 @@ def _entries(
     changes, count = after - before, len(before)
     drawn = bootstrap(lambda counts: counts @ changes / count, count, rounds=rounds, seed=seed)
     p_values = np.array([paired_p_value(column) for column in changes.T])
-    adjusted = np.full(len(names), math.nan)
     known = ~np.isnan(p_values)
-    adjusted[known] = holm(p_values[known])
+    p_values[known] = holm(p_values[known])
     found = {}
     for at, name in enumerate(names):
-        change, p_value = float(changes[:, at].mean()), float(adjusted[at])
+        change, p_value = float(changes[:, at].mean()), float(p_values[at])
         low, high = percentile_interval(drawn[:, at])
         if math.isnan(low) and count > 1:  # all prompts changed alike
             low = high = change
         sure = count >= FEWEST_PROMPTS and p_value < SIGNIFICANT and low * high > 0
         found[name] = {
-            "before": float(before[:, at].mean()),
-            "after": float(after[:, at].mean()),
+            **_sides(float(before[:, at].mean()), float(after[:, at].mean())),
             "difference": change,
             "ci95": None if math.isnan(low) else [low, high],
             "p_value": None if math.isnan(p_value) else p_value,
@@ -134,8 +146,7 @@ def paired_p_value(changes: FloatArray) -> float:
 def _diversity(groups: Sequence[Group]) -> dict[str, Any]:
     first = _vectors([song for _, both in groups for song in both[0]])
     if first is None:
-        empty = {"before": None, "after": None}
-        return {"within": {**empty, "p_value": None}, "between": empty}
+        return {"within": {**_sides(None, None), "p_value": None}, "between": _sides(None, None)}
     width = kernel_bandwidth(first)
     within, between = [], []
     for _, both in groups:
@@ -144,15 +155,10 @@ def _diversity(groups: Sequence[Group]) -> dict[str, Any]:
         if (count := min(map(len, vectors))) > 1:
             within.append([vendi_diversity(vector[:count], width) for vector in vectors])
     inside = np.array(within).reshape(-1, 2)
-    return {
-        "within": {
-            **(_sides(*inside.mean(axis=0).tolist()) if within else _sides(None, None)),
-            "p_value": paired_p_value(inside[:, 1] - inside[:, 0]) if len(within) > 1 else None,
-        },
-        "between": _sides(
-            *(vendi_diversity(torch.stack(side), width) for side in zip(*between, strict=True))
-        ),
-    }
+    means = inside.mean(axis=0).tolist() if within else (None, None)
+    p_value = paired_p_value(inside[:, 1] - inside[:, 0]) if len(within) > 1 else None
+    apart = (vendi_diversity(torch.stack(side), width) for side in zip(*between, strict=True))
+    return {"within": {**_sides(*means), "p_value": p_value}, "between": _sides(*apart)}
 
 
 def _distances(sides: Sequence[Sequence[Song]], reference: Tensor) -> dict[str, Any]:
@@ -164,10 +170,70 @@ def _distances(sides: Sequence[Sequence[Song]], reference: Tensor) -> dict[str, 
     }
 
 
-def _sides(before: float | None, after: float | None) -> Mapping[str, float | None]:
+def _sides(before: float | None, after: float | None) -> dict[str, float | None]:
     return {"before": before, "after": after}
 
 
 def _vectors(songs: Sequence[Song]) -> Tensor | None:
     known = [song.vector for song in songs if song.vector is not None]
     return torch.stack(known) if known else None
+
+
+def verdict(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on what changed and what it cost; only what the figures claim."""
+    yield _reward(metrics)
+    yield from _counts(metrics["heads"], "head")
+    yield from _counts(metrics["holdout"], "held-out reward")
+    yield from _rulers(metrics["rulers"])
+    for claim, direction in (("rose", "more"), ("fell", "fewer")):
+        if names := _claims(metrics["guards"], claim):
+            yield f"Guards that trip on {direction} songs: {', '.join(names)}."
+    within = metrics["diversity"]["within"]
+    if within["p_value"] is not None and within["p_value"] < VARIED:
+        alike = within["after"] < within["before"]
+        yield (
+            f"Songs of one prompt became more {'alike' if alike else 'varied'} "
+            f"(diversity {within['before']:.2f} before, {within['after']:.2f} after)."
+        )
+    if "distances" in metrics:
+        kernel = metrics["distances"]["kernel"]
+        if None not in kernel.values():
+            nearer = kernel["after"] < kernel["before"]
+            yield (
+                f"The kernel distance from the reference {'fell' if nearer else 'rose'} from "
+                f"{kernel['before']:.3g} to {kernel['after']:.3g}, which no test judges."
+            )
+
+
+def _counts(entries: Mapping[str, Any], what: str) -> Iterator[str]:
+    moved = {claim: len(_claims(entries, claim)) for claim in ("rose", "fell")}
+    parts = [f"{number} {claim}" for claim, number in moved.items() if number]
+    if entries:
+        changed = " and ".join(parts) or "none changed for certain"
+        yield f"Of {counted(len(entries), what)}, {changed}."
+
+
+def _rulers(entries: Mapping[str, Any]) -> Iterator[str]:
+    words = []
+    for name in _claims(entries, "rose", "fell"):
+        more, less, unit = RULER_WORDS[name]
+        change = entries[name]["difference"]
+        words.append(f"{abs(change):.3g}{unit} {more if change > 0 else less}")
+    if words:
+        yield f"The songs became {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}."
+
+
+def _reward(metrics: Mapping[str, Any]) -> str:
+    entry, prompts = metrics["reward"], counted(metrics["n_prompts"], "prompt")
+    if entry is None:
+        sure = sum(len(_claims(metrics[kind], "rose", "fell")) for kind in KINDS)
+        return f"On {prompts}, {counted(sure, 'figure')} changed for certain."
+    if entry["claim"] == "undetermined":
+        return f"On {prompts}, no change of the reward is certain."
+    deviations = metrics["deviations"].get("reward")
+    by = f" by {abs(deviations):.2g} deviations of the songs before" if deviations else ""
+    return f"On {prompts}, the reward {entry['claim']}{by}."
+
+
+def _claims(entries: Mapping[str, Any], *claims: str) -> list[str]:
+    return [name for name, entry in entries.items() if entry["claim"] in claims]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_reward.compare.songs import Name, Song, paired
+from apex_reward.compare.songs import Song, paired
 from apex_reward.files.tables import write_json
-from apex_reward.report.cells import Player, counted
+from apex_reward.report.cells import counted
 from apex_reward.report.charts import Entry, forest
 from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
-from apex_reward.report.songs import place_songs
+from apex_reward.report.songs import players
 
 SHOWN = 8
 TITLES = {
@@ -25,21 +25,27 @@ TONES = {"rose": "good", "fell": "bad", "undetermined": "neutral"}
 
 def summary(metrics: Mapping[str, Any]) -> list[Block]:
     """The verdict and the figures, as a terminal shows them."""
-    claim = (metrics["reward"] or {"claim": ""})["claim"]
-    tone = {"rose": "good", "fell": "warning"}.get(claim, "plain")
+    reward = metrics["reward"]
+    tones = {"rose": "good", "fell": "warning"}
+    tone = tones.get(reward["claim"], "plain") if reward else "plain"
+    tables = {"Reward": {"reward": reward} if reward else {}}
+    tables |= {title: metrics[kind] for kind, title in TITLES.items()}
     blocks: list[Block] = [Words(metrics["verdict"], tone)]
-    if metrics["reward"] is not None:
-        blocks += [Heading("Reward"), _grid({"reward": metrics["reward"]})]
-    for kind, title in TITLES.items():
-        if metrics[kind]:
-            blocks += [Heading(title), _grid(metrics[kind])]
-    blocks.append(Heading("Diversity and distances"))
+    for title, entries in tables.items():
+        rows = [
+            [name, *(e[key] for key in ("before", "after", "difference")),
+             e["ci95"] and "{:.3f} to {:.3f}".format(*e["ci95"]), e["p_value"], e["claim"]]
+            for name, e in entries.items()
+        ]  # fmt: skip
+        columns = ("name", "before", "after", "difference", "95%", "p", "claim")
+        blocks += [Heading(title), Grid(columns, rows, "Figures")] if rows else []
     rows = [
         [f"{group}, {name}", entry["before"], entry["after"]]
         for group in ("diversity", "distances")
         for name, entry in metrics.get(group, {}).items()
     ]
-    return [*blocks, Grid(("figure", "before", "after"), rows, "Diversity and distances")]
+    title = "Diversity and distances"
+    return [*blocks, Heading(title), Grid(("figure", "before", "after"), rows, title)]
 
 
 def write_comparison(
@@ -48,10 +54,11 @@ def write_comparison(
     """Write `metrics.json`, `report.html` and `report.md` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdict, *figures = summary(metrics)
+    all_entries = metrics["heads"] | {"reward": metrics["reward"]}
     entries = [
-        Entry(name, value, None, TONES[entry["claim"]], entry["claim"])
+        Entry(name, value, None, TONES[claim], claim)
         for name, value in metrics["deviations"].items()
-        if (entry := metrics["reward"] if name == "reward" else metrics["heads"].get(name))
+        for claim in [all_entries[name]["claim"]]
     ]
     songs = metrics["n_songs"]
     subtitle = (
@@ -70,51 +77,29 @@ def write_comparison(
     write_json(folder / "metrics.json", metrics)
 
 
-def _grid(entries: Mapping[str, Any]) -> Grid:
-    columns = ("name", "before", "after", "difference", "95%", "p", "claim")
-    rows = [
-        [name, e["before"], e["after"], e["difference"],
-         None if e["ci95"] is None else f"{e['ci95'][0]:.3f} to {e['ci95'][1]:.3f}",
-         e["p_value"], e["claim"]]
-        for name, e in entries.items()
-    ]  # fmt: skip
-    return Grid(columns, rows, "Figures")
-
-
 def _moved(folder: Path, before: Sequence[Song], after: Sequence[Song]) -> list[Block]:
     """The prompts whose songs moved most in the reward, or in the first head, side by side."""
     groups = paired(before, after)
-    name: Name = next(iter(groups[0][1][0][0].values))
-    rows = []
+    name = next(iter(groups[0][1][0][0].values))
+    rows: list[list[Any]] = []
     for prompt, both in groups:
         values = [sum(song.values[name] for song in side) / len(side) for side in both]
         # Of each side the song that is nearest to the prompt's mean.
-        songs = [
-            min(side, key=lambda song: (abs(song.values[name] - value), song.path))
+        nearest = [
+            min((abs(song.values[name] - value), song.path) for song in side)[1]
             for side, value in zip(both, values, strict=True)
         ]
-        rows.append((values[1] - values[0], prompt, values, songs))
-    rows = sorted(rows, key=lambda row: (-abs(row[0]), row[1]))[:SHOWN]
-    files = [Path(song.path) for row in rows for song in row[3]]
-    there = [file if file.is_file() else None for file in files]
-    sources, words = place_songs(there, folder)
-    players = [
-        Player(file.name, source, f"{side}, {row[1]}")
-        for file, source, (row, side) in zip(
-            files,
-            sources,
-            ((row, side) for row in rows for side in ("before", "after")),
-            strict=True,
-        )
+        rows.append([prompt, *map(Path, nearest), *values, values[1] - values[0]])
+    rows = sorted(rows, key=lambda row: (-abs(row[-1]), row[0]))[:SHOWN]
+    songs = [
+        (file.name, file if file.is_file() else None, f"{side}, {row[0]}")
+        for row in rows
+        for side, file in zip(("before", "after"), row[1:3], strict=True)
     ]
-    cells = [
-        [row[1], players[2 * at], players[2 * at + 1], *row[2], row[0]]
-        for at, row in enumerate(rows)
-    ]
+    made, words = players(songs, folder)
+    cells = [[row[0], *made[2 * at : 2 * at + 2], *row[3:]] for at, row in enumerate(rows)]
     shown = name[1] or name[0]
     columns = ("prompt", "before", "after", f"{shown} before", f"{shown} after", "difference")
-    return [
-        Heading("The songs that moved most", f"By {shown}; the largest change first."),
-        Grid(columns, cells, "The songs that moved most"),
-        *([Words(words)] if words else []),
-    ]
+    title = "The songs that moved most"
+    note = f"By {shown}; the largest change first. {words}".strip()
+    return [Heading(title, note), Grid(columns, cells, title)]

@@ -59,19 +59,14 @@ class Judges:
     rewarded: bool = False
     holdout: Reward | None = None
     device: str | None = None
-    rulers: Reward = field(init=False)
+    kinds: dict[str, Reward] = field(init=False)
+    """The rewards by the kind of their heads."""
 
     def __post_init__(self) -> None:
-        own = bool(self.reward.guards.guards)
         model = load_reward_model("rulers", device=self.device)
-        rulers = Reward(model, guards=None if own else "flag")
-        object.__setattr__(self, "rulers", rulers)
-
-    @property
-    def kinds(self) -> dict[str, Reward]:
-        """The rewards by the kind of their heads."""
+        rulers = Reward(model, guards=None if self.reward.guards.guards else "flag")
         held = {} if self.holdout is None else {"holdout": self.holdout}
-        return {"heads": self.reward, **held, "rulers": self.rulers}
+        object.__setattr__(self, "kinds", {"heads": self.reward, **held, "rulers": rulers})
 
 
 def measure_songs(
