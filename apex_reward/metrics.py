@@ -225,15 +225,16 @@ def binomial_p_value(successes: int, trials: int) -> float:
 
 
 def holm(p_values: npt.ArrayLike) -> FloatArray:
-    """(M,) p-values adjusted for M tests at once (Holm 1979).
+    """(M,) p-values adjusted for as many tests as have one (Holm 1979); NaN stays NaN.
 
-    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
+    >>> holm([0.01, 0.04, float("nan"), 0.03]).round(2).tolist()
+    [0.03, 0.06, nan, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
+    known = int(np.isfinite(p).sum())
+    order = np.argsort(p, kind="stable")[:known]  # NaN comes last
+    adjusted = np.full(len(p), np.nan)
+    raised = np.maximum.accumulate(p[order] * np.arange(known, 0, -1))
     adjusted[order] = np.minimum(raised, 1.0)
     return adjusted
 

@@ -172,3 +172,9 @@ def test_holm_by_hand():
     assert metrics.holm([0.03, 0.5, 0.01, 0.02]).tolist() == pytest.approx([0.06, 0.5, 0.04, 0.06])
     assert metrics.holm([0.9, 0.8]).tolist() == [1.0, 1.0]
     assert metrics.holm([]).tolist() == []
+
+
+def test_holm_of_an_unknown_p_value_leaves_the_others_alone():
+    adjusted = metrics.holm([0.001, np.nan, 0.2])
+    assert adjusted[[0, 2]].tolist() == metrics.holm([0.001, 0.2]).tolist() == [0.002, 0.2]
+    assert np.isnan(adjusted[1])

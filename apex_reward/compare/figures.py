@@ -106,9 +106,7 @@ def _entries(
     """An entry per figure from (P, N) means of the prompts."""
     changes, count = after - before, len(before)
     drawn = bootstrap(lambda counts: counts @ changes / count, count, rounds=rounds, seed=seed)
-    p_values = np.array([paired_p_value(column) for column in changes.T])
-    known = ~np.isnan(p_values)
-    p_values[known] = holm(p_values[known])
+    p_values = holm([paired_p_value(column) for column in changes.T])
     found = {}
     for at, name in enumerate(names):
         change, p_value = float(changes[:, at].mean()), float(p_values[at])

@@ -65,9 +65,7 @@ def write_groups(
         for column in columns
         for figure in figures
     }
-    p_values = np.array([_p_value(groups) for groups in tables.values()])
-    known = ~np.isnan(p_values)
-    p_values[known] = holm(p_values[known])
+    p_values = holm([_p_value(groups) for groups in tables.values()])
     found: list[Row] = []
     words = []
     for ((column, figure), groups), p_value in zip(tables.items(), p_values.tolist(), strict=True):

@@ -204,6 +204,18 @@ def test_a_perfect_record_by_hand_alone_and_among_others(l2):
         np.testing.assert_allclose(arena_scores(wins, l2), scores, atol=1e-6)
 
 
+@pytest.mark.parametrize("l2", [1e-4, 1.0])
+def test_systems_that_a_pair_never_met_do_not_move_it(l2):
+    wins = np.zeros((50, 50))
+    wins[0, 1], wins[1, 0] = 3.0, 1.0
+    wins[2:, 2:] = 5.0
+    gaps = [
+        scores[0] - scores[1] for scores in (arena_scores(wins[:2, :2], l2), arena_scores(wins, l2))
+    ]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)
+    assert gaps[0] > 50
+
+
 def test_a_reward_s_board_and_its_rank_correlation():
     strengths = {"a": -1.5, "b": -0.5, "c": 0.5, "d": 1.5}
     rows = simulate_battles(

@@ -212,3 +212,16 @@ def test_surround_is_the_mean_of_its_channels_the_lfe_among_them(
     decoded = decode_song(written(tmp_path, name, data), PLAIN)
     assert decoded.facts.channels == channels
     np.testing.assert_allclose(decoded.mono, samples.mean(axis=1), rtol=0, atol=4e-5)
+
+
+def test_surround_of_planar_samples_keeps_every_channel(tmp_path: Path) -> None:
+    """AAC decodes to one plane per channel. A tone of its own in each shows a lost one."""
+    t = np.arange(44_100, dtype=np.float32) / 44_100
+    tones = [0.1 * np.sin(2 * np.pi * 40 * (number + 1) * t) for number in range(6)]
+    data = encoded(np.stack(tones, axis=1).astype(np.float32), KINDS["aac.mka"], "5.1")
+    decoded = decode_song(written(tmp_path, "aac.mka", data), PLAIN)
+    assert decoded.error is None
+    assert decoded.facts.channels == 6
+    spectrum = np.abs(np.fft.rfft(decoded.mono[8_820:35_280] * np.hanning(26_460)))
+    levels = [spectrum[round(40 * (number + 1) * 0.6)] for number in range(6)]
+    assert min(levels) > 0.5 * max(levels)

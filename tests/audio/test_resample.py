@@ -42,6 +42,17 @@ def test_length_is_the_exact_ceiling(length, rate):
     assert out.shape == (-(-length * 24_000 // rate),)
 
 
+@pytest.mark.parametrize("size", [147, 1000, 44_101])
+def test_blocks_joined_are_the_whole(size):
+    song = torch.randn(88_201, generator=torch.Generator().manual_seed(0))
+    resampler = BlockResampler(44_100, 24_000)
+    blocks = song.split(size)
+    joined = torch.cat([resampler.push(b, at == len(blocks) - 1) for at, b in enumerate(blocks)])
+    whole = resample(song, 44_100, 24_000)
+    assert len(joined) == len(whole) == 48_001
+    torch.testing.assert_close(joined, whole, rtol=0, atol=1e-6)
+
+
 def test_gradient_is_exact():
     x = torch.randn(1, 40, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: resample(y, 44_100, 24_000), (x,))

@@ -140,6 +140,7 @@ def test_the_test_is_a_paired_t_test() -> None:
     assert paired_p_value(np.array([1.0, 2.0, 3.0])) == pytest.approx(expected)
     assert math.isnan(paired_p_value(np.array([1.0])))
     assert paired_p_value(np.ones(5)) == 2**-4  # all five signs alike, by either sign
+    assert paired_p_value(np.zeros(5)) == 1.0
 
 
 def test_a_list_has_its_prompts_in_a_column() -> None:
