@@ -359,7 +359,7 @@ def _renew_judges() -> None:
 FRESH = ("_lock", "_lock_of_thread", "_waiting", "_thread")
 JUDGES: weakref.WeakSet[Judge] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
-    # A forked child has no thread but its own, and may inherit a lock that nobody opens again.
+    # A forked child has no thread but its own, and may inherit a lock that stays locked for ever.
     os.register_at_fork(after_in_child=_renew_judges)
 
 
