@@ -35,6 +35,11 @@ from apex_reward.scoring.rows import ScoreSettings, cascaded, list_columns, resu
 
 # Called with a row, and whether this run made it (or a former one left it).
 OnRow = Callable[[Row, bool], None]
+KINDS = {
+    **dict.fromkeys(("path", "error", JUDGED_BY), pa.string()), "flags": pa.list_(pa.string()),
+    **dict.fromkeys(("sample_rate", "segments", "segment"), pa.int64()),
+}  # fmt: skip
+"""Types of the columns that hold no floats."""
 
 
 def score_to_file(
@@ -129,8 +134,10 @@ class _Run:
         names = result_columns(reward, settings)
         columns = list_columns(songs.sources, names)
         self.columns: list[Row] = columns.to_pylist()
-        self.table = GrowingTable(output, song_schema(names, columns.schema, metadata))
-        self.parts = GrowingTable(segments_path(output), segment_schema(reward, metadata))
+        self.table = GrowingTable(output, schema_of(names, metadata, columns.schema))
+        heads = row_columns(reward, rewarded=False)
+        names = ["path", "segment", "start", "end", *heads]
+        self.parts = GrowingTable(segments_path(output), schema_of(names, metadata))
         texts = [[prompt, getattr(prompt, "lyrics", None)] for prompt in songs.prompts or ()]
         values = {
             "inputs": text_hash([paths, songs.names, self.columns]),
@@ -141,6 +148,8 @@ class _Run:
         self.stamp = Stamp({**about, **values}, paths)
         self.growing = output.with_name(output.name + ".partial.json")
         self.folder = output.with_name(output.name + ".partial.blocks")
+        self.cascade = [output.with_name(f"{output.name}.{who}.jsonl")
+                        for who in ("student", "teacher")]  # fmt: skip
         batches = [encoder.batch_segments for encoder in reward.parts.encoders]
         # Models without batches give a song the same bits wherever a run begins.
         self.step = block_songs(reward.batch_segments or max(batches)) if batches else 1
@@ -148,9 +157,9 @@ class _Run:
         self.kept: list[Row] = []
 
     @property
-    def in_blocks(self) -> bool:
-        """Whether blocks have files: several processes work, or a former run left some."""
-        return self.engine.several or any(self.folder.glob("*.jsonl"))
+    def begun(self) -> bool:
+        """Whether a former run left files of blocks."""
+        return any(self.folder.glob("*.jsonl"))
 
     def finished(self) -> list[Row]:
         """The rows of the finished file; finishes what a kill in the very last steps left."""
@@ -162,13 +171,13 @@ class _Run:
     def start(self, resume: bool) -> int:
         """Begin behind the rows that a former run left in order; their number."""
         rows = self.table.written() if resume else []
-        if rows or (resume and any(self.folder.glob("*.jsonl"))):
+        if rows or (resume and self.begun):
             self.stamp.check(self.growing, self.table.partial)
             if self.settings.segments:  # rows whose segments were written too
                 ends = list(accumulate(row["segments"] for row in rows))
                 rows = rows[: bisect_right(ends, len(self.parts.written()))]
             if len(rows) < self.count:
-                step = self.size if self.in_blocks else self.step
+                step = self.size if self.engine.several or self.begun else self.step
                 rows = rows[: len(rows) // step * step]
             self.kept = rows
         else:
@@ -184,7 +193,7 @@ class _Run:
         """The rows that are not there yet, each written as it comes; none on a later process."""
         if self.reward.student is not None:
             rows: Iterator[Row] = islice(self._cascade(resume), start, None)
-        elif self.in_blocks:
+        elif self.engine.several or self.begun:
             rows = self._gathered(start)
         else:
             rows = self._scored(range(start, self.count))
@@ -212,18 +221,15 @@ class _Run:
     def _clear(self) -> None:
         self.growing.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        for part in map(self._part, ("student", "teacher")):
+        for part in self.cascade:
             part.unlink(missing_ok=True)
             provenance_path(part).unlink(missing_ok=True)
-
-    def _part(self, name: str) -> Path:
-        return self.output.with_name(f"{self.output.name}.{name}.jsonl")
 
     def _cascade(self, resume: bool) -> Iterator[Row]:
         """The rows of a cascade, from a file of the student and one of the teacher."""
 
         def score(one: Reward, songs: Songs) -> list[Row]:
-            part = self._part("student" if one is self.reward.student else "teacher")
+            part = self.cascade[one is not self.reward.student]
             score_to_file(one, songs.sources, part, self.settings, prompts=songs.prompts,
                           workers=self.workers, engine=self.engine, resume=resume)  # fmt: skip
             self.engine.share.wait()
@@ -282,19 +288,9 @@ def segments_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.segments{output.suffix}")
 
 
-def song_schema(names: Sequence[str], further: pa.Schema, metadata: dict[str, str]) -> pa.Schema:
-    """Columns and types of a result file; the metadata holds what made it."""
-    kinds = {
-        "path": pa.string(), "sample_rate": pa.int64(), "segments": pa.int64(),
-        "flags": pa.list_(pa.string()), "error": pa.string(), JUDGED_BY: pa.string(),
-    }  # fmt: skip
-    columns = [(name, kinds.get(name, pa.float64())) for name in names]
+def schema_of(
+    names: Sequence[str], metadata: dict[str, str], further: Sequence[pa.Field] = ()
+) -> pa.Schema:
+    """Columns and types of a result file, behind further ones; the metadata holds what made it."""
+    columns = [(name, KINDS.get(name, pa.float64())) for name in names]
     return pa.schema([*further, *columns], metadata=metadata)
-
-
-def segment_schema(reward: Reward, metadata: dict[str, str]) -> pa.Schema:
-    """Columns and types of the file with a row per segment."""
-    columns = [("path", pa.string()), ("segment", pa.int64())]
-    numbers = ["start", "end", *row_columns(reward, rewarded=False)]
-    columns += [(name, pa.float64()) for name in numbers]
-    return pa.schema(columns, metadata=metadata)
