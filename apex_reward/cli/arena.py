@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,14 +111,13 @@ def score(
         rulers: add plain measures of each song, such as length and loudness.
         resume: keep the songs that a stopped run scored.
     """
+    from apex_reward import Reward, load_reward_model
     from apex_reward.arena.score import score_battles, song_paths, songs_table
     from apex_reward.arena.sources import read_rows
-    from apex_reward.files.tables import check_format, check_output
-    from apex_reward.rewards.load import load_reward_model
-    from apex_reward.rewards.reward import Reward
+    from apex_reward.files import tables
 
-    check_format(output)
-    check_output(output, [battles])
+    tables.check_format(output)
+    tables.check_output(output, [battles])
     rows, folder, _ = read_rows(battles, audio=True)
     paths = song_paths(rows, audio_dir or folder)
     engine, workers = running.engine_and_workers()
@@ -153,40 +152,40 @@ def evaluate(
         by: figures per value of a column; repeat it for more.
         classifiers: the paper's five classifiers on the seven heads.
     """
-    from apex_reward.arena import protocol
-    from apex_reward.arena.agreement import evaluate_battles
+    from apex_reward.arena import agreement, protocol, report, sources, voters
     from apex_reward.arena.battles import battles_of
-    from apex_reward.arena.report import evaluation_report, evaluation_summary
-    from apex_reward.arena.sources import load_rows
-    from apex_reward.arena.voters import voter_agreement
-    from apex_reward.report.document import print_blocks
 
-    rows, dropped = load_rows(battles, keep=votes.keep, tables=votes.table)
+    rows, dropped = sources.load_rows(battles, keep=votes.keep, tables=votes.table)
     found = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
-    metrics = evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
-    voters = voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
-    if voters:
-        metrics["voters"] = voters
+    metrics = agreement.evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
+    agreed = voters.voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
+    if agreed:
+        metrics["voters"] = agreed
     if classifiers:
         steps = len(protocol.CLASSIFIERS) * len(protocol.SECTIONS)
         with common.counting("classifiers", steps) as step:
             everything = battles_of(rows, dropped=dropped)
             metrics["classifiers"] = protocol.run_protocol(everything, progress=step)
-    print_blocks(evaluation_summary(metrics))
-    if output := _write(metrics, battles, votes, figures):
-        evaluation_report(metrics, output, Path(battles), figures.formats)
+    if output := _written(metrics, report.evaluation_summary, battles, votes, figures):
+        report.evaluation_report(metrics, output, Path(battles), figures.formats)
         if classifiers:
             protocol.write_table3(metrics["classifiers"], output)
         typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
 
 
-def _write(
-    metrics: dict[str, Any], battles: str, votes: VoteOptions, figures: FigureOptions
+def _written(
+    metrics: dict[str, Any],
+    summary: Callable[[Any], Any],
+    battles: str,
+    votes: VoteOptions,
+    figures: FigureOptions,
 ) -> Path | None:
-    """Write `metrics.json` with what made the scores; the output folder, if there is one."""
+    """Print the summary and write `metrics.json`; the output folder, if there is one."""
     from apex_reward.arena.sources import provenance
     from apex_reward.files.tables import write_json
+    from apex_reward.report.document import print_blocks
 
+    print_blocks(summary(metrics))
     metrics["provenance"] = provenance(battles, votes.table)
     if figures.output is not None:
         write_json(figures.output / "metrics.json", metrics)
@@ -211,22 +210,20 @@ def calibrate(
         embeddings: song embeddings: rows battle_uuid, side, vector.
         attach: model to save in OUTPUT/model with the mix `preference`.
     """
-    from apex_reward.arena import calibration, report
+    from apex_reward.arena import calibration, report, sources
     from apex_reward.arena.battles import RULERS
-    from apex_reward.arena.sources import load_battles, load_embeddings
     from apex_reward.files.tables import write_json
     from apex_reward.model.card import write_card
-    from apex_reward.report.document import print_blocks
     from apex_reward.rewards.load import without_bars
 
     if attach is not None and figures.output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
-    found = load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.table)
+    found = sources.load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.table)
     names = figures.score or [name for name in found.scores if not name.startswith(RULERS)]
     if figures.score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
     model = None if attach is None else _attachable(attach, names)
-    vectors = None if embeddings is None else load_embeddings(embeddings, found)
+    vectors = None if embeddings is None else sources.load_embeddings(embeddings, found)
     metrics, head, design = calibration.calibrate(
         found, names, embeddings=vectors, bootstrap=figures.bootstrap, seed=figures.seed
     )
@@ -241,8 +238,7 @@ def calibrate(
             design, anchors=curve.anchors, test_size=curve.test_size, repeats=curve.repeats,
             seed=figures.seed,
         )  # fmt: skip
-    print_blocks(report.calibration_summary(metrics))
-    if output := _write(metrics, battles, votes, figures):
+    if output := _written(metrics, report.calibration_summary, battles, votes, figures):
         write_json(output / "preference.json", head.to_dict())
         report.calibration_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
@@ -257,8 +253,7 @@ def calibrate(
 
 def _attachable(name: str, heads: Sequence[str]) -> ApexReward:
     """The model that gets a preference head over these heads."""
-    from apex_reward.model import ApexReward
-    from apex_reward.rewards.load import load_reward_model
+    from apex_reward import ApexReward, load_reward_model
 
     model = load_reward_model(name, device="cpu")
     if not isinstance(model, ApexReward):
@@ -278,19 +273,16 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
     Args:
         battles: votes: a .csv, .jsonl or .parquet table, a Music Arena folder, or its hub id.
     """
+    from apex_reward.arena import report, sources
     from apex_reward.arena.leaderboard import leaderboards
-    from apex_reward.arena.report import leaderboard_report, leaderboard_summary
-    from apex_reward.arena.sources import load_battles
     from apex_reward.files.tables import write_table
-    from apex_reward.report.document import print_blocks
 
     names = figures.score or ()
-    found = load_battles(battles, scores=names, keep=votes.keep, tables=votes.table)
+    found = sources.load_battles(battles, scores=names, keep=votes.keep, tables=votes.table)
     metrics = leaderboards(found, names, bootstrap=figures.bootstrap, seed=figures.seed)
-    print_blocks(leaderboard_summary(metrics))
-    if output := _write(metrics, battles, votes, figures):
+    if output := _written(metrics, report.leaderboard_summary, battles, votes, figures):
         write_table(output / "leaderboard.csv", metrics["leaderboard"])
         for name, part in metrics["scores"].items():
             write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])
-        leaderboard_report(metrics, output, figures.formats)
+        report.leaderboard_report(metrics, output, figures.formats)
         typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")

@@ -45,13 +45,12 @@ def compare(
         seed: random seed of the bootstrap.
     """
     rewards.check_reachable(asked)
+    from apex_reward import Reward, load_reward_model
     from apex_reward.compare.figures import compare_songs
     from apex_reward.compare.report import summary, write_comparison
     from apex_reward.compare.songs import Judges, measure_songs
     from apex_reward.model.licences import check_commercial, licences_of
     from apex_reward.report.document import print_blocks
-    from apex_reward.rewards.load import load_reward_model
-    from apex_reward.rewards.reward import Reward
     from apex_reward.scoring import find_audio
 
     sources = [before, after]
@@ -112,12 +111,10 @@ def distance(
         device: cpu, cuda, cuda:1 or mps. None: a GPU if there is one.
         commercial: refuse a model whose licences do not clearly allow commercial use.
     """
+    from apex_reward import Reward, RewardMix, load_reward_model
     from apex_reward.files.tables import write_json
     from apex_reward.model.licences import check_commercial
     from apex_reward.rewards import distance as distances
-    from apex_reward.rewards.load import load_reward_model
-    from apex_reward.rewards.reward import Reward
-    from apex_reward.scores.mix import RewardMix
     from apex_reward.scoring import find_audio
 
     paths = {"songs": find_audio(songs), "reference": find_audio(reference)}

@@ -44,12 +44,11 @@ def pairs(
         resume: keep the songs that a stopped run scored.
         dry_run: print the table of drops and write nothing.
     """
-    from apex_reward.files.stamps import read_provenance
-    from apex_reward.files.tables import check_output
+    from apex_reward.files import stamps, tables
     from apex_reward.pairs import export
     from apex_reward.pairs.build import build
     from apex_reward.pairs.candidates import read_candidates
-    from apex_reward.pairs.report import write_report
+    from apex_reward.pairs.report import summary, write_report
     from apex_reward.pairs.unscored import score_unscored
     from apex_reward.rewards.saved import provenance
 
@@ -66,9 +65,9 @@ def pairs(
     kept = target / "scored.jsonl" if target and asked.given else None
     written = ["pairs.parquet", "pairs.jsonl", "dropped.jsonl", *["scored.jsonl"] * asked.given]
     for path in [target / name for name in written] if target else ():
-        check_output(path, [candidates])
+        tables.check_output(path, [candidates])
     table = read_candidates(candidates, target / "songs" if target else None)
-    made_by = read_provenance(candidates)
+    made_by = stamps.read_provenance(candidates)
     with common.progress(lines=False) as update:
         if asked.given:
             reward = rewards.build_reward(asked, running, faster)
@@ -83,7 +82,7 @@ def pairs(
                 )  # fmt: skip
             made_by = provenance(reward)
     result = build(table, choices, folder)
-    _show_counts(result, export.summary(result), form)
+    _show_counts(result, summary(result), form)
     if target is not None:
         export.write_folder(result, target, form, folder, made_by)
         write_report(result, target, folder, formats)

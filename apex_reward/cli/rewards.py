@@ -145,10 +145,8 @@ def build_reward(
         UsageError: a reward file together with options that it holds; `--commercial` with a model
             whose licence does not clearly allow it; as `Reward`.
     """
+    from apex_reward import Reward, RewardMix, load_reward_model
     from apex_reward.model.licences import check_commercial
-    from apex_reward.rewards.load import load_reward_model
-    from apex_reward.rewards.reward import Reward
-    from apex_reward.scores.mix import RewardMix
 
     loading: dict[str, Any] = {
         "device": running.device, "dtype": options.dtype, "segment_tail": options.segment_tail,

@@ -58,37 +58,35 @@ def score(
     if output is None and (segments or resume or by or running.engine == "ray"):
         raise UsageError("--segments, --by, --resume and --engine ray need --output FILE")
     rewards.check_reachable(asked)  # before torch loads
-    from apex_reward.files.songs_inside import songs_beside
-    from apex_reward.files.tables import check_format, check_output
+    from apex_reward import scoring
+    from apex_reward.files import songs_inside, tables
     from apex_reward.rewards.rows import row_columns
-    from apex_reward.scoring import ScoreSettings, find_songs, score_songs, score_to_file
-    from apex_reward.scoring.groups import check_columns, groups_path, write_groups
-    from apex_reward.scoring.inputs import groups_for, prompts_for
-    from apex_reward.scoring.job import segments_path
+    from apex_reward.scoring import groups as parts
+    from apex_reward.scoring import inputs, job
     from apex_reward.scoring.rows import result_columns
 
     if output is not None:
-        check_format(output)
-        for path in (output, segments_path(output), groups_path(output)):
-            check_output(path, [*audio, prompts])
-    sources = find_songs(audio, output and songs_beside(output))
-    check_columns(by or (), sources)
+        tables.check_format(output)
+        for path in (output, job.segments_path(output), parts.groups_path(output)):
+            tables.check_output(path, [*audio, prompts])
+    sources = scoring.find_songs(audio, output and songs_inside.songs_beside(output))
+    parts.check_columns(by or (), sources)
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
     reward = rewards.build_reward(asked, running, faster)
-    groups = groups_for(sources, prompts) if faster.cascade else None
-    settings = ScoreSettings(asked.rewarded or bool(faster.cascade), segments, members)
-    texts = prompts_for(sources, prompts) if reward.model.reads_text else None
+    groups = inputs.groups_for(sources, prompts) if faster.cascade else None
+    settings = scoring.ScoreSettings(asked.rewarded or bool(faster.cascade), segments, members)
+    texts = inputs.prompts_for(sources, prompts) if reward.model.reads_text else None
     if output is None:
         rewards.show_lost(reward, groups, len(sources))
-        rows = score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
+        rows = scoring.score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
         return _to_terminal(reward, rows, len(sources))
     kept = common.kept_rows(output)
     if resume and output.exists() and not kept() and engine.share.first:
         common.show(f"{output} is finished; nothing to do")
     with _tallying(len(sources)) as (tally, on_row), common.resumable(kept):
-        score_to_file(
+        scoring.score_to_file(
             reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
             resume=resume, on_row=on_row, groups=groups,
         )  # fmt: skip
@@ -96,7 +94,7 @@ def score(
         typer.echo(f"{tally} -> {output}")
         figures = row_columns(reward, settings.rewarded)
         columns = result_columns(reward, settings)
-        for line in write_groups(output, by, figures, columns) if by else ():
+        for line in parts.write_groups(output, by, figures, columns) if by else ():
             typer.echo(line)
         rewards.show_lost(reward, groups, len(sources))
     return engine.ended(common.show_failures(tally.reasons, SEE))
@@ -107,14 +105,14 @@ def _tallying(total: int) -> Iterator[tuple[Tally, OnRow]]:
     """Counts, and a progress bar that shows them."""
     from apex_reward.scoring.rows import Tally
 
-    tally, done = Tally(), iter(range(1, total + 1))
+    tally = Tally()
     with common.progress(lines=False) as update:
         update("songs", 0, total)
 
         def on_row(row: dict[str, Any], fresh: bool) -> None:
             tally.count(row, fresh)
             note = f"{tally.hours:.2f} h of audio, {tally.speed:.1f} x real time"
-            update("songs", next(done), total, note)
+            update("songs", tally.songs, total, note)
 
         yield tally, on_row
 

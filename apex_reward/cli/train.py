@@ -81,8 +81,7 @@ def train(
         from apex_reward.train.evaluate import bind
 
         return _show_report(bind(bound, data.load(settings.task, settings.train_pooling), output))
-    from apex_reward.train.trainer import make_accelerator
-    from apex_reward.train.trainer import train as run
+    from apex_reward.train import trainer
 
     with common.resumable(lambda: _states(output)), common.progress() as update:
 
@@ -105,8 +104,9 @@ def train(
             )  # fmt: skip
             return _show_report(report)
         found = data.load(settings.task, settings.train_pooling)
-        accelerator = make_accelerator(settings.precision, report_to, output, vars(settings))
-        report = run(
+        about = vars(settings)
+        accelerator = trainer.make_accelerator(settings.precision, report_to, output, about)
+        report = trainer.train(
             found, settings, output, accelerator=accelerator, resume=resume,
             formats=common.figure_formats(figures), on_epoch=logged,
         )  # fmt: skip
@@ -235,18 +235,16 @@ def distill(
         output: folder for the student. --model takes it.
         resume: continue a run that was stopped.
     """
-    from apex_reward.rewards.load import load_reward_model
-    from apex_reward.rewards.reward import Reward
+    from apex_reward import Reward, load_reward_model
     from apex_reward.scoring.inputs import find_audio
-    from apex_reward.train.distill import distill as run
-    from apex_reward.train.distill import teacher_reward
+    from apex_reward.train import distill as distillation
     from apex_reward.train.trainer import make_accelerator
 
     accelerator = make_accelerator()
     if teacher.endswith((".yaml", ".yml")):
         reward = Reward.load(teacher, device=running.device)
     else:
-        reward = teacher_reward(load_reward_model(teacher, device=running.device))
+        reward = distillation.teacher_reward(load_reward_model(teacher, device=running.device))
     reward.batch_segments = running.batch_segments
     songs = sorted(find_audio([audio_dir]))
     kept = f"the shards, in {output / 'shards'}"
@@ -256,7 +254,7 @@ def distill(
             note = f"spearman {row['val_spearman']:.3f}"
             update("epochs", row["epoch"], settings.epochs, note)
 
-        report = run(
+        report = distillation.distill(
             reward, songs, settings, output, accelerator=accelerator, resume=resume,
             on_song=partial(update, "songs"), on_epoch=on_epoch,
         )  # fmt: skip
