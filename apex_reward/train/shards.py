@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -234,34 +234,34 @@ def recorded_sources(files: Sequence[Path]) -> list[EmbeddingSource]:
     return sources
 
 
+@dataclass
 class SplitReader:
     """Reads one split's shards and notes everything that is wrong with them."""
 
-    def __init__(
-        self,
-        split: str,
-        task: str,
-        source: EmbeddingSource,
-        layers: bool,
-        teacher: TeacherScores | None,
-    ) -> None:
-        self.split, self.task, self.teacher = split, task, teacher
-        width = source.model_config().width
-        self.column = "layer_embeddings" if layers else "segment_embedding"
-        self.shape = (len(source.pooling_weight), width) if layers else (width,)
-        self.dtype = np.float16 if layers else np.float32
-        self.problems: list[str] = []
+    split: str
+    task: str
+    source: EmbeddingSource
+    layers: bool
+    teacher: TeacherScores | None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def column(self) -> str:
+        """The column that is read."""
+        return "layer_embeddings" if self.layers else "segment_embedding"
 
     def read(self, files: Sequence[Path]) -> Split | None:
         """The split, or None where there is a problem."""
+        width, dtype = self.source.model_config().width, np.float16 if self.layers else np.float32
+        shape = (len(self.source.pooling_weight), width) if self.layers else (width,)
         blocks: list[npt.NDArray[Any]] = []
         tables: list[pa.Table] = []
         for file in files:
             table = self._table(file)
             if table is not None:
-                values, wrong = list_values(table[self.column], self.shape)
+                values, wrong = list_values(table[self.column], shape)
                 self._note(*(f"{self.column}: {text}" for text in wrong), file=file)
-                blocks.append(values.astype(self.dtype, copy=False))
+                blocks.append(values.astype(dtype, copy=False))
                 tables.append(table.drop_columns([self.column]))
         if not tables:
             return None
