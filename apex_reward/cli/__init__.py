@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apex_reward.cli import arena, compare, data, demo, listen, pairs, score, serve, train
+from apex_reward.cli import arena, compare, data, demo, pairs, score, serve, train
 from apex_reward.cli.common import INTERRUPTED, add_command
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ votes = typer.Typer(
 )
 VOTES = (arena.score, arena.evaluate, arena.calibrate, arena.leaderboard)
 SONGS = (demo.demo, score.score, score.import_, serve.serve, compare.distance, compare.compare)
-PREFERENCES = (pairs.pairs, listen.listen)
+PREFERENCES = (pairs.pairs, serve.listen)
 LABELS = (data.prepare, data.extract)
 TRAINING = (*LABELS, train.train, train.grid, train.evaluate, train.distill)
 PANELS: dict[str, tuple[Callable[..., Any], ...]]

@@ -1,15 +1,16 @@
-"""`apex-reward serve`."""
+"""`apex-reward serve` and `apex-reward listen`: the commands that answer over HTTP."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from apex_reward.cli.common import INTERRUPTED, show
+from apex_reward.cli.common import INTERRUPTED, File, show
 from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted
@@ -55,12 +56,7 @@ def serve(
         replicas: copies on Ray Serve, on the cluster of RAY_ADDRESS or on this machine.
         write_config: print a config file for `serve deploy`.
     """
-    try:
-        import uvicorn
-
-        from apex_reward.serve.app import make_app
-    except ImportError as error:
-        raise UsageError(f"serving needs `pip install 'apex-reward[serve]'` ({error})") from error
+    uvicorn, make_app = _application("serve", "serving")
     from apex_reward.serve.batching import BatchLimits
     from apex_reward.serve.settings import ServeSettings
 
@@ -101,3 +97,75 @@ def serve(
     batcher.abandon()  # a second Ctrl-C
     show(f"{stopped}; {left} more have no answer; send them again")
     return INTERRUPTED
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """Votes.
+
+    Args:
+        seed: random seed of the order and the sides.
+        order: `informative` asks first what the votes so far leave open.
+        min_seconds: listening time of each song before a vote counts.
+    """
+
+    seed: int = 0
+    order: Literal["random", "informative"] = "random"
+    min_seconds: Annotated[float, "SECONDS", (0, None)] = 3.0
+
+
+def listen(
+    source: Annotated[Path | None, "PAIRS|BATTLES|FOLDER"] = None,
+    /,
+    *,
+    asked: RewardOptions,
+    running: RunOptions,
+    questions: QuestionOptions,
+    output: File = Path("votes.jsonl"),
+    votes: bool = True,
+    voter: Annotated[str, "NAME"] = "",
+    port: Annotated[int, (1, 65535)] = 7860,
+) -> None:
+    """Try songs, compare two, and vote blind on a local page.
+
+    Example: apex-reward listen pairs/pairs.jsonl --output votes.jsonl
+
+    Args:
+        source: a table of pairs or battles, or a folder with a sub-folder per system. None: songs
+            are dropped on the pages.
+        output: votes (.jsonl). New votes are added to an existing file.
+        votes: vote blind, or compare openly by name.
+        voter: name in the voter's field of the page.
+        port: port of the page.
+    """
+    uvicorn, make_app = _application("listen", "listening")
+    from apex_reward.listen.session import Session
+    from apex_reward.listen.sources import read_comparisons
+
+    if output.suffix.lower() != ".jsonl":
+        raise UsageError(f"--output {output}: votes are written as .jsonl")
+    comparisons = [] if source is None else read_comparisons(source)
+    session = None
+    if comparisons and votes:
+        session = Session(comparisons, output, **vars(questions))
+    # Without a source the pages try songs, which needs a model.
+    judge = build_reward(asked, running) if asked.given or source is None else None
+    app = make_app(session, voter, reward=judge, comparisons=comparisons)
+    goes = f"; votes go to {output}" if session else ""
+    show(f"listen on http://127.0.0.1:{port}{goes}; stop with Ctrl-C")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    for reason in session.unreadable.values() if session else ():
+        show(f"not asked: {reason}")
+
+
+def _application(extra: str, doing: str) -> tuple[Any, Any]:
+    """uvicorn, and what makes the application of an extra.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        app = importlib.import_module(f"apex_reward.{extra}.app")
+        return importlib.import_module("uvicorn"), app.make_app
+    except ImportError as error:
+        raise UsageError(f"{doing} needs `pip install 'apex-reward[{extra}]'` ({error})") from error
