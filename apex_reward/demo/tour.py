@@ -28,7 +28,7 @@ from apex_reward.pairs.build import build
 from apex_reward.pairs.candidates import read_candidates
 from apex_reward.pairs.export import write_folder
 from apex_reward.pairs.options import PairOptions
-from apex_reward.pairs.report import summary, write_report
+from apex_reward.pairs.report import write_report
 from apex_reward.report.charts import draw_curves
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
