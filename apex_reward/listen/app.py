@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Form, UploadFile
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import FastAPI, Form, HTTPException, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from apex_reward.listen.look import gradient_strength, look, segment_curves
+from apex_reward.arena.voters import voter_agreement
+from apex_reward.errors import DataError
+from apex_reward.listen.look import gradient_strength, look, scores_of, segment_curves
 from apex_reward.listen.pages import Tabs, page, shown_name, uploaded
-from apex_reward.listen.session import Session
+from apex_reward.listen.session import Preference, Session
 from apex_reward.listen.sound import Sounds
 from apex_reward.listen.sources import Comparison
-from apex_reward.listen.voting import compare_routes, sound_routes, vote_routes
 from apex_reward.report.document import render
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.mix import RewardMix
 
 LOCAL = ("127.0.0.1", "localhost")
+GONE = "this question is no longer open"
+GONE_SONGS = "these songs are no longer kept; load the page again"
+NOT_YET = "the pairs open up here once you have answered all of their questions on Vote"
+
+
+class Asked(BaseModel):
+    """The voter's name, and an identity that the page keeps for as long as its tab is open."""
+
+    voter: str = Field(min_length=1, max_length=100)
+    page: str = Field("", max_length=100)
+
+
+class Vote(BaseModel):
+    """A vote on the question of a ticket; for how many seconds each side was heard."""
+
+    ticket: str
+    preference: Preference
+    seconds_a: float = Field(ge=0)
+    seconds_b: float = Field(ge=0)
 
 
 def make_app(
@@ -41,21 +63,28 @@ def make_app(
     Raises:
         UsageError: the reward's mix needs the other songs of a prompt.
     """
-    tabs = [("compare", "/compare")]
-    sounds = Sounds() if session is None else session.sounds
-    routers = [sound_routes(sounds)]
-    first = "/compare" if comparisons or reward is None else "/try"
-    if session is not None:
-        first, comparisons = "/", session.comparisons
-        tabs.insert(0, ("vote", "/"))
+    tabs = [("vote", "/")] if session is not None else []
+    tabs += [("compare", "/compare")] + ([("try", "/try")] if reward is not None else [])
+    app = _application(LOCAL)
     if reward is not None:
-        reward.check_single()
-        tabs.append(("try", "/try"))
-        routers.append(_try_routes(reward, tabs))
+        _add_try(app, reward, tabs)
     if session is not None:
-        routers.append(vote_routes(session, tabs, voter))
-    routers.append(compare_routes(comparisons, session, reward, sounds, tabs))
-    return _application(routers, LOCAL, first)
+        comparisons = session.comparisons
+        _add_vote(app, session, tabs, voter)
+    sounds = Sounds() if session is None else session.sounds
+    _add_compare(app, comparisons, session, reward, sounds, tabs)
+
+    @app.get("/audio/{ticket}/{side}")
+    def audio(ticket: str, side: int) -> FileResponse:  # a player may ask for parts (HTTP Range)
+        try:
+            return FileResponse(sounds.wav(ticket, side).name, media_type="audio/wav")
+        except KeyError as error:
+            raise HTTPException(404, GONE_SONGS) from error
+
+    first = "/try" if reward is not None and not comparisons else "/compare"
+    if session is None:
+        app.add_api_route("/", lambda: RedirectResponse(first))
+    return app
 
 
 def try_app(reward: Reward, hosts: Sequence[str] = ("*",)) -> FastAPI:
@@ -68,26 +97,24 @@ def try_app(reward: Reward, hosts: Sequence[str] = ("*",)) -> FastAPI:
     Raises:
         UsageError: the reward's mix needs the other songs of a prompt.
     """
-    reward.check_single()
-    return _application([_try_routes(reward, [("try", "/try")])], hosts, "/try")
-
-
-def _application(routers: Sequence[APIRouter], hosts: Sequence[str], first: str) -> FastAPI:
-    app = FastAPI(title="apex_reward listen", docs_url=None, redoc_url=None, openapi_url=None)
-    # Pages of other sites must not reach the local port by a name of theirs.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    for router in routers:
-        app.include_router(router)
-    if first != "/":
-        app.add_api_route("/", lambda: RedirectResponse(first))
+    app = _application(hosts)
+    _add_try(app, reward, [("try", "/try")])
+    app.add_api_route("/", lambda: RedirectResponse("/try"))
     return app
 
 
-def _try_routes(reward: Reward, tabs: Tabs) -> APIRouter:
-    """The Try page: it scores the songs that are dropped on it, and deletes them."""
-    router = APIRouter()
+def _application(hosts: Sequence[str]) -> FastAPI:
+    app = FastAPI(title="apex_reward listen", docs_url=None, redoc_url=None, openapi_url=None)
+    # Pages of other sites must not reach the local port by a name of theirs.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    return app
 
-    @router.get("/try")
+
+def _add_try(app: FastAPI, reward: Reward, tabs: Tabs) -> None:
+    """The Try page: it scores the songs that are dropped on it, and deletes them."""
+    reward.check_single()
+
+    @app.get("/try")
     def try_page() -> HTMLResponse:
         return page(
             "try",
@@ -98,7 +125,7 @@ def _try_routes(reward: Reward, tabs: Tabs) -> APIRouter:
             demonstration=reward.demonstration,
         )
 
-    @router.post("/try")
+    @app.post("/try")
     def score(song: UploadFile, prompt: Annotated[str, Form()] = "") -> HTMLResponse:
         with uploaded(song) as (path,):
             seen = look(reward, path, prompt)
@@ -113,12 +140,10 @@ def _try_routes(reward: Reward, tabs: Tabs) -> APIRouter:
             )
         )
 
-    @router.post("/try/gradient")
+    @app.post("/try/gradient")
     def gradient(song: UploadFile, prompt: Annotated[str, Form()] = "") -> list[float]:
         with uploaded(song) as (path,):
             return gradient_strength(reward, path, prompt)
-
-    return router
 
 
 def _settings(reward: Reward) -> str:
@@ -131,3 +156,114 @@ def _settings(reward: Reward) -> str:
     if reward.caution:
         words.append(f"caution {reward.caution:g}")
     return "; ".join(words) + "."
+
+
+def _add_vote(app: FastAPI, session: Session, tabs: Tabs, voter: str) -> None:
+    """The Vote page of a session; `voter` is the name that it starts with."""
+
+    @app.get("/")
+    def vote_page() -> HTMLResponse:
+        pairs, repeats = session.questions()
+        asked = {"pairs": pairs, "repeats": repeats, "seconds": session.min_seconds}
+        return page("vote", tabs, "Which song is better?", voter=voter, **asked)
+
+    @app.post("/next")
+    def following(asked: Asked) -> dict[str, Any]:
+        found = session.ask(asked.voter, asked.page)
+        if found is None:
+            return {"done": True, "said": done_words(session.votes, asked.voter)}
+        ticket, one, left = found
+        needed = [session.needed(seconds) for seconds in one.seconds]
+        shown = {"prompt": one.question.comparison.prompt, "left": left, "needed": needed}
+        return {"done": False, "ticket": ticket, **shown}
+
+    @app.post("/vote")
+    def vote(cast: Vote) -> dict[str, bool]:
+        try:
+            session.cast(cast.ticket, cast.preference, (cast.seconds_a, cast.seconds_b))
+        except KeyError as error:
+            raise HTTPException(404, GONE) from error
+        except DataError as error:
+            raise HTTPException(409, str(error)) from error
+        return {"ok": True}
+
+
+def done_words(votes: Sequence[Mapping[str, Any]], voter: str) -> str:
+    """The last message to a voter: how alike they answered repeats, and voters one another."""
+    words = ["All done, thank you."]
+    own = voter_agreement([vote for vote in votes if vote["voter"] == voter]).get("repeats")
+    if own and own["comparisons"]:
+        words.append(f"You answered {own['equal']:.0%} of {own['comparisons']} repeats as before.")
+    between = voter_agreement(votes).get("between")
+    if between and between["comparisons"]:
+        words.append(
+            f"Voters agree on {between['equal']:.0%} of the {between['comparisons']} questions "
+            "that several answered."
+        )
+    return " ".join(words)
+
+
+def _add_compare(
+    app: FastAPI,
+    comparisons: Sequence[Comparison],
+    session: Session | None,
+    reward: Reward | None,
+    sounds: Sounds,
+    tabs: Tabs,
+) -> None:
+    """The Compare page: the pairs of Vote with names and scores, or two songs from the browser.
+
+    Args:
+        comparisons: pairs that it lists.
+        session: a voter sees its pairs only after all questions are answered.
+        reward: scores both songs; None shows the scores of the table.
+    """
+
+    def show(paths: Sequence[Path], names: Sequence[str], prompt: str, scores: Any) -> HTMLResponse:
+        ticket, _ = sounds.add(paths[0], paths[1])
+        values = dict(scores)
+        if reward is not None:
+            a, b = (scores_of(reward, path, prompt) for path in paths)
+            columns = [*(head.name for head in reward.heads), "reward"]
+            values |= {name: (a[name], b[name]) for name in columns}
+        rows = [[name, a, b, None if None in (a, b) else a - b] for name, (a, b) in values.items()]
+        template = "listen/templates/compare_two.html"
+        return HTMLResponse(render(template, ticket=ticket, names=names, prompt=prompt, rows=rows))
+
+    def listed(voter: str) -> Sequence[Comparison]:
+        if session is not None and not session.finished(voter):
+            raise HTTPException(403, NOT_YET)
+        return comparisons
+
+    @app.get("/compare")
+    def compare_page() -> HTMLResponse:
+        reads_text = reward is not None and reward.model.reads_text
+        shown = {"pairs": bool(comparisons), "blind": session is not None}
+        return page("compare", tabs, "Two songs side by side", reads_text=reads_text, **shown)
+
+    @app.post("/compare")
+    def two(
+        first: UploadFile, second: UploadFile, prompt: Annotated[str, Form()] = ""
+    ) -> HTMLResponse:
+        with uploaded(first, second) as paths:
+            return show(paths, [shown_name(first), shown_name(second)], prompt, {})
+
+    @app.get("/compare/pairs")
+    def pairs(voter: str = "") -> list[str]:
+        return [": ".join(filter(None, [item.prompt, " / ".join(names_of(item))]))
+                for item in listed(voter)]  # fmt: skip
+
+    @app.get("/compare/pairs/{number}")
+    def pair(number: int, voter: str = "") -> HTMLResponse:
+        items = listed(voter)
+        if not 0 <= number < len(items):
+            raise HTTPException(404, f"there are {len(items)} pairs")
+        with uploaded():
+            item = items[number]
+            return show(item.songs, names_of(item), item.prompt, item.scores)
+
+
+def names_of(item: Comparison) -> list[str]:
+    """System and file name of both songs."""
+    pairs = zip(item.systems, item.songs, strict=True)
+    return [f"{system}: {path.name}" if system else path.name for system, path in pairs]
