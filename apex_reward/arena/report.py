@@ -14,8 +14,9 @@ from apex_reward.arena.figures import CLAIMS
 from apex_reward.arena.findings import by_entries, findings
 from apex_reward.arena.protocol import table3_caption, table3_grid
 from apex_reward.arena.voters import voter_words
+from apex_reward.report import document
 from apex_reward.report.charts import Entry, Line, curves, forest, heat_map, nothing
-from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
+from apex_reward.report.document import Block, Grid, Heading, Picture, Words, interval_text
 from apex_reward.report.markdown import markdown_table
 from apex_reward.report.songs import players
 
@@ -33,7 +34,12 @@ BY_PROMPT = {
     "accuracy 95% by prompt": "accuracy_ci95_by_prompt",
     "AUC 95% by prompt": "auc_ci95_by_prompt",
 }
-TEST_COLUMNS = ("compared", "n", "only the first right", "only the second right", "p")
+TEST_COLUMNS = {
+    "n": "n",
+    "only the first right": "only_first",
+    "only the second right": "only_second",
+    "p": "p_value",
+}
 CALIBRATED = {
     "uncalibrated": "uncalibrated",
     "calibrated": "calibrated, scores and systems",
@@ -65,7 +71,7 @@ def evaluation_summary(metrics: Metrics) -> list[Block]:
     """Figures of the main strata, what was left out, and the findings in words."""
     title = f"{metrics['n_decided']} decided of {metrics['n_battles']} battles"
     entries = [*_entries(metrics["scores"]), *_baselines(metrics)]
-    blocks: list[Block] = [Heading(title), _figure_grid("score", entries)]
+    blocks: list[Block] = [Heading(title), _figures("score", entries)]
     if left_out := [(name, count) for name, count in metrics["dropped"].items() if count]:
         blocks += [Heading("Left out"), Grid(("reason", "battles"), left_out)]
     if "classifiers" in metrics:
@@ -102,19 +108,21 @@ def evaluation_report(
             "dashed line is chance. Green agrees, red opposes, grey is undetermined or a baseline.",
         ),
         _accuracies(entries),
-        _figure_grid("score", entries, COLUMNS | BY_PROMPT if by_prompt else COLUMNS),
+        _figures("score", entries, COLUMNS | BY_PROMPT if by_prompt else COLUMNS),
         Words(prompts),
         *_tests(metrics),
         *_rulers_and_groups(metrics),
-        *_reliability({name: strata["overall"] for name, strata in scores.items()}),
+        *_reliability(scores),
         *_systems(scores),
         *_disagreements(scores, folder, battles),
     ]
     if found := metrics.get("voters"):
-        rows = [[name, part["votes"], part["repeats"]] for name, part in found["voters"].items()]
         note = "No reward can agree with people more than they do with each other."
-        blocks += [Heading("Voters", note), *map(Words, voter_words(found))]
-        blocks.append(Grid(("voter", "votes", "of them repeats"), rows, "Votes of each voter"))
+        columns = {"votes": "votes", "of them repeats": "repeats"}
+        votes = document.record_grid(
+            "voter", found["voters"].items(), columns, "Votes of each voter"
+        )
+        blocks += [Heading("Voters", note), *map(Words, voter_words(found)), votes]
     if table := metrics.get("classifiers"):
         blocks.append(Heading("The paper's protocol (Table 3)", table3_caption(table)))
         blocks += [Grid(*table3_grid(table), "Table 3"), Words(table["rules_line"], "warning")]
@@ -125,16 +133,14 @@ def evaluation_report(
 def calibration_summary(metrics: Metrics) -> list[Block]:
     """Held-out figures, the fitted slopes and biases, the learning curve and the verdict."""
     part = metrics["calibration"]
-    entries = _entries({label: part[n] for n, label in CALIBRATED.items() if n in part})
+    entries = _entries(_calibrated(part))
+    rows = [[kind, *item] for kind in ("slope", "bias") for item in part[kind].items()]
     blocks: list[Block] = [
         Heading(f"Held out, folds by {part['grouped_by']}"),
         _accuracies(entries),
-        _figure_grid("what", entries),
+        _figures("what", entries),
         Heading("The fitted preference", f"On all battles, in log-odds; L2 {part['l2']:g}."),
-        Grid(
-            ("kind", "of", "log-odds"),
-            [[kind, *item] for kind in ("slope", "bias") for item in part[kind].items()],
-        ),
+        Grid(("kind", "of", "log-odds"), rows),
     ]
     if curve := part.get("learning_curve"):
         blocks += _learning_curve(curve)
@@ -143,9 +149,8 @@ def calibration_summary(metrics: Metrics) -> list[Block]:
 
 def calibration_report(metrics: Metrics, folder: Path, formats: Sequence[str] = ()) -> None:
     """Write `report.html` and `report.md` of `arena calibrate` into `folder`."""
-    part = metrics["calibration"]
-    overall = {label: part[n]["overall"] for n, label in CALIBRATED.items() if n in part}
-    blocks = [*calibration_summary(metrics), *_reliability(overall)]
+    reliability = _reliability(_calibrated(metrics["calibration"]))
+    blocks = [*calibration_summary(metrics), *reliability]
     _write(folder, "Calibration on human votes", metrics, blocks, formats)
 
 
@@ -153,8 +158,8 @@ def calibration_parts(metrics: Metrics) -> list[str]:
     """What the card of a model with a calibrated preference states: its votes and its figures."""
     part = metrics["calibration"]
     slopes = markdown_table(("head", "log-odds per point"), list(part["slope"].items()))
-    overall = [(label, part[n]["overall"]) for n, label in CALIBRATED.items() if n in part]
-    grid = _figure_grid("what", overall)
+    overall = [(label, strata["overall"]) for label, strata in _calibrated(part).items()]
+    grid = _figures("what", overall)
     return [
         f"## Data\n\nIts mix `preference` was fitted to {metrics['n_decided']:,} decided votes of "
         f"{metrics['n_battles']:,} battles between songs.\n\n{slopes}",
@@ -162,6 +167,10 @@ def calibration_parts(metrics: Metrics) -> list[str]:
         f"{part['grouped_by']} together. {part['verdict']}\n\n"
         + markdown_table(grid.columns, grid.rows),
     ]
+
+
+def _calibrated(part: Metrics) -> dict[str, Metrics]:
+    return {label: part[name] for name, label in CALIBRATED.items() if name in part}
 
 
 def leaderboard_summary(metrics: Metrics) -> list[Block]:
@@ -206,27 +215,11 @@ def _write(
         f"{battles} of {metrics['n_battles']} battles; "
         f"{settings['bootstrap']} bootstrap rounds, seed {settings['seed']}"
     )
-    write_document(folder, title, subtitle, [*blocks, *card], formats)
+    document.write_document(folder, title, subtitle, [*blocks, *card], formats)
 
 
-def interval_text(interval: Sequence[float] | None) -> str | None:
-    """`[0.512, 0.561]`, or None where there is no interval."""
-    return None if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _figure_grid(name: str, entries: Entries, columns: Mapping[str, str] = COLUMNS) -> Grid:
-    """A row of figures per entry."""
-    rows = [
-        [
-            label,
-            *(
-                interval_text(entry.get(key)) if "ci95" in key else entry.get(key)
-                for key in columns.values()
-            ),
-        ]
-        for label, entry in entries
-    ]
-    return Grid((name, *columns), rows)
+def _figures(name: str, entries: Entries, columns: Mapping[str, str] = COLUMNS) -> Grid:
+    return document.record_grid(name, entries, columns)
 
 
 def _entries(groups: Mapping[str, Metrics], more: str = CLAIMS[0]) -> Entries:
@@ -264,11 +257,9 @@ def _tests(metrics: Metrics) -> Iterator[Block]:
     for key, other in (("versus_systems", "systems"), ("versus_best_ruler", "best ruler")):
         tests |= {f"{name} vs {other}": test for name, test in metrics.get(key, {}).items()}
     if tests:
-        keys = ("n", "only_first", "only_second", "p_value")
-        rows = [[pair, *(test[key] for key in keys)] for pair, test in tests.items()]
         note = "McNemar's exact test on the battles that have both; p adjusted by Holm's method."
         yield Heading("Score against score", note)
-        yield Grid(TEST_COLUMNS, rows)
+        yield _figures("compared", [*tests.items()], TEST_COLUMNS)
 
 
 def _rulers_and_groups(metrics: Metrics) -> Iterator[Block]:
@@ -276,19 +267,17 @@ def _rulers_and_groups(metrics: Metrics) -> Iterator[Block]:
         entries = [(name, strata["overall"]) for name, strata in metrics["rulers"].items()]
         entries.sort(key=lambda item: -abs((item[1]["auc"] or 0.5) - 0.5))
         left = [
-            [name, strata["overall"]["auc"], rest["auc"], interval_text(rest["auc_ci95"])]
+            (name, {"score": strata["overall"]["auc"], **strata["after_rulers"]})
             for name, strata in metrics["scores"].items()
-            for rest in (strata["after_rulers"],)
         ]
+        columns = {"AUC": "score", "AUC after rulers": "auc", "95%": "auc_ci95"}
         yield Heading(
             "Rulers",
             "Simple measures of a song, without a better direction. A score that is right only "
             "because it follows one of them has an AUC of 0.5 once they are taken out.",
         )
-        yield _figure_grid("ruler", entries)
-        yield Grid(
-            ("score", "AUC", "AUC after rulers", "95%"), left, "What is left after the rulers"
-        )
+        yield _figures("ruler", entries)
+        yield document.record_grid("score", left, columns, "What is left after the rulers")
     for column, name, entry in by_entries(metrics):
         words = "Fewer than two groups have 10 battles."
         if entry["gap"] is not None:
@@ -297,13 +286,14 @@ def _rulers_and_groups(metrics: Metrics) -> Iterator[Block]:
                 words += f"; test of equal accuracy, p = {entry['p_value']:.2g} (Holm)"
             words += "."
         yield Heading(f"{name} by {column}", words)
-        yield _figure_grid(column, [*entry["groups"].items()])
+        yield _figures(column, [*entry["groups"].items()])
 
 
-def _reliability(entries: Metrics) -> Iterator[Block]:
+def _reliability(groups: Mapping[str, Metrics]) -> Iterator[Block]:
     note = "P(A wins) of a fit on the other folds against the share that A won, in ten bins."
     yield Heading("Reliability", note)
-    for name, overall in entries.items():
+    for name, strata in groups.items():
+        overall = strata["overall"]
         points = overall["reliability"]
         figure = nothing("too few groups of battles to hold any out")
         if points:

@@ -8,9 +8,10 @@ from typing import Any
 
 from apex_reward.compare.songs import Song, paired
 from apex_reward.files.tables import write_json
+from apex_reward.report import document
 from apex_reward.report.cells import counted
 from apex_reward.report.charts import Entry, forest
-from apex_reward.report.document import Block, Grid, Heading, Picture, Words, write_document
+from apex_reward.report.document import Block, Grid, Heading, Picture, Words, record_grid
 from apex_reward.report.songs import players
 
 SHOWN = 8
@@ -20,6 +21,8 @@ TITLES = {
     "rulers": "Rulers",
     "guards": "Guards: share of songs on which they trip",
 }
+SIDES = {"before": "before", "after": "after"}
+COLUMNS = {**SIDES, "difference": "difference", "95%": "ci95", "p": "p_value", "claim": "claim"}
 TONES = {"rose": "good", "fell": "bad", "undetermined": "neutral"}
 
 
@@ -32,20 +35,15 @@ def summary(metrics: Mapping[str, Any]) -> list[Block]:
     tables |= {title: metrics[kind] for kind, title in TITLES.items()}
     blocks: list[Block] = [Words(metrics["verdict"], tone)]
     for title, entries in tables.items():
-        rows = [
-            [name, *(e[key] for key in ("before", "after", "difference")),
-             e["ci95"] and "{:.3f} to {:.3f}".format(*e["ci95"]), e["p_value"], e["claim"]]
-            for name, e in entries.items()
-        ]  # fmt: skip
-        columns = ("name", "before", "after", "difference", "95%", "p", "claim")
-        blocks += [Heading(title), Grid(columns, rows, "Figures")] if rows else []
-    rows = [
-        [f"{group}, {name}", entry["before"], entry["after"]]
+        if entries:
+            blocks += [Heading(title), record_grid("name", entries.items(), COLUMNS, "Figures")]
+    others = [
+        (f"{group}, {name}", entry)
         for group in ("diversity", "distances")
         for name, entry in metrics.get(group, {}).items()
     ]
     title = "Diversity and distances"
-    return [*blocks, Heading(title), Grid(("figure", "before", "after"), rows, title)]
+    return [*blocks, Heading(title), record_grid("figure", others, SIDES, title)]
 
 
 def write_comparison(
@@ -73,7 +71,7 @@ def write_comparison(
         *_moved(folder, before, after),
         *figures,
     ]
-    write_document(folder, "Before and after", subtitle, blocks)
+    document.write_document(folder, "Before and after", subtitle, blocks)
     write_json(folder / "metrics.json", metrics)
 
 

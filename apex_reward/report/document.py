@@ -71,6 +71,33 @@ class Grid:
     name: str = "Table"
 
 
+def record_grid(
+    label: str,
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    columns: Mapping[str, str],
+    name: str = "Table",
+) -> Grid:
+    """A table with a row per record.
+
+    Args:
+        label: the name of the first column.
+        records: the first cell and the values of each row; an absent value is a dash.
+        columns: name of each other column -> key of its values. A value whose key holds `ci95` is
+            an interval, shown as `[0.512, 0.561]`.
+        name: as for `Grid`.
+    """
+    rows = []
+    for first, record in records:
+        cells = [(key, record.get(key)) for key in columns.values()]
+        rows.append([first, *(interval_text(x) if "ci95" in key else x for key, x in cells)])
+    return Grid((label, *columns), rows, name)
+
+
+def interval_text(interval: Sequence[float] | None) -> str | None:
+    """`[0.512, 0.561]`, or None where there is no interval."""
+    return None if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure with a caption. Only the page draws it; Markdown names it.
