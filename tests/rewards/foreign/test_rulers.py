@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import av
+import librosa
 import av.filter
 import numpy as np
 import pytest
@@ -118,6 +119,15 @@ def test_tempo_of_click_tracks(bpm: float) -> None:
     values = measured(song)
     assert values["onset_rate"] == pytest.approx(len(beats(bpm)) / 10)
     assert values["tempo_stability"] > 0.9
+
+
+@pytest.mark.parametrize("bpm", [50, 75, 93, 120, 128, 140, 174, 220])
+def test_tempo_is_that_of_librosa_on_click_tracks(bpm: float) -> None:
+    """librosa weighs tempos by a guess, `start_bpm`, which decides the octave."""
+    song = clicks(beats(bpm, 20.0), 20.0)
+    ours = float(tempo(RulerSongs(song[None], [len(song)], RATE)))
+    theirs = librosa.feature.tempo(y=song.numpy(), sr=RATE, hop_length=128, start_bpm=bpm)
+    assert ours == pytest.approx(float(theirs[0]), rel=0.04)
 
 
 def test_an_unsteady_beat_is_less_stable_than_a_steady_one() -> None:
