@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 import av
-import librosa
 import av.filter
+import librosa
 import numpy as np
 import pytest
 import soundfile
