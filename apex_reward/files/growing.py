@@ -10,8 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import accumulate
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +59,14 @@ class GrowingTable:
     def written(self) -> list[dict[str, Any]]:
         """The whole rows that a former run left, up to the first line that is not one."""
         rows: list[dict[str, Any]] = []
-        lengths = []
-        if self.partial.exists():
-            with open(self.partial, "rb") as file:
-                for line in file:
-                    try:
-                        row = json.loads(line.decode())
-                    except ValueError:
-                        break
-                    if not line.endswith(b"\n") or not isinstance(row, dict):
-                        break
-                    rows.append(row)
-                    lengths.append(len(line))
-        self._ends = list(accumulate(lengths, initial=0))
+        self._ends = [0]
+        with suppress(FileNotFoundError, ValueError), open(self.partial, "rb") as file:
+            for line in file:
+                row = json.loads(line.decode())
+                if not line.endswith(b"\n") or not isinstance(row, dict):
+                    break
+                rows.append(row)
+                self._ends.append(self._ends[-1] + len(line))
         return rows
 
     def start(self, keep: int = 0) -> None:
@@ -84,7 +78,7 @@ class GrowingTable:
             self.written()
         try:
             if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.partial.touch()
             os.truncate(self.partial, self._ends[keep])

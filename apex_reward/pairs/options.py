@@ -29,7 +29,6 @@ LIMITS = {
     ("test_share",): (0, math.nextafter(1, 0), "0 or more and below 1"),
 }  # fmt: skip
 """What the numbers of options may be: the least, the most, and both in words."""
-BUILT_IN = ("best-worst", "all", "top-bottom", "margin", "mrsd", "pareto", "two-axis")
 
 
 def parse_bound(given: float | str) -> tuple[float, bool]:
@@ -156,6 +155,8 @@ def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _strategy_problems(options: PairOptions) -> list[str]:
+    from apex_reward.pairs.strategies import STRATEGIES  # it loads numpy
+
     try:
         name = options.strategy_name
     except UsageError as error:
@@ -163,13 +164,13 @@ def _strategy_problems(options: PairOptions) -> list[str]:
     problems = [
         f"--{option.replace('_', '-')} is read by {' and '.join(readers)} only, not by {name}"
         for option, readers in READERS.items()
-        if name in BUILT_IN and name not in readers
+        if name in STRATEGIES and name not in readers
         if getattr(options, option) not in (None, (), [], {})
     ]
     if name == "two-axis" and len(options.threshold) != 2:
         given = len(options.threshold)
         problems.append(f"two-axis needs --threshold NAME=X twice, once per axis; {given} given")
-    if options.primary in options.protect and name in BUILT_IN and name != "two-axis":
+    if options.primary in options.protect and name in STRATEGIES and name != "two-axis":
         problems.append(
             f"--protect {options.primary} is the primary axis, on which the chosen always wins"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.load import default_workers
 from apex_reward.rewards.rows import row_columns
 from apex_reward.scores.head import member_column
-from apex_reward.scoring import ScoreSettings, score_songs, score_to_file
+from apex_reward.scoring import ScoreSettings, score_to_file
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -120,13 +121,10 @@ def score_unscored(
     rewarded = own is not None or any(name.startswith("reward") for name in wanted)
     settings = ScoreSettings(rewarded=rewarded, members=agreement)
     workers = min(default_workers() if workers is None else workers, len(sources))
-    if kept is None:
-        for row in score_songs(reward, sources, texts, settings, workers=workers, groups=own):
-            count(row)
-    else:
+    with tempfile.TemporaryDirectory() as work:
         score_to_file(
-            reward, sources, kept, settings, prompts=texts, workers=workers, resume=resume,
-            on_row=count, groups=own,
+            reward, sources, kept or Path(work, "scored.jsonl"), settings, prompts=texts,
+            workers=workers, resume=resume, on_row=count, groups=own,
         )  # fmt: skip
     scored = dict(zip(songs, rows, strict=True))
     errors, flags = _cells(table, "error"), [split_flags(cell) for cell in _cells(table, "flags")]
