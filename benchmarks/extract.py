@@ -22,7 +22,7 @@ from result_file import write_result
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
-from apex_reward.data.extract import ExtractSettings, ManifestSong, extract_shards, start
+from apex_reward.data.extract import Extractor, ExtractSettings, ManifestSong, start
 from apex_reward.data.shards import load_encoder
 from apex_reward.model import ApexReward
 from apex_reward.report.markdown import markdown_table
@@ -68,7 +68,7 @@ def extract(
     """As `apex-reward extract`."""
     settings = ExtractSettings(folder, encoder, workers)
     shards = start(songs, settings, output, resume=False)
-    list(extract_shards(model, shards, settings, output))
+    list(Extractor(model, settings, output).run(shards))
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,11 @@ class Shard:
         """As a path below the output folder."""
         return f"{self.split}/{self.number:05d}.parquet"
 
+    @property
+    def failures(self) -> str:
+        """The file of its failed songs, as a path below the output folder; written last."""
+        return f"{WORK}/{self.split}-{self.number:05d}.jsonl"
+
 
 @dataclass(frozen=True)
 class ExtractSettings:
@@ -181,106 +186,90 @@ def start(
     return plan([song for song in songs if not song.error])
 
 
-def extract_shards(
-    model: ApexReward,
-    shards: Sequence[Shard],
-    settings: ExtractSettings,
-    output: Path,
-    teacher: Teacher | None = None,
-) -> Iterator[int]:
-    """Extract shards with one model; each file appears whole once it is done.
-
-    The decoding workers run ahead over shard borders; the encoder's batches do not.
+@dataclass(frozen=True)
+class Extractor:
+    """Extracts shards with one model; each file appears whole once it is done.
 
     Args:
         teacher: gives the aesthetic labels of songs whose manifest rows lack them.
-
-    Yields:
-        1 after every song.
     """
-    assert SHARD_SONGS % BLOCK_SONGS == 0, "a shard's batches must not depend on its neighbours"
-    source = EmbeddingSource.of_model(model)
-    for group in _aligned(shards, BLOCK_SONGS):
-        songs = [str(settings.audio_dir / song.path) for shard in group for song in shard.songs]
-        results = encode_files(
-            model, songs, batch_segments=settings.batch_segments, workers=settings.workers
-        )
-        for shard in group:
-            found = []
-            for _ in shard.songs:
-                found.append(next(results))
-                yield 1
-            _finish(model, shard, found, source, settings, output, teacher)
 
+    model: ApexReward
+    settings: ExtractSettings
+    output: Path
+    teacher: Teacher | None = None
 
-def _aligned(shards: Sequence[Shard], block: int) -> Iterator[list[Shard]]:
-    """Runs of shards that one stream of blocks can serve: only the last may be ragged."""
-    group: list[Shard] = []
-    for shard in shards:
-        group.append(shard)
-        if len(shard.songs) % block:
-            yield group
+    @cached_property
+    def source(self) -> EmbeddingSource:
+        """What makes the embeddings."""
+        return EmbeddingSource.of_model(self.model)
+
+    def run(self, shards: Sequence[Shard]) -> Iterator[int]:
+        """Extract shards that are not done.
+
+        The decoding workers run ahead over shard borders; the encoder's batches do not.
+
+        Yields:
+            1 after every song.
+        """
+        assert SHARD_SONGS % BLOCK_SONGS == 0, "a shard's batches must not depend on its neighbours"
+        audio, group = self.settings.audio_dir, list[Shard]()
+        todo = [shard for shard in shards if not (self.output / shard.failures).is_file()]
+        for shard in todo:
+            group.append(shard)
+            # One stream of blocks serves a run of shards: only the last of them may be ragged.
+            if shard is not todo[-1] and not len(shard.songs) % BLOCK_SONGS:
+                continue
+            results = encode_files(
+                self.model, [str(audio / song.path) for one in group for song in one.songs],
+                batch_segments=self.settings.batch_segments, workers=self.settings.workers,
+            )  # fmt: skip
+            for one in group:
+                found = []
+                for _ in one.songs:
+                    found.append(next(results))
+                    yield 1
+                self._finish(one, found)
             group = []
-    if group:
-        yield group
 
-
-def _finish(
-    model: ApexReward,
-    shard: Shard,
-    results: Sequence[SongResult],
-    source: EmbeddingSource,
-    settings: ExtractSettings,
-    output: Path,
-    teacher: Teacher | None,
-) -> None:
-    """Write a shard and, last, its failures: their file says that the shard is done."""
-    errors = {s.audio_id: r.error for s, r in zip(shard.songs, results, strict=True) if r.error}
-    todo = [s for s in shard.songs if s.audio_id not in errors]
-    todo = [s for s in todo if not all(head in s.labels for head in AESTHETIC_HEADS)]
-    labels: dict[str, dict[str, Any]] = {}
-    if teacher is not None and todo:
-        scores = call_teacher(teacher, [settings.audio_dir / song.path for song in todo])
-        labels = {song.audio_id: row for song, row in zip(todo, scores, strict=True)}
-        errors |= {name: row["error"] for name, row in labels.items() if "error" in row}
-    rows = []
-    for song, result in zip(shard.songs, results, strict=True):
-        if song.audio_id not in errors:
-            assert result.pieces is not None
-            with torch.no_grad():
-                pooled = model.pool(result.pieces.to(model.device)).float().cpu().numpy()
-            own = song.labels | labels.get(song.audio_id, {}) | {"path": song.path}
-            layers = np.asarray(result.pieces)
-            rows.append(SongRows(song.audio_id, own, layers, pooled, result.weights))
-    if rows:
-        write_shard(output / shard.name, rows, source)
-    failures = [s.failure(errors[s.audio_id]) for s in shard.songs if s.audio_id in errors]
-    write_table(_failures_file(output, shard), failures)
-
-
-def _failures_file(output: Path, shard: Shard) -> Path:
-    return output / WORK / f"{shard.split}-{shard.number:05d}.jsonl"
+    def _finish(self, shard: Shard, results: Sequence[SongResult]) -> None:
+        """Write a shard and, last, its failures."""
+        both = list(zip(shard.songs, results, strict=True))
+        errors = {song.audio_id: result.error for song, result in both if result.error}
+        todo = [s for s in shard.songs if s.audio_id not in errors]
+        todo = [s for s in todo if not all(head in s.labels for head in AESTHETIC_HEADS)]
+        labels: dict[str, dict[str, Any]] = {}
+        if self.teacher is not None and todo:
+            paths = [self.settings.audio_dir / song.path for song in todo]
+            scores = call_teacher(self.teacher, paths)
+            labels = {song.audio_id: row for song, row in zip(todo, scores, strict=True)}
+            errors |= {name: row["error"] for name, row in labels.items() if "error" in row}
+        rows = []
+        for song, result in both:
+            if song.audio_id not in errors:
+                assert result.pieces is not None
+                with torch.no_grad():
+                    pooled = self.model.pool(result.pieces.to(self.model.device)).float().cpu()
+                own = song.labels | labels.get(song.audio_id, {}) | {"path": song.path}
+                layers = np.asarray(result.pieces)
+                rows.append(SongRows(song.audio_id, own, layers, pooled.numpy(), result.weights))
+        if rows:
+            write_shard(self.output / shard.name, rows, self.source)
+        failures = [s.failure(errors[s.audio_id]) for s in shard.songs if s.audio_id in errors]
+        write_table(self.output / shard.failures, failures)
 
 
 def shard_worker(
-    shards: Sequence[Shard],
-    settings: ExtractSettings,
-    output: Path,
-    teacher: Teacher | None,
+    shards: Sequence[Shard], settings: ExtractSettings, output: Path, teacher: Teacher | None,
     device: str | None,
-) -> Worker:
+) -> Worker:  # fmt: skip
     """What extracts shards by their number in one process, its models on the device."""
-    settings = replace(settings, device=device or settings.device)
-    model = load_encoder(settings.encoder, usable_device(settings.device))
+    device = device or settings.device
+    model = load_encoder(settings.encoder, usable_device(device))
     if teacher is None and settings.teacher is not None:
-        teacher = load_teacher(settings.teacher, settings.device)
-
-    def work(numbers: Sequence[int]) -> Iterator[int]:
-        asked = [shards[number] for number in numbers]
-        todo = [shard for shard in asked if not _failures_file(output, shard).is_file()]
-        yield from extract_shards(model, todo, settings, output, teacher)
-
-    return work
+        teacher = load_teacher(settings.teacher, device)
+    extractor = Extractor(model, settings, output, teacher)
+    return lambda numbers: extractor.run([shards[number] for number in numbers])
 
 
 def extract(
@@ -326,6 +315,6 @@ def extract(
         if not engine.share.first:
             return []
         failed = [song.failure(song.error) for song in songs if song.error]
-        failed += [row for shard in shards for row in read_jsonl(_failures_file(output, shard))]
+        failed += [row for shard in shards for row in read_jsonl(output / shard.failures)]
         write_table(output / "failed.jsonl", failed)
         return failed

@@ -35,21 +35,13 @@ from apex_reward.files.tables import read_table, with_numbers
 FIELDS = ("audio_id", "path", "platform", "streams", "likes", "released")
 REQUIRED = ("audio_id", "streams", "likes")
 PLATFORMS = ("suno", "udio")
+OWN = {"audio_id": ("id", "audio_id"), "path": ("path", "audio_path"), "platform": ("platform",)}
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "suno": {
-        "audio_id": ("id", "audio_id"),
-        "path": ("path", "audio_path"),
-        "platform": ("platform",),
-        "streams": ("play_count",),
-        "likes": ("upvote_count",),
-        "released": ("created_at",),
+        **OWN, "streams": ("play_count",), "likes": ("upvote_count",), "released": ("created_at",)
     },
     "udio": {
-        "audio_id": ("id", "audio_id"),
-        "path": ("path", "audio_path"),
-        "platform": ("platform",),
-        "streams": ("plays",),
-        "likes": ("likes",),
+        **OWN, "streams": ("plays",), "likes": ("likes",),
         "released": ("published_at", "created_at"),
     },
     "plain": {
@@ -60,7 +52,7 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
         "likes": ("likes", "upvote_count", "like_count"),
         "released": ("released", "release_date", "published_at", "created_at", "date"),
     },
-}
+}  # fmt: skip
 
 
 def read_metadata(
@@ -116,11 +108,9 @@ def choose_columns(
         raise DataError(f"{path} has no column {listed(unknown)}; it has {listed(present, 20)}")
     missing: list[str] = []
     for name in PRESETS if preset == "auto" else (preset,):
-        found = {
-            field: next(column for column in names if column in present)
-            for field, names in PRESETS[name].items()
-            if any(column in present for column in names)
-        }
+        held = {field: [column for column in names if column in present]
+                for field, names in PRESETS[name].items()}  # fmt: skip
+        found = {field: names[0] for field, names in held.items() if names}
         # With all columns named by hand nothing speaks for a platform's preset.
         fits = preset != "auto" or name == "plain" or "streams" in found
         found |= columns
@@ -163,23 +153,14 @@ def count_of(value: Any) -> float | None:
     >>> count_of("1,204"), count_of("381K"), count_of("1.2M"), count_of(-1), count_of("many")
     (1204.0, 381000.0, 1200000.0, None, None)
     """
-    factor = 1.0
-    if isinstance(value, bool):
+    found = _COUNT.fullmatch(str(value).strip())
+    if found is None:
         return None
-    if isinstance(value, str):
-        found = _COUNT.fullmatch(value.strip())
-        if found is None:
-            return None
-        text, factor = found[1], _FACTORS[(found[2] or "").upper()]
-        if factor > 1 and re.fullmatch(r"\d+,\d{1,2}", text):
-            text = text.replace(",", ".")
-        value = text.replace(",", "")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
+    text, factor = found[1], _FACTORS[(found[2] or "").upper()]
+    if factor > 1 and re.fullmatch(r"\d+,\d{1,2}", text):
+        text = text.replace(",", ".")
     # Rounded: 1.2 million is 1200000 whatever the product of the floats says.
-    return round(number * factor, 6) if 0 <= number < math.inf else None
+    return round(float(text.replace(",", "")) * factor, 6)
 
 
 _COUNT = re.compile(

@@ -127,15 +127,18 @@ def _check_audio(
     """Drop what cannot be decoded; of songs that sound the same the first is kept."""
     paths = songs["path"][songs["reason"] == ""]
     sounds = sound_facts([str(folder / path) for path in paths], workers)
-    seen: set[str] = set()
+    seen, lost, again = set[str](), dict[int, str | None](), list[int]()
     for done, (row, sound) in enumerate(zip(paths.index, sounds, strict=True), 1):
         on_song(done, len(paths))
         if sound.facts is None:
-            songs.loc[row, ["reason", "detail"]] = UNREADABLE, sound.error
+            lost[row] = sound.error
         elif sound.facts.digest in seen:
-            songs.loc[row, "reason"] = SAME_AUDIO
+            again.append(row)
         else:
             seen.add(sound.facts.digest)
+    songs.loc[again, "reason"] = SAME_AUDIO
+    songs.loc[list(lost), "reason"] = UNREADABLE
+    songs.loc[list(lost), "detail"] = list(lost.values())
 
 
 def _none_left(songs: pd.DataFrame) -> DataError:

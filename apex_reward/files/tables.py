@@ -52,12 +52,9 @@ def check_format(path: str | Path) -> str:
 def check_output(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
     """Raises UsageError where a result would replace one of the files that it is made from."""
     for given in inputs if os.path.exists(output) else ():
-        try:
-            same = given is not None and os.path.samefile(given, output)
-        except (OSError, ValueError):
-            same = False
-        if same:
-            raise UsageError(f"{output} is an input of this command; name another output")
+        with suppress(OSError):
+            if given is not None and os.path.samefile(given, output):
+                raise UsageError(f"{output} is an input of this command; name another output")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -339,9 +339,8 @@ def _drop_unpaired(
     for side in proposed:
         np.maximum.at(last, side, removed.codes)
         paired[side[removed.open]] = True
-    for code in np.unique(last[~paired]).tolist():
-        if code:
-            ledger.drop(~paired & (last == code), f"pairs dropped ({removed.texts[code]})")
+    for code, reason in enumerate(removed.texts[1:], start=1):
+        ledger.drop(~paired & (last == code), f"pairs dropped ({reason})")
     values, usable = candidates.numbers[options.primary], ledger.open
     low, high = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
     np.minimum.at(low, candidates.prompt[usable], values[usable])
@@ -404,19 +403,20 @@ def split(sets: Integers, test_share: float, seed: int) -> tuple[Mask, str]:
         if sizes[number] <= room:
             test[number] = True
             room -= int(sizes[number])
-    if not len(sets) or not test_share or (wanted and wanted - room >= wanted / 2):
-        return test[own], ""
-    if not wanted:
-        least = min(0.99, 1 / len(sets))
-        return test[own], (
+    note = ""
+    if test_share and len(sets) and not wanted:
+        note = (
             f"the test split is empty: {len(sets)} pairs are too few for a share of "
-            f"{test_share:g}; one test pair needs --test-share {least:.2g}"
+            f"{test_share:g}; one test pair needs --test-share {min(0.99, 1 / len(sets)):.2g}"
         )
-    return test[own], (
-        f"the test split has {wanted - room} of the {wanted} pairs that a share of {test_share:g} "
-        f"asks for: {len(sets)} pairs form {len(sizes)} sets connected by prompt, file or group, "
-        f"the largest has {sizes.max()} pairs and the smallest {sizes.min()}"
-    )
+    elif wanted - room < wanted / 2:
+        note = (
+            f"the test split has {wanted - room} of the {wanted} pairs that a share of "
+            f"{test_share:g} asks for: {len(sets)} pairs form {len(sizes)} sets connected by "
+            f"prompt, file or group, the largest has {sizes.max()} pairs and the smallest "
+            f"{sizes.min()}"
+        )
+    return test[own], note
 
 
 def pairs_table(result: PairSet) -> pa.Table:

@@ -99,7 +99,7 @@ def check_candidates(
     for name, words in ((UNREADABLE, ""), ("error", "not scored: ")):
         for position, reason in enumerate(candidates.column(name)):
             if reason:
-                ledger.drop(position, words + reason)
+                ledger.drop(position, f"{words}{reason}")
     ledger.drop(unnamed[codes], "no audio path")
     for axis in options.involved:
         ledger.drop(~np.isfinite(candidates.numbers[axis]), f"no {axis}")

@@ -142,8 +142,7 @@ def _digest(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.iterdir()):
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import undecoded
+from apex_reward.files.tables import json_ready
 from apex_reward.prompt import prompt_of
 
 if TYPE_CHECKING:
@@ -86,18 +87,15 @@ def tangoflux_rows(pairs: Iterable[Row]) -> list[dict[str, Any]]:
         pairs: rows of `pairs.jsonl`, of one split. `seconds` may hold the duration of each pair
             (the shorter song's, so that neither needs padding); None or NaN is written as null.
     """
-    made = []
-    for pair in pairs:
-        seconds = pair.get("seconds")
-        made.append(
-            {
-                "chosen": pair["chosen"],
-                "reject": pair["rejected"],
-                "captions": str(prompt_of(pair["prompt"])),
-                "duration": seconds if seconds == seconds else None,
-            }
-        )
-    return made
+    return [
+        {
+            "chosen": pair["chosen"],
+            "reject": pair["rejected"],
+            "captions": str(prompt_of(pair["prompt"])),
+            "duration": json_ready(pair.get("seconds")),
+        }
+        for pair in pairs
+    ]
 
 
 def jkstep_document(pairs: Iterable[Row]) -> dict[str, Any]:

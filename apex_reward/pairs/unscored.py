@@ -94,21 +94,19 @@ def score_unscored(
     values = {name: np.array(_cells(numbers, name), np.float64) for name in names}
     gaps = np.isnan(np.stack([values[name] for name in wanted])).any(axis=0)
     audio = _cells(table, "audio" if "audio" in table.column_names else "path")
-    prompts: list[Prompt | None] = [None] * len(table)
-    if reward.model.reads_text:
-        given = zip(*(_cells(table, n) for n in ("prompt", MESSAGES, "lyrics")), strict=True)
-        prompts = [prompt_of(json.loads(m) if m else text, lyrics) for text, m, lyrics in given]
-    groups = [""] * len(table)
-    if reward.student is not None:  # a song's reward depends on the other songs of its prompt
-        named = "prompt_id" if "prompt_id" in table.column_names else "prompt"
-        groups = [str(group) for group in _cells(table, named)]
-    # Sorted, so that a candidate's score never depends on the input's order.
-    keys = [
-        (path or "", prompt or "", getattr(prompt, "lyrics", None) or "", group)
-        for path, prompt, group in zip(audio, prompts, groups, strict=True)
-    ]
+    named = "prompt_id" if "prompt_id" in table.column_names else "prompt"
+    given = (_cells(table, name) for name in ("prompt", MESSAGES, "lyrics", named))
+    keys: list[tuple[str, str, str, str]] = []
+    for path, text, messages, words, group in zip(audio, *given, strict=True):
+        prompt = Prompt("")
+        if reward.model.reads_text:
+            prompt = prompt_of(json.loads(messages) if messages else text, words)
+        # With a cascade a song's reward depends on the other songs of its prompt.
+        own = "" if reward.student is None else str(group)
+        keys.append((path or "", prompt, prompt.lyrics or "", own))
     lacking = [i for i in np.flatnonzero(gaps).tolist() if audio[i]]
-    songs = dict(sorted({keys[i]: prompts[i] for i in lacking}.items(), key=lambda item: item[0]))
+    # Sorted, so that a candidate's score never depends on the input's order.
+    songs = sorted({keys[i] for i in lacking})
     sources = [str(song_file(path, folder) or path) for path, *_ in songs]
     rows: list[dict[str, Any]] = []
 
@@ -116,15 +114,16 @@ def score_unscored(
         rows.append(row)
         on_row(len(rows), len(sources))
 
-    texts = list(songs.values()) if reward.model.reads_text else None
-    own = None if reward.student is None else [group for *_, group in songs]
-    rewarded = own is not None or any(name.startswith("reward") for name in wanted)
+    texts = [prompt_of(text, words or None) for _, text, words, _ in songs]
+    groups = None if reward.student is None else [group for *_, group in songs]
+    rewarded = groups is not None or any(name.startswith("reward") for name in wanted)
     settings = ScoreSettings(rewarded=rewarded, members=agreement)
     workers = min(default_workers() if workers is None else workers, len(sources))
     with tempfile.TemporaryDirectory() as work:
         score_to_file(
-            reward, sources, kept or Path(work, "scored.jsonl"), settings, prompts=texts,
-            workers=workers, resume=resume, on_row=count, groups=own,
+            reward, sources, kept or Path(work, "scored.jsonl"), settings,
+            prompts=texts if reward.model.reads_text else None, workers=workers, resume=resume,
+            on_row=count, groups=groups,
         )  # fmt: skip
     scored = dict(zip(songs, rows, strict=True))
     errors, flags = _cells(table, "error"), [split_flags(cell) for cell in _cells(table, "flags")]
