@@ -42,7 +42,7 @@ def main() -> None:
     members = list(panel.models.values())
     ways: dict[str, Callable[[], object]] = {
         "members apart": lambda: [member(songs, RATE) for member in members],
-        "distinct encoders alone": lambda: song_features(panel.parts.encoders, songs, RATE),
+        "distinct encoders alone": lambda: song_features(panel.encoders, songs, RATE),
         "panel": lambda: panel(songs, RATE),
     }
     seconds = measured(ways, args.repeat, args.device)
@@ -55,7 +55,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     text = (
         f"{args.songs} songs of {args.seconds:g} s, medians of {args.repeat} turns; "
-        f"{len(members)} members, {len(panel.parts.encoders)} encoders; peak of the process "
+        f"{len(members)} members, {len(panel.encoders)} encoders; peak of the process "
         f"{peak:.1f} GiB; on {args.device}."
     )
     write_result("Panel", f"{text}\n\n{table}", args.output)

@@ -249,10 +249,8 @@ def song_embeddings(
     found, failed = [], []
     for result in reward.results(paths, prompts, workers=workers, settings=settings):
         on_song()
-        if result.error is None:
-            features = [part.to(reward.parts.device) for part in result.features]
-            vector: Any = reward.parts.song_vectors(features)
-            found.append(vector[0].detach().float().cpu())
+        if result.vector is not None:
+            found.append(result.vector)
         else:
             failed.append(f"{result.path}: {result.error}")
     return (torch.stack(found) if found else torch.zeros(0, 1)), failed

@@ -96,7 +96,7 @@ def measure_songs(
     for kind, reward in judges.kinds.items():
         results = reward.results(
             [song.path for song in inputs], texts if reward.model.reads_text else None,
-            workers=workers, settings=reward.engine_settings(),
+            workers=workers,
         )  # fmt: skip
         for number, result in enumerate(results):
             on_song()
@@ -104,10 +104,8 @@ def measure_songs(
                 failed.setdefault(inputs[number].path, result.error)
                 continue
             values[number] |= _figures(kind, reward, result, judges.rewarded and kind == "heads")
-            if kind == "heads" and result.features:
-                features = [feature.to(reward.parts.device) for feature in result.features]
-                vector = reward.parts.song_vectors(features)
-                vectors[number] = None if vector is None else vector[0].detach().float().cpu()
+            if kind == "heads":
+                vectors[number] = result.vector
     songs = [
         Song(song.path, name, own, vector)
         for song, name, own, vector in zip(inputs, names, values, vectors, strict=True)

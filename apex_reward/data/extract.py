@@ -31,8 +31,7 @@ from apex_reward.files.atomic import writing
 from apex_reward.files.stamps import Stamp, text_hash
 from apex_reward.files.tables import read_jsonl, read_table, with_numbers, write_table
 from apex_reward.model.apex import ApexReward
-from apex_reward.rewards.encode import encode_files
-from apex_reward.rewards.engine import BLOCK_SONGS, SongResult
+from apex_reward.rewards.engine import BLOCK_SONGS, SongResult, encode_files
 from apex_reward.rewards.load import usable_device
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 from apex_reward.scoring.engines import Engine, Worker

@@ -18,8 +18,6 @@ from torch import Tensor
 from apex_reward.errors import AudioError
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
-from apex_reward.rewards.engine import SongResult
-from apex_reward.rewards.members import Members
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.songs import cells_of
 
@@ -40,34 +38,14 @@ def song_embeddings(
     Raises:
         AudioError: a song that cannot be heard, or no member that has an encoder.
     """
-    results = list(
-        reward.results(
-            cells_of(songs),
-            prompts,
-            sample_rate,
-            workers=workers,
-            settings=reward.engine_settings(),
-        )
-    )
-    for result in results:
-        if result.error is not None:
-            raise AudioError(f"{result.path}: {result.error}")
-    vectors = song_vectors(reward.parts, results)
-    if vectors is None:
+    if not reward.parts.encoders:
         raise AudioError(f"{reward.model.name} has no encoder, so its songs have no embeddings")
-    return vectors
-
-
-def song_vectors(members: Members, results: Sequence[SongResult]) -> Tensor | None:
-    """(N, W) of the results without an error, on the CPU; None where there are none."""
-    with torch.no_grad():
-        found = [
-            members.song_vectors([feature.to(members.device) for feature in result.features])
-            for result in results
-            if result.error is None
-        ]
-    vectors = [vector.float().cpu() for vector in found if vector is not None]
-    return torch.cat(vectors) if vectors else None
+    vectors = []
+    for result in reward.results(cells_of(songs), prompts, sample_rate, workers=workers):
+        if result.vector is None:
+            raise AudioError(f"{result.path}: {result.error}")
+        vectors.append(result.vector)
+    return torch.stack(vectors)
 
 
 def drift_figures(

@@ -1,9 +1,9 @@
 """Songs to features to scores, block by block, with pieces of many songs in each encoder batch.
 
-The path of a song is `_Engine.take`: loudness, guards, the queue of every encoder, the models that
-take waveforms; `_Engine.finished` scores it. Songs come out in the order in which they went in. An
-exception while a song is read, encoded or scored is that song's error; a batch that fails is
-encoded again piece by piece.
+The path of a song is `_Engine.take`: loudness, guards, a stream into the queue of every encoder,
+the models that take waveforms; `_Engine.finished` scores it. Songs come out in the order in which
+they went in. An exception while a song is read, encoded or scored is that song's error; a batch
+that fails is encoded again piece by piece.
 
 Shape key: T = samples, n = samples of a block, N = pieces, S = pieces of a song, W = width.
 """
@@ -11,21 +11,22 @@ Shape key: T = samples, n = samples of a block, N = pieces, S = pieces of a song
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from apex_reward.audio.decoding import DecodedSong
-from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
+from apex_reward.audio.decoding import DecodedSong, decode_songs
+from apex_reward.audio.loudness import loudness_gain, loudness_of_blocks
 from apex_reward.audio.resample import BlockResampler
 from apex_reward.errors import ApexError, AudioError, UsageError
 from apex_reward.model.encode import SongEncoder, encode_pieces
 from apex_reward.prompt import Prompt
 from apex_reward.rewards.guards import UNFAMILIAR, Guards
-from apex_reward.rewards.members import Members
+from apex_reward.rewards.panel import Members, members_of
+from apex_reward.rewards.protocol import RewardModel
 from apex_reward.rewards.songs import in_blocks
 from apex_reward.scores.scores import Scores
 
@@ -79,6 +80,7 @@ class SongResult:
         duration: seconds of audio; None where there is an `error`.
         sample_rate: of the song in Hz; None where there is an `error`.
         features: (1, ...) float32 song means on the CPU, one per encoder.
+        vector: (W,) what songs are compared by, on the CPU; None where no model has an encoder.
         scores: (1,) of all models, on the CPU; None where there is an `error`.
         weights: shares of the first encoder's S pieces in the song's mean, summing to 1.
         seconds: real audio in each of those pieces, without padding.
@@ -94,6 +96,7 @@ class SongResult:
     duration: float | None = None
     sample_rate: int | None = None
     features: tuple[Tensor, ...] = ()
+    vector: Tensor | None = None
     scores: Scores | None = None
     weights: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -155,12 +158,10 @@ def batch_size(encoder: SongEncoder, device: torch.device) -> int:
     return own
 
 
-@dataclass
-class Track:
-    """The features of one song by one encoder, as they are encoded.
+class Stream:
+    """One song on its way through one encoder: resampled, cut and averaged as its blocks come.
 
     Attributes:
-        total: sum over pieces of mass times feature, (1, ...); None before the first.
         masses: of the pieces cut so far; their shares are the pieces' weights in the song's mean.
         real: real samples of the pieces.
         kept: the pieces' features (1, ...), where they are asked for.
@@ -168,33 +169,58 @@ class Track:
         error: why a piece could not be encoded.
     """
 
-    total: Tensor | None = None
-    masses: list[float] = field(default_factory=list)
-    real: list[int] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)
-    missing: int = 0
-    error: str | None = None
-
-    @property
-    def weights(self) -> list[float]:
-        """Shares of the pieces in the song's mean, summing to 1."""
-        whole = sum(self.masses)
-        return [mass / whole for mass in self.masses]
+    def __init__(self, queue: EncoderQueue, sample_rate: int) -> None:
+        self.queue = queue
+        self.masses: list[float] = []
+        self.real: list[int] = []
+        self.kept: list[Tensor] = []
+        self.missing = 0
+        self.error: str | None = None
+        self._total: Tensor | None = None  # sum over pieces of mass times feature, (1, ...)
+        self._rest: Tensor | None = None
+        self._resampler = BlockResampler(sample_rate, queue.encoder.sample_rate)
 
     @property
     def mean(self) -> Tensor:
         """The song's feature (1, ...)."""
-        if self.total is None:
+        if self._total is None:
             raise ValueError("no piece of this song was encoded")
-        return self.total / sum(self.masses)
+        return self._total / sum(self.masses)
+
+    def push(self, block: Tensor, last: bool) -> None:
+        """Take a further block (n,) at the song's own rate."""
+        song = self._resampler.push(block, last)
+        song = song if self._rest is None else torch.cat([self._rest, song])
+        window, ready = self.queue.encoder.window, len(song)
+        if not last:
+            # A whole window waits with the rest: its weight depends on the length of the tail.
+            ready = 0 if window is None else max(0, ready // window - 1) * window
+        self._rest = song[ready:]
+        if ready:
+            self.cut(song[:ready])
+        self.queue.encode()
+
+    def cut(self, song: Tensor) -> None:
+        """Cut a mono stretch (T,) at the encoder's rate; its pieces wait for a batch."""
+        encoder = self.queue.encoder
+        pieces = encoder.cut(song[None], [len(song)])
+        for samples, real in zip(pieces.samples, pieces.real, strict=True):
+            self.masses.append(float(real) if encoder.by_length else 1.0)
+            self.real.append(int(real))
+            self.queue.waiting.append((self, self.masses[-1], samples, real))
+            self.missing += 1
+
+    def add(self, feature: Tensor, mass: float, keep: bool) -> None:
+        """Count a piece's feature (1, ...) into the mean."""
+        self._total = feature * mass if self._total is None else self._total + feature * mass
+        self.missing -= 1
+        if keep:
+            self.kept.append(feature)
 
 
-@dataclass
-class _Piece:
-    track: Track
-    samples: Tensor
-    real: Tensor
-    mass: float
+Piece = tuple[
+    Stream, float, Tensor, Tensor
+]  # of a stream: its mass, samples (n,) and how many real
 
 
 class EncoderQueue:
@@ -213,91 +239,45 @@ class EncoderQueue:
         self.encoder, self._device, self._keep = encoder, device, keep
         # A song without windows is a batch of its own: a neighbour's length must not change it.
         self.size = 1 if encoder.window is None else size or batch_size(encoder, device)
-        self._waiting: deque[_Piece] = deque()
-        self._running: tuple[list[_Piece], Tensor] | None = None
+        self.waiting: deque[Piece] = deque()
+        self._running: tuple[list[Piece], Tensor] | None = None
 
-    def add(self, track: Track, song: Tensor) -> None:
-        """Cut a mono stretch (T,) at the encoder's rate and let its pieces wait."""
-        pieces = self.encoder.cut(song[None], [len(song)])
-        for samples, real in zip(pieces.samples, pieces.real, strict=True):
-            mass = float(real) if self.encoder.by_length else 1.0
-            track.masses.append(mass)
-            track.real.append(int(real))
-            track.missing += 1
-            self._waiting.append(_Piece(track, samples, real, mass))
-
-    def drop(self, track: Track) -> None:
+    def drop(self, stream: Stream) -> None:
         """Forget the pieces of a song that failed."""
-        self._waiting = deque(piece for piece in self._waiting if piece.track is not track)
+        self.waiting = deque(piece for piece in self.waiting if piece[0] is not stream)
 
     def encode(self, at_least: int | None = None) -> None:
         """Encode batches while at least that many pieces wait; None: while a batch is full."""
         least = self.size if at_least is None else at_least
-        while len(self._waiting) >= least and self._waiting:
-            count = min(self.size, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(count)]
-            try:
-                features = self._encoded(batch)
-            except Exception:
-                self._one_by_one(batch)
-                continue
-            # A GPU computes this batch now; reading the one before does not keep it waiting.
-            self._settle()
-            self._running = batch, features
+        while len(self.waiting) >= max(1, least):
+            count = min(self.size, len(self.waiting))
+            self._encode([self.waiting.popleft() for _ in range(count)])
         if at_least is not None or self._device.type != "cuda":
             self._settle()
 
-    def _encoded(self, batch: list[_Piece]) -> Tensor:
-        samples = torch.stack([piece.samples for piece in batch])
-        real = torch.stack([piece.real for piece in batch])
-        with torch.no_grad():
-            return encode_pieces(self.encoder, samples, real, self.size).float()
-
-    def _one_by_one(self, batch: list[_Piece]) -> None:
-        """Encode the pieces of a batch that failed; errors stay with the songs that cause them."""
-        for piece in batch:
-            self._settle()
-            try:
-                self._running = [piece], self._encoded([piece])
-            except Exception as error:
-                piece.track.error = reason_of(error)
-                piece.track.missing -= 1
+    def _encode(self, batch: list[Piece]) -> None:
+        samples = torch.stack([piece[2] for piece in batch])
+        real = torch.stack([piece[3] for piece in batch])
+        try:
+            with torch.no_grad():
+                features = encode_pieces(self.encoder, samples, real, self.size).float()
+        except Exception as error:
+            if len(batch) > 1:  # an error stays with the song that causes it
+                for piece in batch:
+                    self._encode([piece])
+                return
+            stream = batch[0][0]
+            stream.error, stream.missing = reason_of(error), stream.missing - 1
+            return
+        # A GPU computes this batch now; reading the one before does not keep it waiting.
+        self._settle()
+        self._running = batch, features
 
     def _settle(self) -> None:
-        if self._running is None:
-            return
-        batch, features = self._running
+        batch, features = self._running or ([], torch.zeros(0))
         self._running = None
-        for piece, feature in zip(batch, features.cpu().split(1), strict=True):
-            track, weighed = piece.track, feature * piece.mass
-            track.total = weighed if track.total is None else track.total + weighed
-            track.missing -= 1
-            if self._keep:
-                track.kept.append(feature)
-
-
-class Feed:
-    """One song on its way into the queue of one encoder: resampled and cut as its blocks come."""
-
-    def __init__(self, queue: EncoderQueue, sample_rate: int) -> None:
-        self.queue, self.track = queue, Track()
-        self._resampler = BlockResampler(sample_rate, queue.encoder.sample_rate)
-        self._rest: Tensor | None = None
-
-    def push(self, block: Tensor, last: bool) -> None:
-        """Take a further block (n,) at the song's own rate."""
-        song = self._resampler.push(block, last)
-        if self._rest is not None:
-            song = torch.cat([self._rest, song])
-        if last:
-            self.queue.add(self.track, song)
-            return
-        window = self.queue.encoder.window
-        # A whole window waits with the rest: its weight depends on the length of the tail.
-        ready = 0 if window is None else max(0, len(song) // window - 1) * window
-        if ready:
-            self.queue.add(self.track, song[:ready])
-        self._rest = song[ready:]
+        for (stream, mass, *_), feature in zip(batch, features.cpu().split(1), strict=False):
+            stream.add(feature, mass, self._keep)
 
 
 @dataclass
@@ -305,12 +285,8 @@ class _OpenSong:
     """A song whose pieces wait in the queues, and its scores by the models of waveforms."""
 
     result: SongResult
-    feeds: list[Feed] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
     called: dict[int, Scores] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> int:
-        return sum(feed.track.missing for feed in self.feeds)
 
 
 class _Engine:
@@ -328,18 +304,16 @@ class _Engine:
         """Read a song; its result is finished when its last batch is."""
         opened = _OpenSong(begun)
         self._songs.append(opened)
-        if song.error is not None:
-            opened.result = begun.failed(song.error)
-            return
         try:
+            if song.error is not None:
+                raise AudioError(song.error)
             # Rates without a filter of sensible size are refused here.
-            opened.feeds = [Feed(queue, song.sample_rate) for queue in self._queues]
+            opened.streams = [Stream(queue, song.sample_rate) for queue in self._queues]
             self._read(opened, song)
         except Exception as error:
-            for feed in opened.feeds:
-                feed.queue.drop(feed.track)
-            opened.feeds = []
-            opened.result = begun.failed(reason_of(error))
+            for stream in opened.streams:
+                stream.queue.drop(stream)
+            opened.streams, opened.result = [], begun.failed(reason_of(error))
         finally:
             song.close()
 
@@ -350,108 +324,120 @@ class _Engine:
 
     def finished(self) -> Iterator[SongResult]:
         """The songs at the front that are complete."""
-        while self._songs and self._songs[0].missing == 0:
+        while self._songs and not any(stream.missing for stream in self._songs[0].streams):
             song = self._songs.popleft()
             try:
-                yield self._closed(song)
+                yield song.result if song.result.error else self._closed(song)
             except Exception as error:
                 yield song.result.failed(reason_of(error))
 
     def _read(self, opened: _OpenSong, song: DecodedSong) -> None:
         """Every block through loudness, guards and queues, in memory of one block."""
-        samples, whole, rate = 0, [], song.sample_rate
-        gain, measured = self._gain(song), self._measured(song)
-        wide = self._members.reads_channels
-        for block, last in _with_last(in_blocks(song, self._members.device, wide)):
+        members, guards, rate = self._members, self._settings.guards, song.sample_rate
+        gain, samples, whole = self._gain(song), 0, []
+        measured: Mapping[str, float] = {}
+        if guards.guards:
+            measured = guards.measure_blocks(in_blocks(song, members.device), rate)
+        for block, last in _with_last(in_blocks(song, members.device, members.reads_channels)):
             samples += block.shape[-1]
-            if gain is not None:
-                block = block * gain
-            if self._members.takes_waveforms:
+            block = block * gain
+            if members.takes_waveforms:
                 whole.append(block)
-            if wide:
+            if members.reads_channels:
                 block = block.mean(dim=0)
-            for feed in opened.feeds:
-                feed.push(block, last)
-                feed.queue.encode()
+            for stream in opened.streams:
+                stream.push(block, last)
         if whole and self._settings.scored:
-            waveforms, prompt = torch.cat(whole, dim=-1)[None], opened.result.prompt
-            texts = None if prompt is None else [prompt]
+            waveforms = torch.cat(whole, dim=-1)[None]
             with torch.no_grad():
-                called = self._members.call_models(waveforms, rate, None, texts)
+                called = members.call_models(waveforms, rate, None, _texts(opened.result))
             opened.called = {n: scores.apply(_on_cpu) for n, scores in called.items()}
         opened.result = replace(
             opened.result,
             duration=samples / rate,
             sample_rate=rate,
-            measured=self._settings.guards.with_mono_loss(measured, song.facts.mono_loss),
+            measured=guards.with_mono_loss(measured, song.facts.mono_loss),
             flags=list(song.facts.flags),
         )
 
-    def _gain(self, song: DecodedSong) -> float | None:
+    def _gain(self, song: DecodedSong) -> float:
         """The factor to the set loudness; a song of several blocks is read once more for it."""
-        target = self._settings.loudness
+        target, rate = self._settings.loudness, song.sample_rate
         if target is None:
-            return None
+            return 1.0
         blocks = _with_last(in_blocks(song, self._members.device))
         first, only = next(blocks)
         if only:
-            loud = float(integrated_loudness(first[None], song.sample_rate))
-        else:
-            rest = (block for block, _ in blocks)
-            loud = float(loudness_of_blocks(chain([first], rest), song.sample_rate))
-        return None if loud == -float("inf") else 10 ** ((target - loud) / 20)
-
-    def _measured(self, song: DecodedSong) -> Mapping[str, float]:
-        guards = self._settings.guards
-        if not guards.guards:
-            return {}
-        return guards.measure_blocks(in_blocks(song, self._members.device), song.sample_rate)
+            return float(loudness_gain(first[None], rate, target))
+        loud = float(loudness_of_blocks(chain([first], (block for block, _ in blocks)), rate))
+        return 1.0 if loud == -float("inf") else 10 ** ((target - loud) / 20)
 
     def _closed(self, song: _OpenSong) -> SongResult:
-        result, tracks = song.result, [feed.track for feed in song.feeds]
-        if result.error is not None:
-            return result
-        if failed := [track.error for track in tracks if track.error is not None]:
+        """The result of a song whose pieces are all encoded, scored where that is asked for."""
+        result, members, streams = song.result, self._members, song.streams
+        if failed := [stream.error for stream in streams if stream.error is not None]:
             return result.failed(failed[0])
-        features = tuple(track.mean for track in tracks)
-        if not all(bool(torch.isfinite(feature).all()) for feature in features):
+        means = tuple(stream.mean for stream in streams)
+        if not all(bool(torch.isfinite(mean).all()) for mean in means):
             return result.failed(NOT_FINITE)
-        if tracks:
-            first, rate = tracks[0], song.feeds[0].queue.encoder.sample_rate
+        features = [mean.to(members.device) for mean in means]
+        with torch.inference_mode(), torch.autocast(members.device.type, enabled=False):
+            vector = members.vectors(features)
+            scores = far = None
+            if self._settings.scored:
+                scores = members.score(features, song.called, _texts(result)).apply(_on_cpu)
+                far = members.unfamiliarity(features)
+        if broken := [n for n, value in (scores or {}).items() if not torch.isfinite(value)]:
+            return result.failed(f"the score is not finite: {', '.join(broken)}")
+        if streams:
+            first, rate = streams[0], streams[0].queue.encoder.sample_rate
             result = replace(
                 result,
-                features=features,
-                weights=first.weights,
+                weights=[mass / sum(first.masses) for mass in first.masses],
                 seconds=[real / rate for real in first.real],
                 pieces=torch.cat(first.kept) if first.kept else None,
             )
-        return self._scored(result, song.called) if self._settings.scored else result
+        return replace(
+            result,
+            features=means,
+            vector=None if vector is None else _on_cpu(vector[0]),
+            scores=scores,
+            measured=result.measured
+            if far is None
+            else {**result.measured, UNFAMILIAR: float(far)},
+        )
 
-    def _scored(self, result: SongResult, called: Mapping[int, Scores]) -> SongResult:
-        members = self._members
-        features = [feature.to(members.device) for feature in result.features]
-        texts = None if result.prompt is None else [result.prompt]
-        with torch.inference_mode(), torch.autocast(members.device.type, enabled=False):
-            scores = members.score(features, called, texts).apply(_on_cpu)
-            far = members.unfamiliarity(features)
-        if broken := [name for name, value in scores.items() if not bool(torch.isfinite(value))]:
-            return result.failed(f"the score is not finite: {', '.join(broken)}")
-        measured = dict(result.measured)
-        if far is not None:
-            measured[UNFAMILIAR] = float(far)
-        return replace(result, scores=scores, measured=measured)
+
+def encode_files(
+    model: RewardModel,
+    paths: Sequence[str],
+    *,
+    batch_segments: int | None = None,
+    workers: int = 0,
+    block: int = BLOCK_SONGS,
+) -> Iterator[SongResult]:
+    """One SongResult per file, in order; `pieces` holds its segments' layer embeddings (S, L, W).
+
+    Arguments and errors are those of `EngineSettings`; `workers` decode, 0 in this process.
+    """
+    members = members_of(model)
+    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True, scored=False)
+    return run_songs(members, decode_songs(paths, members.decode_settings, workers), settings)
 
 
 def _with_last(blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
     """Blocks, and whether each is the last; AudioError where there is none."""
-    ahead: Tensor | None = None
-    for block in blocks:
-        if ahead is not None:
-            yield ahead, False
-        ahead = block
+    ahead = next(blocks, None)
     if ahead is None:
         raise AudioError("holds no audio samples")
+    for block in blocks:
+        yield ahead, False
+        ahead = block
     yield ahead, True
+
+
+def _texts(result: SongResult) -> list[Prompt] | None:
+    return None if result.prompt is None else [result.prompt]
 
 
 def _on_cpu(value: Tensor) -> Tensor:

@@ -17,18 +17,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.prompt import prompts_of
-from apex_reward.rewards.drift import drift_figures, song_vectors
+from apex_reward.rewards.drift import drift_figures
+from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.groups import group_numbers, here, prompt_keys, share_without_signal
 from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.rows import judged
 from apex_reward.rewards.songs import song_of
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import member_rewards, spread
@@ -217,25 +217,24 @@ class Judge:
             figures of `drift_figures`.
         """
         entries, _ = gather(list(zip(keys, found.rewards, found.vectors, strict=True)))
-        rows, guards = found.scored, self.reward.guards.names
+        rows = found.scored
         figures = {
             "zero_variance_groups": share_without_signal(
                 [key for key, _, _ in entries], [reward for _, reward, _ in entries]
             ),
             "undecodable": 1 - len(rows) / max(1, len(found.rows)),
         }
-        vectors = [(key, vector) for key, _, vector in entries if vector is not None]
-        if vectors:
+        if vectors := [(key, vector) for key, _, vector in entries if vector is not None]:
             names, embedded = zip(*vectors, strict=True)
             figures |= drift_figures(torch.stack(embedded), names, self.reference)
         if rows:
             columns = [name for name in rows[0] if name != "flags"]
-            figures |= {name: sum(row[name] for row in rows) / len(rows) for name in columns}
-            figures["guard_any"] = sum(bool(row["flags"]) for row in rows) / len(rows)
-            shares = {g: sum(g in row["flags"] for row in rows) / len(rows) for g in guards}
-            figures |= {f"guard_{name}": share for name, share in shares.items()}
+            figures |= {name: fmean(row[name] for row in rows) for name in columns}
+            figures["guard_any"] = fmean(bool(row["flags"]) for row in rows)
+            for guard in self.reward.guards.names:
+                figures[f"guard_{guard}"] = fmean(guard in row["flags"] for row in rows)
         if found.spread:
-            figures["reward_spread"] = sum(found.spread) / len(found.spread)
+            figures["reward_spread"] = fmean(found.spread)
         return {f"{self.name}/{name}": value for name, value in figures.items()}
 
     @property
@@ -264,56 +263,56 @@ class Judge:
         self, songs: list[Any], texts: list[Any] | None, keys: Sequence[str], gather: Gather
     ) -> Judged:
         """As `__call__`, under the lock."""
-        reward, grouped = self.reward, self._grouped
+        reward = self.reward
         results = []
         if songs:
             read = texts if reward.model.reads_text else None
             settings = reward.engine_settings(block=len(songs))
             results = list(reward.results(songs, read, settings=settings))
         reasons = {i: one.error for i, one in enumerate(results) if one.error is not None}
-        places = [i for i in range(len(results)) if i not in reasons]
-        made = [judged(reward, results[i], not grouped) for i in places]
-        scores = Scores.of_songs([one for one, _, _ in made]) if made else None
-        if grouped:
-            raw, together = self._mixed_in_groups(scores, [keys[i] for i in places], gather)
-        else:
-            raw, together = [float(value or 0.0) for _, value, _ in made], 1
-        found = Judged([self._price(together)] * len(songs), [None] * len(songs), reasons)
-        found.vectors = [None] * len(songs)
+        scored = [(keys[i], one) for i, one in enumerate(results) if i not in reasons]
+        raw, spreads, together = self._mixed(scored, gather)
+        price = self.undecodable
+        if price == "floor":
+            price = self.floor(together)
         vetoes = any(guard.action == "veto" for guard in reward.guards.guards)
         lowest = self.floor(together) if vetoes else 0.0
-        for i, value, (one, _, measured) in zip(places, raw, made, strict=True):
+        low, high = self.ends or (0.0, 1.0)
+        found = Judged([price] * len(songs), [None] * len(songs), reasons, [None] * len(songs))
+        found.spread = spreads
+        places = [i for i in range(len(results)) if i not in reasons]
+        for i, (_, one), value in zip(places, scored, raw, strict=True):
             if not math.isfinite(value):
                 reasons[i] = f"has the reward {value}, which is not finite"
                 continue
-            flags = reward.guards.flags(measured)
-            found.rows[i] = {**one.rows()[0], "reward_raw": value, "flags": flags}
-            found.rewards[i] = reward.guards.adjust(self._scaled(value), flags, lowest)
-            vectors = song_vectors(reward.parts, [results[i]])
-            found.vectors[i] = None if vectors is None else vectors[0]
-        if scores is not None:
-            found.spread = member_spread(reward, scores)
+            assert one.scores is not None  # it has no error
+            flags = reward.guards.flags(one.measured)
+            found.rows[i] = {**one.scores.rows()[0], "reward_raw": value, "flags": flags}
+            found.rewards[i] = reward.guards.adjust((value - low) / (high - low), flags, lowest)
+            found.vectors[i] = one.vector
         return found
 
-    def _mixed_in_groups(
-        self, scores: Scores | None, keys: list[str], gather: Gather
-    ) -> tuple[list[float], int]:
-        """The mix of these songs, normalised over the groups of all processes; and their number."""
-        songs = [] if scores is None else [scores.song(i) for i in range(scores.songs)]
-        entries, mine = gather(list(zip(keys, songs, strict=True)))
+    def _mixed(
+        self, songs: list[tuple[str, SongResult]], gather: Gather
+    ) -> tuple[list[float], list[float], int]:
+        """The mix of b songs, its spread over an ensemble's members, and the songs of a floor.
+
+        A mix normalised by `group` is one over the groups of all processes.
+        """
+        entries: list[Any] = [(key, one.scores, one.vector) for key, one in songs]
+        mine, groups, together = slice(None), None, 1
+        if self._grouped:
+            entries, mine = gather(entries)
+            together = len(entries)
+            groups = group_numbers([key for key, _, _ in entries])
         if not entries:
-            return [], 0
-        everyone = Scores.of_songs([one for _, one in entries])
-        groups = group_numbers([key for key, _ in entries])
-        return self.reward.mix_scores(everyone, groups=groups)[mine].tolist(), len(entries)
-
-    def _scaled(self, value: float) -> float:
-        if self.ends is None:
-            return value
-        return (value - self.ends[0]) / (self.ends[1] - self.ends[0])
-
-    def _price(self, songs: int) -> float | None:
-        return self.floor(songs) if isinstance(self.undecodable, str) else self.undecodable
+            return [], [], together
+        scores = Scores.of_songs([one for _, one, _ in entries])
+        vectors = [vector for _, _, vector in entries if vector is not None]
+        stacked = torch.stack(vectors) if vectors else None
+        raw = self.reward.mix_scores(scores, stacked, groups)[mine].tolist()
+        members = member_rewards(self.reward.mix, scores, stacked, groups)
+        return raw, spread(members)[mine].tolist() if members else [], together
 
     def _fresh(self) -> None:
         """What a copy, an unpickled judge and a forked child make anew."""
@@ -335,17 +334,13 @@ class Judge:
                 self._answer(batch)
             except Exception:  # the mistake of one call must not fail the others
                 for call in batch:
-                    self._answer_alone(call)
-
-    def _answer_alone(self, call: Any) -> None:
-        try:
-            self._answer([call])
-        except Exception as error:  # its caller gets it, and the thread goes on
-            call[-1].set_exception(error)
+                    try:
+                        self._answer([call])
+                    except Exception as error:  # its caller gets it, and the thread goes on
+                        call[-1].set_exception(error)
 
     def _answer(self, batch: list[Any]) -> None:
-        # A rate of its own travels with the samples, as (samples, rate).
-        songs = [item if rate is None else with_rate(item, rate) for item, _, rate, _ in batch]
+        songs = [song_of(item, rate or self.sample_rate) for item, _, rate, _ in batch]
         found = self.answers(self(songs, [prompt for _, prompt, _, _ in batch]))
         for (_, _, _, answer), result in zip(batch, found, strict=True):
             answer.set_result(result)
@@ -361,18 +356,6 @@ JUDGES: weakref.WeakSet[Judge] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     # A forked child has no thread but its own, and may inherit a lock that stays locked for ever.
     os.register_at_fork(after_in_child=_renew_judges)
-
-
-def with_rate(item: Any, sample_rate: int) -> Any:
-    """A tensor or array with its rate; everything else as it is."""
-    return (item, sample_rate) if isinstance(item, (Tensor, np.ndarray)) else item
-
-
-def member_spread(reward: Reward, scores: Scores) -> list[float]:
-    """(b,) spread of the mixed reward over an ensemble's members; empty without one."""
-    if not scores.ensembles:
-        return []
-    return spread(member_rewards(reward.mix, scores)).tolist()
 
 
 __all__ = ["Judge", "Judged", "Scale", "Undecodable"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apex_reward.audio.decoding import DecodeSettings, decode_songs
+from apex_reward.audio.decoding import decode_songs
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.licences import Licence, licences_of
@@ -29,16 +29,10 @@ from apex_reward.rewards.engine import BLOCK_SONGS, EngineSettings, SongResult, 
 from apex_reward.rewards.groups import prompt_keys
 from apex_reward.rewards.guards import Action, Guard, Guards, as_guards
 from apex_reward.rewards.load import load_reward_model
-from apex_reward.rewards.members import Members
 from apex_reward.rewards.panel import Panel, members_of
 from apex_reward.rewards.protocol import RewardModel, check_model
-from apex_reward.rewards.rows import Row, segment_rows, song_row
-from apex_reward.rewards.saved import (
-    load_reward,
-    reward_of_values,
-    reward_values,
-    save_reward,
-)
+from apex_reward.rewards.rows import Row, song_row
+from apex_reward.rewards.saved import read_values, reward_of_values, reward_values, save_values
 from apex_reward.rewards.songs import cells_of, is_path, song_of
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
@@ -46,7 +40,6 @@ from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
-WHOLE_SECONDS = 10.0
 Model = RewardModel | str | Path | Source
 Models = Model | Sequence[Model] | Mapping[str, Model]
 
@@ -162,10 +155,11 @@ class Reward:
     @property
     def sources(self) -> dict[str, str]:
         """What each model was loaded from, by its name; its class where it was made in code."""
-        models = {part.name or part.model.name: part.model for part in self.parts.members}
         return {
-            name: str(getattr(model, "source", None) or type(model).__qualname__)
-            for name, model in models.items()
+            part.name or part.model.name: str(
+                getattr(part.model, "source", None) or type(part.model).__qualname__
+            )
+            for part in self.parts.members
         }
 
     @property
@@ -205,14 +199,10 @@ class Reward:
             UsageError: wrong shapes, missing prompts, or a gradient asked of a model that has none.
             AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
         """
-        scores, embeddings = self._forward(waveforms, sample_rate, lengths, prompts)
-        return self.mix_scores(scores, embeddings, groups)
-
-    def scores(
-        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
-    ) -> Scores:
-        """The heads behind the reward, at the set loudness; arguments as in a call."""
-        return self._forward(waveforms, sample_rate, lengths, prompts)[0]
+        scores, features = self.parts.forward(
+            waveforms, sample_rate, lengths, prompts, self.loudness, self.batch_segments
+        )
+        return self.mix_scores(scores, self.parts.vectors(features), groups)
 
     def mix_scores(
         self, scores: Scores, embeddings: Tensor | None = None, groups: Tensor | None = None
@@ -220,16 +210,15 @@ class Reward:
         """Rewards (B,) of scores that are there already, before guards."""
         return mix_scores(self.mix, scores, embeddings, groups, self.caution)
 
-    def guarded(self, raw: float, flags: Sequence[str], songs: int = 1) -> float:
+    def guarded(self, raw: float, flags: Sequence[str]) -> float:
         """A song's reward after the penalties and vetoes of the guards that tripped.
 
         Args:
             raw: before guards.
             flags: names of the guards that tripped.
-            songs: size of the batch; read by a mix that is normalised by `group` only.
         """
         vetoed = any(g.action == "veto" and g.name in flags for g in self.guards.guards)
-        return self.guards.adjust(raw, flags, self.floor_of(songs) if vetoed else 0.0)
+        return self.guards.adjust(raw, flags, self.floor_of(1) if vetoed else 0.0)
 
     @property
     def floor(self) -> float:
@@ -288,15 +277,22 @@ class Reward:
         """
         self.check_single()
         cells = cells_of(songs)
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        if self.student is not None:
-            return Rows(self._judged_twice(cells, prompts, sample_rate, workers))
-        results = self.results(
-            cells, prompts, sample_rate, workers=workers, settings=self.engine_settings()
-        )
-        rows = (song_row(self, result, rewarded=True) for result in results)
-        return Rows(with_bar(rows, len(cells), "songs"))
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        self.parts.check_prompts(texts, len(cells))
+        if texts is not None and len(texts) != len(cells):
+            raise UsageError(f"{len(texts)} prompts for {len(cells)} songs; expected one per song")
+
+        def score(reward: Reward, numbers: Sequence[int]) -> list[Row]:
+            chosen = [cells[number] for number in numbers]
+            own = None if texts is None else [texts[number] for number in numbers]
+            results = reward.results(chosen, own, sample_rate, workers=workers)
+            rows = (song_row(reward, result, rewarded=True) for result in results)
+            return list(with_bar(rows, len(chosen), "songs"))
+
+        if self.student is None:
+            return Rows(score(self, range(len(cells))))
+        groups = None if texts is None else prompt_keys(prompts_of(texts))
+        return Rows(cascade_rows(self, len(cells), score, groups))
 
     def engine_settings(self, *, block: int = BLOCK_SONGS, pieces: bool = False) -> EngineSettings:
         """How the engine hears songs for this reward."""
@@ -309,7 +305,7 @@ class Reward:
         sample_rate: int | None = None,
         *,
         workers: int = 0,
-        settings: EngineSettings,
+        settings: EngineSettings | None = None,
     ) -> Iterator[SongResult]:
         """Features and scores of each song, in order; `song_of` reads the cells.
 
@@ -317,7 +313,7 @@ class Reward:
         """
         self.parts.check_prompts(prompts, len(songs))
         texts = None if prompts is None else prompts_of(prompts)
-        thresholds = self.decode_settings
+        thresholds = self.parts.decode_settings
         decoded = decode_songs([fspath(c) for c in songs if is_path(c)], thresholds, workers)
         stream = (
             next(decoded)
@@ -325,12 +321,7 @@ class Reward:
             else song_of(cell, sample_rate, f"song {number}", thresholds)
             for number, cell in enumerate(songs)
         )
-        return run_songs(self.parts, stream, settings, texts)
-
-    @property
-    def decode_settings(self) -> DecodeSettings:
-        """What the flags of files are measured against."""
-        return decode_settings_of(self.parts)
+        return run_songs(self.parts, stream, settings or self.engine_settings(), texts)
 
     def check_single(self) -> None:
         """Raises UsageError where a song's reward depends on the other songs of its prompt."""
@@ -339,10 +330,6 @@ class Reward:
                 "a mix normalised by group compares songs of one prompt, which a row per song does "
                 "not know; use range, zscore or none here"
             )
-
-    def segment_rows(self, result: SongResult) -> list[Row]:
-        """A row per segment of a song, as `score --segments` writes it."""
-        return segment_rows(self, result)
 
     def to(self, device: str | torch.device) -> Reward:
         """Move all weights and buffers, and give the memory that they leave back to the device."""
@@ -373,7 +360,7 @@ class Reward:
         Raises:
             UsageError: a model or a guard that was made in code and has no name to load it by.
         """
-        save_reward(self, path)
+        save_values(reward_values(self, Path(path).resolve().parent), path)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Reward:
@@ -385,7 +372,7 @@ class Reward:
         Raises:
             DataError: no such file, or not a saved reward; all problems are listed together.
         """
-        return load_reward(cls, path, **options)
+        return reward_of_values(cls, read_values(path), path, **options)
 
     def licences(self) -> list[Licence]:
         """The licences of the models' code and weights, each part once.
@@ -393,10 +380,8 @@ class Reward:
         Each is a mapping of `part`, `licence`, `commercial` (whether it allows commercial use; None
         where that is not clear) and `source` (where it is stated).
         """
-        models = [self.model, *([] if self.student is None else [self.student.model])]
-        return licences_of(
-            one for m in models for one in (m.models.values() if isinstance(m, Panel) else [m])
-        )
+        parts = [*self.parts.members, *(self.student.parts.members if self.student else [])]
+        return licences_of(part.model for part in parts)
 
     def to_values(self) -> dict[str, Any]:
         """The reward as plain values for `of_values`; local models by absolute paths."""
@@ -407,28 +392,6 @@ class Reward:
         """Inverse of `to_values`; options and errors as in `load`."""
         return reward_of_values(cls, values, **options)
 
-    def _judged_twice(
-        self, cells: Sequence[Any], prompts: Prompts, sample_rate: int | None, workers: int
-    ) -> list[Row]:
-        def score(reward: Reward, numbers: Sequence[int]) -> list[Row]:
-            songs = [cells[number] for number in numbers]
-            texts = None if prompts is None else [prompts[number] for number in numbers]
-            settings = reward.engine_settings()
-            results = reward.results(songs, texts, sample_rate, workers=workers, settings=settings)
-            rows = (song_row(reward, result, rewarded=True) for result in results)
-            return list(with_bar(rows, len(songs), "songs"))
-
-        groups = None if prompts is None else prompt_keys(prompts_of(prompts))
-        return cascade_rows(self, len(cells), score, groups)
-
-    def _forward(
-        self, waveforms: Tensor, sample_rate: int, lengths: Lengths, prompts: Prompts
-    ) -> tuple[Scores, Tensor | None]:
-        scores, features = self.parts.forward(
-            waveforms, sample_rate, lengths, prompts, self.loudness, self.batch_segments
-        )
-        return scores, self.parts.embeddings(features)
-
     def __repr__(self) -> str:
         models = ", ".join(f"{name}: {source}" for name, source in self.sources.items())
         mix = str(self.mix) if isinstance(self.mix, RewardMix) else "preference"
@@ -436,16 +399,6 @@ class Reward:
             f"Reward({models}; mix {mix}; loudness {self.loudness}; "
             f"guards {', '.join(self.guards.names) or None}; caution {self.caution:g})"
         )
-
-
-def decode_settings_of(members: Members) -> DecodeSettings:
-    """Segment length and rate of the first encoder; ten seconds where it has no windows."""
-    wide = members.reads_channels
-    if not members.encoders:
-        return DecodeSettings(WHOLE_SECONDS, members.members[0].model.sample_rate, channels=wide)
-    first = members.encoders[0]
-    seconds = WHOLE_SECONDS if first.window is None else first.window / first.sample_rate
-    return DecodeSettings(seconds, first.sample_rate, channels=wide)
 
 
 def as_reward(model: Models | Reward, mix: Mix | None = None, **options: Any) -> Reward:

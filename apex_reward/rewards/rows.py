@@ -52,17 +52,16 @@ def song_row(reward: Any, result: SongResult, rewarded: bool, members: bool = Fa
     """
     values: Row = dict.fromkeys(row_columns(reward, rewarded, members))
     flags = list(result.flags)
-    if result.error is None:
-        scores, raw, measured = judged(reward, result, rewarded)
-        (found,) = scores.rows()
-        values.update(found)
-        tripped = reward.guards.flags(measured)
-        far = measured.get(UNFAMILIAR, 0.0) > 1 and UNFAMILIAR not in tripped
-        flags = [*dict.fromkeys([*flags, *tripped, *([UNFAMILIAR] if far else [])])]
-        if raw is not None:
+    if result.scores is not None:
+        values |= result.scores.rows()[0]
+        tripped = reward.guards.flags(result.measured)
+        far = [UNFAMILIAR] if result.measured.get(UNFAMILIAR, 0.0) > 1 else []
+        flags = [*dict.fromkeys([*flags, *tripped, *far])]
+        if rewarded:
+            raw = _mixed(reward, result, result.scores)
             values |= {"reward_raw": raw, "reward": reward.guarded(raw, tripped)}
-        if members and scores.ensembles:
-            values |= _member_values(reward, result, scores, tripped if rewarded else None)
+        if members and result.scores.ensembles:
+            values |= _member_values(reward, result, tripped if rewarded else None)
     return {
         "path": printable(result.path),
         "duration": result.duration,
@@ -74,29 +73,18 @@ def song_row(reward: Any, result: SongResult, rewarded: bool, members: bool = Fa
     }
 
 
-def judged(
-    reward: Any, result: SongResult, rewarded: bool
-) -> tuple[Scores, float | None, dict[str, float]]:
-    """Scores of one song without an error, its reward before guards, and the guards' values."""
-    assert result.scores is not None
-    raw = _mixed(reward, result, result.scores) if rewarded else None
-    return result.scores, raw, dict(result.measured)
-
-
 def _mixed(reward: Any, result: SongResult, scores: Scores) -> float:
-    with torch.inference_mode(), torch.autocast(reward.parts.device.type, enabled=False):
-        features = [feature.to(reward.parts.device) for feature in result.features]
-        embeddings = reward.parts.embeddings(features)
-        return reward.mix_scores(scores, None if embeddings is None else embeddings.cpu()).item()
+    vector = None if result.vector is None else result.vector[None]
+    with torch.inference_mode():
+        return float(reward.mix_scores(scores, vector))
 
 
-def _member_values(
-    reward: Any, result: SongResult, scores: Scores, tripped: Sequence[str] | None
-) -> Row:
+def _member_values(reward: Any, result: SongResult, tripped: Sequence[str] | None) -> Row:
     """The numbers of one song by each member; without `tripped`, of its heads only."""
     values: Row = {}
     for i in range(reward.members):
-        own = scores.member(i)
+        assert result.scores is not None
+        own = result.scores.member(i)
         values |= {member_column(name, i): value.item() for name, value in own.items()}
         if tripped is not None:
             raw = _mixed(reward, result, own)

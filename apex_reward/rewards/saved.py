@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import yaml
 from torch import nn
@@ -24,8 +24,6 @@ from apex_reward.rewards.panel import Panel
 from apex_reward.scores.mix import RewardMix
 from apex_reward.version import package_version
 
-Made = TypeVar("Made")
-
 KEYS = ("models", "mix", "loudness", "guards", "caution", "cascade")
 
 
@@ -39,18 +37,20 @@ def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
     Raises:
         UsageError: a model or a guard that was made in code and has no name to load it by.
     """
-    cascade = {}
-    if reward.student is not None:
-        student = _plain_models(reward.student.model, folder)
-        cascade = {"cascade": {"student": student, "keep": reward.keep}}
-    return {
+    guards = reward.guards
+    actions = (action for action in get_args(Action) if guards == Guards.default(action))
+    values = {
         "models": _plain_models(reward.model, folder),
         "mix": reward.mix.to_dict(),
         "loudness": reward.loudness,
-        "guards": _plain_guards(reward.guards),
+        # An action where the guards are the default ones, else all of them in full.
+        "guards": next(actions, guards.to_dict()) if guards.guards else None,
         "caution": reward.caution,
-        **cascade,
     }
+    if reward.student is not None:
+        student = _plain_models(reward.student.model, folder)
+        values["cascade"] = {"student": student, "keep": reward.keep}
+    return values
 
 
 def _plain_models(model: Any, folder: Path | None) -> Any:
@@ -59,26 +59,24 @@ def _plain_models(model: Any, folder: Path | None) -> Any:
     return _plain(source_of(model), folder)
 
 
-def save_reward(reward: Any, path: str | Path) -> None:
+def save_values(values: Mapping[str, Any], path: str | Path) -> None:
     """Write `reward_values` as YAML, whole."""
-    values = reward_values(reward, Path(path).resolve().parent)
-    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
 
 
-def load_reward(kind: Callable[..., Made], path: str | Path, **options: Any) -> Made:
-    """Read what `save_reward` wrote, or a person in its form; see `Reward.load`."""
+def read_values(path: str | Path) -> Any:
+    """What `save_values` wrote, or a person in its form."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a reward file (YAML)") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as YAML: {error}") from error
-    return reward_of_values(kind, values, path, **options)
 
 
 def reward_of_values(
-    kind: Callable[..., Made], values: Any, path: str | Path = "reward.yaml", **options: Any
-) -> Made:
+    kind: Any, values: Any, path: str | Path = "reward.yaml", **options: Any
+) -> Any:
     """The reward of `reward_values`.
 
     Args:
@@ -91,19 +89,22 @@ def reward_of_values(
     """
     if problems := _problems(values):
         raise DataError.listing(f"{path} is no reward", problems)
+    folder = Path(path).parent
+    mix, guards = values.get("mix"), values.get("guards")
+    if isinstance(mix, Mapping) and "weights" in mix and "normalization" in mix:
+        mix = RewardMix.from_dict(mix)
     try:
         made = kind(
-            _models(values["models"], Path(path).parent, options),
-            _mix(values.get("mix")),
+            _models(values["models"], folder, options),
+            mix,
             loudness=values.get("loudness"),
-            guards=_guards(values.get("guards")),
+            guards=Guards.from_dict(guards) if isinstance(guards, Mapping) else guards,
             caution=values.get("caution") or 0.0,
         )
-        if not (cascade := values.get("cascade")):
-            return made
-        student = _models(cascade["student"], Path(path).parent, options)
-        joined: Any = kind
-        return joined.cascade(student, made, keep=cascade["keep"])
+        if cascade := values.get("cascade"):
+            student = _models(cascade["student"], folder, options)
+            made = kind.cascade(student, made, keep=cascade["keep"])
+        return made
     except ApexError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -129,26 +130,19 @@ def _problems(values: Any) -> list[str]:
 def _models(given: Any, folder: Path, options: dict[str, Any]) -> Any:
     """The models as `Reward` takes them: one, a list, or a mapping of names."""
     if isinstance(given, list):
-        return [_loaded(one, folder, options) for one in given]
+        return [_models(one, folder, options) for one in given]
     if isinstance(given, Mapping) and "name" not in given:
-        return {str(name): _loaded(one, folder, options) for name, one in given.items()}
-    return _loaded(given, folder, options)
-
-
-def _loaded(given: Any, folder: Path, options: dict[str, Any]) -> Any:
+        return {str(name): _models(one, folder, options) for name, one in given.items()}
     return load_reward_model(Source.of_plain(given).located(folder, KNOWN), **options)
 
 
 def _plain(source: Source, folder: Path | None) -> str | dict[str, str]:
     source = source.located(Path(), KNOWN)
     if folder is not None:
+        kind, colon, rest = source.name.partition(":")
+        known = kind in KNOWN and bool(rest)
+        name = kind + colon + _relative(rest, folder) if known else _relative(source.name, folder)
         encoder = None if source.encoder is None else _relative(source.encoder, folder)
-        kind, _, rest = source.name.partition(":")
-        name = (
-            f"{kind}:{_relative(rest, folder)}"
-            if kind in KNOWN and rest
-            else (_relative(source.name, folder))
-        )
         source = replace(source, name=name, encoder=encoder)
     return source.plain()
 
@@ -161,45 +155,12 @@ def _relative(name: str, folder: Path) -> str:
     return f"./{inside}" if inside in KNOWN else inside
 
 
-def _plain_guards(guards: Guards) -> Any:
-    """None, an action where the guards are the default ones, or all of them in full."""
-    if not guards.guards:
-        return None
-    known = [action for action in get_args(Action) if guards == Guards.default(action)]
-    return known[0] if known else guards.to_dict()
-
-
-def _mix(value: Any) -> Any:
-    if isinstance(value, Mapping) and "weights" in value and "normalization" in value:
-        return RewardMix.from_dict(value)
-    return value
-
-
-def _guards(value: Any) -> Any:
-    return Guards.from_dict(value) if isinstance(value, Mapping) else value
-
-
 def provenance(reward: Any) -> dict[str, Any]:
     """What a reward's numbers depend on, as plain values: the same for the same numbers.
 
     `models` has an entry per member: where it is from, a hash of weights and settings, its segment
     tail, dtype and device.
     """
-    members = reward.parts.members
-    further = {}
-    if reward.student is not None:
-        further = {"cascade": {"keep": reward.keep, "student": provenance(reward.student)}}
-    return {
-        **further,
-        "version": package_version(),
-        "models": {one.name or one.model.name: _about(one.model) for one in members},
-        "reward": _values(reward),
-        "batch_segments": reward.batch_segments,
-        "demonstration": reward.demonstration,
-    }
-
-
-def _values(reward: Any) -> dict[str, Any]:
     try:
         values = reward_values(reward)
     except UsageError:  # a model made in code: its class has to do
@@ -209,7 +170,17 @@ def _values(reward: Any) -> dict[str, Any]:
             "guards": list(reward.guards.names),
             "caution": reward.caution,
         }
-    return {name: value for name, value in values.items() if name != "models"}
+    values.pop("models", None)
+    about = {
+        "version": package_version(),
+        "models": {one.name or one.model.name: _about(one.model) for one in reward.parts.members},
+        "reward": values,
+        "batch_segments": reward.batch_segments,
+        "demonstration": reward.demonstration,
+    }
+    if reward.student is not None:
+        about["cascade"] = {"keep": reward.keep, "student": provenance(reward.student)}
+    return about
 
 
 def _about(model: Any) -> dict[str, Any]:
@@ -217,11 +188,10 @@ def _about(model: Any) -> dict[str, Any]:
         source = str(source_of(model))
     except UsageError:
         source = f"{type(model).__module__}.{type(model).__qualname__}"
-    config = getattr(model, "config", None)
     return {
         "source": source,
         "hash": model_hash(model),
-        "segment_tail": getattr(config, "segment_tail", None),
+        "segment_tail": getattr(getattr(model, "config", None), "segment_tail", None),
         "dtype": str(getattr(model, "dtype", None) or "float32").removeprefix("torch."),
         "device": getattr(getattr(model, "device", None), "type", "cpu"),
         "licences": licences_of([model]),

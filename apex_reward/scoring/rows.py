@@ -16,7 +16,7 @@ from apex_reward.model.encode import Prompts
 from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.rows import Row, row_columns, song_row
+from apex_reward.rewards.rows import Row, row_columns, segment_rows, song_row
 from apex_reward.scoring.lists import Input, Songs
 
 FILE_COLUMNS = ("path", "duration", "sample_rate", "segments")
@@ -88,7 +88,7 @@ def rows_of(
     results = reward.results(songs.paths, songs.prompts, workers=workers, settings=how)
     for name, result in zip(songs.names, results, strict=True):
         row = song_row(reward, result, settings.rewarded, settings.members)
-        segments = reward.segment_rows(result) if settings.segments else []
+        segments = segment_rows(reward, result) if settings.segments else []
         if name is not None:
             for named in (row, *segments):
                 named["path"] = printable(name)

@@ -188,7 +188,7 @@ class Batcher:
     def _read(self, job: _Job) -> DecodedSong:
         process = getattr(self._local, "process", None)
         if process is None:
-            process = self._local.process = DecodeProcess(self.reward.decode_settings)
+            process = self._local.process = DecodeProcess(self.reward.parts.decode_settings)
             self._processes.append(process)
         blocks, most = [], self.limits.seconds
         for block in process.blocks(job.path):
@@ -200,7 +200,7 @@ class Batcher:
         return DecodedSong(job.name, lambda: (block for block in blocks))
 
     def _run(self) -> None:
-        window = self.reward.decode_settings.segment_seconds
+        window = self.reward.parts.decode_settings.segment_seconds
         while (first := self._next()) is not None:
             batch, until = [first], first.since + self.limits.wait
             # A song that no other song follows does not wait.

@@ -110,7 +110,7 @@ def made_shard(teacher: Reward, paths: Sequence[str], seed: int, name: str) -> p
 
 def _song(teacher: Reward, path: str) -> Tensor:
     """The beginning of a song (T,), mono at 24 kHz."""
-    song = decode_song(path, teacher.decode_settings)
+    song = decode_song(path, teacher.parts.decode_settings)
     if song.error is not None:
         raise DataError(song.error)
     rate, parts = song.sample_rate, []
@@ -136,7 +136,7 @@ def _scored_clips(
     parts = teacher.parts
     with torch.no_grad():
         scores, features = parts.forward(waves.to(parts.device), RATE, real)
-        embeddings = parts.embeddings(features)
+        embeddings = getattr(teacher.model, "embeddings_of", lambda _: None)(features)
         labels = members_of_scores(scores).transpose(0, 1).flatten(1).float().cpu()
         mels = mel_of(waves).half()
     if not bool(labels.isfinite().all()):

@@ -33,7 +33,7 @@ from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_json
 from apex_reward.model.apex import ApexReward
 from apex_reward.model.config import ApexConfig
-from apex_reward.rewards.encode import encode_files
+from apex_reward.rewards.engine import encode_files
 from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint
 from apex_reward.train.loop import Loop, Network, predict, seeded, stream
 from apex_reward.train.report import few_songs, metrics_report, write_trained_card

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from apex_reward import Head, Scores
 from apex_reward.audio.loudness import loudness_of_blocks
-from apex_reward.rewards import members as members_module
-from apex_reward.rewards.members import Members
+from apex_reward.rewards import panel as panel_module
+from apex_reward.rewards.panel import Members
 from tests.support import tiny_model
 
 RATE = 24_000
@@ -51,7 +51,7 @@ def test_a_panel_with_a_model_of_waveforms_is_scored_on_the_device(
         model = tiny_model(3)
     # A hash of weights and a check of samples need values, which fake tensors do not have.
     monkeypatch.setattr(type(model.encoders[0]), "fingerprint", lambda self: 0)
-    monkeypatch.setattr(members_module, "checked_songs", lambda songs, lengths: (songs, lengths))
+    monkeypatch.setattr(panel_module, "checked_songs", lambda songs, lengths: (songs, lengths))
     members = Members({"a": model, "b": Power()})
     songs = torch.zeros(2, RATE, device=GPU)
     scores, _ = members.forward(songs, RATE, [RATE, RATE // 2])

@@ -12,14 +12,13 @@ from apex_reward.model import ApexReward
 from apex_reward.rewards.engine import EngineSettings, SongResult
 from apex_reward.rewards.engine import run_songs as run
 from apex_reward.rewards.panel import members_of
-from apex_reward.rewards.reward import Reward
 from tests.support import NOT_AUDIO, tiny_model
 
 
 def run_songs(model, songs, batch_segments=None, workers=0, block=16):
     """Songs of files through one model, their pieces kept."""
     settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True)
-    decoded = decode_songs(songs, Reward(model).decode_settings, workers)
+    decoded = decode_songs(songs, members_of(model).decode_settings, workers)
     return run(members_of(model), decoded, settings)
 
 

@@ -18,7 +18,7 @@ from apex_reward.errors import UsageError
 from apex_reward.rewards.foreign.audiobox import Audiobox
 from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.rewards.foreign.lyrics import Lyrics, PipelineTranscriber
-from apex_reward.rewards.members import Members
+from apex_reward.rewards.panel import Members
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
 from apex_reward.rewards.stacks.verl_native import ApexNativeReward
 from tests.clap_support import write_tiny_clap

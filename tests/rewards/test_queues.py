@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apex_reward.audio.segment import Segments, cut_segments
-from apex_reward.rewards.engine import EncoderQueue, Track
+from apex_reward.rewards.engine import EncoderQueue, Stream
 from apex_reward.rewards.songs import to_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -34,9 +34,10 @@ class Means:
 
 def missing_by_batch(device: torch.device) -> tuple[list[int], float]:
     """Pieces of a song that are without a feature after each batch of two, and its mean."""
-    queue, heard, counts = EncoderQueue(Means(), device, 2, keep=False), Track(), []
+    queue = EncoderQueue(Means(), device, 2, keep=False)
+    heard, counts = Stream(queue, 8), []
     for number in range(3):
-        queue.add(heard, torch.arange(4.0) + 4 * number)
+        heard.cut(torch.arange(4.0) + 4 * number)
         queue.encode()
         counts.append(heard.missing)
     queue.encode(at_least=1)

@@ -106,7 +106,7 @@ def test_a_panel_names_its_heads_and_runs_a_shared_encoder_once(
     twin = tiny_model(3)
     panel = Panel({"a": model, "b": twin})
     assert [head.name for head in panel.heads[:2]] == ["a.score_streams", "a.score_likes"]
-    assert len(panel.parts.encoders) == 1
+    assert len(panel.encoders) == 1
     calls = []
     real = model.encoder.forward
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_a_panel_names_its_heads_and_runs_a_shared_encoder_once(
     alone = model.reward(wave[None], RATE, mix="clarity=3")
     assert value.item() == pytest.approx(alone.item(), abs=1e-6)
     other = Panel({"a": model, "b": tiny_model(4)})
-    assert len(other.parts.encoders) == 2
+    assert len(other.encoders) == 2
 
 
 def test_panels_join_ensembles_and_single_models(model: ApexReward) -> None:
