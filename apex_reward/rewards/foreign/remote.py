@@ -21,17 +21,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import soundfile
-import torch
 from torch import Tensor
 
 from apex_reward.errors import ApexError, AudioError, UsageError
-from apex_reward.model.encode import Lengths, Prompts
-from apex_reward.model.inputs import mono_mix
+from apex_reward.model.encode import Prompts
 from apex_reward.model.source import Source
 from apex_reward.prompt import prompt_of
-from apex_reward.rewards.protocol import check_gradient
+from apex_reward.rewards.foreign.called import CalledModel
 from apex_reward.scores.head import Head
-from apex_reward.scores.scores import Scores
 
 TEMPORARY = (408, 429, 500, 502, 503, 504)
 TRIES = 5
@@ -42,7 +39,7 @@ class ServerError(ApexError):
     """A server that cannot be reached, or whose answer does not follow the protocol."""
 
 
-class RemoteReward:
+class RemoteReward(CalledModel):
     """A served reward behind the interface of a reward model.
 
     Its heads are the server's, at the server's loudness; a `Reward` without a mix takes the
@@ -59,7 +56,8 @@ class RemoteReward:
         ServerError: no answer, or not a reward server.
     """
 
-    differentiable = False
+    name = "remote"
+    own_rate = True
 
     def __init__(
         self, servers: str | Sequence[str], token: str | None = None, timeout: float = 120.0
@@ -67,18 +65,12 @@ class RemoteReward:
         urls = [servers] if isinstance(servers, str) else list(servers)
         if len(urls) == 1:
             self.source = Source(urls[0])
-        self.name = "remote"
         self._urls, self._turn = [url.rstrip("/") for url in urls], cycle(range(len(urls)))
         self._token, self._timeout = token, timeout
         info = self._ask("/info", None)
         try:
             self.heads = tuple(
-                Head(
-                    head["name"],
-                    -math.inf if head["low"] is None else head["low"],
-                    math.inf if head["high"] is None else head["high"],
-                )
-                for head in info["heads"]
+                Head(head["name"], *_ends(head["low"], head["high"])) for head in info["heads"]
             )
             self.sample_rate, self.reads_text = int(info["sample_rate"]), bool(info["reads_text"])
             self.saved_mix: Mapping[str, Any] = info["mix"]
@@ -93,45 +85,36 @@ class RemoteReward:
         self.__dict__.update(state)
         self._turn = cycle(range(len(self._urls)))
 
-    def __call__(
-        self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
-    ) -> Scores:
-        """Scores of songs (B, T) or (B, C, T), by the server.
+    def score_songs(
+        self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
+    ) -> list[list[float]]:
+        """The server's scores of mono songs (T,).
 
         Raises:
-            UsageError: a gradient asked for, or a request that the server refuses.
+            UsageError: a request that the server refuses.
             AudioError: songs that the server cannot score.
             ServerError: no whole answer after some tries, or one that is not a row of finite
                 numbers per song.
         """
-        check_gradient(self, waveforms)
-        mono = mono_mix(waveforms)
-        ends = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
-        songs = [
-            {"audio": encoded(song[:end], sample_rate), **_prompt(prompts, number)}
-            for number, (song, end) in enumerate(zip(mono, ends, strict=True))
+        sent = [
+            {"audio": encoded(song, sample_rate), **_prompt(prompts, number)}
+            for number, song in enumerate(songs)
         ]
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(songs), BATCH):
-            part = songs[start : start + BATCH]
+        for start in range(0, len(sent), BATCH):
+            part = sent[start : start + BATCH]
             answer = self._ask("/score", {"songs": part}).get("rows")
-            if (
-                not isinstance(answer, list)
-                or len(answer) != len(part)
-                or not all(isinstance(row, dict) for row in answer)
-            ):
+            whole = isinstance(answer, list) and len(answer) == len(part)
+            if not whole or not all(isinstance(row, dict) for row in answer):
                 raise ServerError(f"{self._urls[0]} answered no row for each of {len(part)} songs")
             rows += answer
-        return self._scores(rows)
-
-    def _scores(self, rows: list[dict[str, Any]]) -> Scores:
         if failed := [f"song {n} {row['error']}" for n, row in enumerate(rows) if row.get("error")]:
             raise AudioError("; ".join(failed))
-        values = [[row.get(head.name) for head in self.heads] for row in rows]
-        numbers: list[Any] = [value for row in values for value in row]
+        values: list[list[Any]] = [[row.get(head.name) for head in self.heads] for row in rows]
+        numbers = [value for row in values for value in row]
         if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
             raise ServerError(f"{self._urls[0]} answered scores that are not finite numbers")
-        return Scores.from_stack(torch.tensor(values), self.heads)
+        return values
 
     def _ask(self, route: str, body: Any) -> dict[str, Any]:
         """A request to the servers in turn, repeated a few times on errors that may pass."""
@@ -179,6 +162,10 @@ def encoded(song: Tensor, sample_rate: int) -> str:
     else:
         soundfile.write(buffer, samples, sample_rate, "FLOAT", format="WAV")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _ends(low: float | None, high: float | None) -> tuple[float, float]:
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _prompt(prompts: Prompts, number: int) -> dict[str, str]:

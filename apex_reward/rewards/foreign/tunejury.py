@@ -7,6 +7,7 @@ Shape key: B = songs, C = CLAP's width (512), W = MERT's width (1024).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,8 +143,9 @@ class TuneJury(EncodedModel, FrozenModule):
         config, file, content = read_folder(folder, MODEL_TYPE)
         mert = whole_song_mert(HubertConfig(**config.get("mert", {})))
         load_checked(mert, file, without_prefix("mert.", content))
-        head = without_prefix("head.", content)
-        model = cls._composed(file, head, mert, load_clap(folder / "clap"))
+        head, towers = without_prefix("head.", content), load_clap(folder / "clap")
+        model = cls(towers, mert, _widths(file, head))
+        load_checked(model.head, file, head)
         return with_source(model, Source.of_kind(cls.name, name, **hub))
 
     @classmethod
@@ -170,14 +172,7 @@ class TuneJury(EncodedModel, FrozenModule):
         folder = encoder_path(encoder or PUBLISHED_MERT, **hub)
         mert = whole_song_mert(HubertConfig(**{**MERT_95M, **read_encoder_config(folder)}))
         load_mert(mert, folder)
-        towers = load_clap(clap or PUBLISHED_CLAP, **hub)
-        return cls._composed(file, head, mert, towers)
-
-    @classmethod
-    def _composed(
-        cls, file: Path, head: dict[str, Tensor], mert: MertEncoder, clap: ClapEncoder
-    ) -> TuneJury:
-        model = cls(clap, mert, _widths(file, head))
+        model = cls(load_clap(clap or PUBLISHED_CLAP, **hub), mert, _widths(file, head))
         load_checked(model.head, file, head)
         return model
 
@@ -215,20 +210,16 @@ def _published_head(path: Path) -> tuple[Path, dict[str, Tensor]]:
     content = read_weights(files[0])
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
-    if not isinstance(content, Mapping) or not any(str(k).startswith("net.") for k in content):
-        raise CheckpointError(
-            f"{files[0]} is not TuneJury's head: expected tensors named net.0.weight, ..."
-        )
-    return files[0], dict(content)
+    return files[0], dict(content) if isinstance(content, Mapping) else {}
 
 
-def _widths(file: Path, head: Mapping[str, Any]) -> list[int]:
+def _widths(file: Path, head: Mapping[str, Tensor]) -> list[int]:
     """Widths of the hidden layers, from the batch norms' means."""
-    means = {
-        int(name.split(".")[1]): len(value)
-        for name, value in head.items()
-        if name.startswith("net.") and name.endswith(".running_mean") and value.ndim == 1
-    }
-    if not means:
-        raise CheckpointError(f"{file} has no net.N.running_mean; is it TuneJury's head?")
-    return [means[index] for index in sorted(means)]
+    means = [re.fullmatch(r"net\.(\d+)\.running_mean", str(name)) for name in head]
+    layers = sorted(int(found[1]) for found in means if found)
+    if not layers:
+        raise CheckpointError(
+            f"{file} is not TuneJury's head: expected tensors named net.0.weight, ..., "
+            "net.1.running_mean, ..."
+        )
+    return [len(head[f"net.{layer}.running_mean"]) for layer in layers]

@@ -24,8 +24,8 @@ from apex_reward.audio.resample import resample
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.prompt import prompt_of
 from apex_reward.rewards.judge import Judge
-from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.stacks.samples import reward_of
 
 
 class CMIRewardModel:
@@ -49,12 +49,9 @@ class CMIRewardModel:
         device: str | None = None,
         mix: str | None = None,
     ) -> None:
-        name = str(checkpoint)
-        if name.endswith((".yaml", ".yml")):
-            reward = Reward.load(name, device=device)
-            reward = reward if mix is None else Reward(reward.model, mix, loudness=reward.loudness)
-        else:
-            reward = Reward(load_reward_model(name, device=device), mix)
+        reward = reward_of(str(checkpoint), device)
+        if mix is not None:
+            reward = Reward(reward.model, mix, loudness=reward.loudness)
         self._judge = Judge(reward, undecodable=None)
         self._text_heads = [
             f"{part.name}.{head.name}" if part.name else head.name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.stacks.samples import judge_of
+from apex_reward.rewards.stacks.samples import judge_with
 
 if TYPE_CHECKING:
     Base: type = object
@@ -43,12 +43,7 @@ class ApexFlowReward(Base):
     def __init__(self, config: Any, accelerator: Any = None) -> None:
         if Base is not object:
             super().__init__(config, accelerator)
-        given = dict(config.extra_kwargs or {})
-        self.judge = judge_of(
-            str(given.get("reward", "reward.yaml")),
-            given.get("undecodable", "floor"),
-            given.get("scale", "none"),
-        )
+        self.judge = judge_with(config.extra_kwargs)
 
     def __call__(
         self,

@@ -9,10 +9,31 @@ from typing import Any
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.judge import Judge, Scale, Undecodable
+from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
 
 # Special tokens around a text: words in angle or square brackets.
 SPECIALS = re.compile(r"^(\s*(<[^<>\s]+>|\[[A-Z_]+\]))+|((<[^<>\s]+>|\[[A-Z_]+\])\s*)+$")
+
+
+def reward_of(name: str, device: str | None = None, **options: Any) -> Reward:
+    """The reward of a file (`.yaml`), or of a model's name with the options of `Reward`.
+
+    Raises:
+        UsageError: options beside a reward file, which has its own.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return Reward(load_reward_model(name, device=device), **options)
+    if options:
+        raise UsageError(f"a reward file has its own {', '.join(options)}; leave them out")
+    return Reward.load(name, device=device)
+
+
+def judge_with(settings: Mapping[str, Any] | None) -> Judge:
+    """`judge_of` of the `reward`, `undecodable` and `scale` among a stack's settings."""
+    given = settings or {}
+    names = {"reward": "reward.yaml", "undecodable": "floor", "scale": "none"}
+    return judge_of(*(given.get(name, default) for name, default in names.items()))
 
 
 @cache
@@ -24,8 +45,7 @@ def judge_of(reward: str, undecodable: Undecodable = "floor", scale: Scale = "no
     """
     if undecodable is None:
         raise UsageError("undecodable is None; this stack needs a finite number, or 'floor'")
-    loaded = Reward.load(reward) if reward.endswith((".yaml", ".yml")) else Reward(reward)
-    return Judge(loaded, undecodable=undecodable, scale=scale)
+    return Judge(reward_of(str(reward)), undecodable=undecodable, scale=scale)
 
 
 def path_in(query: str, prompt: str = "") -> str | None:

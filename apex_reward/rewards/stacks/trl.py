@@ -200,11 +200,11 @@ class ApexRewardFunction:
         for name, value in figures.items():
             if log_metric is not None and (not self.brief or name.rpartition("/")[2] in BRIEF):
                 log_metric(name, value)
-        names = [*(head.name for head in self.reward.heads), "reward_raw", "flags"]
-        for name in names:
+        for name in [*(head.name for head in self.reward.heads), "reward_raw", "flags"]:
             if log_extra is not None and (not self.brief or name in BRIEF):
                 shown = name if self.brief else f"{self.__name__}/{name}"
-                log_extra(shown, [_cell(row, name) for row in found.rows])
+                cells = [None if row is None else row[name] for row in found.rows]
+                log_extra(shown, [";".join(c) if isinstance(c, list) else c for c in cells])
         return found
 
     def _decoded(self, arguments: dict[str, Any], count: int) -> list[Any]:
@@ -213,8 +213,14 @@ class ApexRewardFunction:
             raise UsageError(f"decode returned {len(items)} songs for {count} completions")
         for item in items:
             samples = item[0] if isinstance(item, tuple) and len(item) == 2 else item
-            if isinstance(samples, (Tensor, np.ndarray)):
-                _check_samples(samples)
+            # A mistake of the decoder is no song that failed.
+            if isinstance(samples, (Tensor, np.ndarray)) and (
+                samples.ndim not in (1, 2) or "float" not in str(samples.dtype)
+            ):
+                raise UsageError(
+                    f"a completion decoded to {samples.dtype} of shape {tuple(samples.shape)}; "
+                    "expected a float waveform (T,) or (C, T) in [-1, 1], or None"
+                )
         return items
 
     def _warn_of_nothing(self, ids: Sequence[Sequence[int]] | None, found: Judged) -> None:
@@ -230,22 +236,6 @@ class ApexRewardFunction:
             f"for undecodable completions, and nothing is learnt. The first {reason}.{shown} "
             + (f"Expected: {expected}" if expected else "Check the decode hook."),
             stacklevel=4,
-        )
-
-
-def _cell(row: dict[str, Any] | None, name: str) -> Any:
-    if row is None:
-        return None
-    return ";".join(row[name]) if name == "flags" else row[name]
-
-
-def _check_samples(samples: Tensor | np.ndarray[Any, Any]) -> None:
-    """Refuse what is a mistake of the decoder, and no song that failed."""
-    is_float = "float" in str(samples.dtype)
-    if samples.ndim not in (1, 2) or not is_float:
-        raise UsageError(
-            f"a completion decoded to {samples.dtype} of shape {tuple(samples.shape)}; expected a "
-            "float waveform (T,) or (C, T) in [-1, 1], or None"
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.prompt import prompt_of
-from apex_reward.rewards.stacks.samples import judge_of, numbers
+from apex_reward.rewards.stacks.samples import judge_with, numbers
 
 
 class ApexRewardManager:
@@ -49,11 +49,7 @@ class ApexRewardManager:
             raise UsageError(
                 f"decode is {name!r}; expected package.module:callable ({error})"
             ) from error
-        self.judge = judge_of(
-            str(given.get("reward", "reward.yaml")),
-            given.get("undecodable", "floor"),
-            given.get("scale", "none"),
-        )
+        self.judge = judge_with(given)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """The reward of the last response of a `DataProto`, as verl asks for it.

@@ -14,9 +14,7 @@ import torch
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.judge import Judge, Scale, Undecodable
-from apex_reward.rewards.load import load_reward_model
-from apex_reward.rewards.reward import Reward
-from apex_reward.rewards.stacks.samples import numbers
+from apex_reward.rewards.stacks.samples import numbers, reward_of
 
 
 class ApexNativeReward:
@@ -43,12 +41,7 @@ class ApexNativeReward:
     ) -> None:
         if undecodable is None:
             raise UsageError("undecodable is None; verl-omni needs a finite number, or 'floor'")
-        if model_path.endswith((".yaml", ".yml")):
-            if options:
-                raise UsageError(f"a reward file has its own {', '.join(options)}; leave them out")
-            reward = Reward.load(model_path, device=device)
-        else:
-            reward = Reward(load_reward_model(model_path, device=device), **options)
+        reward = reward_of(model_path, device, **options)
         self._judge: Judge | None = Judge(reward, undecodable=undecodable, scale=scale)
 
     @property
