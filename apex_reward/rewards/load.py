@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
@@ -32,6 +32,7 @@ FOREIGN = {
     "rulers": "apex_reward.rewards.foreign.rulers:Rulers",
     "judge": "apex_reward.rewards.foreign.judge:AudioJudge",
 }
+REMOTE = "apex_reward.rewards.foreign.remote:RemoteReward"
 # Those that compose a published head with an encoder of another name.
 COMPOSED = ("songeval", "muq-eval")
 KNOWN = (EMBEDDED_MODEL, *FOREIGN)
@@ -79,26 +80,22 @@ def load_reward_model(
         hub.setdefault("revision", source.revision)
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if text.startswith(("http://", "https://")):
-        _no_options(text, encoder=encoder, segment_tail=segment_tail)
-        from apex_reward.rewards.foreign.remote import RemoteReward
-
-        return RemoteReward(text, token=hub.get("token"))
     kind, _, folder = text.partition(":")
     if kind not in FOREIGN:
         folder, kind = text, _kind_of(text)
-    if kind in FOREIGN:
-        _no_options(text, segment_tail=segment_tail)
-        if encoder is not None and kind in COMPOSED:
-            hub["encoder"] = encoder
-        else:
-            _no_options(text, encoder=encoder)
-        made = _foreign(kind, folder, hub)
-    elif ":" in text and not Path(text).exists():
-        _no_options(text, encoder=encoder, segment_tail=segment_tail)
-        made = _own_class(text)
-    else:
+    apex = not kind and (":" not in text or Path(text).exists())
+    given = {"encoder": encoder, "segment-tail": segment_tail}
+    taken = ["encoder", "segment-tail"] if apex else ["encoder"] if kind in COMPOSED else []
+    if wrong := [key for key, value in given.items() if value is not None and key not in taken]:
+        raise UsageError(f"--{' and --'.join(wrong)} is for APEX models; {text} takes none")
+    if apex:
         made = _apex(text, encoder, segment_tail, hub)
+    elif kind:
+        made = _foreign(kind, folder, {**hub, **({} if encoder is None else {"encoder": encoder})})
+    elif text.startswith(("http://", "https://")):
+        made = _attribute(REMOTE)(text, token=hub.get("token"))
+    else:
+        made = _own_class(text)
     source = Source(text, encoder, segment_tail, hub.get("revision"))
     return with_source(_placed(made, place, dtype), source)
 
@@ -180,50 +177,35 @@ def _foreign(kind: str, folder: str, hub: dict[str, Any]) -> Any:
 def _own_class(name: str) -> Any:
     from apex_reward.rewards.protocol import check_model
 
-    found = _attribute(name)
-    made = (
-        found() if isinstance(found, type) or (callable(found) and not _is_model(found)) else found
-    )
-    return check_model(made, name)
-
-
-def _is_model(found: object) -> bool:
-    return all(hasattr(found, part) for part in ("heads", "sample_rate", "differentiable"))
+    found: Any = _attribute(name)
+    is_model = all(hasattr(found, part) for part in ("heads", "sample_rate", "differentiable"))
+    make = isinstance(found, type) or (callable(found) and not is_model)
+    return check_model(found() if make else found, name)
 
 
 def _attribute(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found: Callable[..., Any] = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{name}: {error}; expected package.module:Class") from error
+    return found
 
 
 def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:
     """The model on its device, its encoder in a dtype that the device computes rightly."""
     import torch
 
-    if isinstance(model, torch.nn.Module):
+    here, set_dtype = isinstance(model, torch.nn.Module), getattr(model, "set_encoder_dtype", None)
+    if here:
         torch.nn.Module.to(model, place)
-        if dtype != "float32":
-            _cast(model, dtype)
-    elif dtype not in ("auto", "float32"):
+    if dtype == "float32" or (dtype == "auto" and not (here and set_dtype)):
+        return model
+    if not here:
         raise UsageError(f"{model.name} is not computed here; leave out --dtype")
-    return model
-
-
-def _cast(model: Any, dtype: str) -> None:
-    set_dtype = getattr(model, "set_encoder_dtype", None)
-    if set_dtype is None and dtype == "auto":
-        return
     if set_dtype is None:
         raise UsageError(f"{model.name} is computed in float32 only; leave out --dtype {dtype}")
     set_dtype(dtype)
-
-
-def _no_options(name: str, **given: Any) -> None:
-    if wrong := [key.replace("_", "-") for key, value in given.items() if value is not None]:
-        raise UsageError(f"--{' and --'.join(wrong)} is for APEX models; {name} takes none")
+    return model
 
 
 __all__ = [
