@@ -71,42 +71,29 @@ def _song_of(
         return decode_song(fspath(cell), settings)
     if isinstance(cell, bytes):
         return song_of_bytes(cell, name, settings)
+    # A decoder of `datasets` with its bytes or a local file is read here: a song of several
+    # channels becomes their mean, while FFmpeg's own mix to one channel is 3 dB louder.
+    encoded = getattr(cell, "_hf_encoded", None)
+    if isinstance(encoded, Mapping) and (
+        encoded.get("bytes") or (encoded.get("path") and Path(encoded["path"]).is_file())
+    ):
+        cell = dict(encoded)
     if isinstance(cell, Mapping):
         name = str(cell.get("path") or name)
-        if cell.get("array") is not None:
-            cell = (cell["array"], cell.get("sampling_rate"))
-        else:
+        if cell.get("array") is None:
             inner = cell.get("bytes") or cell.get("path")
             return _song_of(inner, sample_rate, name, settings)
-    encoded = _encoded(cell)
-    if encoded is not None:
-        return _song_of(encoded, sample_rate, name, settings)
+        cell = (cell["array"], cell.get("sampling_rate"))
     samples, rate = _samples(cell)
     if samples is None:
         return DecodedSong.failed(name, "is empty: no audio is given")
-    array = np.asarray(samples)
     rate = sample_rate if rate is None else rate
     if rate is None:
         raise NoRateError(
             f"{name or 'a song'} is samples without a rate; pass sample_rate= in Hz, or give "
             "(samples, rate), a Waveform or a path"
         )
-    return song_of_array(array, int(rate), name, settings)
-
-
-def _encoded(cell: Any) -> Any:
-    """What a decoder object of `datasets` decodes, where it is here: the bytes, or a local file.
-
-    Decoded here, a song of several channels becomes their mean; FFmpeg's own mix to one channel is
-    3 dB louder.
-    """
-    encoded = getattr(cell, "_hf_encoded", None)
-    if not isinstance(encoded, Mapping):
-        return None
-    path = encoded.get("path")
-    if not encoded.get("bytes") and not (path and Path(path).is_file()):
-        return None
-    return dict(encoded)
+    return song_of_array(np.asarray(samples), int(rate), name, settings)
 
 
 def _samples(cell: Any) -> tuple[Any, Any]:

@@ -103,7 +103,7 @@ class RemoteReward(CalledModel):
         rows: list[dict[str, Any]] = []
         for start in range(0, len(sent), BATCH):
             part = sent[start : start + BATCH]
-            answer = self._ask("/score", {"songs": part}).get("rows")
+            answer: Any = self._ask("/score", {"songs": part}).get("rows")
             whole = isinstance(answer, list) and len(answer) == len(part)
             if not whole or not all(isinstance(row, dict) for row in answer):
                 raise ServerError(f"{self._urls[0]} answered no row for each of {len(part)} songs")
