@@ -112,10 +112,9 @@ def design_of(
 def fit_calibration(design: Design, *, l2: float | None = None, seed: int = 0) -> Calibration:
     """Fit slopes, biases and embedding weights together; `l2` None: chosen in grouped folds."""
     scores, songs = len(design.names), design.songs
-    scale = np.ones(design.features.shape[1])
-    scale[:scores] = heldout.root_mean_square(design.features[:, :scores])
-    width = math.sqrt(max(songs - scores, 1))
-    scale[scores:songs] = heldout.root_mean_square(design.features[:, scores:songs]) * width
+    scale = heldout.root_mean_square(design.features)
+    scale[scores:songs] *= math.sqrt(max(songs - scores, 1))
+    scale[songs:] = 1.0
     features = design.features / scale
     if l2 is None:
         l2 = heldout.choose_l2(features, design.label, design.groups, seed=seed)

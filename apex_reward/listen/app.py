@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +15,8 @@ from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from apex_reward.arena.voters import voter_agreement
-from apex_reward.errors import DataError
+from apex_reward.errors import ApexError, DataError
 from apex_reward.listen.look import gradient_strength, look, scores_of, segment_curves
-from apex_reward.listen.pages import Tabs, page, shown_name, uploaded
 from apex_reward.listen.session import Preference, Session
 from apex_reward.listen.sound import Sounds
 from apex_reward.listen.sources import Comparison
@@ -24,6 +25,9 @@ from apex_reward.rewards.reward import Reward
 from apex_reward.scores.mix import RewardMix
 
 LOCAL = ("127.0.0.1", "localhost")
+Tabs = Sequence[tuple[str, str]]
+MOST_BYTES = 300_000_000
+"""Of one song; an hour of 16-bit stereo is twice that."""
 GONE = "this question is no longer open"
 GONE_SONGS = "these songs are no longer kept; load the page again"
 NOT_YET = "the pairs open up here once you have answered all of their questions on Vote"
@@ -267,3 +271,38 @@ def names_of(item: Comparison) -> list[str]:
     """System and file name of both songs."""
     pairs = zip(item.systems, item.songs, strict=True)
     return [f"{system}: {path.name}" if system else path.name for system, path in pairs]
+
+
+def page(name: str, tabs: Tabs, title: str, **values: Any) -> HTMLResponse:
+    """The page `name` with links to the others; `tabs` are names and addresses."""
+    values |= {"title": title, "subtitle": "", "tabs": tabs if len(tabs) > 1 else [], "here": name}
+    return HTMLResponse(render(f"listen/templates/{name}.html", **values))
+
+
+@contextmanager
+def uploaded(*songs: UploadFile) -> Iterator[list[Path]]:
+    """Files that hold the songs that a browser sent; they are deleted afterwards.
+
+    An `ApexError` within the block becomes an answer 422 with its message.
+
+    Raises:
+        HTTPException: 413 for a song that is too large, or 422.
+    """
+    with tempfile.TemporaryDirectory(prefix="apex-reward-") as folder:
+        paths = []
+        for number, song in enumerate(songs):
+            if (song.size or 0) > MOST_BYTES:
+                raise HTTPException(413, f"a song may have {MOST_BYTES / 1e6:.0f} MB")
+            paths.append(Path(folder) / f"{number}.audio")
+            with paths[-1].open("wb") as file:
+                while data := song.file.read(1 << 20):
+                    file.write(data)
+        try:
+            yield paths
+        except ApexError as error:
+            raise HTTPException(422, str(error)) from error
+
+
+def shown_name(song: UploadFile) -> str:
+    """The name of a song that a browser sent, without folders."""
+    return (song.filename or "song").replace("\\", "/").rpartition("/")[2]

@@ -18,24 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from apex_reward.report import figures as draw
 from apex_reward.report.cells import middle_cut
-from apex_reward.report.figures import (
-    BAD,
-    BAR,
-    GOOD,
-    INK,
-    SERIES,
-    SOFT,
-    TONES,
-    label,
-    new_figure,
-    new_panels,
-    save_figure,
-    style,
-)  # fmt: skip
+from apex_reward.report.figures import label, new_figure
 
 FEWEST_BINS, MOST_BINS, MOST_BARS, LONGEST_NAME = 9, 24, 8, 46
-DASHED: Any = {"color": SOFT, "linestyle": (0, (3, 3)), "linewidth": 1}
+DASHED: Any = {"color": draw.SOFT, "linestyle": (0, (3, 3)), "linewidth": 1}
 Interval = tuple[float, float] | Sequence[float] | None
 
 
@@ -79,7 +67,7 @@ def histogram(values: npt.ArrayLike, xlabel: str, ylabel: str) -> Figure:
     if low == high:
         low, high = low - 0.5, high + 0.5
     bins = int(np.clip(len(known), FEWEST_BINS, MOST_BINS))
-    axis.hist(known, bins=bins, range=(low, high), color=BAR, rwidth=0.92)
+    axis.hist(known, bins=bins, range=(low, high), color=draw.BAR, rwidth=0.92)
     if low < 0 < high:
         axis.axvline(0, **DASHED)
     axis.grid(visible=False, axis="x")
@@ -104,15 +92,15 @@ def bars(
     """
     rows = [(name, np.atleast_1d(np.asarray(n, np.float64))) for name, n in counts.items()]
     rows.sort(key=lambda row: (-row[1].sum(), row[0]))
-    if len(rows) > MOST_BARS:
-        rest = rows[MOST_BARS - 1 :]
-        rows[MOST_BARS - 1 :] = [(f"{len(rest)} others", sum(n for _, n in rest))]  # type: ignore[list-item]
+    if rest := rows[MOST_BARS - 1 :] if len(rows) > MOST_BARS else []:
+        others = np.sum([values for _, values in rest], axis=0)
+        rows[MOST_BARS - 1 :] = [(f"{len(rest)} others", others)]
     if not rows:
         return nothing(f"{xlabel}: none")
     # Names are above their bars: on a phone long names are not cut.
     figure, axis = new_figure(4.0, 0.62 + 0.42 * len(rows) + (0.2 if len(sides) > 1 else 0))
     height, places = 0.36 / len(sides), np.arange(len(rows))
-    colours = (BAR,) if len(sides) == 1 else (GOOD, BAD)
+    colours = (draw.BAR,) if len(sides) == 1 else (draw.GOOD, draw.BAD)
     most = max(float(values.max()) for _, values in rows) or 1
     for side, (name, colour) in enumerate(zip(sides, colours, strict=True)):
         lengths = [values[side] for _, values in rows]
@@ -126,7 +114,7 @@ def bars(
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel(label(xlabel))
     if len(sides) > 1:
-        with style():
+        with draw.style():
             figure.legend(loc="outside upper left", ncols=2)
     listed = "; ".join(f"{name} {text}" for (name, _), text in zip(rows, numbers, strict=True))
     figure.set_label(f"Bars of {xlabel}: {listed}")
@@ -135,8 +123,8 @@ def bars(
 
 def _row_text(axis: Axes, row: int, name: str, note: str, ends: tuple[float, float]) -> None:
     short = label(middle_cut(name, LONGEST_NAME))
-    axis.text(ends[0], row + 0.12, short, fontsize=8.5, color=INK)
-    axis.text(ends[1], row + 0.12, label(note), fontsize=8, color=SOFT, ha="right")
+    axis.text(ends[0], row + 0.12, short, fontsize=8.5, color=draw.INK)
+    axis.text(ends[1], row + 0.12, label(note), fontsize=8, color=draw.SOFT, ha="right")
 
 
 def _bare_rows(axis: Axes, rows: int, limits: tuple[float, float]) -> None:
@@ -165,7 +153,7 @@ def forest(entries: Sequence[Entry], xlabel: str, reference: float | None = None
     limits = min(bounds) - margin, max(bounds) + margin
     words = []
     for row, entry in enumerate(entries):
-        colour, at = TONES[entry.tone], row + 0.42
+        colour, at = draw.TONES[entry.tone], row + 0.42
         words.append(f"{entry.name} {entry.value:.3g}")
         if entry.interval is not None:
             low, high = entry.interval
@@ -194,7 +182,7 @@ def curves(
         return nothing(f"{ylabel}: nothing to draw")
     figure, axis = new_figure(4.0, 2.9)
     for number, (name, line) in enumerate(known.items()):
-        colour = SERIES[number % len(SERIES)]
+        colour = draw.SERIES[number % len(draw.SERIES)]
         axis.plot(line.x, line.y, marker="o", markersize=3.5, color=colour, label=label(name))
         if line.low is not None and line.high is not None:
             axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
@@ -202,7 +190,7 @@ def curves(
         axis.axline((0.5, 0.5), slope=1, **DASHED)
     axis.set(xlabel=label(xlabel), ylabel=label(ylabel))
     if len(known) > 1:
-        with style():
+        with draw.style():
             figure.legend(loc="outside upper left", ncols=1 if len(known) < 4 else 2)
     ends = "; ".join(f"{name} ends at {line.y[-1]:.3g}" for name, line in known.items())
     figure.set_label(f"{ylabel} over {xlabel}: {ends}")
@@ -227,11 +215,11 @@ def heat_map(
             if math.isnan(value):
                 continue
             strength = 0.06 + 0.6 * min(1.0, abs(value - middle) * 2)
-            colour = GOOD if value >= middle else BAD
+            colour = draw.GOOD if value >= middle else draw.BAD
             box = Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=colour, alpha=strength)
             axis.add_patch(box)
-            axis.text(j, i - 0.02, f"{value:.2f}", ha="center", fontsize=8.5, color=INK)
-            axis.text(j, i + 0.32, f"n {n}", ha="center", fontsize=7, color=SOFT)
+            axis.text(j, i - 0.02, f"{value:.2f}", ha="center", fontsize=8.5, color=draw.INK)
+            axis.text(j, i + 0.32, f"n {n}", ha="center", fontsize=7, color=draw.SOFT)
     short = [label(middle_cut(name, 24)) for name in names]
     axis.set_xticks(range(len(names)), short, rotation=40, ha="right")
     axis.set_yticks(range(len(names)), short)
@@ -246,7 +234,7 @@ def nothing(words: str) -> Figure:
     """A low figure with a sentence instead of a plot."""
     figure, axis = new_figure(4.0, 0.5)
     axis.set_axis_off()
-    axis.text(0, 0.5, label(words), va="center", color=SOFT, transform=axis.transAxes)
+    axis.text(0, 0.5, label(words), va="center", color=draw.SOFT, transform=axis.transAxes)
     figure.set_label(words)
     return figure
 
@@ -269,9 +257,9 @@ def draw_curves(
         formats: as `save_figure` reads them.
         xlabel: the meaning of a step.
     """
-    figure, axes = new_panels(1, len(panels), 4.6 * len(panels), 3.4)
+    figure, axes = draw.new_panels(1, len(panels), 4.6 * len(panels), 3.4)
     for axis, (title, columns) in zip(axes, panels.items(), strict=True):
-        for colour, column in zip(SERIES, columns, strict=False):
+        for colour, column in zip(draw.SERIES, columns, strict=False):
             points = [(row["step"], row[column]) for row in history if row.get(column) is not None]
             if not points:
                 continue
@@ -286,5 +274,5 @@ def draw_curves(
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
     if note:
-        figure.suptitle(label(note), fontsize=9, color=SOFT, x=0.01, ha="left")
-    save_figure(figure, path, formats)
+        figure.suptitle(label(note), fontsize=9, color=draw.SOFT, x=0.01, ha="left")
+    draw.save_figure(figure, path, formats)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeVar, overload
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from apex_reward.report.cells import Player
@@ -96,13 +96,7 @@ def _copy_name(number: int, file: Path) -> str:
 class Rows(list[dict[str, Any]]):
     """Rows of songs, pairs or drops: a list that a notebook shows as a table with players."""
 
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-
-    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | Rows:
+    def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
         return Rows(found) if isinstance(found, list) else found
 

@@ -16,7 +16,7 @@ from apex_reward.audio import save_wav
 from apex_reward.audio.load import load_audio
 from apex_reward.audio.loudness import integrated_loudness
 from apex_reward.errors import UsageError
-from apex_reward.listen import pages
+from apex_reward.listen import app
 from apex_reward.listen.app import make_app, try_app
 from apex_reward.listen.look import BINS, gradient_strength, look, segment_curves
 from apex_reward.listen.session import Session
@@ -112,9 +112,9 @@ def test_the_try_page_alone(reward, song):
 def test_a_song_that_is_too_large_is_refused(reward, song, monkeypatch):
     page = local(make_app(reward=reward))
     size = song.stat().st_size
-    monkeypatch.setattr(pages, "MOST_BYTES", size)
+    monkeypatch.setattr(app, "MOST_BYTES", size)
     assert page.post("/try", **sent(song)).status_code == 200
-    monkeypatch.setattr(pages, "MOST_BYTES", size - 1)
+    monkeypatch.setattr(app, "MOST_BYTES", size - 1)
     assert page.post("/try", **sent(song)).status_code == 413
 
 
