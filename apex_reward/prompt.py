@@ -52,8 +52,8 @@ def prompt_of(value: Any, lyrics: Any = None) -> Prompt:
     if isinstance(value, Mapping) and ("prompt" in value or "lyrics" in value):
         inner = prompt_of(value.get("prompt"))
         value, own = str(inner), value.get("lyrics") or inner.lyrics
-    words = own if lyrics is None or _missing(lyrics) else lyrics
-    return Prompt(_text(value), None if words is None or _missing(words) else _text(words))
+    words = own if _missing(lyrics) else lyrics
+    return Prompt(_text(value), None if _missing(words) else _text(words))
 
 
 def prompts_of(values: Sequence[Any] | None, lyrics: Sequence[Any] | None = None) -> list[Prompt]:
@@ -69,11 +69,10 @@ def prompts_of(values: Sequence[Any] | None, lyrics: Sequence[Any] | None = None
     for name, given in (("prompts", values), ("lyrics", lyrics)):
         if isinstance(given, (str, Mapping)):
             raise UsageError(f"{name} is one text; expected a list with one per song")
-    if values is None:
-        values = [None] * len(lyrics or ())
-    if lyrics is not None and len(lyrics) != len(values):
-        raise UsageError(f"{len(lyrics)} lyrics for {len(values)} prompts; expected one each")
+    values = [None] * len(lyrics or ()) if values is None else values
     words = [None] * len(values) if lyrics is None else lyrics
+    if len(words) != len(values):
+        raise UsageError(f"{len(words)} lyrics for {len(values)} prompts; expected one each")
     return [prompt_of(value, own) for value, own in zip(values, words, strict=True)]
 
 

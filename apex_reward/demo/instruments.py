@@ -13,6 +13,9 @@ Rng = np.random.Generator
 
 TABLE = 2048  # samples of one wavetable cycle
 STEPS = 8  # wavetables from the brightest (attack) to the dullest (tail)
+# Shortest and longest decay in s, and the typical corner frequency in Hz, of drums of noise.
+DRUMS = {"snare": (0.04, 0.14, 1500.0), "hat": (0.012, 0.05, 6000.0), "open": (0.12, 0.35, 6000.0),
+         "crash": (0.4, 1.2, 6000.0), "shaker": (0.02, 0.06, 5000.0)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,19 @@ def draw_voice(rng: Rng, kind: str) -> Voice:
         base[1::2] *= rng.uniform(0.02, 0.4)  # hollow, like a clarinet or a square wave
     dulling = np.linspace(0, rng.uniform(0.1, 2.0), STEPS)[:, None]
     sustained = kind in ("pad", "lead", "sung") or rng.random() < 0.3
+    melodic = kind in ("lead", "sung")
+    # Arguments draw in this order; another order gives other songs.
     return Voice(
         tables=base * k**-dulling,
         phases=rng.uniform(0, 2 * np.pi, harmonics),
-        attack=float(
-            rng.uniform(0.03, 0.3) if kind == "pad" else np.exp(rng.uniform(np.log(0.001), -3))
-        ),
-        decay=float("inf") if sustained else float(np.exp(rng.uniform(np.log(0.25), np.log(3.0)))),
-        release=float(rng.uniform(0.02, 0.25)),
-        vibrato_cents=float(rng.uniform(0, 45)) if kind in ("lead", "sung") else 0.0,
-        vibrato_rate=float(rng.uniform(4.5, 7.0)),
-        unison_cents=float(rng.choice([0.0, 0.0, rng.uniform(2, 14)])),
-        breath=float(rng.uniform(0.0, 0.08)) if kind in ("lead", "sung") else 0.0,
-        glide=float(rng.uniform(0.0, 0.08)) if kind in ("lead", "sung") else 0.0,
+        attack=rng.uniform(0.03, 0.3) if kind == "pad" else np.exp(rng.uniform(np.log(0.001), -3)),
+        decay=np.inf if sustained else np.exp(rng.uniform(np.log(0.25), np.log(3.0))),
+        release=rng.uniform(0.02, 0.25),
+        vibrato_cents=rng.uniform(0, 45) if melodic else 0.0,
+        vibrato_rate=rng.uniform(4.5, 7.0),
+        unison_cents=rng.choice([0.0, 0.0, rng.uniform(2, 14)]),
+        breath=rng.uniform(0.0, 0.08) if melodic else 0.0,
+        glide=rng.uniform(0.0, 0.08) if melodic else 0.0,
     )
 
 
@@ -123,12 +126,11 @@ def drum(rng: Rng, kind: str, rate: int) -> Array:
         phase = 2 * np.pi * (low * t + sweep * 0.03 * (1 - np.exp(-t / 0.03)))
         click = rng.uniform(0, 0.6) * rng.standard_normal(t.size) * np.exp(-t / 0.004)
         return np.asarray(np.sin(phase) * np.exp(-t / rng.uniform(0.06, 0.18)) + click)
-    decay = {"snare": (0.04, 0.14), "hat": (0.012, 0.05), "open": (0.12, 0.35)}.get(kind)
-    decay = decay or ((0.4, 1.2) if kind == "crash" else (0.02, 0.06))
-    fall = rng.uniform(*decay)
+    low, high, corner = DRUMS[kind]
+    fall = rng.uniform(low, high)
     t = np.arange(int(min(6 * fall, 2.5) * rate)) / rate
     noise = rng.standard_normal(t.size)
-    corner = {"snare": 1500, "shaker": 5000}.get(kind, 6000) * np.exp(rng.normal(0, 0.3))
+    corner *= np.exp(rng.normal(0, 0.3))
     noise = shape(noise, rate, lambda f: (f / corner) ** 2 / (1 + (f / corner) ** 2))
     if kind in ("hat", "open", "crash"):  # metallic partials
         partials = rng.uniform(3000, 10500, 10)[:, None]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from apex_reward.errors import UsageError
 from apex_reward.files.atomic import atomic
 from apex_reward.model import ApexReward
 from apex_reward.model.files import check_unused
-from apex_reward.rewards.foreign.muq_eval import MuQEval
-from apex_reward.rewards.foreign.songeval import SongEval
-from apex_reward.rewards.foreign.tunejury import TuneJury
-from apex_reward.rewards.load import without_bars
+from apex_reward.rewards.load import FOREIGN, without_bars
 
 
 def import_model(
@@ -41,8 +39,7 @@ def import_model(
     target = check_unused(output)
     if clap is not None and kind != "tunejury":
         raise UsageError(f"--clap is for --kind tunejury; {kind} reads none")
-    readers = {"songeval": SongEval, "tunejury": TuneJury, "muq-eval": MuQEval}
-    reader: Any = readers.get(kind, ApexReward)
+    reader: Any = ApexReward if kind == "apex" else resolve_name(FOREIGN[kind])
     options = {} if clap is None else {"clap": clap}
     with without_bars(), atomic(target) as temporary:
         model = reader.from_published(predictor, encoder, **options)

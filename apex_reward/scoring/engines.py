@@ -183,19 +183,31 @@ def start_ray() -> Any:
     return ray
 
 
+def shared_out(processes: int, device: str | None) -> dict[str, float]:
+    """What each of several processes takes of the cluster: at most a processor and a GPU.
+
+    More processes than processors or GPUs share them; none waits for a free one.
+    """
+    import ray
+
+    there = ray.cluster_resources()
+    gpus = 0.0 if device == "cpu" else there.get("GPU", 0.0)
+    return {
+        "num_cpus": min(1.0, there.get("CPU", 1.0) / processes),
+        "num_gpus": min(1.0, gpus / processes),
+    }
+
+
 def _on_ray(blocks: Sequence[int], load: Load, actors: int, device: str | None) -> Iterator[int]:
     """Have blocks done by actors; the number of songs with every block that is finished."""
     ray = start_ray()
     from ray.util import ActorPool
 
-    there = ray.cluster_resources()
-    # An actor without a processor would keep its block waiting.
-    actors = max(1, min(actors, len(blocks), int(there.get("CPU", 1))))
-    gpus = 0.0 if device == "cpu" else float(there.get("GPU", 0))
+    actors = max(1, min(actors, len(blocks)))
     # An actor that is killed starts again, and does its block again.
-    remote = ray.remote(
-        num_cpus=1, num_gpus=min(1.0, gpus / actors), max_restarts=-1, max_task_retries=-1
-    )(BlockActor).remote
+    remote = ray.remote(max_restarts=-1, max_task_retries=-1, **shared_out(actors, device))(
+        BlockActor
+    ).remote
     where = os.getcwd(), torch.get_num_threads(), device
     pool = ActorPool([remote(load, *where) for _ in range(actors)])
     try:

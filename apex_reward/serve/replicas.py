@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.rewards.reward import Reward
-from apex_reward.scoring.engines import start_ray
+from apex_reward.scoring.engines import shared_out, start_ray
 from apex_reward.serve.app import make_app
 from apex_reward.serve.batching import OnBatch
 from apex_reward.serve.settings import ServeSettings
@@ -26,10 +26,7 @@ HEALTH_SECONDS = 2.0
 
 
 def replica_values(
-    reward: Reward,
-    loading: Mapping[str, Any],
-    settings: ServeSettings,
-    replicas: int,
+    reward: Reward, loading: Mapping[str, Any], settings: ServeSettings, replicas: int
 ) -> dict[str, Any]:
     """Everything that replicas are made from, JSON- and YAML-ready; `application` takes it.
 
@@ -56,46 +53,38 @@ def serve_config(values: Mapping[str, Any], host: str, port: int) -> str:
     """A config file for `serve deploy` and `serve run`."""
     import yaml
 
-    application = {
-        "name": NAME,
-        "route_prefix": "/",
-        "import_path": "apex_reward.serve.replicas:application",
-        "args": dict(values),
-    }
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},
-        "applications": [application],
+        "applications": [
+            {
+                "name": NAME,
+                "route_prefix": "/",
+                "import_path": "apex_reward.serve.replicas:application",
+                "args": dict(values),
+            }
+        ],
     }
     return yaml.safe_dump(config, sort_keys=False)
 
 
 def application(args: dict[str, Any]) -> Any:
     """The Serve application of `replica_values`; config files name this function."""
-    import ray
     from ray import serve
-
-    count = int(args["replicas"])
 
     def build() -> FastAPI:
         return replica_app(args)
 
-    on_cpu = args["loading"].get("device") == "cpu"
-    there = ray.cluster_resources()
-    gpus = 0.0 if on_cpu else float(there.get("GPU", 0))
     deployment: Any = serve.deployment(
         serve.ingress(build)(),
         name="reward",
-        num_replicas=count,
+        num_replicas=args["replicas"],
         # The application's own queue refuses with a sentence; Serve's is behind it.
         max_ongoing_requests=args["settings"]["limits"]["queue"] + 8,
         graceful_shutdown_timeout_s=STOP_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=HEALTH_SECONDS,
-        ray_actor_options={
-            "num_cpus": min(1.0, float(there.get("CPU", 1)) / count),
-            "num_gpus": min(1.0, gpus / count),
-        },
+        ray_actor_options=shared_out(args["replicas"], args["loading"].get("device")),
     )
     return deployment.bind()
 
