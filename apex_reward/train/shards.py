@@ -22,7 +22,7 @@ import torch
 
 from apex_reward.data.shards import SPLITS, EmbeddingSource, FloatArray, list_values
 from apex_reward.data.teacher import TeacherScores, parse_songeval, read_teacher
-from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.errors import DataError, listed
 from apex_reward.model.predictor import Familiarity, LayerPooling
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS, head_range, task_heads
 from apex_reward.train.familiar import fit_familiarity
@@ -78,8 +78,6 @@ class Split:
         labels = self.labels[:, : len(task_heads(task))]
         if mode == "segment":
             return Samples(self.embeddings, labels[self.song], self.song, self.weight)
-        if mode != "song":
-            raise UsageError(f"mode is {mode!r}; expected 'song' or 'segment'")
         means = song_means(self.embeddings, self.song, self.weight, np.float32)
         songs = len(labels)
         return Samples(means, labels, np.arange(songs), np.ones(songs, np.float32))

@@ -90,20 +90,18 @@ def tune_encoder(
     accelerator = make_accelerator(settings.precision)
     if accelerator.num_processes > 1:
         raise UsageError("--tune-encoder trains in one process; start it without a launcher")
+    layers = settings.train_pooling
     found = load_training_data(
-        data, settings.task, layers=settings.train_pooling, encoder=encoder,
-        teacher_file=teacher_file,
-    )  # fmt: skip
+        data, settings.task, layers=layers, encoder=encoder, teacher_file=teacher_file
+    )
     paths = song_paths(split_folders(data), audio_dir, found)
     name = encoder or found.source.model_config().encoder_name
     if name is None:
         raise UsageError("the shards name no encoder; name it with --encoder")
     frozen = replace(settings, mode="song")
-    train(
-        found, frozen, output / "frozen",
-        accelerator=accelerator, resume=resume, on_epoch=on_frozen,
-    )  # fmt: skip
-    start = Checkpoint.load(output / "frozen" / "best")
+    first = output / "frozen"
+    train(found, frozen, first, accelerator=accelerator, resume=resume, on_epoch=on_frozen)
+    start = Checkpoint.load(first / "best")
     model = load_encoder(name, accelerator.device)
     tuner = Tuner(model, start, found, paths, settings, accelerator, on_songs)
     with run_history([tuner], output) as history:
