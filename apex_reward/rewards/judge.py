@@ -30,7 +30,6 @@ from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.groups import group_numbers, here, prompt_keys, share_without_signal
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.songs import song_of
-from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import member_rewards, spread
 from apex_reward.scores.scores import Scores
 
@@ -122,7 +121,6 @@ class Judge:
         if undecodable == "floor":
             self.floor()
         self._fresh()
-        JUDGES.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in FRESH}
@@ -130,7 +128,6 @@ class Judge:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._fresh()
-        JUDGES.add(self)
 
     def __call__(
         self,
@@ -157,14 +154,16 @@ class Judge:
         rate = sample_rate or self.sample_rate
         songs = [song_of(item, rate, f"song {n}") for n, item in enumerate(items)]
         texts = None if prompts is None else prompts_of(prompts)
-        with self._lock, torch.no_grad(), torch.autocast(self._device, enabled=False):
+        device = self.reward.parts.device.type
+        off, mixed = torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False)
+        with self._lock, torch.no_grad(), off, mixed:
             if keys is None:
                 keys = prompt_keys([""] * len(songs) if texts is None else texts)
             return self._judged(songs, texts, keys, gather)
 
     def submit(self, item: Any, prompt: Any, sample_rate: int | None = None) -> Future[Any]:
         """The `answer` of one song, once its batch is judged; calls at the same time share one."""
-        if self._grouped:
+        if self.reward.grouped:
             raise UsageError("a mix normalised by 'group' needs all songs of a prompt in one call")
         answer: Future[Any] = Future()
         with self._lock_of_thread:
@@ -237,15 +236,6 @@ class Judge:
             figures["reward_spread"] = fmean(found.spread)
         return {f"{self.name}/{name}": value for name, value in figures.items()}
 
-    @property
-    def _grouped(self) -> bool:
-        mix = self.reward.mix
-        return isinstance(mix, RewardMix) and mix.normalization == "group"
-
-    @property
-    def _device(self) -> str:
-        return self.reward.parts.device.type
-
     def _ends(self, scale: Scale) -> tuple[float, float] | None:
         if scale not in ("none", "range"):
             raise UsageError(f"scale is {scale!r}; expected 'none' or 'range'")
@@ -301,7 +291,7 @@ class Judge:
         """
         entries: list[Any] = [(key, one.scores, one.vector) for key, one in songs]
         mine, groups, together = slice(None), None, 1
-        if self._grouped:
+        if self.reward.grouped:
             entries, mine = gather(entries)
             together = len(entries)
             groups = group_numbers([key for key, _, _ in entries])
@@ -319,6 +309,7 @@ class Judge:
         self._lock, self._lock_of_thread = threading.Lock(), threading.Lock()
         self._waiting = queue.SimpleQueue()
         self._thread = None
+        JUDGES.add(self)
 
     def _run(self) -> None:
         """Answer single calls, those that wait at the same time together."""
@@ -347,7 +338,7 @@ class Judge:
 
 
 def _renew_judges() -> None:
-    for judge in JUDGES:
+    for judge in list(JUDGES):
         judge._fresh()
 
 

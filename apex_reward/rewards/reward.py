@@ -323,9 +323,14 @@ class Reward:
         )
         return run_songs(self.parts, stream, settings or self.engine_settings(), texts)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether a song's reward depends on the other songs of its prompt."""
+        return isinstance(self.mix, RewardMix) and self.mix.normalization == "group"
+
     def check_single(self) -> None:
         """Raises UsageError where a song's reward depends on the other songs of its prompt."""
-        if isinstance(self.mix, RewardMix) and self.mix.normalization == "group":
+        if self.grouped:
             raise UsageError(
                 "a mix normalised by group compares songs of one prompt, which a row per song does "
                 "not know; use range, zscore or none here"

@@ -75,7 +75,7 @@ def song_row(reward: Any, result: SongResult, rewarded: bool, members: bool = Fa
 
 def _mixed(reward: Any, result: SongResult, scores: Scores) -> float:
     vector = None if result.vector is None else result.vector[None]
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         return float(reward.mix_scores(scores, vector))
 
 
