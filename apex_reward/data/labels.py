@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
 from apex_reward.errors import UsageError
@@ -50,12 +51,7 @@ def scores_of_counts(counts: npt.ArrayLike, groups: npt.ArrayLike | None = None)
     Args:
         groups: (N,) labels (platforms); percentiles are then taken within each group.
     """
-    values = np.asarray(counts, np.float64)
-    if groups is None:
-        return popularity_scores(percentiles(values))
-    labels = np.asarray(groups)
-    scores = np.empty(len(values))
-    for label in np.unique(labels):
-        chosen = labels == label
-        scores[chosen] = popularity_scores(percentiles(values[chosen]))
-    return scores
+    values = pd.Series(np.asarray(counts, np.float64))
+    labels = np.zeros(len(values)) if groups is None else np.asarray(groups)
+    own = values.groupby(labels)
+    return np.asarray(own.transform(lambda part: popularity_scores(percentiles(part))))

@@ -5,7 +5,6 @@ Shape key: N = songs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from apex_reward.audio.decoding import sound_facts
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.settings import PrepareSettings
 from apex_reward.errors import DataError
-from apex_reward.files.tables import write_json, write_table, write_text
+from apex_reward.files.tables import write_json, write_table
 from apex_reward.report.figures import label, new_panels, save_figure
 from apex_reward.scores.apex import POPULARITY_HEADS
 
@@ -68,7 +67,7 @@ def prepare(
         DataError: no song is left.
     """
     songs = songs.reset_index(drop=True)
-    songs["reason"], songs["detail"] = _reasons(songs), ""
+    songs["reason"], songs["detail"] = _reasons(songs), None
     if settings.audio_dir is not None:
         _check_audio(songs, settings.audio_dir, workers, on_song)
     kept = songs[songs["reason"] == ""].copy()
@@ -90,12 +89,7 @@ def prepare(
     manifest = pa.Table.from_pandas(rows, MANIFEST, preserve_index=False)
     write_table(output / "manifest.parquet", manifest.replace_schema_metadata())
     dropped = songs.loc[songs["reason"] != "", ["audio_id", "path", "reason", "detail"]]
-    lines = [
-        json.dumps({name: text for name, text in row.items() if name != "detail" or text},
-                   ensure_ascii=False) + "\n"
-        for row in dropped.to_dict("records")
-    ]  # fmt: skip
-    write_text(output / "dropped.jsonl", "".join(lines))
+    write_table(output / "dropped.jsonl", pa.Table.from_pandas(dropped, preserve_index=False))
     plot_distributions(kept, output / "distributions.png")
     write_json(output / "report.json", report)
     return report

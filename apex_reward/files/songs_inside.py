@@ -184,12 +184,9 @@ def song_file(name: str, content: bytes, folder: Path | None = None) -> str:
 
 
 @functools.cache
-def _temporary() -> Path:
-    folder = tempfile.mkdtemp(prefix="apex-reward-songs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
 def songs_folder(folder: Path | None) -> Path:
     """The folder that songs are written into; None: one that is removed at the process's end."""
-    return folder or _temporary()
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="apex-reward-songs-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
