@@ -28,9 +28,11 @@ RANGE_SHARES = (0.10, 0.95)
 TARGET_LUFS = -14.0
 
 _OFFSET = -0.691
-# The impulse response of K-weighting has fallen below 1e-50 after this time; padding by it makes
-# the circular convolution of the FFT a linear one.
+# The impulse response of K-weighting has fallen below 1e-50 after this time.
 _TAIL_SECONDS = 0.5
+_STATES = 4
+_FILTER_BLOCK = 24  # samples
+_FILTER_GROUP = 16  # blocks
 # 1 + K / Q + K^2 of the high-pass at 48 kHz, where the Recommendation's numerator is 1, -2, 1.
 _HIGH_PASS_SCALE_48K = 1.0049948987146884
 # Left, right, centre, (low-frequency effects,) left and right surround: BS.1770-4, table 3.
@@ -42,8 +44,8 @@ Lengths = Tensor | Sequence[int] | None
 def integrated_loudness(waveforms: Tensor, sample_rate: int, lengths: Lengths = None) -> Tensor:
     """Gated loudness of each song, ITU-R BS.1770-4 equations 1 to 7.
 
-    K-weighting is applied by FFT, with the coefficients of the Recommendation at 48 kHz and the
-    same analogue filters at other rates. The gates choose blocks; the choice is held fixed in the
+    K-weighting has the coefficients of the Recommendation at 48 kHz and the same analogue filters
+    at other rates. The gates choose blocks; the choice is held fixed in the
     backward pass. A song shorter than a gating block (0.4 s) is measured as one block.
 
     Args:
@@ -95,7 +97,8 @@ def _weighted_power(
     channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
     count = channels.shape[1]
     weights = channels.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
-    return torch.einsum("c,bct->bt", weights, k_weighted(channels, sample_rate) ** 2), ends
+    power = k_weighted(channels, sample_rate).square()
+    return (power[:, 0] if count == 1 else torch.einsum("c,bct->bt", weights, power)), ends
 
 
 def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> Tensor:
@@ -178,36 +181,83 @@ def loudness_gain(
 
 
 def k_weighted(waveforms: Tensor, sample_rate: int) -> Tensor:
-    """Waveforms (..., T) after the two K-weighting filters, computed in the frequency domain."""
-    tail = round(_TAIL_SECONDS * sample_rate)
-    samples = waveforms.shape[-1]
+    """Waveforms (..., T) after the two K-weighting filters, as a product of matrices.
+
+    Both recursive filters are one linear system of four states. A short block of samples gives its
+    output by the impulse response, the four states at its end, and the four at its start give the
+    rest of its output. No transform, no recursion over samples; differentiable.
+    """
     real = waveforms if waveforms.dtype == torch.float64 else waveforms.float()
-    # Long songs in blocks that overlap by the filters' tail: smaller transforms are quicker, and
-    # one response does for every length.
-    size = min(fast_size(samples + tail), 1 << (4 * tail - 1).bit_length())
-    step = size - tail
-    count = max(1, -(-samples // step))
-    # An FFT has no half precision on every device: keep autocast out of it.
+    size, group = _FILTER_BLOCK, _FILTER_GROUP
+    system = [
+        torch.from_numpy(matrix).to(real.device, real.dtype) for matrix in _k_system(sample_rate)
+    ]
+    through, start, inner, outer, later, *powers = system
+    samples = real.shape[-1]
+    blocks = -(-samples // size)
+    groups = -(-blocks // group)
+    # Reduced precision would lose the states: keep autocast out of it.
     with torch.autocast(real.device.type, enabled=False):
-        blocks = F.pad(real, (0, count * step - samples)).unflatten(-1, (count, step))
-        spectrum = torch.fft.rfft(blocks, size)
-        response = torch.from_numpy(_response(size, sample_rate))
-        response = response.to(spectrum.device, spectrum.dtype)
-        weighted = torch.fft.irfft(spectrum * response, size)
-        if count == 1:
-            return weighted[..., 0, :samples]
-        spill = F.pad(weighted[..., :-1, step:], (0, step - tail, 1, 0))
-        return (weighted[..., :step] + spill).flatten(-2)[..., :samples]
+        padded = F.pad(real, (0, blocks * size - samples)) if samples % size else real
+        rows = padded.reshape(-1, size)
+        both = rows @ through  # what a block gives, and its states at its end
+        ends = both[:, size:].reshape(-1, blocks, _STATES)
+        ends = F.pad(ends, (0, 0, 0, groups * group - blocks)).flatten(1)
+        ends = ends.reshape(-1, groups, group * _STATES)
+        carried = F.pad(ends @ outer, (0, 0, 1, 0))[:, :groups]  # states at a group's start
+        for index, power in enumerate(powers):
+            if (shift := 1 << index) < groups:
+                carried = carried + F.pad(carried[:, :-shift] @ power, (0, 0, shift, 0))
+        states = (ends @ inner + carried @ later).reshape(len(ends), -1, _STATES)
+        states = states[:, :blocks].reshape(-1, _STATES)
+        weighted = torch.addmm(both[:, :size], states, start)
+    return weighted.reshape(*real.shape[:-1], -1)[..., :samples]
 
 
 @lru_cache(maxsize=8)
-def _response(size: int, sample_rate: int) -> NDArray[np.complex128]:
-    """(size / 2 + 1,) response of both K-weighting filters; no tensor: it serves every mode."""
-    delay = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
-    response = np.ones_like(delay)
-    for numerator, denominator in k_weighting(sample_rate):
-        response *= np.polyval(numerator[::-1], delay) / np.polyval(denominator[::-1], delay)
-    return response
+def _k_system(sample_rate: int) -> list[NDArray[np.float64]]:
+    """The matrices of `k_weighted`, with rows of samples on the left.
+
+    No tensors: these serve every mode and device. The states are scaled so that white noise gives
+    each of them its own power: then float32 does.
+    """
+    first, second = (_state_space(*section) for section in k_weighting(sample_rate))
+    a = np.block([[first[0], np.zeros((2, 2))], [second[1] @ first[2], second[0]]])
+    b = np.concatenate([first[1], second[1] @ first[3]])
+    c = np.concatenate([second[3] @ first[2], second[2]], axis=1)
+    past = [b[:, 0]]  # the states long after one sample
+    while len(past) < _TAIL_SECONDS * sample_rate:
+        past.append(a @ past[-1])
+    scale = np.transpose(np.linalg.qr(np.stack(past)).R)
+    undo = np.linalg.inv(scale)
+    a, b, c = undo @ a @ scale, undo @ b, c @ scale
+
+    size, group = _FILTER_BLOCK, _FILTER_GROUP
+    powers = [np.linalg.matrix_power(a, n) for n in range(size + 1)]
+    response = [float((second[3] @ first[3])[0, 0]), *((c @ p @ b)[0, 0] for p in powers)]
+    through = np.zeros((size, size + _STATES))
+    for n in range(size):
+        through[n, n:size] = response[: size - n]
+        through[n, size:] = (powers[size - 1 - n] @ b)[:, 0]
+    start = np.stack([(c @ power)[0] for power in powers[:size]], axis=1)
+    steps = [np.linalg.matrix_power(powers[size].T, n) for n in range(group + 1)]
+    nothing = np.zeros((_STATES, _STATES))
+    inner = np.block([[steps[n - m - 1] if m < n else nothing for n in range(group)]
+                      for m in range(group)])  # fmt: skip
+    outer = np.concatenate(steps[group - 1 :: -1])
+    later, doubled = np.concatenate(steps[:group], axis=1), [steps[group]]
+    while np.abs(doubled[-1]).max() > 1e-20:
+        doubled.append(doubled[-1] @ doubled[-1])
+    return [through, start, inner, outer, later, *doubled]
+
+
+def _state_space(
+    numerator: tuple[float, ...], denominator: tuple[float, ...]
+) -> tuple[NDArray[np.float64], ...]:
+    """A, B, C and D of a filter of second order in controller form."""
+    (b0, b1, b2), (_, a1, a2) = numerator, denominator
+    output = [[b1 - a1 * b0, b2 - a2 * b0]]
+    return tuple(map(np.array, ([[-a1, -a2], [1.0, 0.0]], [[1.0], [0.0]], output, [[b0]])))
 
 
 def k_weighting(sample_rate: int) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
@@ -276,9 +326,11 @@ def _block_energies(
     """
     block, step = round(seconds * sample_rate), round(STEP_SECONDS * sample_rate)
     lengths = torch.tensor(ends, device=power.device)
-    time = torch.arange(power.shape[1], device=power.device)
-    power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
-    power = F.pad(power, (0, max(0, block - power.shape[1])))
+    if min(ends) < power.shape[1]:
+        time = torch.arange(power.shape[1], device=power.device)
+        power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
+    if power.shape[1] < block:
+        power = F.pad(power, (0, block - power.shape[1]))
     if block % step == 0:  # each block is a few whole steps: sum every sample once
         whole = power.shape[1] // step
         steps = power[:, : whole * step].reshape(len(power), whole, step).sum(dim=2)
@@ -297,13 +349,3 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def _power(lufs: float) -> float:
     return 10 ** ((lufs - _OFFSET) / 10)
-
-
-def fast_size(size: int) -> int:
-    """The smallest 2^a 3^b 5^c at or above `size`: FFTs of such sizes are quick."""
-    best = 1 << (size - 1).bit_length()
-    for five in (1, 5, 25):
-        for three in (1, 3, 9, 27):
-            odd = five * three
-            best = min(best, odd << max(0, (-(-size // odd) - 1).bit_length()))
-    return best

@@ -98,23 +98,29 @@ def sinc_resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """
     divisor = math.gcd(from_rate, to_rate)
     step, phases = from_rate // divisor, to_rate // divisor
-    cutoff = min(step, phases) * ROLLOFF
-    width = math.ceil(FILTER_WIDTH * step / cutoff)
-    # The filter in the waveform's own precision, as torchaudio has it: in float32 its phases are
-    # off by 1e-5, and the published scores were made with those.
-    dtype, device = waveform.dtype, waveform.device
-    taps = torch.arange(-width, width + step, dtype=dtype, device=device) / step
-    offsets = torch.arange(phases, dtype=dtype, device=device) / phases
-    t = ((taps - offsets[:, None]) * cutoff).clamp(-FILTER_WIDTH, FILTER_WIDTH)
-    window = torch.cos(t * math.pi / FILTER_WIDTH / 2).square()
-    kernel = torch.sinc(t) * window * (cutoff / step)
-
+    width, kernel = sinc_kernel(step, phases, waveform)
     length = waveform.shape[-1]
     rows = F.pad(waveform.reshape(-1, 1, length), (width, width + step))
     output = F.conv1d(rows, kernel[:, None], stride=step)
     flat = output.transpose(1, 2).reshape(rows.shape[0], -1)
     flat = flat[:, : resampled_length(length, from_rate, to_rate)]
     return flat.reshape(*waveform.shape[:-1], flat.shape[-1])
+
+
+def sinc_kernel(step: int, phases: int, like: Tensor) -> tuple[int, Tensor]:
+    """Samples before an output's own one, and the filters (phases, 2 width + step) from there on.
+
+    In the waveform's precision, as torchaudio has them: in float32 their phases are off by 1e-5,
+    and the published scores were made with those.
+    """
+    cutoff = min(step, phases) * ROLLOFF
+    width = math.ceil(FILTER_WIDTH * step / cutoff)
+    dtype, device = like.dtype, like.device
+    taps = torch.arange(-width, width + step, dtype=dtype, device=device) / step
+    offsets = torch.arange(phases, dtype=dtype, device=device) / phases
+    t = ((taps - offsets[:, None]) * cutoff).clamp(-FILTER_WIDTH, FILTER_WIDTH)
+    window = torch.cos(t * math.pi / FILTER_WIDTH / 2).square()
+    return width, torch.sinc(t) * window * (cutoff / step)
 
 
 def _check_rates(from_rate: int, to_rate: int) -> None:

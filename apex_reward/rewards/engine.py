@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.decoding import DecodedSong, decode_songs
-from apex_reward.audio.loudness import loudness_gain, loudness_of_blocks
+from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
 from apex_reward.audio.resample import BlockResampler
 from apex_reward.errors import ApexError, AudioError, UsageError
 from apex_reward.model.encode import SongEncoder, encode_pieces
@@ -334,10 +334,11 @@ class _Engine:
     def _read(self, opened: _OpenSong, song: DecodedSong) -> None:
         """Every block through loudness, guards and queues, in memory of one block."""
         members, guards, rate = self._members, self._settings.guards, song.sample_rate
-        gain, samples, whole = self._gain(song), 0, []
+        samples, whole = 0, []
         measured: Mapping[str, float] = {}
         if guards.guards:
             measured = guards.measure_blocks(in_blocks(song, members.device), rate)
+        gain = self._gain(song, measured)
         for block, last in _with_last(in_blocks(song, members.device, members.reads_channels)):
             samples += block.shape[-1]
             block = block * gain
@@ -360,7 +361,7 @@ class _Engine:
             flags=list(song.facts.flags),
         )
 
-    def _gain(self, song: DecodedSong) -> float:
+    def _gain(self, song: DecodedSong, measured: Mapping[str, float]) -> float:
         """The factor to the set loudness; a song of several blocks is read once more for it."""
         target, rate = self._settings.loudness, song.sample_rate
         if target is None:
@@ -368,8 +369,11 @@ class _Engine:
         blocks = _with_last(in_blocks(song, self._members.device))
         first, only = next(blocks)
         if only:
-            return float(loudness_gain(first[None], rate, target))
-        loud = float(loudness_of_blocks(chain([first], (block for block, _ in blocks)), rate))
+            known = self._settings.guards.whole_loudness(measured, len(first), rate)
+            loud = float(integrated_loudness(first[None], rate)) if known is None else known
+        else:
+            rest = (block for block, _ in blocks)
+            loud = float(loudness_of_blocks(chain([first], rest), rate))
         return 1.0 if loud == -float("inf") else 10 ** ((target - loud) / 20)
 
     def _closed(self, song: _OpenSong) -> SongResult:

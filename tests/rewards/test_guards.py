@@ -26,6 +26,7 @@ from apex_reward.rewards.guards import (
     inaudible_share,
     loop_correlation,
     mono_loss,
+    near_silence,
     noise_floor,
     silent_share,
 )
@@ -59,6 +60,19 @@ def low_passed(x: Tensor, hertz: float) -> Tensor:
     return torch.fft.irfft(spectrum, len(x))
 
 
+def at_full_scale(x: Tensor) -> Tensor:
+    """The peak at -1 dBFS, as AceStepPipeline scales what it makes."""
+    return x * (10 ** (-1 / 20) / x.abs().max())
+
+
+def with_click(x: Tensor, samples: int) -> Tensor:
+    """A song of -70 dBFS with one sound of a few samples in it."""
+    start = len(x) // 2
+    ring = torch.sin(0.3 * torch.arange(1, samples + 1)) * torch.linspace(1, 0, samples + 1)[:-1]
+    return torch.cat([x[:start], x[start : start + samples] + 0.3 * ring, x[start + samples :]])
+
+
+ROOM = 10 ** (-70 / 20)
 GAMED = {
     "silence": [torch.zeros(RATE * 8), with_silence(song()), noise(level=1e-4)],
     "clipping": [(song() * 30).clamp(-1, 1), (20 * sine(220)).clamp(-1, 1), 4 * sine(220)],
@@ -75,6 +89,12 @@ GAMED = {
         * torch.tensor([[1.0], [1.0]]).where(
             torch.arange(12 * RATE) < 6 * RATE, torch.tensor([[1.0], [-0.7]])
         ),
+    ],
+    "near-silence": [
+        at_full_scale(with_click(noise(level=ROOM), 1)),
+        at_full_scale(with_click(noise(level=ROOM), 500)),
+        at_full_scale(with_click(song() * (ROOM / song().std()), 200)),
+        with_click(torch.zeros(RATE * 8), 1),
     ],
 }
 
@@ -136,6 +156,24 @@ def test_files_and_tensors_lose_the_same_in_the_mono_mix(tmp_path: Path) -> None
     padded = torch.nn.functional.pad(torch.stack([wide, wide[:1].expand(2, -1)]), (0, RATE))
     measured = guards.measure_batch(padded, [wide.shape[1]] * 2, RATE)
     assert [one["mono-trap"] for one in measured] == pytest.approx([loss, 0.0])
+
+
+@pytest.mark.parametrize("gain", [1e-2, 1.0, 10.0])
+def test_near_silence_is_heard_at_any_gain(gain: float) -> None:
+    clicked = with_click(noise(level=ROOM), 100)
+    level = 20 * math.log10(float(clicked.abs().max()) / ROOM)
+    assert near_silence(gain * clicked, RATE) == pytest.approx(level, abs=0.5)
+    assert near_silence(gain * noise(), RATE) == pytest.approx(13, abs=2)
+    assert near_silence(torch.zeros(RATE), RATE) == 0.0
+
+
+def test_hiss_that_was_scaled_up_is_noise() -> None:
+    hiss = at_full_scale(noise(level=ROOM))
+    flags = Guards().flags(Guards().measure(hiss, RATE))
+    assert flags == ["noise"]
+    raised = at_full_scale(with_click(noise(level=ROOM), 100))
+    assert "loudness" not in Guards().flags(Guards().measure(10 * raised, RATE))
+    assert "near-silence" in Guards().flags(Guards().measure(10 * raised, RATE))
 
 
 def test_silent_share_counts_frames() -> None:

@@ -55,7 +55,7 @@ SONGS = [level(0.5), None, level(-0.1), (torch.zeros(0), RATE), "absent.wav", le
     [
         ("power=1", None, -0.01),
         ("power=-2", None, -2.02),
-        ("power=1", "penalty", -0.01 - 10 * 0.5),  # ten guards, 0.5 each
+        ("power=1", "penalty", -0.01 - 11 * 0.5),  # eleven guards, 0.5 each
         ("power=1", "veto", -0.01),
     ],
 )

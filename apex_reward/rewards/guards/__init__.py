@@ -24,6 +24,7 @@ from apex_reward.rewards.guards.measures import (
     loop_correlation,
     loudness,
     mono_loss,
+    near_silence,
     noise_floor,
     silent_share,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "loop_correlation",
     "loudness",
     "mono_loss",
+    "near_silence",
     "noise_floor",
     "silent_share",
 ]

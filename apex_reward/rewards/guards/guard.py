@@ -96,6 +96,7 @@ DEFAULT_GUARDS: dict[str, Guard] = {
         Guard("noise", measures.noise_floor, "dB", high=-11.0),
         Guard("band", measures.band_limit, "Hz", low=3_500.0),
         Guard("mono-trap", measures.mono_loss, "dB", high=6.0),
+        Guard("near-silence", measures.near_silence, "dB", high=45.0),
     )
 }
 
@@ -280,6 +281,18 @@ class Guards:
             raise UsageError("a song of no samples; expected at least one block with one sample")
         by_name = {guard.name: guard for guard in self.guards}
         return {name: by_name[name].combined([v[name] for v in values]) for name in values[0]}
+
+    def whole_loudness(
+        self, measured: Mapping[str, float], samples: int, sample_rate: int
+    ) -> float | None:
+        """The integrated loudness among a song's values, LUFS; None where it is not there.
+
+        A song that was measured in several blocks has the worst block's loudness only.
+        """
+        if samples >= (BLOCK_SECONDS + TAIL_SECONDS) * sample_rate:
+            return None
+        names = [guard.name for guard in self.guards if guard.measure is measures.loudness]
+        return measured.get(names[0]) if names else None
 
     def with_mono_loss(self, measured: Mapping[str, float], loss: float) -> dict[str, float]:
         """The measured values of a mono mix, with what the mix lost of the channels in dB."""

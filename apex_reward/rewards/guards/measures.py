@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.flags import mono_loss as worst_mono_loss
-from apex_reward.audio.loudness import fast_size, integrated_loudness
-from apex_reward.rewards.guards.songs import Songs, within
+from apex_reward.audio.loudness import integrated_loudness
+from apex_reward.rewards.guards.songs import Songs, autocorrelation, frames, within, zero_beyond
 
 Measure = Callable[[Tensor, int], float]
 BatchMeasure = Callable[[Songs], Tensor]
@@ -46,9 +46,8 @@ def _of_one_song(batched: BatchMeasure) -> Measure:
 @_of_one_song
 def silent_share(songs: Songs) -> Tensor:
     """Share of 50 ms frames below -60 dBFS RMS, in [0, 1]."""
-    size = max(1, round(0.05 * songs.sample_rate))
-    level = _frames(songs.waveforms, size).square().mean(dim=2)  # (B, F)
-    counts = [-(-length // size) for length in songs.lengths]
+    level = songs.frame_energy / songs.frame_size
+    counts = [-(-length // songs.frame_size) for length in songs.lengths]
     silent = (level < 10 ** (SILENCE_DBFS / 10)) & within(counts, level.shape[1], level.device)
     return silent.sum(dim=1) / level.new_tensor(counts)
 
@@ -60,13 +59,14 @@ def clipped_share(songs: Songs) -> Tensor:
     A flat top is three or more samples in a row, of one sign, within 1 % of full scale or beyond;
     a master that only touches full scale has few, whatever its loudness.
     """
-    loud = songs.waveforms.abs() >= FULL_SCALE
-    flat = torch.zeros_like(loud)
-    if loud.shape[1] >= 3 and bool(loud.any()):
-        for hot in (songs.waveforms >= FULL_SCALE, songs.waveforms <= -FULL_SCALE):
-            middle = hot[:, :-2] & hot[:, 1:-1] & hot[:, 2:]
-            for shift in range(3):
-                flat[:, shift : shift + middle.shape[1]] |= middle
+    lowest, highest = torch.aminmax(songs.waveforms)
+    if max(-lowest, highest) < FULL_SCALE or songs.waveforms.shape[1] < 3:
+        return songs.waveforms.new_zeros(len(songs.lengths))
+    flat = torch.zeros_like(songs.waveforms, dtype=torch.bool)
+    for hot in (songs.waveforms >= FULL_SCALE, songs.waveforms <= -FULL_SCALE):
+        middle = hot[:, :-2] & hot[:, 1:-1] & hot[:, 2:]
+        for shift in range(3):
+            flat[:, shift : shift + middle.shape[1]] |= middle
     return flat.sum(dim=1) / songs.waveforms.new_tensor(songs.lengths)
 
 
@@ -78,7 +78,7 @@ def dc_offset(songs: Songs) -> Tensor:
     of them keep, on one side. Deep bass and slow drift move single frames, to both sides.
     """
     size = songs.sample_rate
-    means = _frames(songs.waveforms, size).mean(dim=2)  # (B, F)
+    means = frames(songs.waveforms, size).mean(dim=2)  # (B, F)
     values = []
     for i, length in enumerate(songs.lengths):
         if length < size:
@@ -102,7 +102,7 @@ def inaudible_share(songs: Songs) -> Tensor:
     drift = low_power * spectrum[:, hertz < DRIFT_HZ].sum(dim=1) / total
     rumble = (hertz >= DRIFT_HZ) & (hertz < HEARING_HZ[0])
     below = low_power * spectrum[:, rumble].sum(dim=1) / total
-    whole = (songs.power * songs.short_mask[:, None]).sum(dim=2)  # (B, K)
+    whole = songs.whole_power
     high = whole[:, songs.short_hertz > HEARING_HZ[1]].sum(dim=1)
     above = songs.mean_square * high / whole.sum(dim=1).clamp(min=1e-30)
     heard = songs.mean_square - drift
@@ -136,26 +136,29 @@ def loop_correlation(songs: Songs) -> Tensor:
     """
     heard = _without_rumble(songs)  # (B, t)
     first = max(1, round(LOOP_SECONDS * songs.low_rate))
-    last = max(songs.low_lengths) // 2
+    return torch.stack(
+        [_best_lag(song[:n], first) for song, n in zip(heard, songs.low_lengths, strict=True)]
+    )
+
+
+def _best_lag(song: Tensor, first: int) -> Tensor:
+    """() the highest normalised autocorrelation of (t,) from lag `first` to half of the song."""
+    count = len(song)
+    last = count // 2
     if last < first:
-        return heard.new_zeros(len(heard))
-    size = fast_size(heard.shape[1] + last + 1)
-    power = torch.view_as_real(torch.fft.rfft(heard, size)).square().sum(dim=-1)
-    correlation = torch.fft.irfft(power, size)[:, first : last + 1].contiguous()
-    energy = torch.nn.functional.pad(heard.double().square().cumsum(1), (1, 0))
-    lags = torch.arange(first, last + 1, device=heard.device)
-    ends = torch.tensor(songs.low_lengths, device=heard.device)[:, None]
-    head, total = energy.gather(1, (ends - lags).clamp(min=0)), energy.gather(1, ends)
-    tail = total - energy[:, lags.clamp(max=energy.shape[1] - 1)]
-    audible = (head > 1e-3 * total) & (tail > 1e-3 * total) & (lags <= ends // 2)
+        return song.new_zeros(())
+    correlation = autocorrelation(song, last + 1)[first:]
+    energy = song.square().cumsum(0, dtype=torch.float64)
+    total = energy[-1]
+    head = energy[count - 1 - last : count - first].flip(0)  # of all but the last `lag` samples
+    head, tail = head.to(song.dtype), (total - energy[first - 1 : last]).to(song.dtype)
+    audible = torch.minimum(head, tail) > 1e-3 * total
     scale = (head * tail).clamp(min=1e-30).sqrt()
     value = torch.where(audible, correlation / scale, -math.inf)
-    best = value.max(dim=1)
-    between = (
-        _highest_near(correlation, best.indices) / scale.gather(1, best.indices[:, None])[:, 0]
-    )
-    result = torch.maximum(best.values, between).clamp(-1, 1)
-    return torch.where(audible.any(dim=1), result, 0.0)
+    best, at = value.max(dim=0)
+    between = _highest_near(correlation, at) / scale[at]
+    result = torch.maximum(best, between).clamp(-1, 1)
+    return torch.where(torch.isfinite(best), result, 0.0)
 
 
 @_of_one_song
@@ -170,16 +173,15 @@ def noise_floor(songs: Songs) -> Tensor:
     hertz = songs.short_hertz
     # Above 10 kHz lossy codecs leave nothing, and the encoder hears little.
     bins = (hertz > 100) & (hertz < min(10_000, 0.45 * songs.sample_rate))
-    power = songs.power[:, bins]  # (B, K, F)
+    first, last = int(bins.int().argmax()), int(bins.sum() + bins.int().argmax())
     values = []
-    for song, length in zip(power, songs.lengths, strict=True):
-        frames = songs.short_frames(length)
-        if length < 4 * songs.short_size or len(song) == 0:
+    for song, whole, length in zip(songs.power, songs.whole_power, songs.lengths, strict=True):
+        count = songs.short_frames(length)
+        if length < 4 * songs.short_size or first == last:
             values.append(song.new_tensor(-math.inf))
             continue
-        # The 10 % quantile; torch.quantile refuses songs of some minutes.
-        quietest = song[:, :frames].kthvalue(1 + (frames - 1) // 10, dim=1).values
-        steady, total = quietest.median() / -math.log(0.9), song[:, :frames].mean()
+        quietest = _kth(song[:count, first:last].T.contiguous(), (count - 1) // 10)
+        steady, total = quietest.median() / -math.log(0.9), whole[first:last].mean() / count
         level = 10 * torch.log10(steady / total)
         values.append(torch.where((steady > 0) & (total > 0), level, -math.inf))
     return torch.stack(values)
@@ -192,10 +194,27 @@ def band_limit(songs: Songs) -> Tensor:
     Of frequencies above 100 Hz, in 43 ms frames. Infinity for silence and below one frame.
     """
     heard = songs.short_hertz > 100
-    mean = (songs.power * songs.short_mask[:, None]).sum(dim=2)[:, heard]  # (B, K)
-    strong = mean > mean.amax(dim=1, keepdim=True) * 10 ** (-BAND_DB / 10)
+    power = songs.whole_power[:, heard]
+    strong = power > power.amax(dim=1, keepdim=True) * 10 ** (-BAND_DB / 10)
     highest = (strong * songs.short_hertz[heard]).amax(dim=1)
     return torch.where(highest > 0, highest, math.inf)
+
+
+@_of_one_song
+def near_silence(songs: Songs) -> Tensor:
+    """How far the highest sample lies above a song's own level, dB; 0 for silence.
+
+    The level is the RMS that a quarter of the 50 ms frames exceed, at least -100 dBFS. A click in
+    near-silence lies 60 dB above it, at any gain. Music lies 5 to 35 dB above it.
+    """
+    levels = (songs.frame_energy / songs.frame_size).clamp(min=1e-10)
+    values = []
+    for song, level, length in zip(songs.waveforms, levels, songs.lengths, strict=True):
+        count = -(-length // songs.frame_size)
+        quarter = level[:count].sort(descending=True).values[(count - 1) // 4]
+        peak = torch.maximum(song.amax(), -song.amin()).square()
+        values.append(torch.where(peak > quarter, 10 * torch.log10(peak / quarter), 0.0))
+    return torch.stack(values)
 
 
 def mono_loss(waveform: Tensor, sample_rate: int) -> float:
@@ -205,7 +224,7 @@ def mono_loss(waveform: Tensor, sample_rate: int) -> float:
     """
     if waveform.ndim == 1:
         return 0.0
-    channels = _frames(waveform.float(), sample_rate).double()  # (C, F, size)
+    channels = frames(waveform.float(), sample_rate).double()  # (C, F, size)
     mono = channels.mean(dim=0).square().sum(dim=1).tolist()
     every = channels.square().mean(dim=0).sum(dim=1).tolist()
     left = range(waveform.shape[1], 0, -sample_rate)
@@ -213,36 +232,36 @@ def mono_loss(waveform: Tensor, sample_rate: int) -> float:
     return worst_mono_loss(list(zip(mono, every, counts, strict=True)))
 
 
-def _frames(waveforms: Tensor, size: int) -> Tensor:
-    """(B, F, size) frames without overlap; the last one zero-padded."""
-    missing = -waveforms.shape[1] % size
-    padded = torch.nn.functional.pad(waveforms, (0, missing))
-    return padded.reshape(len(waveforms), -1, size)
-
-
 def _without_rumble(songs: Songs) -> Tensor:
     """`low` less its moving average over 50 ms: a drone below 20 Hz is no loop."""
     low = songs.low
-    size = max(1, round(songs.low_rate / HEARING_HZ[0])) | 1
-    sums = torch.nn.functional.pad(low.double().cumsum(1), (1, 0))
-    sums = torch.nn.functional.pad(sums[:, None], (size // 2, size // 2), mode="replicate")[:, 0]
-    average = ((sums[:, size:] - sums[:, :-size]) / size).to(low.dtype)
-    return (low - average) * within(songs.low_lengths, low.shape[1], low.device)
+    half = round(songs.low_rate / HEARING_HZ[0]) // 2
+    sums = torch.nn.functional.pad(low, (half + 1, half)).cumsum(1, dtype=torch.float64)
+    average = (sums[:, 2 * half + 1 :] - sums[:, : -2 * half - 1]) / (2 * half + 1)
+    return zero_beyond(low - average.to(low.dtype), songs.low_lengths)
+
+
+def _kth(values: Tensor, rank: int) -> Tensor:
+    """(K,) the value of that rank, from 0, in each row of (K, F); may reorder the rows."""
+    if values.is_cpu and not values.requires_grad:
+        values.numpy().partition(rank, axis=1)
+        return values[:, rank]
+    return values.kthvalue(rank + 1, dim=1).values
 
 
 def _highest_near(correlation: Tensor, centre: Tensor, taps: int = 16) -> Tensor:
-    """(B,) the highest value of (B, L) between the samples around `centre` (B,).
+    """() the highest value of (L,) between the samples around `centre`.
 
     A loop need not be a whole number of samples long. Band-limited interpolation by a Hann-windowed
     sinc, at eighths of a sample.
     """
     offsets = torch.arange(-taps, taps + 1, device=correlation.device)
-    index = centre[:, None] + offsets
-    inside = (index >= 0) & (index < correlation.shape[1])
-    values = correlation.gather(1, index.clamp(0, correlation.shape[1] - 1)) * inside
+    index = centre + offsets
+    inside = (index >= 0) & (index < len(correlation))
+    values = correlation[index.clamp(0, len(correlation) - 1)] * inside
     steps = torch.arange(-8, 9, device=correlation.device) / 8
     distance = steps - offsets[:, None]  # (taps, steps)
     window = torch.cos(math.pi * distance / (2 * (taps + 1))).square()
-    points: Tensor = values @ (torch.sinc(distance) * window)
+    highest = (values @ (torch.sinc(distance) * window)).amax()
     # At the ends of the range the neighbours are missing, and nothing can be read between.
-    return torch.where(inside.all(dim=1), points.amax(dim=1), -math.inf)
+    return torch.where(inside.all(), highest, -math.inf)

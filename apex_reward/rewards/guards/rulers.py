@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apex_reward.audio.loudness import ABSOLUTE_GATE, fast_size, loudness_and_range
+from apex_reward.audio.loudness import ABSOLUTE_GATE, loudness_and_range
 from apex_reward.rewards.guards.measures import BATCHED, duration, silent_share
-from apex_reward.rewards.guards.songs import Songs, frame_power, within
+from apex_reward.rewards.guards.songs import Songs, autocorrelation, frame_power, within
 
 HIGH_HZ = 4_000.0
 BANDS = 48
@@ -79,10 +79,10 @@ class RulerSongs(Songs):
         for first in range(0, max(self.counts), step):
             last = min(first + step, max(self.counts))
             part = padded[:, first * hop : (last - 1) * hop + size]
-            power = frame_power(part, size) * mask[:, None, first:last]
-            total += power.sum(dim=2, dtype=torch.float64)
-            levels.append(bands @ power)
-        power = torch.cat(levels, dim=2).double()
+            power = frame_power(part, size) * mask[:, first:last, None]
+            total += power.sum(dim=1, dtype=torch.float64)
+            levels.append(power @ bands.T)
+        power = torch.cat(levels, dim=1).mT.double()
         floor = power.amax(dim=(1, 2), keepdim=True) * 10 ** (-FLOOR_DB / 10) + 1e-20
         return total, 10 * torch.log10(torch.maximum(power, floor)), mask
 
@@ -136,9 +136,7 @@ class RulerSongs(Songs):
         values = values - (values * mask[:, None]).sum(2, keepdim=True) / sizes[:, :, None]
         values = values * mask[:, None]
         index = torch.tensor(lags, device=values.device).expand(len(values), -1)
-        size = fast_size(values.shape[2] + int(index.max()) + 1)
-        power = torch.fft.rfft(values, size).abs().square().sum(dim=1)
-        products = torch.fft.irfft(power, size).gather(1, index)
+        products = autocorrelation(values, int(index.max()) + 1).sum(dim=1).gather(1, index)
         energy = F.pad(values.square().sum(dim=1).cumsum(1), (1, 0))
         total = energy[:, -1:]
         head = energy.gather(1, (sizes - index).clamp(min=0))

@@ -99,9 +99,9 @@ def _steadiness(songs: Songs, song: int) -> Tensor:
     """Level of a song's steady part against the whole, dB, up to a constant."""
     hertz = songs.short_hertz
     bins = (hertz > 100) & (hertz < min(10_000, 0.45 * songs.sample_rate))
-    power = songs.power[song, bins, : songs.short_frames(songs.lengths[song])]  # (K, F)
-    fifth = max(1, power.shape[1] // 5)
-    levels = power.topk(fifth, dim=1, largest=False).values.mean(dim=1).clamp_min(1e-20).log10()
+    power = songs.power[song, : songs.short_frames(songs.lengths[song]), bins]  # (F, K)
+    fifth = max(1, len(power) // 5)
+    levels = power.topk(fifth, dim=0, largest=False).values.mean(dim=0).clamp_min(1e-20).log10()
     quarter = len(levels) // 4
     return 10 * (
         levels.sort().values[quarter : len(levels) - quarter].mean() - power.mean().log10()
