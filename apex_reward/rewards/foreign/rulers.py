@@ -14,8 +14,7 @@ from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.inputs import checked_songs
 from apex_reward.model.licences import CODE, Licence
 from apex_reward.model.source import Source
-from apex_reward.rewards.guards.guard import BATCH_SAMPLES
-from apex_reward.rewards.guards.rulers import RULERS, RulerSongs
+from apex_reward.rewards.guards.rulers import RULERS, RulerSong
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -50,13 +49,10 @@ class Rulers:
         """
         check_gradient(self, waveforms)
         _, ends = checked_songs(waveforms, lengths)
-        together = max(1, BATCH_SAMPLES // waveforms.shape[-1])
-        parts = []
         with torch.no_grad():
-            for start in range(0, len(waveforms), together):
-                part = ends[start : start + together]
-                batch = waveforms[start : start + together, ..., : max(part)].float()
-                songs = RulerSongs(batch, part, sample_rate)
-                values = [measure(songs).to(batch) for measure in RULERS.values()]
-                parts.append(Scores.from_stack(torch.stack(values, dim=1), self.heads))
-        return Scores.of_songs(parts)
+            songs = [
+                RulerSong(song[..., :end].float(), sample_rate)
+                for song, end in zip(waveforms, ends, strict=True)
+            ]
+            values = [torch.stack([m(song).float() for m in RULERS.values()]) for song in songs]
+        return Scores.from_stack(torch.stack(values).to(waveforms.device), self.heads)

@@ -15,16 +15,13 @@ from torch import Tensor
 from apex_reward.errors import UsageError
 from apex_reward.rewards.guards import measures
 from apex_reward.rewards.guards.blocks import BLOCK_SECONDS, TAIL_SECONDS, regrouped
-from apex_reward.rewards.guards.measures import BATCHED, Measure
-from apex_reward.rewards.guards.songs import Songs
+from apex_reward.rewards.guards.measures import OF_SONG, Measure
+from apex_reward.rewards.guards.songs import Song
 
 Action = Literal["flag", "penalty", "veto"]
 Combine = Literal["worst", "sum"]
 UNFAMILIAR = "unfamiliar"
 """Guard and flag of songs far from a model's training songs; the model gives the value."""
-
-# Songs are measured together up to this many samples, 12 songs of 30 s: memory stays bounded.
-BATCH_SAMPLES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -204,20 +201,19 @@ class Guards:
             The measured values by guard name, in the guards' units; guards without a measure are
             left out.
         """
-        mono = waveform.detach().float()
-        if mono.ndim == 2:
-            mono = mono.mean(dim=0)
+        channels = waveform.detach()
+        mono = channels.float().mean(dim=0) if waveform.ndim == 2 else channels.float()
         if mono.ndim != 1 or len(mono) == 0:
             raise UsageError(
                 f"a song has shape {tuple(waveform.shape)}; expected (T,) or (C, T), T >= 1"
             )
         measured = self.measure_blocks([mono], sample_rate)
-        return self._of_channels(measured, waveform.detach(), sample_rate)
+        return self.with_mono_loss(measured, measures.mono_loss(channels, sample_rate))
 
     def measure_batch(
         self, waveforms: Tensor, lengths: Tensor | Sequence[int] | None, sample_rate: int
     ) -> list[dict[str, float]]:
-        """As `measure`, of a batch on its device; equal to its songs one by one.
+        """As `measure`, of every song of a batch, on its device.
 
         Args:
             waveforms: (B, T) or (B, C, T); what lies beyond the lengths is not heard.
@@ -230,33 +226,17 @@ class Guards:
         Raises:
             UsageError: another shape, or lengths outside [1, T].
         """
-        mono = waveforms.detach().float()
-        if mono.ndim == 3:
-            mono = mono.mean(dim=1)
-        if mono.ndim != 2 or mono.shape[1] == 0:
+        if waveforms.ndim not in (2, 3) or waveforms.shape[-1] == 0:
             raise UsageError(
                 f"songs have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
             )
-        size = mono.shape[1]
-        counts = [size] * len(mono) if lengths is None else [int(length) for length in lengths]
-        if len(counts) != len(mono) or any(not 1 <= count <= size for count in counts):
-            raise UsageError(
-                f"lengths are {counts}; expected {len(mono)} values in [1, {size}] samples"
-            )
-        if size >= (BLOCK_SECONDS + TAIL_SECONDS) * sample_rate:
-            return [
-                self.measure(song[..., :n], sample_rate)
-                for song, n in zip(waveforms, counts, strict=True)
-            ]
-        together = max(1, BATCH_SAMPLES // size)
-        measured: list[dict[str, float]] = []
-        for start in range(0, len(mono), together):
-            part = counts[start : start + together]
-            songs = mono[start : start + together, : max(part)]
-            measured += self._measure_mono(songs, part, sample_rate)
+        count, size = len(waveforms), waveforms.shape[-1]
+        ends = [size] * count if lengths is None else [int(length) for length in lengths]
+        if len(ends) != count or any(not 1 <= end <= size for end in ends):
+            raise UsageError(f"lengths are {ends}; expected {count} values in [1, {size}] samples")
         return [
-            self._of_channels(one, song[..., :count].detach(), sample_rate)
-            for one, song, count in zip(measured, waveforms, counts, strict=True)
+            self.measure(song[..., :end], sample_rate)
+            for song, end in zip(waveforms, ends, strict=True)
         ]
 
     def measure_blocks(self, blocks: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
@@ -273,14 +253,14 @@ class Guards:
         Raises:
             UsageError: a part of another shape, or no samples at all.
         """
-        values = [
-            self._measure_mono(block[None], [len(block)], sample_rate)[0]
-            for block in regrouped(blocks, sample_rate)
-        ]
+        values = [self._measured(block, sample_rate) for block in regrouped(blocks, sample_rate)]
         if not values:
             raise UsageError("a song of no samples; expected at least one block with one sample")
-        by_name = {guard.name: guard for guard in self.guards}
-        return {name: by_name[name].combined([v[name] for v in values]) for name in values[0]}
+        return {
+            guard.name: guard.combined([value[guard.name] for value in values])
+            for guard in self.guards
+            if guard.measure is not None
+        }
 
     def whole_loudness(
         self, measured: Mapping[str, float], samples: int, sample_rate: int
@@ -298,12 +278,6 @@ class Guards:
         """The measured values of a mono mix, with what the mix lost of the channels in dB."""
         traps = {guard.name for guard in self.guards if guard.measure is measures.mono_loss}
         return {name: loss if name in traps else value for name, value in measured.items()}
-
-    def _of_channels(
-        self, measured: Mapping[str, float], song: Tensor, sample_rate: int
-    ) -> dict[str, float]:
-        """The values of a song's mono mix, with those of the song (T,) or (C, T) itself."""
-        return self.with_mono_loss(measured, measures.mono_loss(song, sample_rate))
 
     def flags(self, measured: Mapping[str, float]) -> list[str]:
         """Names of the guards whose measured value lies outside their limits.
@@ -327,29 +301,21 @@ class Guards:
         return reward - sum(guard.penalty for guard in tripped if guard.action == "penalty")
 
     @torch.no_grad()
-    def _measure_mono(
-        self, mono: Tensor, lengths: list[int], sample_rate: int
-    ) -> list[dict[str, float]]:
-        """Measures of (B, T); the built-in ones in one pass, a user's own song by song."""
-        songs = Songs(mono, lengths, sample_rate)
-        columns: dict[str, list[float]] = {}
-        pending: dict[str, Tensor] = {}
-        for guard in self.guards:
-            if guard.measure is None:
-                continue
-            columns[guard.name] = []
-            if guard.measure in BATCHED:
-                pending[guard.name] = BATCHED[guard.measure](songs)
-            else:
-                columns[guard.name] = [
-                    float(guard.measure(song[:length], sample_rate))
-                    for song, length in zip(songs.waveforms, lengths, strict=True)
-                ]
-        if pending:
-            # One copy from the device for all of them.
-            stacked = torch.stack([value.double().to(mono.device) for value in pending.values()])
-            columns.update(zip(pending, stacked.tolist(), strict=True))
-        return [{name: values[i] for name, values in columns.items()} for i in range(len(lengths))]
+    def _measured(self, mono: Tensor, sample_rate: int) -> dict[str, float]:
+        """Measures of (T,): the built-in ones share a `Song`."""
+        song = Song(mono, sample_rate)
+        values = {
+            guard.name: OF_SONG[guard.measure](song)
+            if guard.measure in OF_SONG
+            else torch.tensor(float(guard.measure(mono, sample_rate)), dtype=torch.float64)
+            for guard in self.guards
+            if guard.measure is not None
+        }
+        if not values:
+            return {}
+        # One copy from the device for all of them.
+        stacked = torch.stack([value.double().to(mono.device) for value in values.values()])
+        return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:

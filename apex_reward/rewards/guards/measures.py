@@ -1,8 +1,6 @@
-"""What the guards measure: each of one song, and of a batch in one pass.
+"""What the guards measure, each of one song.
 
-The single form is the batch form of one song, so both give the same number.
-
-Shape key: B = songs, T = samples, F = frames, K = frequency bins.
+Shape key: T = samples, F = frames, K = frequency bins.
 """
 
 from __future__ import annotations
@@ -12,14 +10,15 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apex_reward.audio.flags import mono_loss as worst_mono_loss
 from apex_reward.audio.loudness import integrated_loudness
-from apex_reward.rewards.guards.songs import Songs, autocorrelation, frames, within, zero_beyond
+from apex_reward.rewards.guards.songs import Song, autocorrelation, frames
 
 Measure = Callable[[Tensor, int], float]
-BatchMeasure = Callable[[Songs], Tensor]
+SongMeasure = Callable[[Song], Tensor]
 
 SILENCE_DBFS = -60.0
 FULL_SCALE = 0.99
@@ -28,105 +27,95 @@ DRIFT_HZ = 2.0
 LOOP_SECONDS = 0.4
 BAND_DB = 80.0
 
-# The batch form of each measure below: (B,) values for Songs.
-BATCHED: dict[Measure, BatchMeasure] = {}
+# Each measure below as a function of a `Song` that several of them share; () on the graph.
+OF_SONG: dict[Measure, SongMeasure] = {}
 
 
-def _of_one_song(batched: BatchMeasure) -> Measure:
-    """A batch measure as a pure function of one waveform (T,) and its rate in Hz."""
+def _of_waveform(of_song: SongMeasure) -> Measure:
+    """A measure as a pure function of one waveform (T,) and its rate in Hz."""
 
-    @wraps(batched)
+    @wraps(of_song)
     def measure(waveform: Tensor, sample_rate: int) -> float:
-        return float(batched(Songs(waveform[None].float(), [len(waveform)], sample_rate)))
+        return float(of_song(Song(waveform.float(), sample_rate)))
 
-    BATCHED[measure] = batched
+    OF_SONG[measure] = of_song
     return measure
 
 
-@_of_one_song
-def silent_share(songs: Songs) -> Tensor:
+@_of_waveform
+def silent_share(song: Song) -> Tensor:
     """Share of 50 ms frames below -60 dBFS RMS, in [0, 1]."""
-    level = songs.frame_energy / songs.frame_size
-    counts = [-(-length // songs.frame_size) for length in songs.lengths]
-    silent = (level < 10 ** (SILENCE_DBFS / 10)) & within(counts, level.shape[1], level.device)
-    return silent.sum(dim=1) / level.new_tensor(counts)
+    level = song.frame_energy / song.frame_size
+    return (level < 10 ** (SILENCE_DBFS / 10)).float().mean()
 
 
-@_of_one_song
-def clipped_share(songs: Songs) -> Tensor:
+@_of_waveform
+def clipped_share(song: Song) -> Tensor:
     """Share of samples in flat tops, in [0, 1].
 
     A flat top is three or more samples in a row, of one sign, within 1 % of full scale or beyond;
     a master that only touches full scale has few, whatever its loudness.
     """
-    lowest, highest = torch.aminmax(songs.waveforms)
-    if max(-lowest, highest) < FULL_SCALE or songs.waveforms.shape[1] < 3:
-        return songs.waveforms.new_zeros(len(songs.lengths))
-    flat = torch.zeros_like(songs.waveforms, dtype=torch.bool)
-    for hot in (songs.waveforms >= FULL_SCALE, songs.waveforms <= -FULL_SCALE):
-        middle = hot[:, :-2] & hot[:, 1:-1] & hot[:, 2:]
+    lowest, highest = torch.aminmax(song.waveform)
+    if max(-lowest, highest) < FULL_SCALE or song.length < 3:
+        return song.waveform.new_zeros(())
+    flat = torch.zeros_like(song.waveform, dtype=torch.bool)
+    for hot in (song.waveform >= FULL_SCALE, song.waveform <= -FULL_SCALE):
+        middle = hot[:-2] & hot[1:-1] & hot[2:]
         for shift in range(3):
-            flat[:, shift : shift + middle.shape[1]] |= middle
-    return flat.sum(dim=1) / songs.waveforms.new_tensor(songs.lengths)
+            flat[shift : shift + len(middle)] |= middle
+    return flat.sum() / song.length
 
 
-@_of_one_song
-def dc_offset(songs: Songs) -> Tensor:
+@_of_waveform
+def dc_offset(song: Song) -> Tensor:
     """How far the waveform stands off zero in nine of ten seconds, full scale = 1.
 
     The means of 1 s frames (of the whole song below 1 s): the distance from zero that nine tenths
     of them keep, on one side. Deep bass and slow drift move single frames, to both sides.
     """
-    size = songs.sample_rate
-    means = frames(songs.waveforms, size).mean(dim=2)  # (B, F)
-    values = []
-    for i, length in enumerate(songs.lengths):
-        if length < size:
-            values.append(means[i, 0].abs() * (size / length))
-            continue
-        ordered = means[i, : length // size].sort().values
-        tenth = (len(ordered) - 1) // 10
-        values.append(torch.maximum(ordered[tenth], -ordered[-1 - tenth]).clamp(min=0))
-    return torch.stack(values)
+    size = song.sample_rate
+    if song.length < size:
+        return song.waveform.mean().abs()
+    ordered = song.waveform[: song.length // size * size].unflatten(0, (-1, size)).mean(dim=1)
+    ordered = ordered.sort().values
+    tenth = (len(ordered) - 1) // 10
+    return torch.maximum(ordered[tenth], -ordered[-1 - tenth]).clamp(min=0)
 
 
-@_of_one_song
-def inaudible_share(songs: Songs) -> Tensor:
+@_of_waveform
+def inaudible_share(song: Song) -> Tensor:
     """Share of the energy from 2 to 20 Hz or above 16 kHz, in [0, 1]; 0 for silence.
 
     What lies below 2 Hz is offset and drift, and counts as nothing.
     """
-    spectrum, hertz = songs.low_spectrum()
-    total = spectrum.sum(dim=1).clamp(min=1e-30)
-    low_power = songs.low.square().sum(dim=1) / songs.low.new_tensor(songs.low_lengths)
-    drift = low_power * spectrum[:, hertz < DRIFT_HZ].sum(dim=1) / total
-    rumble = (hertz >= DRIFT_HZ) & (hertz < HEARING_HZ[0])
-    below = low_power * spectrum[:, rumble].sum(dim=1) / total
-    whole = songs.whole_power
-    high = whole[:, songs.short_hertz > HEARING_HZ[1]].sum(dim=1)
-    above = songs.mean_square * high / whole.sum(dim=1).clamp(min=1e-30)
-    heard = songs.mean_square - drift
+    spectrum, hertz = song.low_spectrum()
+    scale = song.low.square().mean() / spectrum.sum().clamp(min=1e-30)
+    drift = scale * spectrum[hertz < DRIFT_HZ].sum()
+    below = scale * spectrum[(hertz >= DRIFT_HZ) & (hertz < HEARING_HZ[0])].sum()
+    whole = song.whole_power
+    high = whole[song.short_hertz > HEARING_HZ[1]].sum()
+    above = song.mean_square * high / whole.sum().clamp(min=1e-30)
+    heard = song.mean_square - drift
     share = (below + above) / heard.clamp(min=1e-30)
     # A constant leaves rounding errors only.
-    floor = 1e-6 * songs.square + 1e-30
-    return torch.where(heard > floor, share, 0.0).clamp(0, 1)
+    return torch.where(heard > 1e-6 * song.square + 1e-30, share, 0.0).clamp(0, 1)
 
 
-@_of_one_song
-def loudness(songs: Songs) -> Tensor:
+@_of_waveform
+def loudness(song: Song) -> Tensor:
     """Integrated loudness, LUFS (BS.1770-4); minus infinity for silence."""
-    lengths = torch.tensor(songs.lengths, device=songs.waveforms.device)
-    return integrated_loudness(songs.waveforms, songs.sample_rate, lengths)
+    return integrated_loudness(song.waveform[None], song.sample_rate)[0]
 
 
-@_of_one_song
-def duration(songs: Songs) -> Tensor:
+@_of_waveform
+def duration(song: Song) -> Tensor:
     """Length, seconds."""
-    return torch.tensor(songs.lengths, dtype=torch.float64) / songs.sample_rate
+    return torch.tensor(song.length / song.sample_rate, dtype=torch.float64)
 
 
-@_of_one_song
-def loop_correlation(songs: Songs) -> Tensor:
+@_of_waveform
+def loop_correlation(song: Song) -> Tensor:
     """How exactly the song repeats itself: the highest autocorrelation, in [-1, 1].
 
     Heard from 20 Hz to at least 4 kHz, over lags from 0.4 s to half of the song, each normalised
@@ -134,35 +123,25 @@ def loop_correlation(songs: Songs) -> Tensor:
     does a held tone; music that repeats a bar with other notes, words or timing stays well below.
     0 below 0.8 s and for silence.
     """
-    heard = _without_rumble(songs)  # (B, t)
-    first = max(1, round(LOOP_SECONDS * songs.low_rate))
-    return torch.stack(
-        [_best_lag(song[:n], first) for song, n in zip(heard, songs.low_lengths, strict=True)]
-    )
-
-
-def _best_lag(song: Tensor, first: int) -> Tensor:
-    """() the highest normalised autocorrelation of (t,) from lag `first` to half of the song."""
-    count = len(song)
+    heard = _without_rumble(song)
+    count, first = len(heard), max(1, round(LOOP_SECONDS * song.low_rate))
     last = count // 2
     if last < first:
-        return song.new_zeros(())
-    correlation = autocorrelation(song, last + 1)[first:]
-    energy = song.square().cumsum(0, dtype=torch.float64)
+        return heard.new_zeros(())
+    correlation = autocorrelation(heard, last + 1)[first:]
+    energy = heard.square().cumsum(0, dtype=torch.float64)
     total = energy[-1]
     head = energy[count - 1 - last : count - first].flip(0)  # of all but the last `lag` samples
-    head, tail = head.to(song.dtype), (total - energy[first - 1 : last]).to(song.dtype)
+    head, tail = head.to(heard.dtype), (total - energy[first - 1 : last]).to(heard.dtype)
     audible = torch.minimum(head, tail) > 1e-3 * total
     scale = (head * tail).clamp(min=1e-30).sqrt()
-    value = torch.where(audible, correlation / scale, -math.inf)
-    best, at = value.max(dim=0)
+    best, at = torch.where(audible, correlation / scale, -math.inf).max(dim=0)
     between = _highest_near(correlation, at) / scale[at]
-    result = torch.maximum(best, between).clamp(-1, 1)
-    return torch.where(torch.isfinite(best), result, 0.0)
+    return torch.where(torch.isfinite(best), torch.maximum(best, between).clamp(-1, 1), 0.0)
 
 
-@_of_one_song
-def noise_floor(songs: Songs) -> Tensor:
+@_of_waveform
+def noise_floor(song: Song) -> Tensor:
     """Level of the steady broadband part against the whole song, dB; about 0 for white noise.
 
     Minimum statistics (R. Martin, IEEE Trans. Speech Audio Process. 9(5), 2001): in each frequency
@@ -170,51 +149,48 @@ def noise_floor(songs: Songs) -> Tensor:
     out. Corrected for the 10 % quantile of an exponential distribution, as noise power has.
     Minus infinity for silence.
     """
-    hertz = songs.short_hertz
+    first, last = noise_bins(song)
+    if song.length < 4 * song.short_size or first >= last:
+        return song.waveform.new_tensor(-math.inf)
+    count = len(song.power)
+    quietest = _kth(song.power[:, first:last].T.contiguous(), (count - 1) // 10)
+    steady = quietest.median() / -math.log(0.9)
+    total = song.whole_power[first:last].mean() / count
+    return torch.where((steady > 0) & (total > 0), 10 * torch.log10(steady / total), -math.inf)
+
+
+def noise_bins(song: Song) -> tuple[int, int]:
+    """First and behind the last of the bins that noise is measured in, 100 Hz to 10 kHz."""
     # Above 10 kHz lossy codecs leave nothing, and the encoder hears little.
-    bins = (hertz > 100) & (hertz < min(10_000, 0.45 * songs.sample_rate))
-    first, last = int(bins.int().argmax()), int(bins.sum() + bins.int().argmax())
-    values = []
-    for song, whole, length in zip(songs.power, songs.whole_power, songs.lengths, strict=True):
-        count = songs.short_frames(length)
-        if length < 4 * songs.short_size or first == last:
-            values.append(song.new_tensor(-math.inf))
-            continue
-        quietest = _kth(song[:count, first:last].T.contiguous(), (count - 1) // 10)
-        steady, total = quietest.median() / -math.log(0.9), whole[first:last].mean() / count
-        level = 10 * torch.log10(steady / total)
-        values.append(torch.where((steady > 0) & (total > 0), level, -math.inf))
-    return torch.stack(values)
+    width = song.sample_rate / song.short_size
+    return math.floor(100 / width) + 1, math.ceil(min(10_000, 0.45 * song.sample_rate) / width)
 
 
-@_of_one_song
-def band_limit(songs: Songs) -> Tensor:
+@_of_waveform
+def band_limit(song: Song) -> Tensor:
     """The highest frequency, Hz, whose mean power lies within 80 dB of the strongest one's.
 
     Of frequencies above 100 Hz, in 43 ms frames. Infinity for silence and below one frame.
     """
-    heard = songs.short_hertz > 100
-    power = songs.whole_power[:, heard]
-    strong = power > power.amax(dim=1, keepdim=True) * 10 ** (-BAND_DB / 10)
-    highest = (strong * songs.short_hertz[heard]).amax(dim=1)
+    heard = song.short_hertz > 100
+    power = song.whole_power[heard]
+    strong = power > power.amax() * 10 ** (-BAND_DB / 10)
+    highest = (strong * song.short_hertz[heard]).amax()
     return torch.where(highest > 0, highest, math.inf)
 
 
-@_of_one_song
-def near_silence(songs: Songs) -> Tensor:
+@_of_waveform
+def near_silence(song: Song) -> Tensor:
     """How far the highest sample lies above a song's own level, dB; 0 for silence.
 
-    The level is the RMS that a quarter of the 50 ms frames exceed, at least -100 dBFS. A click in
+    The level is the RMS that a quarter of the 50 ms frames exceed, at least -140 dBFS. A click in
     near-silence lies 60 dB above it, at any gain. Music lies 5 to 35 dB above it.
     """
-    levels = (songs.frame_energy / songs.frame_size).clamp(min=1e-10)
-    values = []
-    for song, level, length in zip(songs.waveforms, levels, songs.lengths, strict=True):
-        count = -(-length // songs.frame_size)
-        quarter = level[:count].sort(descending=True).values[(count - 1) // 4]
-        peak = torch.maximum(song.amax(), -song.amin()).square()
-        values.append(torch.where(peak > quarter, 10 * torch.log10(peak / quarter), 0.0))
-    return torch.stack(values)
+    levels = (song.frame_energy / song.frame_size).clamp(min=1e-14).sort(descending=True).values
+    level = levels[(len(levels) - 1) // 4]
+    lowest, highest = torch.aminmax(song.waveform)
+    peak = torch.maximum(-lowest, highest).square()
+    return (10 * torch.log10(torch.maximum(peak, level) / level)).clamp(min=0)
 
 
 def mono_loss(waveform: Tensor, sample_rate: int) -> float:
@@ -232,13 +208,12 @@ def mono_loss(waveform: Tensor, sample_rate: int) -> float:
     return worst_mono_loss(list(zip(mono, every, counts, strict=True)))
 
 
-def _without_rumble(songs: Songs) -> Tensor:
+def _without_rumble(song: Song) -> Tensor:
     """`low` less its moving average over 50 ms: a drone below 20 Hz is no loop."""
-    low = songs.low
-    half = round(songs.low_rate / HEARING_HZ[0]) // 2
-    sums = torch.nn.functional.pad(low, (half + 1, half)).cumsum(1, dtype=torch.float64)
-    average = (sums[:, 2 * half + 1 :] - sums[:, : -2 * half - 1]) / (2 * half + 1)
-    return zero_beyond(low - average.to(low.dtype), songs.low_lengths)
+    half = round(song.low_rate / HEARING_HZ[0]) // 2
+    sums = F.pad(song.low, (half + 1, half)).cumsum(0, dtype=torch.float64)
+    average = (sums[2 * half + 1 :] - sums[: -2 * half - 1]) / (2 * half + 1)
+    return song.low - average.to(song.low.dtype)
 
 
 def _kth(values: Tensor, rank: int) -> Tensor:

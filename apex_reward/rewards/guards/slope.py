@@ -16,15 +16,16 @@ from torch import Tensor
 
 from apex_reward.rewards.guards.guard import Guard, Guards
 from apex_reward.rewards.guards.measures import (
-    BATCHED,
+    OF_SONG,
     Measure,
     dc_offset,
     inaudible_share,
     loop_correlation,
     loudness,
+    noise_bins,
     noise_floor,
 )
-from apex_reward.rewards.guards.songs import Songs
+from apex_reward.rewards.guards.songs import Song
 
 MARGIN = 0.3
 # The others count frames or samples, which moves in jumps.
@@ -56,21 +57,19 @@ def guard_price(
     if mono.ndim == 3:
         mono = mono.mean(dim=1)
     counts = [mono.shape[1]] * len(mono) if lengths is None else [int(n) for n in lengths]
-    total = mono.new_zeros(len(mono))
-    with torch.no_grad():
-        songs = Songs(mono, counts, sample_rate)
-        values = {
-            guard: _price(guard, BATCHED[guard.measure](songs))
-            for guard in guards.guards
-            if guard.action != "flag" and guard.measure in SMOOTH
-        }
-    for guard, price in values.items():
+    priced = [g for g in guards.guards if g.action != "flag" and g.measure in SMOOTH]
+    totals = []
+    for waveform, count in zip(mono, counts, strict=True):
+        total = mono.new_zeros(())
+        with torch.no_grad():
+            song = Song(waveform[:count], sample_rate)
+            near = [guard for guard in priced if _price(guard, _measured(guard, song)) > 0]
         # Far inside a limit a measure may have no slope at all (of a silent band, say).
-        near = price.nonzero()[:, 0]
-        if guard.measure is not None and len(near):
-            part = Songs(mono[near], [counts[int(i)] for i in near], sample_rate)
-            total = total.index_add(0, near, _price(guard, _sloped(guard.measure, part)).to(total))
-    return total
+        song = Song(waveform[:count], sample_rate)
+        for guard in near:
+            total = total + _price(guard, _measured(guard, song)).to(total)
+        totals.append(total)
+    return torch.stack(totals)
 
 
 def _price(guard: Guard, values: Tensor) -> Tensor:
@@ -84,25 +83,19 @@ def _price(guard: Guard, values: Tensor) -> Tensor:
     return price
 
 
-def _sloped(measure: Measure, songs: Songs) -> Tensor:
-    """(B,) the measure's values, with a slope that an optimiser can follow."""
-    values = BATCHED[measure](songs)
-    if measure is not noise_floor:
-        return values
+def _measured(guard: Guard, song: Song) -> Tensor:
+    """() the value of a guard's measure, with a slope that an optimiser can follow."""
+    assert guard.measure is not None
+    value = OF_SONG[guard.measure](song)
+    if guard.measure is not noise_floor or not value.requires_grad:
+        return value
     # Its quantile and median hang on one frame of one bin each. The slope is that of the middle
     # half of the bins, each by the mean of its quietest fifth of the frames.
-    smooth = torch.stack([_steadiness(songs, i) for i in range(len(songs.lengths))])
-    return values.detach() + (smooth - smooth.detach())
-
-
-def _steadiness(songs: Songs, song: int) -> Tensor:
-    """Level of a song's steady part against the whole, dB, up to a constant."""
-    hertz = songs.short_hertz
-    bins = (hertz > 100) & (hertz < min(10_000, 0.45 * songs.sample_rate))
-    power = songs.power[song, : songs.short_frames(songs.lengths[song]), bins]  # (F, K)
-    fifth = max(1, len(power) // 5)
-    levels = power.topk(fifth, dim=0, largest=False).values.mean(dim=0).clamp_min(1e-20).log10()
+    first, last = noise_bins(song)
+    power = song.power[:, first:last]
+    quietest = power.topk(max(1, len(power) // 5), dim=0, largest=False).values
+    levels = quietest.mean(dim=0).clamp_min(1e-20).log10().sort().values
     quarter = len(levels) // 4
-    return 10 * (
-        levels.sort().values[quarter : len(levels) - quarter].mean() - power.mean().log10()
-    )
+    middle = levels[quarter : len(levels) - quarter].mean()
+    smooth = 10 * (middle - power.mean().log10())
+    return value.detach() + (smooth - smooth.detach())

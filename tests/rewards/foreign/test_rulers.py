@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
-from apex_reward.rewards.guards.rulers import RulerSongs, tempo
+from apex_reward.rewards.guards.rulers import RulerSong, tempo
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
 
@@ -114,7 +114,7 @@ def test_width_is_the_share_that_the_mono_mix_loses() -> None:
 @pytest.mark.parametrize("bpm", [50, 75, 93, 120, 128, 140, 174, 220])
 def test_tempo_of_click_tracks(bpm: float) -> None:
     song = clicks(beats(bpm))
-    found = float(tempo(RulerSongs(song[None], [len(song)], RATE)))
+    found = float(tempo(RulerSong(song, RATE)))
     assert found == pytest.approx(bpm, rel=0.04)
     values = measured(song)
     assert values["onset_rate"] == pytest.approx(len(beats(bpm)) / 10)
