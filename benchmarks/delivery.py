@@ -63,6 +63,8 @@ def by_ffmpeg(container: str, codec: str, bits: int, samples: Samples, path: Pat
     layout = "stereo" if len(samples) == 2 else "mono"
     with av.open(str(path), "w", format=container) as file:
         track = file.add_stream(codec, rate, layout=layout)
+        if not isinstance(track, av.AudioStream):
+            raise SystemExit(f"{codec} encodes no sound")
         track.bit_rate = bits
         source = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(samples.T).reshape(1, -1), format="flt", layout=layout
@@ -99,7 +101,9 @@ def by_sinc(rate: int, samples: Samples, path: Path) -> None:
 DELIVERIES: dict[str, Delivery] = {
     "as it is": float_wav,
     **{
-        f"level {level:+d} dB": partial(changed, lambda x, g=10 ** (level / 20): g * x)
+        f"level {level:+d} dB": partial(
+            changed, partial(np.multiply, np.float32(10 ** (level / 20)))
+        )
         for level in (-12, -6, -3, 3, 6)
     },
     "starts 25 ms later": partial(changed, lambda x: x[:, round(0.025 * RATE) :]),
