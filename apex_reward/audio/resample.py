@@ -24,6 +24,11 @@ MAX_KERNEL_ELEMENTS = 1 << 25
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Resample the last dimension with a Hann-windowed sinc (width 6, rolloff 0.99).
 
+    A polyphase filter bank as one strided convolution: x(t) = sum_i x[i] sinc(pi c (i / from - t))
+    w(...), with the cut-off c at ROLLOFF times the lower rate and a Hann window over FILTER_WIDTH
+    zero crossings (Julius O. Smith, "Digital Audio Resampling"). Output phases repeat every
+    `to / gcd` samples, hence one filter per phase.
+
     Args:
         waveform: float tensor (..., T); gradients flow through. Half precision is computed in
             float32.
@@ -40,7 +45,15 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
     if from_rate == to_rate:
         return waveform
-    return sinc_resample(waveform, from_rate, to_rate)
+    divisor = math.gcd(from_rate, to_rate)
+    step, phases = from_rate // divisor, to_rate // divisor
+    width, kernel = sinc_kernel(step, phases, waveform)
+    length = waveform.shape[-1]
+    rows = F.pad(waveform.reshape(-1, 1, length), (width, width + step))
+    output = F.conv1d(rows, kernel[:, None], stride=step)
+    flat = output.transpose(1, 2).reshape(rows.shape[0], -1)
+    flat = flat[:, : resampled_length(length, from_rate, to_rate)]
+    return flat.reshape(*waveform.shape[:-1], flat.shape[-1])
 
 
 class BlockResampler:
@@ -87,24 +100,6 @@ def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
     (24000, 1)
     """
     return -(-length * to_rate // from_rate)
-
-
-def sinc_resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """The same resampling in plain torch: a polyphase filter bank as one strided convolution.
-
-    x(t) = sum_i x[i] sinc(pi c (i / from - t)) w(...), with the cut-off c at ROLLOFF times the
-    lower rate and a Hann window over FILTER_WIDTH zero crossings (Julius O. Smith, "Digital Audio
-    Resampling"). Output phases repeat every `to / gcd` samples, hence one filter per phase.
-    """
-    divisor = math.gcd(from_rate, to_rate)
-    step, phases = from_rate // divisor, to_rate // divisor
-    width, kernel = sinc_kernel(step, phases, waveform)
-    length = waveform.shape[-1]
-    rows = F.pad(waveform.reshape(-1, 1, length), (width, width + step))
-    output = F.conv1d(rows, kernel[:, None], stride=step)
-    flat = output.transpose(1, 2).reshape(rows.shape[0], -1)
-    flat = flat[:, : resampled_length(length, from_rate, to_rate)]
-    return flat.reshape(*waveform.shape[:-1], flat.shape[-1])
 
 
 def sinc_kernel(step: int, phases: int, like: Tensor) -> tuple[int, Tensor]:

@@ -63,23 +63,18 @@ def cut_segments(
     if tail not in SEGMENT_TAILS:
         raise UsageError(f"segment tail is {tail!r}; expected one of {', '.join(SEGMENT_TAILS)}")
     real = [segment_lengths(n, segment_samples, sample_rate, tail) for n in lengths]
-    most = max((len(parts) for parts in real), default=0)
+    most, device = max(map(len, real), default=0), waveforms.device
     padded = F.pad(waveforms, (0, most * segment_samples - waveforms.shape[1]))
     grid = padded.reshape(len(real), most, segment_samples)
-    counts = [len(parts) for parts in real]
-    song = [i for i, count in enumerate(counts) for _ in range(count)]
-    position = [j for count in counts for j in range(count)]
-    flat = torch.tensor([n for parts in real for n in parts], dtype=torch.int64)
+    kept = [(i, j) for i, parts in enumerate(real) for j in range(len(parts))]
+    song, position = torch.tensor(kept, dtype=torch.int64, device=device).reshape(-1, 2).T
     shares = [
         (n / sum(parts) if tail == "mask" else 1 / len(parts)) for parts in real for n in parts
     ]
-    device = waveforms.device
     return Segments(
-        samples=grid[torch.tensor(song, device=device), torch.tensor(position, device=device)]
-        if len(song) != len(real) * most
-        else grid.reshape(-1, segment_samples),
-        song=torch.tensor(song, dtype=torch.int64, device=device),
-        real=flat,
+        samples=grid.flatten(0, 1) if len(kept) == len(real) * most else grid[song, position],
+        song=song,
+        real=torch.tensor([n for parts in real for n in parts], dtype=torch.int64),
         weight=torch.tensor(shares, dtype=torch.float64, device=device),
     )
 

@@ -239,11 +239,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         and their spread.
         """
         heads, several = self.config.heads, self.config.members > 1
-        if len(embeddings) == 0:
-            shape = (self.config.members, 0, len(heads)) if several else (0, len(heads))
-            values = embeddings.new_empty(shape)
-        else:
-            values = in_full_precision(self.predictor, embeddings)
+        values = in_full_precision(self.predictor, embeddings)
         return Scores.from_members(values, heads) if several else Scores.from_stack(values, heads)
 
     def unfamiliarity(self, embeddings: Tensor) -> Tensor | None:

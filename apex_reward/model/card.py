@@ -68,11 +68,10 @@ def _gives(config: ApexConfig) -> str:
 
 def _use(config: ApexConfig) -> str:
     mix = ', mix="preference"' if config.preference else ""
-    lines = (
-        "from apex_reward import Reward\n\n"
-        f'reward = Reward("THIS"{mix})\nprint(reward.judge(["song.mp3"]))'
+    return (
+        "## Use it\n\n```python\nfrom apex_reward import Reward\n\n"
+        f'reward = Reward("THIS"{mix})\nprint(reward.judge(["song.mp3"]))\n```'
     )
-    return f"## Use it\n\n```python\n{lines}\n```"
 
 
 def _made_of(config: ApexConfig, licence: str) -> str:

@@ -166,24 +166,24 @@ class ApexConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         depth = int(self.encoder.get("num_hidden_layers", 12))
-        problems = []
-        if self.segment_tail not in SEGMENT_TAILS:
-            problems.append(f"segment_tail is {self.segment_tail!r}; expected {SEGMENT_TAILS}")
-        if not self.layers or any(not 0 <= layer <= depth for layer in self.layers):
-            problems.append(f"layers are {self.layers}; expected indices from 0 to {depth}")
-        if self.layers != sorted(set(self.layers)):
-            problems.append(f"layers are {self.layers}; expected them rising, each once")
-        if self.batch_segments < 1:
-            problems.append(f"batch_segments is {self.batch_segments}; expected 1 or more")
-        if self.segment_samples < 1:
-            problems.append(f"segment_seconds is {self.segment_seconds}; expected more than 0")
-        if self.members < 1:
-            problems.append(f"members is {self.members}; expected 1 or more")
-        if self.spread_scale is not None and len(self.spread_scale) != len(self.head_names):
-            problems.append(
-                f"spread_scale has {len(self.spread_scale)} values; "
-                f"expected one for each of {len(self.head_names)} heads"
-            )
-        task_heads(self.task)
-        if problems:
+        heads, scales = len(self.head_names), self.spread_scale
+        checks = {
+            f"segment_tail is {self.segment_tail!r}; expected {SEGMENT_TAILS}": (
+                self.segment_tail in SEGMENT_TAILS
+            ),
+            f"layers are {self.layers}; expected indices from 0 to {depth}, rising, each once": (
+                len(self.layers) > 0
+                and self.layers == sorted(set(self.layers))
+                and 0 <= self.layers[0] <= self.layers[-1] <= depth
+            ),
+            f"batch_segments is {self.batch_segments}; expected 1 or more": self.batch_segments > 0,
+            f"segment_seconds is {self.segment_seconds}; expected more than 0": (
+                self.segment_samples > 0
+            ),
+            f"members is {self.members}; expected 1 or more": self.members > 0,
+            f"spread_scale has {len(scales or ())} values; expected one for each of {heads} heads": (
+                scales is None or len(scales) == heads
+            ),
+        }
+        if problems := [text for text, holds in checks.items() if not holds]:
             raise UsageError("ApexConfig: " + "; ".join(problems))

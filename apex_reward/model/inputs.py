@@ -86,30 +86,24 @@ def mono_mix(waveforms: Tensor) -> Tensor:
             f"waveforms are {given}; expected a float tensor in [-1, 1] "
             "(divide integer samples by their full scale, 32768 for 16 bits)"
         )
+    shape = tuple(waveforms.shape)
     if waveforms.ndim not in (2, 3):
         raise UsageError(
-            f"waveforms have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T): "
-            "one song is waveform[None]"
+            f"waveforms have shape {shape}; expected (B, T) or (B, C, T): one song is "
+            "waveform[None]"
         )
-    if waveforms.ndim == 2:
-        _check_layout(waveforms)
-        return waveforms
-    if waveforms.shape[1] == 0 or waveforms.shape[1] > min(MAX_CHANNELS, waveforms.shape[2]):
+    # One song of (T, C) samples, as decoders give it, would be T songs of C samples.
+    if waveforms.ndim == 2 and 0 < shape[1] <= MAX_CHANNELS < shape[0]:
         raise UsageError(
-            f"waveforms have shape {tuple(waveforms.shape)}, read as (B, C, T) with "
-            f"{waveforms.shape[1]} channels; did you pass (B, T, C)?"
+            f"waveforms have shape {shape}, read as {shape[0]} songs of {shape[1]} samples; one "
+            "song of (T, C) samples is waveform.T[None]"
         )
-    return waveforms.mean(dim=1)
-
-
-def _check_layout(waveforms: Tensor) -> None:
-    """Refuse one song of (T, C) samples, as decoders give it, read as T songs of C samples."""
-    songs, samples = waveforms.shape
-    if 0 < samples <= MAX_CHANNELS and songs > MAX_CHANNELS:
+    if waveforms.ndim == 3 and not 0 < shape[1] <= min(MAX_CHANNELS, shape[2]):
         raise UsageError(
-            f"waveforms have shape {tuple(waveforms.shape)}, read as {songs} songs of {samples} "
-            "samples; one song of (T, C) samples is waveform.T[None]"
+            f"waveforms have shape {shape}, read as (B, C, T) with {shape[1]} channels; did you "
+            "pass (B, T, C)?"
         )
+    return waveforms if waveforms.ndim == 2 else waveforms.mean(dim=1)
 
 
 def _song_lengths(lengths: Tensor | Sequence[int] | None, songs: int, samples: int) -> list[int]:

@@ -73,14 +73,20 @@ class DenseBlock(nn.Module):
         return self.block(x)
 
 
+def dense_blocks(width_in: int, widths: Sequence[int], dropout: float) -> list[DenseBlock]:
+    """Blocks of the given widths behind each other."""
+    steps = zip([width_in, *widths[:-1]], widths, strict=True)
+    return [DenseBlock(a, b, dropout) for a, b in steps]
+
+
 class HeadBranch(nn.Module):
     """One head: dense blocks of the given widths, then a single logit, (N, in) -> (N, 1)."""
 
     def __init__(self, width_in: int, widths: Sequence[int], dropout: float) -> None:
         super().__init__()
-        steps = zip([width_in, *widths[:-1]], widths, strict=True)
-        blocks = [DenseBlock(a, b, dropout) for a, b in steps]
-        self.branch = nn.Sequential(*blocks, nn.Linear(widths[-1], 1))
+        self.branch = nn.Sequential(
+            *dense_blocks(width_in, widths, dropout), nn.Linear(widths[-1], 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in) to logits (N, 1)."""
@@ -116,25 +122,15 @@ class Predictor(nn.Module):
         if len(widths) != shared:
             raise UsageError(f"trunk widths {widths} do not fit shared={shared} layers")
         self.heads = task_heads(task)
-        self.shared = nn.Sequential(
-            *(
-                DenseBlock(a, b, dropout[0])
-                for a, b in zip([width, *widths[:-1]], widths, strict=True)
-            )
-        )
+        self.shared = nn.Sequential(*dense_blocks(width, widths, dropout[0]))
         for head in self.heads:
-            self.add_module(
-                f"branch_{head}", HeadBranch(widths[-1], tuple(head_widths), dropout[1])
-            )
+            self.add_module(f"branch_{head}", HeadBranch(widths[-1], head_widths, dropout[1]))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Scores (N, H): low + (high - low) * sigmoid(logit)."""
-        shares = torch.sigmoid(self.logits(embeddings)).unbind(dim=1)
-        scores = []
-        for head, share in zip(self.heads, shares, strict=True):
-            low, high = head_range(head)
-            scores.append(low + (high - low) * share)
-        return torch.stack(scores, dim=1)
+        logits = self.logits(embeddings)
+        low, high = logits.new_tensor([head_range(head) for head in self.heads]).T
+        return low + (high - low) * torch.sigmoid(logits)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Raw outputs (N, H) before the sigmoid."""
@@ -193,11 +189,10 @@ class StudentHeads(nn.Module):
 
     def fit(self, labels: Tensor) -> None:
         """Set centre and scale from labels (n, H) in the heads' units."""
-        columns = labels.double().unbind(dim=1)
-        raw = [_unbounded(head, column) for head, column in zip(self.ranges, columns, strict=True)]
-        for number, column in enumerate(raw):
-            self.centre[number] = column.mean()
-            self.scale[number] = column.std(correction=0).clamp_min(1e-6)
+        for number, (head, column) in enumerate(zip(self.ranges, labels.double().T, strict=True)):
+            raw = _unbounded(head, column)
+            self.centre[number] = raw.mean()
+            self.scale[number] = raw.std(correction=0).clamp_min(1e-6)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Scores within the heads' ranges."""

@@ -44,7 +44,10 @@ class Source:
     def of_kind(cls, kind: str, name: str | Path, **options: Any) -> Source:
         """The source of a foreign model: `kind` alone, or `kind:name`."""
         text = str(name)
-        return cls(kind if text == kind else f"{kind}:{text}", **_known(options))
+        known: dict[str, Any] = {
+            key: str(options[key]) for key in KEYS[1:] if options.get(key) is not None
+        }
+        return cls(kind if text == kind else f"{kind}:{text}", **known)
 
     def plain(self) -> str | dict[str, str]:
         """The name, or a mapping with the other fields that are set; for reward files.
@@ -86,9 +89,8 @@ class Source:
         """
         encoder = None if self.encoder is None else _located(self.encoder, beside)
         kind, _, rest = self.name.partition(":")
-        if kind not in known:
-            return replace(self, name=_located(self.name, beside), encoder=encoder)
         name = f"{kind}:{_located(rest, beside)}" if rest else kind
+        name = name if kind in known else _located(self.name, beside)
         return replace(self, name=name, encoder=encoder)
 
 
@@ -125,12 +127,6 @@ def source_of(model: Any) -> Source:
 
 def _tail(model: Any) -> str | None:
     return getattr(getattr(model, "config", None), "segment_tail", None)
-
-
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a loader's options that a source keeps, as text."""
-    kept = {name: options.get(name) for name in ("encoder", "segment_tail", "revision")}
-    return {name: str(value) for name, value in kept.items() if value is not None}
 
 
 def _located(name: str, beside: Path) -> str:

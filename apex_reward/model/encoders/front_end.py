@@ -52,11 +52,8 @@ def frame_features(
         songs = []
         for song, start in zip(wide, first, strict=True):
             steps = [start, *rest]
-            hidden = song[:, None]
-            for stage in (steps[:FIRST_STAGE], steps[FIRST_STAGE:]):
-                if stage:
-                    hidden = _in_chunks(stage, hidden, recompute)
-            songs.append(hidden)
+            hidden = _in_chunks(steps[:FIRST_STAGE], song[:, None], recompute)
+            songs.append(_in_chunks(steps[FIRST_STAGE:], hidden, recompute))
         return torch.stack(songs)
 
 
@@ -169,6 +166,8 @@ def _layer_norm(layer: Any) -> nn.LayerNorm | None:
 
 def _in_chunks(steps: list[_Step], x: Tensor, recompute: bool) -> Tensor:
     """All steps over (T, C), so many rows at a time that what they hand on stays in the cache."""
+    if not steps:
+        return x
     outputs, stride = len(x), 1
     for step in steps:
         outputs, stride = step.rows(outputs), stride * step.stride
@@ -180,12 +179,10 @@ def _in_chunks(steps: list[_Step], x: Tensor, recompute: bool) -> Tensor:
             inputs = step.needs(inputs)
         piece = x[start * stride : start * stride + inputs]
         if recompute and torch.is_grad_enabled():
-            found = checkpoint(
-                _through, steps, piece, use_reentrant=False, preserve_rng_state=False
-            )
+            options: Any = {"use_reentrant": False, "preserve_rng_state": False}
+            parts.append(checkpoint(_through, steps, piece, **options))
         else:
-            found = _through(steps, piece)
-        parts.append(found)
+            parts.append(_through(steps, piece))
     return torch.cat(parts)
 
 

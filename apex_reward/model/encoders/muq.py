@@ -103,16 +103,16 @@ class MuqConfig:
 
     def conformer(self) -> Wav2Vec2ConformerConfig:
         """The configuration of transformers' conformer layers."""
-        settings: dict[str, Any] = {
-            "hidden_size": self.width,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.feed_forward,
-            "hidden_act": self.activation,
-            "conv_depthwise_kernel_size": self.kernel,
-            "position_embeddings_type": "rotary",
-            "attn_implementation": "sdpa",
-        }
-        return Wav2Vec2ConformerConfig(**settings)
+        kind: Any = Wav2Vec2ConformerConfig
+        return kind(
+            hidden_size=self.width,
+            num_attention_heads=self.heads,
+            intermediate_size=self.feed_forward,
+            hidden_act=self.activation,
+            conv_depthwise_kernel_size=self.kernel,
+            position_embeddings_type="rotary",
+            attn_implementation="sdpa",
+        )
 
 
 class MuqEncoder(CheckedEncoder, FrozenModule):
@@ -183,10 +183,9 @@ class Subsampling(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """All frames, in pieces with enough of their neighbours to equal one pass."""
         frames = -(-mel.shape[-1] // MEL_PER_FRAME)
-        starts = range(0, frames, PIECE_FRAMES)
         parts = [
             _run(self._piece, frames, mel, start, min(start + PIECE_FRAMES, frames))
-            for start in starts
+            for start in range(0, frames, PIECE_FRAMES)
         ]
         return torch.cat(parts, dim=1)
 
@@ -233,22 +232,16 @@ class _ResidualBlock(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             inner = F.relu(self.bn1(self.conv1(x)))
             return F.relu(self.bn2(self.conv2(inner)) + self.bn3(self.conv3(x)))
-        (first, shift), (second, added), (third, side) = (
-            _folded(conv, norm)
-            for conv, norm in (
-                (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3),
-            )
-        )  # fmt: skip
+        first, shift = _folded(self.conv1, self.bn1)
+        second, added = _folded(self.conv2, self.bn2)
+        third, side = _folded(self.conv3, self.bn3)
         inner = F.conv2d(x, first, shift, stride=2, padding=1).relu_()
         beside = F.conv2d(x, third, side + added, stride=2, padding=1)
         return (conv3x3(inner, second) + beside).relu_()
 
 
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution with the batch norm behind it, in eval mode."""
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    assert conv.bias is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight = conv.weight * scale[:, None, None, None]
     return weight, (conv.bias - norm.running_mean) * scale + norm.bias

@@ -16,8 +16,6 @@ from apex_reward.model.files import (
     load_checked,
     prefix_before,
     read_config,
-    read_weights,
-    weight_file,
     without_prefix,
 )
 
@@ -31,19 +29,6 @@ UNUSED = (
     "conformer.embed_positions.", "conformer.layer_norm.", "conformer.layers.",
 )  # fmt: skip
 FEATURE = "melspec_2048"
-
-
-def read_muq(folder: Path, layer: int) -> MuqEncoder:
-    """A MuQ up to `layer` from a folder in the layout of OpenMuQ/MuQ-large-msd-iter.
-
-    Raises:
-        CheckpointError: another kind of model, or a missing or misshapen tensor.
-    """
-    encoder = empty_muq(read_muq_config(folder), layer)
-    file = weight_file(folder)
-    state, _ = split_muq(file, read_weights(file))
-    load_muq(file, encoder, state)
-    return encoder
 
 
 def read_muq_config(folder: Path) -> MuqConfig:
@@ -91,12 +76,6 @@ def read_muq_config(folder: Path) -> MuqConfig:
         )
     except (UsageError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}") from error
-
-
-def empty_muq(config: MuqConfig, layer: int) -> MuqEncoder:
-    """A MuQ without weights, which `load_muq` gives it: nothing is drawn and thrown away."""
-    with torch.device("meta"):
-        return MuqEncoder(config, layer)
 
 
 def split_muq(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -18,12 +18,13 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoders import muq
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs, Subsampling, log_mel
-from apex_reward.model.encoders.muq_files import UNUSED, read_muq, read_muq_config
+from apex_reward.model.encoders.muq_files import UNUSED, read_muq_config
 from tests.muq_support import (
     TINY,
     on_meta,
     published_muq,
     published_muq_config,
+    read_muq,
     shapes_of,
     write_muq,
 )
