@@ -166,24 +166,27 @@ class ApexConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         depth = int(self.encoder.get("num_hidden_layers", 12))
-        heads, scales = len(self.head_names), self.spread_scale
-        checks = {
-            f"segment_tail is {self.segment_tail!r}; expected {SEGMENT_TAILS}": (
-                self.segment_tail in SEGMENT_TAILS
+        layers, heads, scales = self.layers, len(self.head_names), self.spread_scale or ()
+        rising = bool(layers) and layers == sorted(set(layers))
+        checks = [
+            (self.segment_tail in SEGMENT_TAILS, "segment_tail", f"one of {SEGMENT_TAILS}"),
+            (
+                rising and 0 <= layers[0] <= layers[-1] <= depth,
+                "layers",
+                f"indices from 0 to {depth}, rising, each once",
             ),
-            f"layers are {self.layers}; expected indices from 0 to {depth}, rising, each once": (
-                len(self.layers) > 0
-                and self.layers == sorted(set(self.layers))
-                and 0 <= self.layers[0] <= self.layers[-1] <= depth
-            ),
-            f"batch_segments is {self.batch_segments}; expected 1 or more": self.batch_segments > 0,
-            f"segment_seconds is {self.segment_seconds}; expected more than 0": (
-                self.segment_samples > 0
-            ),
-            f"members is {self.members}; expected 1 or more": self.members > 0,
-            f"spread_scale has {len(scales or ())} values; expected one for each of {heads} heads": (
-                scales is None or len(scales) == heads
-            ),
-        }
-        if problems := [text for text, holds in checks.items() if not holds]:
+            (self.batch_segments > 0, "batch_segments", "1 or more"),
+            (self.segment_samples > 0, "segment_seconds", "more than 0"),
+            (self.members > 0, "members", "1 or more"),
+        ]
+        problems = [
+            f"{name} is {getattr(self, name)!r}; expected {wanted}"
+            for holds, name, wanted in checks
+            if not holds
+        ]
+        if len(scales) not in (0, heads):
+            problems.append(
+                f"spread_scale has {len(scales)} values; expected one for each of {heads} heads"
+            )
+        if problems:
             raise UsageError("ApexConfig: " + "; ".join(problems))
