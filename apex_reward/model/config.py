@@ -169,18 +169,18 @@ class ApexConfig(PreTrainedConfig):
         layers, heads, scales = self.layers, len(self.head_names), self.spread_scale or ()
         rising = bool(layers) and layers == sorted(set(layers))
         checks = [
-            (self.segment_tail in SEGMENT_TAILS, "segment_tail", f"one of {SEGMENT_TAILS}"),
+            (self.segment_tail in SEGMENT_TAILS, "segment_tail is", f"one of {SEGMENT_TAILS}"),
             (
                 rising and 0 <= layers[0] <= layers[-1] <= depth,
-                "layers",
+                "layers are",
                 f"indices from 0 to {depth}, rising, each once",
             ),
-            (self.batch_segments > 0, "batch_segments", "1 or more"),
-            (self.segment_samples > 0, "segment_seconds", "more than 0"),
-            (self.members > 0, "members", "1 or more"),
+            (self.batch_segments > 0, "batch_segments is", "1 or more"),
+            (self.segment_samples > 0, "segment_seconds is", "more than 0"),
+            (self.members > 0, "members is", "1 or more"),
         ]
         problems = [
-            f"{name} is {getattr(self, name)!r}; expected {wanted}"
+            f"{name} {getattr(self, name.split()[0])!r}; expected {wanted}"
             for holds, name, wanted in checks
             if not holds
         ]

@@ -214,14 +214,8 @@ def load_clap(name: str | Path = PUBLISHED_CLAP, **hub: Any) -> ClapEncoder:
 def save_clap(encoder: ClapEncoder, folder: str | Path) -> None:
     """Write the same layout, whole or not at all."""
     with atomic(check_unused(folder)) as temporary:
-        write_clap(encoder, temporary)
-
-
-def write_clap(encoder: ClapEncoder, folder: Path) -> None:
-    """Write the same layout into a folder."""
-    encoder.model.save_pretrained(folder)
-    encoder.tokenizer.save_pretrained(folder)
-    encoder.extractor.save_pretrained(folder)
+        for part in (encoder.model, encoder.tokenizer, encoder.extractor):
+            part.save_pretrained(temporary)
 
 
 def _text_and_mel(folder: Path) -> tuple[Any, ClapFeatureExtractor]:

@@ -26,7 +26,7 @@ from apex_reward.model.encoders.clap import (
     PUBLISHED_CLAP,
     ClapEncoder,
     load_clap,
-    write_clap,
+    save_clap,
 )
 from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_mert
 from apex_reward.model.files import (
@@ -118,8 +118,7 @@ class TuneJury(EncodedModel, FrozenModule):
         settings = self.mert.config.to_diff_dict()
         with atomic(check_unused(folder)) as temporary:
             write_folder(temporary, {"model_type": MODEL_TYPE, "mert": settings}, tensors)
-            (temporary / "clap").mkdir()
-            write_clap(self.clap, temporary / "clap")
+            save_clap(self.clap, temporary / "clap")
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **hub: Any) -> TuneJury:
