@@ -167,11 +167,10 @@ def _slot(memory: int) -> Samples:
 
 def _ending(process: subprocess.Popen[bytes]) -> str:
     """How a worker ended, for a message."""
-    try:
-        code = process.wait(timeout=1.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        code = process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1.0)
+    process.kill()
+    code = process.wait()
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):
