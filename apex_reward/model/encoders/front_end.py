@@ -47,11 +47,10 @@ def frame_features(
         return extractor(samples.to(layers[0].conv.weight.dtype)).transpose(1, 2)
     with torch.autocast(samples.device.type, enabled=False):
         wide = samples.to(torch.promote_types(dtype, torch.float32))
-        first = _first_steps(layers[0], wide, dtype)
         rest = [_step(layer, dtype) for layer in layers[1:]]
         songs = []
-        for song, start in zip(wide, first, strict=True):
-            steps = [start, *rest]
+        for song in wide:
+            steps = [_first_step(layers[0], song, dtype), *rest]
             hidden = _in_chunks(steps[:FIRST_STAGE], song[:, None], recompute)
             songs.append(_in_chunks(steps[FIRST_STAGE:], hidden, recompute))
         return torch.stack(songs)
@@ -66,8 +65,7 @@ class _Step:
     # From which row on each part of the weight, (rows * C, C'), meets the input.
     parts: list[tuple[int, Tensor]]
     bias: Tensor | None
-    norm: nn.LayerNorm | None
-    activation: nn.Module
+    layer: Any
     dtype: torch.dtype
 
     def rows(self, inputs: int) -> int:
@@ -89,11 +87,11 @@ class _Step:
             else:
                 total.addmm_(view, weight)
         assert total is not None
-        if self.norm is not None:
-            norm = self.norm
+        norm = getattr(self.layer, "layer_norm", None)
+        if isinstance(norm, nn.LayerNorm):
             weight, bias = (None if w is None else w.to(total) for w in (norm.weight, norm.bias))
             total = F.layer_norm(total, norm.normalized_shape, weight, bias, norm.eps)
-        return _activated(self.activation, total).to(self.dtype)
+        return _activated(self.layer.activation, total).to(self.dtype)
 
 
 def _activated(activation: Any, x: Tensor) -> Tensor:
@@ -120,22 +118,18 @@ def _step(layer: Any, dtype: torch.dtype) -> _Step:
         for at in range(0, kernel, stride)
     ]
     bias = None if bias is None else bias.to(dtype)
-    return _Step(kernel, stride, parts, bias, _layer_norm(layer), layer.activation, dtype)
+    return _Step(kernel, stride, parts, bias, layer, dtype)
 
 
-def _first_steps(layer: Any, samples: Tensor, dtype: torch.dtype) -> list[_Step]:
-    """The first convolution of each song (N, n), with its group norm folded in where it has one."""
+def _first_step(layer: Any, song: Tensor, dtype: torch.dtype) -> _Step:
+    """The first convolution of a song (n,), with its group norm folded in where it has one."""
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-    weight = layer.conv.weight[:, 0].to(samples)
-    bias = None if layer.conv.bias is None else layer.conv.bias.to(samples)
+    weight = layer.conv.weight[:, 0].to(song)
+    bias = None if layer.conv.bias is None else layer.conv.bias.to(song)
     norm = getattr(layer, "layer_norm", None)
-    folded = [(weight, bias)] * len(samples)
     if isinstance(norm, nn.GroupNorm):
-        folded = [_folded(norm, weight, bias, song.unfold(0, kernel, stride)) for song in samples]
-    return [
-        _Step(kernel, stride, [(0, w.T)], b, _layer_norm(layer), layer.activation, dtype)
-        for w, b in folded
-    ]
+        weight, bias = _folded(norm, weight, bias, song.unfold(0, kernel, stride))
+    return _Step(kernel, stride, [(0, weight.T)], bias, layer, dtype)
 
 
 def _folded(
@@ -157,11 +151,6 @@ def _folded(
     if bias is not None:
         shift = shift + 0 * bias
     return (own * scale[:, None]).to(weight), shift.to(weight)
-
-
-def _layer_norm(layer: Any) -> nn.LayerNorm | None:
-    norm = getattr(layer, "layer_norm", None)
-    return norm if isinstance(norm, nn.LayerNorm) else None
 
 
 def _in_chunks(steps: list[_Step], x: Tensor, recompute: bool) -> Tensor:
