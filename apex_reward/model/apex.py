@@ -326,8 +326,8 @@ class ApexReward(PreTrainedModel, EncodedModel):
         hub = hub_options(kwargs)
         parts = read_predictor(local_path(predictor, **hub))
         source = _source(predictor, encoder, {**hub, **kwargs})
-        kwargs["name_or_path"] = str(predictor)
-        return with_source(compose(cls, parts, encoder, hub, **kwargs), source)
+        model = compose(cls, parts, encoder, hub, origin=str(predictor), **kwargs)
+        return with_source(model, source)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: constructors initialise, and loading is strict about every tensor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertConfig
 
-from apex_reward.errors import CheckpointError
+from apex_reward.errors import CheckpointError, UsageError, listed
 from apex_reward.model.config import MERT_95M, PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.files import (
     encoder_path,
@@ -50,6 +51,12 @@ UNSUPPORTED = ("deepnorm", "feature_extractor_cqt")
 NAMES = {"architectures", "model_type", "transformers_version", "dtype", "tokenizer_class"}
 
 
+# Options of transformers' own loading, which this one has no use for.
+LOADING = {
+    "adapter_kwargs", "code_revision", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors",
+}  # fmt: skip
+
+
 class Parts(NamedTuple):
     """A model without its encoder."""
 
@@ -78,7 +85,7 @@ def load_model(cls: Any, name: str | Path, encoder: str | Path | None, **kwargs:
     hub = hub_options(kwargs)
     path = local_path(name, **hub)
     kwargs.pop("config", None)  # AutoModel passes what it read in the folder
-    kwargs["name_or_path"] = str(name)
+    kwargs["origin"] = str(name)
     parts = load_parts(path)
     if not _is_native(path):
         named = read_config(path).get("mert_model_name") if path.is_dir() else None
@@ -100,10 +107,25 @@ def compose(
     encoder: str | Path | None,
     hub: dict[str, Any],
     device_map: Any = None,
+    origin: str = "",
     **overrides: Any,
 ) -> Any:
-    """A whole model from a predictor and an encoder read elsewhere; None is the published one."""
+    """A whole model from a predictor and an encoder read elsewhere; None is the published one.
+
+    Args:
+        origin: what the predictor was loaded from.
+        overrides: fields of the configuration, `dtype`, and options of transformers.
+
+    Raises:
+        UsageError: another option.
+        CheckpointError: parts that do not fit each other.
+    """
     dtype = dtype_option(overrides, torch.float32)
+    known = {*inspect.signature(ApexConfig.__init__).parameters, "attn_implementation"}
+    used = {name: value for name, value in overrides.items() if name in known}
+    unknown = [n for n in overrides.keys() - known - LOADING if not n.startswith("_")]
+    if unknown:
+        raise UsageError(f"a model is loaded without the option {listed(unknown)}")
     encoder = encoder or PUBLISHED_ENCODER
     folder = encoder_path(encoder, **hub)
     values = {**parts.config.to_dict(), "encoder_name": str(encoder)}
@@ -113,7 +135,8 @@ def compose(
         values |= {n: getattr(own, n) for n in ("encoder", "sample_rate", "segment_seconds")}
     else:
         values["encoder"] = read_encoder_config(folder)
-    config = ApexConfig.from_dict({**values, **overrides})
+    config = ApexConfig.from_dict({**values, **used})
+    config.name_or_path = origin
     if config.width != parts.config.width:
         raise CheckpointError(
             "the predictor's shared.0.block.0.weight takes embeddings of width "
