@@ -5,6 +5,7 @@ Shape key: N = recordings, T = samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -115,6 +116,19 @@ def make_batch(
         torch.tensor(targets),
         torch.tensor(textures_at),
     )
+
+
+def make_batches(lengths: Sequence[tuple[float, int]], seed: int) -> Iterator[Batch]:
+    """Batches of crops of several lengths, of songs and textures that are made for them.
+
+    Args:
+        lengths: seconds of a crop, and how many batches have it.
+    """
+    for number, (seconds, count) in enumerate(lengths):
+        pools = make_material(4 * count, count, 1.3 * seconds + 1, seed + number)
+        rng = np.random.default_rng([0, seed, number])
+        for _ in range(count):
+            yield make_batch(rng, *pools, seconds, texture_share=0.15)
 
 
 def cut(rng: np.random.Generator, wave: NDArray[np.float16], length: int, quietest: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from apex_reward.audio.resample import resample
 from apex_reward.demo import DAMAGES, make_song, score_damage
 from apex_reward.scores.apex import HEADS
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FOLDER = Path(apex_reward.demo.__file__).parent / "apex_tiny"
 # Two windows of the long song, one of each other file; starts in seconds.
 WINDOWS = {"songeval_example": (20, 80), "music_arena_debug_a": (5,), "music_arena_debug_b": (5,)}
+MUSIC = 2  # the first windows; the others hold steady white noise
 SECONDS, RATE = 20, 24_000
 
 
@@ -81,6 +84,25 @@ def test_what_is_no_song_is_unfamiliar(model: ApexReward, name: str, seconds: in
 
 
 @pytest.mark.slow
+def test_junk_scores_below_clean_songs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise, hum, tones, silence, clipped songs of 4, 12 and 40 s against 40 unseen songs."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bench = runpy.run_path(str(BENCHMARKS / "junk.py"))
+    songs = [make_song(2**43 + number, seconds=40.0) for number in range(40)]
+    junk = [sound for s in (4, 12, 40) for sound in bench["steady_sounds"](s).values()]
+    junk += [bench["clipped"](song[: s * RATE]) for s in (4, 12, 40) for song in songs]
+    for name in ("aesthetics", "overall", "README's"):
+        values = bench["rewards"](name, [song[: SECONDS * RATE] for song in songs] + junk)
+        share = (values[:40, None] > values[40:]).mean()
+        steady = (values[:40, None] > values[40:61]).mean()
+        print(
+            f"{name}: {share:.2%} of pairs in the right order, {steady:.2%} without clipped songs"
+        )
+        assert share >= 0.99
+        assert steady >= 0.99
+
+
+@pytest.mark.slow
 def test_unseen_songs_are_familiar(model: ApexReward) -> None:
     """At most 2 of 100 are not."""
     seconds = (4.0, 8.0, 12.0, 30.0, 60.0)
@@ -98,7 +120,12 @@ def test_unseen_songs_are_familiar(model: ApexReward) -> None:
 def test_it_hears_damage_in_windows_of_real_recordings(
     model: ApexReward, shared_folder: Path
 ) -> None:
-    scores = score_damage(model, real_windows(shared_folder))
+    windows = real_windows(shared_folder)
+    clean = [
+        float(model.reward(torch.from_numpy(w)[None], RATE, mix="aesthetics")) for w in windows
+    ]
+    assert min(clean[:MUSIC]) > max(clean[MUSIC:])
+    scores = score_damage(model, windows[:MUSIC])
     rows = scores.table()
     for row in rows:
         print(row)

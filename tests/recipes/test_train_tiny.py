@@ -16,12 +16,16 @@ from apex_reward import ApexReward
 from apex_reward.demo import make_song
 from apex_reward.files.tables import read_jsonl, read_table
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "train_tiny.py"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_tiny", RECIPE)
+    return load_recipe("train_tiny")
+
+
+def load_recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
