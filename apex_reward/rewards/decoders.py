@@ -74,13 +74,9 @@ class CodecDecoder:
             available = codec.config.n_codebooks
         if not 1 <= codebooks <= available:
             raise UsageError(f"codebooks is {codebooks}; this codec has 1 to {available}")
-        self.codec = codec
-        self.codebooks = codebooks
-        self.layout = layout
-        self.offset = offset
-        self.stacked = stacked
-        self.end_token = end_token
-        self.max_stray = max_stray
+        self.codec, self.codebooks, self.layout = codec, codebooks, layout
+        self.offset, self.stacked = offset, stacked
+        self.end_token, self.max_stray = end_token, max_stray
         self.strays: list[int] = []
         self.sample_rate: int = codec.config.sampling_rate
 
@@ -151,12 +147,11 @@ class CodecDecoder:
         frames = steps - self.lag
         if frames < 1:
             return None, 0
-        grid = torch.tensor(kept[: steps * self.codebooks], dtype=torch.long)
-        grid = grid.reshape(steps, self.codebooks).T  # (K, steps)
-        if self.lag:
-            grid = torch.stack([grid[k, k : k + frames] for k in range(self.codebooks)])
-        first = torch.tensor([self.codes_of(k)[0] for k in range(self.codebooks)])
-        grid = grid - first[:, None]
+        whole_steps = torch.tensor(kept[: steps * self.codebooks]).view(steps, self.codebooks)
+        behind = [k if self.lag else 0 for k in range(self.codebooks)]
+        grid = torch.stack([  # (K, F), codes from 0
+            whole_steps[lag : lag + frames, k] - self.codes_of(k)[0] for k, lag in enumerate(behind)
+        ])  # fmt: skip
         stray = (grid < 0) | (grid >= self.codec.config.codebook_size)
         strays = int(stray.sum())
         whole = ~stray.any(dim=0)
@@ -169,10 +164,9 @@ class CodecDecoder:
         """Codes (B, K, F) to waveforms (B, C, T)."""
         codes = codes.to(self.codec.device)
         decode: Callable[..., Any] = self.codec.decode
-        if isinstance(self.codec, EncodecModel):
-            waveforms: Tensor = decode(codes[None], [None]).audio_values
-        else:
-            waveforms = decode(audio_codes=codes).audio_values
+        encodec = isinstance(self.codec, EncodecModel)
+        decoded = decode(codes[None], [None]) if encodec else decode(audio_codes=codes)
+        waveforms: Tensor = decoded.audio_values
         # DAC has one channel and leaves the dimension out.
         return waveforms.reshape(len(codes), -1, waveforms.shape[-1])
 

@@ -92,31 +92,21 @@ class StopRule:
         Returns:
             The turn at the step where the rule fires first, which `turn` keeps; else None.
         """
-        self.rows.append({"step": step, "reward": training, "holdout": held_out, "p_value": None})
-        found = self._turn()
-        self.rows[-1]["p_value"] = self._lowest
-        if found is None or self.turn is not None:
+        row: dict[str, Any] = {"step": step, "reward": training, "holdout": held_out}
+        self.rows.append(row)
+        trained, held = (np.array([one[name] for one in self.rows]) for name in list(row)[1:])
+        # Of the windows of at least `shortest` judgements, the shortest first.
+        falls, rises = (falling_p(values)[self.shortest - 1 :] for values in (held, -trained))
+        row["p_value"] = float(falls.min()) if len(falls) else None
+        shown = np.where(rises < RISES, falls, 1.0)
+        if self.turn is not None or shown.min(initial=1.0) >= self.alpha:
             return None
-        self.turn = found
-        return found
-
-    def _turn(self) -> Turn | None:
-        trained = np.array([row["reward"] for row in self.rows])
-        held = np.array([row["holdout"] for row in self.rows])
-        falls, rises = falling_p(held), falling_p(-trained)
-        windows = range(self.shortest, len(held) + 1)
-        self._lowest = min((float(falls[size - 1]) for size in windows), default=None)
-        shown = [
-            (float(falls[size - 1]), size)
-            for size in windows
-            if falls[size - 1] < self.alpha and rises[size - 1] < RISES
-        ]
-        if not shown:
-            return None
-        p, size = min(shown)
+        best = int(shown.argmin())
+        size = best + self.shortest
         window = held[-size:]
         fell = window[size // 2 :].mean() - window[: size // 2].mean()
-        return Turn(self.rows[-1]["step"], self.rows[-size]["step"], p, float(fell))
+        self.turn = Turn(step, self.rows[-size]["step"], float(shown[best]), float(fell))
+        return self.turn
 
 
 def falling_p(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
