@@ -89,28 +89,27 @@ def equal_and_alpha(counts: FloatArray, drawn: FloatArray | None = None) -> Floa
 def _figures(votes: Iterable[Sequence[int]], rounds: int, seed: int) -> dict[str, Any]:
     """Of the comparisons with at least two votes."""
     several = [found for found in votes if len(found) > 1]
-    counts = np.array([np.bincount(found, minlength=len(VOTES)) for found in several], np.float64)
+    keys = ("equal", "equal_ci95", "alpha", "alpha_ci95")
     result: dict[str, Any] = {"comparisons": len(several), "votes": sum(map(len, several))}
-    if not several:
-        return result | dict.fromkeys(("equal", "equal_ci95", "alpha", "alpha_ci95"))
-    point = equal_and_alpha(counts)[0].tolist()
-    samples = bootstrapped(
-        lambda drawn: equal_and_alpha(counts, drawn), len(counts), rounds=rounds, seed=seed
-    )
-    for column, name in enumerate(("equal", "alpha")):
-        low, high = percentile_interval(samples[:, column])
-        result[name] = json_ready(point[column])
-        result[f"{name}_ci95"] = None if np.isnan(low) else [low, high]
+    result |= dict.fromkeys(keys)
+    if several:
+        counts = np.array([np.bincount(one, minlength=len(VOTES)) for one in several], np.float64)
+        samples = bootstrapped(
+            lambda drawn: equal_and_alpha(counts, drawn), len(counts), rounds=rounds, seed=seed
+        )
+        for column, name in enumerate(("equal", "alpha")):
+            low, high = percentile_interval(samples[:, column])
+            result[name] = json_ready(float(equal_and_alpha(counts)[0, column]))
+            result[f"{name}_ci95"] = None if np.isnan(low) else [low, high]
     return result
 
 
 def voter_words(found: Mapping[str, Any]) -> list[str]:
     """A sentence on agreement between voters, and one on repeats."""
-    if not found:
-        return []
     between = "Voters agree with each other on", "No two voters voted on the same comparison."
     repeats = "Voters answer repeats alike on", "No voter voted twice on a comparison."
-    return [_sentence(found["between"], *between), _sentence(found["repeats"], *repeats)]
+    kinds = {"between": between, "repeats": repeats} if found else {}
+    return [_sentence(found[kind], *words) for kind, words in kinds.items()]
 
 
 def _sentence(part: Mapping[str, Any], start: str, nothing: str) -> str:
@@ -121,7 +120,5 @@ def _sentence(part: Mapping[str, Any], start: str, nothing: str) -> str:
         text += " (95% interval {:.0%} to {:.0%})".format(*part["equal_ci95"])
     if part["alpha"] is None:
         return f"{text}; Krippendorff's alpha is not defined where all votes are alike."
-    text += f"; Krippendorff's alpha {part['alpha']:.2f}"
-    if part["alpha_ci95"]:
-        text += " ({:.2f} to {:.2f})".format(*part["alpha_ci95"])
-    return f"{text}."
+    around = " ({:.2f} to {:.2f})".format(*part["alpha_ci95"]) if part["alpha_ci95"] else ""
+    return f"{text}; Krippendorff's alpha {part['alpha']:.2f}{around}."

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 
 NOTHING = "-"
 # Digits with the signs between them: `0.1 / 0.2`, `[0.512, 0.561]`, `714.98 ± 1.41`, `3:05`.
-_NUMBERS = re.compile(r"[-+\[(]?[.\d][-+.,:;%±/()\[\]\d\s]*|[-+]?(?:\d[.\d]*e[-+]?\d+|inf)")
+_NUMBERS = re.compile(r"[\[(]?[-+]?[.\d][-+.,:;%±/()\[\]\d\s]*|[-+]?(?:\d[.\d]*e[-+]?\d+|inf)")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Scripts and emoji need these joiners. They do not move or hide text.
 _JOINERS = "\u200c\u200d"

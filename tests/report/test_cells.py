@@ -49,6 +49,7 @@ def test_decimals_are_a_choice() -> None:
         ([1, None, 2.5], True),
         (["0.537 .503-.569", "-"], True),
         (["[0.512, 0.561]"], True),
+        (["[-24.515, -16.190]"], True),
         (["714.98 ± 1.41", "3:05"], True),
         ([1e-9, math.inf], True),
         (["2pac.wav", "1"], False),
