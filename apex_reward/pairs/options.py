@@ -148,10 +148,8 @@ class PairOptions:
 
 def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names from `A,B` or from a sequence."""
-    if names is None:
-        return ()
-    parts = names.split(",") if isinstance(names, str) else names
-    return tuple(filter(None, (part.strip() for part in parts)))
+    parts = names.split(",") if isinstance(names, str) else names or ()
+    return tuple(filter(None, map(str.strip, parts)))
 
 
 def _strategy_problems(options: PairOptions) -> list[str]:
