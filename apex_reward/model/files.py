@@ -22,8 +22,9 @@ from apex_reward.errors import CheckpointError, UsageError, listed
 from apex_reward.files.atomic import atomic
 
 Model = TypeVar("Model", bound=nn.Module)
-EMBEDDED_MODEL = "apex-tiny"
-EMBEDDED_FOLDER = Path(__file__).parent.parent / "demo" / "apex_tiny"
+# Models that are part of the package, and their folders.
+DEMO = Path(__file__).parent.parent / "demo"
+EMBEDDED = {"apex-tiny": DEMO / "apex_tiny", "apex-tiny-fast": DEMO / "apex_tiny_fast"}
 # A folder with several of these is read from the first one.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model_state_dict.pt", "best_model.pt")
 INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
@@ -41,7 +42,7 @@ def hub_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def local_path(name: str | Path, **hub: Any) -> Path:
-    """A local file or folder for a path, a hub id (downloaded) or `apex-tiny` (embedded).
+    """A local file or folder for a path, a hub id (downloaded) or an embedded model.
 
     Args:
         hub: `revision`, `cache_dir`, `token`, `force_download`, `local_files_only`.
@@ -49,8 +50,8 @@ def local_path(name: str | Path, **hub: Any) -> Path:
     Raises:
         CheckpointError: nothing there, or the hub cannot be reached.
     """
-    if str(name) == EMBEDDED_MODEL:
-        return EMBEDDED_FOLDER
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)]
     path = Path(name).expanduser()
     if path.exists():
         return path

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.model.files import EMBEDDED_MODEL
+from apex_reward.model.files import EMBEDDED
 from apex_reward.model.source import Source, with_source
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ FOREIGN = {
 REMOTE = "apex_reward.rewards.foreign.remote:RemoteReward"
 # Those that compose a published head with an encoder of another name.
 COMPOSED = ("songeval", "muq-eval")
-KNOWN = (EMBEDDED_MODEL, *FOREIGN)
+KNOWN = (*EMBEDDED, *FOREIGN)
 # What a saved folder's config.json says it is.
 MODEL_TYPES = {
     **{f"apex_reward_{name.replace('-', '_')}": name for name in FOREIGN},
@@ -55,11 +55,11 @@ def load_reward_model(
     """A reward model ready to score on a device.
 
     Args:
-        name: `apex-tiny` (embedded), a hub id or folder of an APEX model, a folder that
-            `apex-reward import` wrote, `songeval`, `clap`, `tunejury`, `audiobox`, `muq-eval`,
-            `lyrics`, `rulers` or `judge` (also `songeval:FOLDER`), the address of a server
-            (`http://...`), or `package.module:Class`; or the `Source` of a model, whose fields are
-            the defaults of the options here.
+        name: `apex-tiny` or `apex-tiny-fast` (embedded), a hub id or folder of an APEX model, a
+            folder that `apex-reward import` wrote, `songeval`, `clap`, `tunejury`, `audiobox`,
+            `muq-eval`, `lyrics`, `rulers` or `judge` (also `songeval:FOLDER`), the address of a
+            server (`http://...`), or `package.module:Class`; or the `Source` of a model, whose
+            fields are the defaults of the options here.
         encoder: hub id or folder of the encoder, in place of the one that the model names.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, ...; None takes a GPU where there is one.
         dtype: of the encoder: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 where hardware

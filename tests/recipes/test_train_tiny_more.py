@@ -1,4 +1,4 @@
-"""The recipe of apex-tiny's second training: its short mode repeats itself."""
+"""The recipes of apex-tiny's second training and of apex-tiny-fast: their short modes repeat."""
 
 from __future__ import annotations
 
@@ -53,3 +53,20 @@ def test_junk_is_taught_to_the_members_alone(
     assert changed == {"predictor"}
     # The members learn with the batch statistics that they have.
     assert all(before[name].equal(after[name]) for name in before if "running_" in name)
+
+
+def test_a_student_of_the_demonstration_model_is_an_ensemble(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        run("train_tiny_fast", tmp_path / n, monkeypatch, "--teacher", start) for n in "ab"
+    )
+    weights = "apex_tiny_fast/model.safetensors"
+    assert (first / weights).read_bytes() == (second / weights).read_bytes()
+    student = ApexReward.from_pretrained(first / "apex_tiny_fast")
+    assert (student.members, student.config.student, student.config.demonstration) == (
+        8,
+        True,
+        True,
+    )
+    assert student.heads == ApexReward.from_pretrained(start).heads
