@@ -9,6 +9,7 @@ the same paths (a shared file system); Ray restarts an actor that is killed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,9 +193,11 @@ def shared_out(processes: int, device: str | None) -> dict[str, float]:
 
     there = ray.cluster_resources()
     gpus = 0.0 if device == "cpu" else there.get("GPU", 0.0)
+    found = {"num_cpus": there.get("CPU", 1.0), "num_gpus": gpus}
+    # Of one GPU, not of their sum; Ray counts in steps of 1/10,000.
     return {
-        "num_cpus": min(1.0, there.get("CPU", 1.0) / processes),
-        "num_gpus": min(1.0, gpus / processes),
+        name: 10_000 // math.ceil(processes / amount) / 10_000 if amount else 0.0
+        for name, amount in found.items()
     }
 
 

@@ -22,7 +22,7 @@ from apex_reward.rewards.reward import Reward
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 from apex_reward.scoring import Engine, Input, ScoreSettings, job, score_to_file
-from apex_reward.scoring.engines import BlockActor, Share, share_of_launch
+from apex_reward.scoring.engines import BlockActor, Share, share_of_launch, shared_out
 from tests.ranks import launched
 from tests.support import tiny_model, write_wav
 
@@ -161,6 +161,22 @@ def test_who_works() -> None:
         Engine("spark")
     with pytest.raises(UsageError, match="Ray starts its own processes"):
         Engine("ray", Share(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "expected"),
+    [(1, None, (1.0, 1.0)), (3, None, (1.0, 0.5)), (6, None, (0.5, 0.3333)), (2, "cpu", (1, 0))],
+)
+def test_processes_on_ray_share_processors_and_each_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    device: str | None,
+    expected: tuple[float, float],
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+    assert tuple(shared_out(processes, device).values()) == expected
 
 
 def test_several_processes_need_a_file(songs: list[str]) -> None:
