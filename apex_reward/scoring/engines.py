@@ -211,8 +211,9 @@ def _on_ray(blocks: Sequence[int], load: Load, actors: int, device: str | None) 
     remote = ray.remote(max_restarts=-1, max_task_retries=-1, **shared_out(actors, device))(
         BlockActor
     ).remote
+    held = ray.put(load)  # an actor that starts again reads it again
     where = os.getcwd(), torch.get_num_threads(), device
-    pool = ActorPool([remote(load, *where) for _ in range(actors)])
+    pool = ActorPool([remote(held, *where) for _ in range(actors)])
     try:
         yield from pool.map_unordered(lambda actor, block: actor.score.remote(block), list(blocks))
     except ray.exceptions.RayTaskError as error:
