@@ -122,7 +122,7 @@ def test_it_hears_damage_in_windows_of_real_recordings(
 ) -> None:
     windows = real_windows(shared_folder)
     clean = [
-        float(model.reward(torch.from_numpy(w)[None], RATE, mix="aesthetics")) for w in windows
+        model.reward(torch.from_numpy(w)[None], RATE, mix="aesthetics").item() for w in windows
     ]
     assert min(clean[:MUSIC]) > max(clean[MUSIC:])
     scores = score_damage(model, windows[:MUSIC])
