@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -57,18 +60,45 @@ def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except ApexError as error:
-            show(f"error: {error}", "red")
-            code = WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
-        except KeyboardInterrupt:
-            # Outside of `resumable`: while a model loads, or in short work.
-            show("interrupted; this run kept nothing new", "yellow")
-            code = INTERRUPTED
+        with noted_interrupts() as pressed:
+            try:
+                code = command(*args, **kwargs)
+            except typer.Exit:
+                raise
+            except (KeyboardInterrupt, Exception) as error:
+                if pressed or isinstance(error, KeyboardInterrupt):
+                    # Outside of `resumable`: while a model loads, or in short work.
+                    show("interrupted; this run kept nothing new", "yellow")
+                    code = INTERRUPTED
+                elif isinstance(error, ApexError):
+                    show(f"error: {error}", "red")
+                    code = WRONG_USAGE if isinstance(error, UsageError) else SOME_FAILED
+                else:
+                    raise
         raise typer.Exit(code or OK)
 
     return run
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """The presses of Ctrl-C so far, which a library may turn into an error of its own."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    usual = signal.default_int_handler
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not usual:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def show(text: str, colour: str | None = None, err: bool = True) -> None:

@@ -30,9 +30,9 @@ class RewardOptions:
     """What is rewarded.
 
     Args:
-        model: apex-tiny, songeval, clap, tunejury, audiobox, muq-eval, lyrics, rulers, judge, a hub
-            id, a folder, http://HOST:PORT or package.module:Class. Repeat it for a panel. None:
-            amaai-lab/apex.
+        model: apex-tiny, apex-tiny-fast, songeval, clap, tunejury, audiobox, muq-eval, lyrics,
+            rulers, judge, a hub id, a folder, http://HOST:PORT or package.module:Class. Repeat it
+            for a panel. None: amaai-lab/apex.
         reward: a reward file: models, mix, loudness, guards and caution.
         mix: weights of the heads in the column `reward`: musicality=1,score_likes=0.3, or
             popularity, aesthetics, overall, or the model's calibrated `preference`. It replaces the

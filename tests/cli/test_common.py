@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -31,6 +34,25 @@ def test_known_errors_become_one_message_and_an_exit_code(raised, code, capsys):
         reports_errors(command)()
     assert stop.value.exit_code == code
     assert capsys.readouterr().err == f"error: {raised}\n"
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_an_interrupt(capsys):
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise AudioError("cannot be read as a checkpoint") from None
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as stop:
+            reports_errors(command)()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert stop.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted; this run kept nothing new\n"
 
 
 @pytest.mark.parametrize(

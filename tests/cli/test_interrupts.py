@@ -21,7 +21,7 @@ from tests.cli.forked import start, wait
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
 
-INTERRUPTS = 4
+INTERRUPTS, ATTEMPTS = 4, 24
 SONGS = 24
 
 
@@ -118,7 +118,9 @@ def test_interrupts_lose_nothing_and_say_how_to_go_on(
     # prepare begins anew.
     words = [*arguments(command, inputs, broken), *["--resume"] * (command != "prepare")]
     stopped = 0
-    for _ in range(INTERRUPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt >= INTERRUPTS and stopped:
+            break
         child = start(words, log)
         time.sleep(random_moment(seconds))
         os.kill(child, signal.SIGINT)

@@ -101,7 +101,7 @@ def test_the_spread_is_of_songs_that_different_candidates_gave() -> None:
 def test_backpropagation_raises_the_reward_of_unseen_prompts(tmp_path: Path) -> None:
     words = ["--max_steps", 8, "--holdout-steps", 8, "--save_steps", 7]
     history, summary = run("reward_backprop", tmp_path, *words)
-    assert summary["reward_after"] > summary["reward_before"] + 0.05
+    assert summary["reward_after"] > summary["reward_before"] + summary["reward_std_before"]
     assert summary["reward_after"] == pytest.approx(history[-1]["held_out"], abs=1e-4)
     assert summary["guard_rate_before"] == 0
     # Climbing without guards raises the steady noise up to the guard's limit: some songs trip it.

@@ -147,7 +147,7 @@ def test_a_file_names_models_beside_it_and_the_default_guards_in_short(folder: P
     assert Reward.load(path, device="cpu").guards == Guards.default("penalty")
     Reward("apex-tiny", guards=Guards.default("flag").limit("dc", high=0.1)).save(path)
     values = yaml.safe_load(path.read_text())
-    assert (values["models"], len(values["guards"]["guards"])) == ("apex-tiny", 10)
+    assert (values["models"], len(values["guards"]["guards"])) == ("apex-tiny", 11)
 
 
 def test_weights_of_a_foreign_model_lie_beside_the_file(folder: Path) -> None:

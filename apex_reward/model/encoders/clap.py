@@ -119,7 +119,7 @@ class ClapEncoder(FrozenModule):
             settings.hop_length,
             settings.mel_filters_slaney,
         )
-        # The tower's interpolation has a wrong gradient for other layouts in memory.
+        # torch's batch norm has a wrong gradient on a CPU for a mel that is transposed in memory.
         return bands.transpose(1, 2).contiguous()
 
     def text(self, prompts: Sequence[str]) -> Tensor:
