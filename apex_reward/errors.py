@@ -6,6 +6,8 @@ Each message says what was given, what was expected and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pkgutil import resolve_name
+from typing import Any
 
 
 class ApexError(Exception):
@@ -45,3 +47,22 @@ def listed(names: Iterable[object], limit: int = 8) -> str:
     items = [str(name) for name in names]
     rest = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def named(name: str, kind: str) -> Any:
+    """The object at `package.module:name`.
+
+    Args:
+        name: the place of the object.
+        kind: what it should be, for the message.
+
+    Raises:
+        UsageError: the module cannot be imported, or has no such name.
+
+    >>> named("math:floor", "function")(1.5)
+    1
+    """
+    try:
+        return resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}; expected package.module:{kind}") from error

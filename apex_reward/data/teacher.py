@@ -11,7 +11,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.errors import DataError, UsageError, listed, named
 from apex_reward.files.tables import read_table, with_numbers
 from apex_reward.scores.apex import AESTHETIC_HEADS, head_range
 from apex_reward.scores.mix import RewardMix
@@ -78,12 +77,9 @@ def load_teacher(name: str, device: str | None = None) -> Teacher:
     from apex_reward.rewards.load import FOREIGN, load_reward_model
     from apex_reward.rewards.protocol import RewardModel
 
-    module, colon, attribute = name.partition(":")
+    module, colon, _ = name.partition(":")
     if colon and module not in FOREIGN and not Path(name).exists():
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"{name}: {error}; expected package.module:callable") from error
+        found = named(name, "callable")
         if not isinstance(found, type) and not isinstance(found, RewardModel):
             return cast(Teacher, found)
     return model_teacher(load_reward_model(name, device=device))

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, named
 
 Values = npt.NDArray[np.float64]
 Wins = npt.NDArray[np.bool_]
@@ -168,18 +167,12 @@ def find_strategy(given: str | Strategy) -> tuple[str, Strategy]:
         return str(given), STRATEGIES[str(given)]
     name, function = getattr(given, "__name__", "custom"), given
     if isinstance(given, str):
-        module, colon, attribute = given.partition(":")
-        if not colon:
+        if ":" not in given:
             raise UsageError(
                 f"strategy {given!r} is not one of {', '.join(STRATEGIES)}, "
                 "nor package.module:function"
             )
-        try:
-            name, function = given, getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(
-                f"strategy {given}: {error}; expected package.module:function"
-            ) from error
+        name, function = given, named(given, "function")
     own = (known for known, strategy in STRATEGIES.items() if strategy is function)
     return next(own, name), function  # type: ignore[return-value]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, named
 from apex_reward.model.files import EMBEDDED
 from apex_reward.model.source import Source, with_source
 
@@ -93,7 +92,7 @@ def load_reward_model(
     elif kind:
         made = _foreign(kind, folder, {**hub, **({} if encoder is None else {"encoder": encoder})})
     elif text.startswith(("http://", "https://")):
-        made = _attribute(REMOTE)(text, token=hub.get("token"))
+        made = named(REMOTE, "Class")(text, token=hub.get("token"))
     else:
         made = _own_class(text)
     source = Source(text, encoder, segment_tail, hub.get("revision"))
@@ -165,7 +164,7 @@ def _apex(name: str, encoder: str | None, segment_tail: str | None, hub: dict[st
 
 
 def _foreign(kind: str, folder: str, hub: dict[str, Any]) -> Any:
-    made = _attribute(FOREIGN[kind])
+    made = named(FOREIGN[kind], "Class")
     with without_bars():
         if hasattr(made, "from_pretrained"):
             return made.from_pretrained(folder, **hub) if folder else made.from_pretrained(**hub)
@@ -177,18 +176,10 @@ def _foreign(kind: str, folder: str, hub: dict[str, Any]) -> Any:
 def _own_class(name: str) -> Any:
     from apex_reward.rewards.protocol import check_model
 
-    found: Any = _attribute(name)
+    found: Any = named(name, "Class")
     is_model = all(hasattr(found, part) for part in ("heads", "sample_rate", "differentiable"))
     make = isinstance(found, type) or (callable(found) and not is_model)
     return check_model(found() if make else found, name)
-
-
-def _attribute(name: str) -> Callable[..., Any]:
-    try:
-        found: Callable[..., Any] = resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{name}: {error}; expected package.module:Class") from error
-    return found
 
 
 def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:

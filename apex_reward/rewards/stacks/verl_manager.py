@@ -10,14 +10,13 @@ a reward file; `decode`, `package.module:callable` that takes `completion_ids`, 
 from __future__ import annotations
 
 import asyncio
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, named
 from apex_reward.prompt import prompt_of
 from apex_reward.rewards.stacks.samples import judge_with, numbers
 
@@ -43,12 +42,7 @@ class ApexRewardManager:
                 "reward.custom_reward_function.reward_kwargs has no decode; name what makes songs "
                 "of token ids as package.module:callable"
             )
-        try:
-            self.decode = pkgutil.resolve_name(name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(
-                f"decode is {name!r}; expected package.module:callable ({error})"
-            ) from error
+        self.decode = named(name, "callable for decode")
         self.judge = judge_with(given)
 
     async def run_single(self, data: Any) -> dict[str, Any]:

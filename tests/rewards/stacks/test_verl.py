@@ -227,7 +227,10 @@ def test_a_manager_of_verl_sees_token_ids(
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({}, "has no decode"), ({"decode": "no.such:thing"}, "'no.such:thing'; expected package")],
+    [
+        ({}, "has no decode"),
+        ({"decode": "no.such:thing"}, "no.such:thing: .* package.module:callable for decode"),
+    ],
 )
 def test_a_manager_without_a_decoder_says_so(kwargs: dict[str, str], message: str) -> None:
     config = {"reward": {"custom_reward_function": {"reward_kwargs": kwargs}}}
