@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             settings,
         )
     state.wait_for_everyone()
+    trainer.accelerator.end_training()  # else a process can be aborted as it exits
 
 
 def make_reward_function(settings: RewardSettings, policy: Policy) -> ApexRewardFunction:

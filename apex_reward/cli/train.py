@@ -212,6 +212,7 @@ def evaluate(
         checkpoint, data, output, mode=mode, teacher=teacher, bootstrap=bootstrap, seed=seed,
         accelerator=accelerator, formats=formats,
     )  # fmt: skip
+    accelerator.end_training()
     if accelerator.is_main_process:
         _show_report(report, str(data))
 
@@ -258,6 +259,7 @@ def distill(
             reward, songs, settings, output, accelerator=accelerator, resume=resume,
             on_song=partial(update, "songs"), on_epoch=on_epoch,
         )  # fmt: skip
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return 0
     heads = report["heads"].items()

@@ -154,9 +154,15 @@ class PolicyRun:
         self.accelerator.print({name: round(row[name], 4) for name in shown})
 
     def finish(self, policy: Any) -> None:
-        """Write the adapter of the policy (or of its pipeline), history, summary and curves."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write the adapter of the policy (or of its pipeline), history, summary and curves.
+
+        It ends the group of processes: call it last.
+        """
+        if self.accelerator.is_main_process:
+            self._write(policy)
+        self.accelerator.end_training()
+
+    def _write(self, policy: Any) -> None:
         policy.save_pretrained(str(self.log.output / "adapter"))
         summary = {**before_and_after(self._rewards), "interrupted": self.interrupted}
         summary["demonstration"] = self.judge.reward.demonstration
