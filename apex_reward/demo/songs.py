@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,26 +49,20 @@ def make_song(seed: int, seconds: float = 20.0, sample_rate: int = 24_000) -> ND
         (T,) float32 samples in [-1, 1].
     """
     rng = np.random.default_rng([seed, 7])
-    length = round(seconds * sample_rate)
     beat = 60 / rng.uniform(65, 175)
     root = rng.uniform(-6, 6)  # fractional: songs are not all tuned to 440 Hz
     scale = SCALES[rng.integers(len(SCALES))]
     chords = _chords(rng, scale, seconds, beat)
     dense = rng.uniform(0.25, 1.0)
-    parts = [_chord_part(rng, chords, root, beat, length, sample_rate)]
+    band = Band(rng, sample_rate, round(seconds * sample_rate), beat, root, scale, chords)
+    parts = [band.chord_part()]
     if rng.random() < 0.9:
-        parts.append(_bass_part(rng, chords, root, beat, length, sample_rate))
+        parts.append(band.bass_part())
     if rng.random() < 0.9:
-        parts.append(_drum_part(rng, beat, dense, length, sample_rate))
-    parts += [
-        _chord_part(rng, chords, root, beat, length, sample_rate)
-        for _ in range(rng.binomial(3, dense))
-    ]
-    parts += [
-        _melody(rng, scale, chords, root, beat, length, sample_rate)
-        for _ in range(1 + rng.binomial(3, 0.6 * dense))
-    ]
-    mix = np.zeros(length)
+        parts.append(band.drum_part(dense))
+    parts += [band.chord_part() for _ in range(rng.binomial(3, dense))]
+    parts += [band.melody() for _ in range(1 + rng.binomial(3, 0.6 * dense))]
+    mix = np.zeros(band.length)
     for part in parts:
         mix += part * np.exp(rng.normal(0, 0.6)) / max(_rms(part), 1e-6)
     return _master(rng, mix, sample_rate)
@@ -89,8 +85,7 @@ def make_texture(
     wave = shape(wave, sample_rate, lambda f: np.maximum(f, 30.0) ** -slope)
     surge = np.sin(2 * np.pi * rng.uniform(0.05, 0.5) * np.arange(length) / sample_rate)
     wave = wave * (1 + float(rng.choice([0.0, rng.uniform(0, 0.5)])) * surge)
-    wave = wave / max(_rms(wave), 1e-9) * 10 ** (rng.uniform(-45, -15) / 20)
-    return np.asarray(wave / max(float(np.abs(wave).max()), 1.0), dtype=np.float32)
+    return _levelled(wave, rng.uniform(-45, -15))
 
 
 def make_junk(
@@ -122,8 +117,7 @@ def make_junk(
         wave = _noise(kind, rng, length, sample_rate)
     else:
         wave = _tone(kind, rng, length, sample_rate)
-    wave = wave / max(_rms(wave), 1e-9) * 10 ** (rng.uniform(-40, -6) / 20)
-    return np.asarray(wave / max(float(np.abs(wave).max()), 1.0), dtype=np.float32)
+    return _levelled(wave, rng.uniform(-40, -6))
 
 
 def _noise(kind: str, rng: Rng, length: int, rate: int) -> Array:
@@ -180,124 +174,130 @@ def _pitches(scale: tuple[int, ...], degree: NDArray[np.integer]) -> Array:
     return np.asarray(np.take(scale, step) + 12.0 * octave)
 
 
-def _place(out: Array, start: float, wave: Array, rate: int) -> None:
-    """Add a sound at a time in seconds, cut at both ends of the song."""
-    first = int(start * rate)
-    if 0 <= first < out.size:
-        stop = min(first + wave.size, out.size)
-        out[first:stop] += wave[: stop - first]
+@dataclass(frozen=True)
+class Band:
+    """Plays the parts of one song, each (T,) samples with an instrument drawn at random.
 
+    Attributes:
+        rng: every choice comes from it, in the order in which parts are played.
+        rate: in Hz.
+        length: T.
+        beat: in s.
+        root: of the scale, in semitones.
+        chords: MIDI offsets of each bar's notes.
+    """
 
-def _chord_part(
-    rng: Rng, chords: list[Array], root: float, beat: float, length: int, rate: int
-) -> Array:
-    """Chords held, struck in a rhythm, or broken into single notes."""
-    voice = draw_voice(rng, "pad" if rng.random() < 0.4 else "pluck")
-    base = 48 + root + 12 * rng.integers(0, 2)
-    style = rng.integers(3)
-    out = np.zeros(length)
-    pattern = np.flatnonzero(rng.random(8) < 0.45) / 2
-    pattern = pattern if pattern.size else np.array([0.0])
-    for bar, chord in enumerate(chords):
-        start = bar * 4 * beat
-        if style == 2:
-            for step in range(8):
-                pitch = base + chord[step % chord.size] + 12 * (step // chord.size % 2)
-                _place(out, start + step * beat / 2, note(rng, voice, pitch, beat / 2, rate), rate)
-            continue
-        held = 4 * beat if style == 0 else beat * 0.45
-        strum = rng.uniform(0, 0.012)
-        struck = sum(
-            (np.pad(note(rng, voice, base + p, held, rate), (int(i * strum * rate), 0))[
-                : int(held * rate)] for i, p in enumerate(chord)),
-            start=np.zeros(int(held * rate)),
-        )  # fmt: skip
-        for place in (0.0,) if style == 0 else pattern:
-            _place(out, start + place * beat, struck * rng.uniform(0.7, 1.0), rate)
-    return _coloured(rng, out, rate)
+    rng: Rng
+    rate: int
+    length: int
+    beat: float
+    root: float
+    scale: tuple[int, ...]
+    chords: list[Array]
 
+    def chord_part(self) -> Array:
+        """Chords held, struck in a rhythm, or broken into single notes."""
+        rng, rate, beat, out = self.rng, self.rate, self.beat, np.zeros(self.length)
+        voice = draw_voice(rng, "pad" if rng.random() < 0.4 else "pluck")
+        base = 48 + self.root + 12 * rng.integers(0, 2)
+        style = rng.integers(3)
+        pattern = np.flatnonzero(rng.random(8) < 0.45) / 2
+        pattern = pattern if pattern.size else np.array([0.0])
+        for bar, chord in enumerate(self.chords):
+            start = bar * 4 * beat
+            if style == 2:
+                for step in range(8):
+                    pitch = base + chord[step % chord.size] + 12 * (step // chord.size % 2)
+                    wave = note(rng, voice, pitch, beat / 2, rate)
+                    self._place(out, start + step * beat / 2, wave)
+                continue
+            held = 4 * beat if style == 0 else beat * 0.45
+            strum, struck = rng.uniform(0, 0.012), np.zeros(int(held * rate))
+            for i, offset in enumerate(chord):
+                wave = np.pad(
+                    note(rng, voice, base + offset, held, rate), (int(i * strum * rate), 0)
+                )
+                struck = struck + wave[: struck.size]
+            for place in (0.0,) if style == 0 else pattern:
+                self._place(out, start + place * beat, struck * rng.uniform(0.7, 1.0))
+        return self._coloured(out)
 
-def _bass_part(
-    rng: Rng, chords: list[Array], root: float, beat: float, length: int, rate: int
-) -> Array:
-    voice = draw_voice(rng, "bass")
-    per_bar = int(rng.choice([1, 2, 4, 8]))
-    out = np.zeros(length)
-    for bar, chord in enumerate(chords):
-        for step in range(per_bar):
-            pitch = 36 + root % 12 + chord[0] % 12 + (12 if rng.random() < 0.15 else 0)
-            held = 4 * beat / per_bar * rng.uniform(0.6, 1.0)
-            start = (bar * 4 + step * 4 / per_bar) * beat
-            _place(out, start, note(rng, voice, pitch, held, rate), rate)
-    return _coloured(rng, out, rate)
+    def bass_part(self) -> Array:
+        """One to eight notes a bar, most of them the chord's lowest."""
+        rng, beat, out = self.rng, self.beat, np.zeros(self.length)
+        voice = draw_voice(rng, "bass")
+        per_bar = int(rng.choice([1, 2, 4, 8]))
+        for bar, chord in enumerate(self.chords):
+            for step in range(per_bar):
+                pitch = 36 + self.root % 12 + chord[0] % 12 + (12 if rng.random() < 0.15 else 0)
+                held = 4 * beat / per_bar * rng.uniform(0.6, 1.0)
+                start = (bar * 4 + step * 4 / per_bar) * beat
+                self._place(out, start, note(rng, voice, pitch, held, self.rate))
+        return self._coloured(out)
 
+    def melody(self) -> Array:
+        """A wandering line with rests, played or sung (moving vowel formants)."""
+        rng, rate, out = self.rng, self.rate, np.zeros(self.length)
+        sung = rng.random() < 0.6
+        voice = draw_voice(rng, "sung" if sung else str(rng.choice(["lead", "pluck"])))
+        base = 60 + self.root % 12 - (12 if rng.random() < 0.3 else 0)
+        degree, time = int(rng.integers(0, 7)), 0.0
+        while time < self.length / rate:
+            held = self.beat * float(rng.choice([0.5, 0.5, 1.0, 1.5, 2.0]))
+            if rng.random() < 0.8:
+                degree = int(np.clip(degree + rng.integers(-2, 3), -3, 11))
+                pitch = base + float(_pitches(self.scale, np.array([degree]))[0])
+                formants = VOWELS[rng.integers(0, 5, 2)] * rng.uniform(0.9, 1.2) if sung else None
+                wave = note(rng, voice, pitch, held * rng.uniform(0.7, 1.0), rate, formants)
+                self._place(out, time, wave * rng.uniform(0.6, 1.0))
+                if sung and rng.random() < 0.3:  # a consonant
+                    self._place(out, time - 0.05, drum(rng, "shaker", rate) * rng.uniform(0.3, 2.0))
+            time += held
+        return self._coloured(out)
 
-def _melody(
-    rng: Rng, scale: tuple[int, ...], chords: list[Array], root: float, beat: float, length: int,
-    rate: int,
-) -> Array:  # fmt: skip
-    """A wandering line with rests, played or sung (moving vowel formants)."""
-    sung = rng.random() < 0.6
-    voice = draw_voice(rng, "sung" if sung else str(rng.choice(["lead", "pluck"])))
-    base = 60 + root % 12 - (12 if rng.random() < 0.3 else 0)
-    out = np.zeros(length)
-    degree, time, end = int(rng.integers(0, 7)), 0.0, length / rate
-    while time < end:
-        held = beat * float(rng.choice([0.5, 0.5, 1.0, 1.5, 2.0]))
-        if rng.random() < 0.8:
-            degree = int(np.clip(degree + rng.integers(-2, 3), -3, 11))
-            pitch = base + float(_pitches(scale, np.array([degree]))[0])
-            formants = VOWELS[rng.integers(0, 5, 2)] * rng.uniform(0.9, 1.2) if sung else None
-            wave = note(rng, voice, pitch, held * rng.uniform(0.7, 1.0), rate, formants)
-            _place(out, time, wave * rng.uniform(0.6, 1.0), rate)
-            if sung and rng.random() < 0.3:  # a consonant
-                _place(out, time - 0.05, drum(rng, "shaker", rate) * rng.uniform(0.3, 2.0), rate)
-        time += held
-    return _coloured(rng, out, rate)
+    def drum_part(self, dense: float) -> Array:
+        """A sixteenth-note grid of kick, snare, hats and cymbals, with swing and ghost notes."""
+        rng, out, sixteenths = self.rng, np.zeros(self.length), np.arange(16)
+        swing = rng.uniform(0, 0.12) if rng.random() < 0.4 else 0.0
+        steps = np.arange(int(self.length / self.rate / self.beat * 4) + 1)
+        times = (steps / 4 + swing * (steps % 2)) * self.beat
+        kick = np.isin(sixteenths, (0, 8)) | (rng.random(16) < 0.15 * dense)
+        snare = np.isin(sixteenths, (4, 12)) | (rng.random(16) < 0.06 * dense)
+        hat = sixteenths % int(rng.choice([1, 2, 2, 4])) == 0
+        open_hat = rng.random(16) < 0.08
+        crash = (sixteenths == 0) & (rng.random() < 0.4)
+        lines = (
+            ("kick", kick, rng.uniform(0.7, 2.5)),
+            ("snare", snare, 0.7),
+            ("hat", hat, rng.uniform(0.08, 0.5)),
+            ("open", open_hat, rng.uniform(0.1, 0.4)),
+            ("crash", crash, rng.uniform(0.1, 0.5)),
+            ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)),
+        )
+        for kind, pattern, level in lines:
+            hit = drum(rng, kind, self.rate)
+            for step in steps[pattern[steps % 16]]:
+                self._place(out, float(times[step]), hit * level * rng.uniform(0.6, 1.0))
+        return self._coloured(out, drive=False)
 
+    def _place(self, out: Array, start: float, wave: Array) -> None:
+        """Add a sound at a time in seconds, cut at both ends of the song."""
+        first = int(start * self.rate)
+        if 0 <= first < out.size:
+            stop = min(first + wave.size, out.size)
+            out[first:stop] += wave[: stop - first]
 
-def _drum_part(rng: Rng, beat: float, dense: float, length: int, rate: int) -> Array:
-    """A sixteenth-note grid of kick, snare, hats and cymbals, with swing and ghost notes."""
-    out = np.zeros(length)
-    swing = rng.uniform(0, 0.12) if rng.random() < 0.4 else 0.0
-    steps = np.arange(int(length / rate / beat * 4) + 1)
-    times = (steps / 4 + swing * (steps % 2)) * beat
-    kick = np.zeros(16, dtype=bool)
-    kick[[0, 8]] = True
-    kick |= rng.random(16) < 0.15 * dense
-    snare = np.zeros(16, dtype=bool)
-    snare[[4, 12]] = True
-    snare |= rng.random(16) < 0.06 * dense
-    hat = np.arange(16) % int(rng.choice([1, 2, 2, 4])) == 0
-    open_hat = rng.random(16) < 0.08
-    crash = np.zeros(16, dtype=bool)
-    crash[0] = rng.random() < 0.4
-    lines = (
-        ("kick", kick, rng.uniform(0.7, 2.5)),
-        ("snare", snare, 0.7),
-        ("hat", hat, rng.uniform(0.08, 0.5)),
-        ("open", open_hat, rng.uniform(0.1, 0.4)),
-        ("crash", crash, rng.uniform(0.1, 0.5)),
-        ("shaker", rng.random(16) < 0.3 * dense, rng.uniform(0.05, 0.3)),
-    )
-    for kind, pattern, level in lines:
-        hit = drum(rng, kind, rate)
-        for step in steps[pattern[steps % 16]]:
-            _place(out, float(times[step]), hit * level * rng.uniform(0.6, 1.0), rate)
-    return _coloured(rng, out, rate, drive=False)
-
-
-def _coloured(rng: Rng, wave: Array, rate: int, drive: bool = True) -> Array:
-    """An instrument's own effects: now and then overdrive, often a room."""
-    if drive and rng.random() < 0.25:
-        level = max(_rms(wave), 1e-6) / rng.uniform(0.4, 4.0)
-        wave = np.tanh(wave / level)
-        corner = rng.uniform(2500, 9000)
-        wave = shape(wave, rate, lambda f: 1 / (1 + (f / corner) ** 4))
-    if rng.random() < 0.7:
-        wet = 10 ** (rng.uniform(-24, -7) / 20)
-        wave = reverb(rng, wave, rate, float(rng.uniform(0.2, 1.8)), wet)
-    return wave
+    def _coloured(self, wave: Array, drive: bool = True) -> Array:
+        """An instrument's own effects: now and then overdrive, often a room."""
+        rng = self.rng
+        if drive and rng.random() < 0.25:
+            level = max(_rms(wave), 1e-6) / rng.uniform(0.4, 4.0)
+            corner = rng.uniform(2500, 9000)
+            wave = shape(np.tanh(wave / level), self.rate, lambda f: 1 / (1 + (f / corner) ** 4))
+        if rng.random() < 0.7:
+            wet = 10 ** (rng.uniform(-24, -7) / 20)
+            wave = reverb(rng, wave, self.rate, float(rng.uniform(0.2, 1.8)), wet)
+        return wave
 
 
 def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
@@ -317,9 +317,13 @@ def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
     level = np.sqrt(np.maximum(_moving_mean(mix**2, size), 1e-4))
     mix = mix * level ** (-rng.uniform(0.0, 0.7))
     headroom = rng.uniform(2.5, 9.0) * _rms(mix)
-    mix = np.tanh(mix / headroom)
-    mix = mix / max(_rms(mix), 1e-9) * 10 ** (rng.uniform(-26, -10) / 20)
-    return np.asarray(mix / max(float(np.abs(mix).max()), 1.0), dtype=np.float32)
+    return _levelled(np.tanh(mix / headroom), rng.uniform(-26, -10))
+
+
+def _levelled(wave: Array, decibels: float) -> NDArray[np.float32]:
+    """At this RMS level; turned down to a peak of 1 where the level would pass it."""
+    wave = wave / max(_rms(wave), 1e-9) * 10 ** (decibels / 20)
+    return np.asarray(wave / max(float(np.abs(wave).max()), 1.0), dtype=np.float32)
 
 
 def _moving_mean(values: Array, size: int) -> Array:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 from numpy.typing import NDArray
@@ -24,9 +25,10 @@ from apex_reward.demo.plots import SUFFIX, plot_climb, plot_damage
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.model import ApexReward
-from apex_reward.pairs.build import build
+from apex_reward.pairs.build import build, pair_rows
 from apex_reward.pairs.candidates import read_candidates
 from apex_reward.pairs.export import write_folder
+from apex_reward.pairs.forms import SIDES
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.report import write_report
 from apex_reward.report.charts import draw_curves
@@ -237,9 +239,7 @@ def pairs_section(folder: Path, rows: Sequence[Row]) -> Section:
     result = build(read_candidates(candidates), options)
     counts = write_folder(result, folder / "pairs")
     write_report(result, folder / "pairs")
-    audio, prompt = (result.candidates.table[name].to_pylist() for name in ("audio", "prompt_id"))
-    widest = (-result.margin).argsort(kind="stable")[:3].tolist()
-    pairs = [(int(result.chosen[at]), int(result.rejected[at])) for at in widest]
+    widest = sorted(pair_rows(result), key=lambda pair: -pair["margin"])[:3]
     return Section(
         "Preference pairs from the scores",
         f"{counts['n_candidates']} versions of {counts['n_prompts']} songs -> {counts['n_pairs']} "
@@ -248,8 +248,8 @@ def pairs_section(folder: Path, rows: Sequence[Row]) -> Section:
         f"{folder / 'pairs' / 'report.html'}",
         ["song", "chosen", "rejected", "margin"],
         [
-            [str(prompt[a]), Path(audio[a]).name, Path(audio[b]).name, float(result.margin[at])]
-            for at, (a, b) in zip(widest, pairs, strict=True)
+            [pair["prompt_id"], *(Path(pair[side]).name for side in SIDES), pair["margin"]]
+            for pair in widest
         ],
     )
 
@@ -282,18 +282,15 @@ def simulated_votes(rows: Sequence[Row]) -> tuple[list[Row], float]:
     rng = np.random.default_rng(0)
     usable = [row for row in rows if row.get(SCORE) is not None]
     value = np.array([float(row[SCORE]) for row in usable])
+    names = np.array([Path(row["path"]).name for row in usable])
     pairs = np.array([rng.choice(len(usable), 2, replace=False) for _ in range(BATTLES)])
-    standardised = (value - value.mean()) / (value.std() or 1.0)
-    difference = standardised[pairs[:, 0]] - standardised[pairs[:, 1]]
-    chance = 1 / (1 + np.exp(-SLOPE * difference))
-    a_won = rng.random(BATTLES) < chance
+    difference = SLOPE * (value[pairs[:, 0]] - value[pairs[:, 1]]) / (value.std() or 1.0)
+    chance = 1 / (1 + np.exp(-difference))
+    battles = pd.DataFrame({"battle_uuid": [f"simulated-{n:03d}" for n in range(BATTLES)]})
+    battles["preference"] = np.where(rng.random(BATTLES) < chance, "A", "B")
     coin = rng.random((BATTLES, 2))
-    battles: list[Row] = []
-    for number, pair in enumerate(pairs.tolist()):
-        vote = "A" if a_won[number] else "B"
-        battle: Row = {"battle_uuid": f"simulated-{number:03d}", "preference": vote}
-        for side, at, tossed in zip("ab", pair, coin[number].tolist(), strict=True):
-            battle[f"audio_{side}"] = Path(usable[at]["path"]).name
-            battle |= {f"{SCORE}_{side}": float(value[at]), f"coin_{side}": tossed}
-        battles.append(battle)
-    return battles, float(np.where(difference == 0, 0.5, np.maximum(chance, 1 - chance)).mean())
+    for side, at, tossed in zip("ab", pairs.T, coin.T, strict=True):
+        battles[f"audio_{side}"] = names[at]
+        battles[f"{SCORE}_{side}"], battles[f"coin_{side}"] = value[at], tossed
+    right = np.where(difference == 0, 0.5, np.maximum(chance, 1 - chance)).mean()
+    return battles.to_dict("records"), float(right)
