@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,14 +65,9 @@ class FigureOptions:
 
     score: Annotated[list[str] | None, "NAME"] = None
     output: common.Folder | None = None
-    figures: common.Figures = None
+    figures: common.Figures = ()
     seed: int = 0
     bootstrap: Annotated[int, (1, None)] = 1000
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """Formats in which the report's plots are written as files."""
-        return common.figure_formats(self.figures)
 
 
 @dataclass(frozen=True)
@@ -166,21 +162,22 @@ def evaluate(
         with common.counting("classifiers", steps) as step:
             everything = battles_of(rows, dropped=dropped)
             metrics["classifiers"] = protocol.run_protocol(everything, progress=step)
-    if output := _written(metrics, report.evaluation_summary, battles, votes, figures):
-        report.evaluation_report(metrics, output, Path(battles), figures.formats)
-        if classifiers:
-            protocol.write_table3(metrics["classifiers"], output)
-        typer.echo(f"{output / 'metrics.json'}, report.html, report.md")
+    write_report = partial(report.evaluation_report, battles=Path(battles))
+    summary = report.evaluation_summary
+    output = _written(metrics, summary, write_report, battles, votes, figures)
+    if output and classifiers:
+        protocol.write_table3(metrics["classifiers"], output)
 
 
 def _written(
     metrics: dict[str, Any],
     summary: Callable[[Any], Any],
+    write_report: Callable[..., None],
     battles: str,
     votes: VoteOptions,
     figures: FigureOptions,
 ) -> Path | None:
-    """Print the summary and write `metrics.json`; the output folder, if there is one."""
+    """Print the summary; with an output folder, write `metrics.json` and the report there."""
     from apex_reward.arena.sources import provenance
     from apex_reward.files.tables import write_json
     from apex_reward.report.document import print_blocks
@@ -189,6 +186,8 @@ def _written(
     metrics["provenance"] = provenance(battles, votes.table)
     if figures.output is not None:
         write_json(figures.output / "metrics.json", metrics)
+        write_report(metrics, figures.output, formats=figures.figures)
+        typer.echo(f"{figures.output / 'metrics.json'}, report.html, report.md")
     return figures.output
 
 
@@ -234,14 +233,12 @@ def calibrate(
             f"--embeddings have {width}"
         )
     if curve.anchors:
-        metrics["calibration"]["learning_curve"] = calibration.learning_curve(
-            design, anchors=curve.anchors, test_size=curve.test_size, repeats=curve.repeats,
-            seed=figures.seed,
-        )  # fmt: skip
-    if output := _written(metrics, report.calibration_summary, battles, votes, figures):
+        learned = calibration.learning_curve(design, **vars(curve), seed=figures.seed)
+        metrics["calibration"]["learning_curve"] = learned
+    parts = report.calibration_summary, report.calibration_report
+    if output := _written(metrics, *parts, battles, votes, figures):
         write_json(output / "preference.json", head.to_dict())
-        report.calibration_report(metrics, output, figures.formats)
-        typer.echo(f"{output / 'preference.json'}, metrics.json, report.html, report.md")
+        typer.echo(f"{output / 'preference.json'}: the calibrated preference")
         if model is not None:
             folder = output / "model"
             model.config.preference = head.to_dict()
@@ -280,9 +277,8 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
     names = figures.score or ()
     found = sources.load_battles(battles, scores=names, keep=votes.keep, tables=votes.table)
     metrics = leaderboards(found, names, bootstrap=figures.bootstrap, seed=figures.seed)
-    if output := _written(metrics, report.leaderboard_summary, battles, votes, figures):
+    parts = report.leaderboard_summary, report.leaderboard_report
+    if output := _written(metrics, *parts, battles, votes, figures):
         write_table(output / "leaderboard.csv", metrics["leaderboard"])
         for name, part in metrics["scores"].items():
             write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])
-        report.leaderboard_report(metrics, output, figures.formats)
-        typer.echo(f"{output / 'leaderboard.csv'}, metrics.json, report.html, report.md")

@@ -27,16 +27,18 @@ LINE_SECONDS = 30.0
 P = ParamSpec("P")
 # Called with a name, the number of finished steps, the total, and a note.
 Update = Callable[..., None]
-Figures = Annotated[str | None, "A,B"]
+
+
+def figure_formats(text: str | None) -> tuple[str, ...]:
+    """The formats of `--figures`, PNG first; none without the option."""
+    from apex_reward.report.figures import parse_formats  # it loads matplotlib
+
+    return parse_formats(text) if text else ()
+
+
+Figures = Annotated[Sequence[str], "A,B", figure_formats]
 Folder = Annotated[Path, "FOLDER", "-o"]
 File = Annotated[Path, "FILE", "-o"]
-
-
-def figure_formats(figures: str | None) -> tuple[str, ...]:
-    """The formats of `--figures`, PNG first; none without the option."""
-    from apex_reward.report.figures import parse_formats
-
-    return parse_formats(figures) if figures else ()
 
 
 def add_command(app: typer.Typer, command: Callable[..., Any], panel: str | None = None) -> None:

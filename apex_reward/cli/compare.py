@@ -8,8 +8,6 @@ import typer
 
 from apex_reward.cli import rewards
 from apex_reward.cli.common import File, Folder, counting, print_table, show, show_failures
-from apex_reward.errors import DataError
-from apex_reward.report.cells import counted
 
 UNBIASED_SONGS = 10
 """The unbiased form needs at least this many songs in each set."""
@@ -68,10 +66,8 @@ def compare(
         )
         failed = [*failed, *more]
         if others:
-            vectors, missing = rewards.song_embeddings(reward, others, workers, step)
+            vectors, missing = rewards.song_embeddings(reward, others, workers, step, "reference")
             failed += missing
-            if len(vectors) < 2:
-                raise DataError(f"the reference has {len(vectors)} readable songs; expected 2")
     metrics = compare_songs(first, second, vectors, seed=seed)
     metrics["failed"] = len(set(failed))
     write_comparison(output, metrics, first, second)
@@ -117,32 +113,28 @@ def distance(
     from apex_reward.rewards import distance as distances
     from apex_reward.scoring import find_audio
 
-    paths = {"songs": find_audio(songs), "reference": find_audio(reference)}
+    sets = {"songs": find_audio(songs), "reference": find_audio(reference)}
     name = model or DEFAULT_MODELS[embedding]
     encoder = load_reward_model(name, device=device)
     reward = Reward(encoder, RewardMix({encoder.heads[0].name: 1.0}, "none"))  # no mix is read
     if commercial:
         check_commercial(reward.licences())
-    sets, failed = {}, []
-    with counting("encoding", sum(map(len, paths.values()))) as step:
-        for side, files in paths.items():
-            workers = rewards.decoding_processes(None)
-            sets[side], bad = rewards.song_embeddings(reward, files, workers, step)
-            failed += bad
-    code = show_failures(failed)
-    for side, found in sets.items():
-        if len(found) < 2:
-            usable = counted(len(found), "readable file")
-            raise DataError(f"{side}: {usable}; a distance needs at least 2")
-    (a, b), kernel = sets.values(), metric == "kernel"
-    enough = min(len(a), len(b)) >= UNBIASED_SONGS
-    width = distances.kernel_bandwidth(b)
+    workers = rewards.decoding_processes(None)
+    with counting("encoding", sum(map(len, sets.values()))) as step:
+        (a, failed), (b, more) = (
+            rewards.song_embeddings(reward, files, workers, step, side)
+            for side, files in sets.items()
+        )
+    failed, width = [*failed, *more], distances.kernel_bandwidth(b)
     measured: dict[str, float | None]
-    if kernel:
+    if metric == "kernel":
         measured = {"distance": distances.kernel_distance(a, b), "bandwidth": width}
     else:
-        unbiased = distances.frechet_distance(a, b, unbiased=True) if enough else None
-        measured = {"distance": distances.frechet_distance(a, b), "distance_unbiased": unbiased}
+        measured = {"distance": distances.frechet_distance(a, b), "distance_unbiased": None}
+        if min(len(a), len(b)) >= UNBIASED_SONGS:
+            measured["distance_unbiased"] = distances.frechet_distance(a, b, unbiased=True)
+        else:
+            show(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.")
     figures = {
         "embedding": embedding,
         "model": name,
@@ -155,8 +147,6 @@ def distance(
         "diversity_reference": distances.vendi_diversity(b, width),
     }
     print_table(f"{metric.capitalize()} distance", list(figures), [list(figures.values())])
-    if not enough and not kernel:
-        show(f"The unbiased distance needs {UNBIASED_SONGS} songs in each set.")
     if output is not None:
         write_json(output, figures)
-    return code
+    return show_failures(failed)

@@ -13,6 +13,7 @@ docstring. An entry may end with `None: ...`, the meaning of a default of None.
 | `Sequence[T]`, `tuple[T, ...]` | values joined by commas |
 | `Mapping[str, float]` | repeatable `NAME=X` |
 | `Annotated[T, "SECONDS", "-s", (0, None)]` | the placeholder, a short or another name, the range |
+| `Annotated[Sequence[T], function]` | the text of the option, or None, read by the function |
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def _made(
     """The parameter of one option, and the function that reads its value."""
     hint, extras = _unwrapped(hint)
     kind, placeholder, read = _kind(name, hint)
+    read = next(filter(callable, extras), read)
     text, _, unset = text.partition("None: ")
     settings: dict[str, Any] = {"help": _sentence(text), "rich_help_panel": panel}
     if default is None and unset:

@@ -27,7 +27,7 @@ def pairs(
     output: common.Folder | None = None,
     form: Annotated[Literal["folder", "trl", "kto", "tangoflux", "jkstep"], "--format"] = "folder",
     push_to_hub: Annotated[str | None, "REPO"] = None,
-    figures: common.Figures = None,
+    figures: common.Figures = (),
     resume: bool = False,
     dry_run: bool = False,
 ) -> int:
@@ -52,7 +52,7 @@ def pairs(
     from apex_reward.pairs.unscored import score_unscored
     from apex_reward.rewards.saved import provenance
 
-    formats, folder = common.figure_formats(figures), candidates.parent
+    folder = candidates.parent
     if push_to_hub and form not in export.FORMS:
         raise UsageError(f"--push-to-hub needs --format {' or '.join(export.FORMS)}")
     if output is None and not dry_run:
@@ -85,7 +85,7 @@ def pairs(
     _show_counts(result, summary(result), form)
     if target is not None:
         export.write_folder(result, target, form, folder, made_by)
-        write_report(result, target, folder, formats)
+        write_report(result, target, folder, figures)
         made = counted(len(result.chosen), "pair")
         typer.echo(f"{target}: {made}; listen to them in report.html")
         if push_to_hub is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from apex_reward.cli.common import show
+from apex_reward.cli.common import show, show_failures
 from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.report.cells import counted
 
@@ -235,9 +235,16 @@ def _hub_answers() -> bool:
 
 
 def song_embeddings(
-    reward: Reward, paths: Sequence[str], workers: int, on_song: Callable[[], None]
+    reward: Reward, paths: Sequence[str], workers: int, on_song: Callable[[], None], name: str
 ) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, W) of the songs that can be read, and a line for each other one."""
+    """Embeddings (N, W) of the songs that can be read, and a line for each other one.
+
+    Args:
+        name: of the set of songs, for messages.
+
+    Raises:
+        DataError: fewer than two songs; a model without an encoder.
+    """
     import torch
 
     from apex_reward.rewards.engine import EngineSettings
@@ -253,4 +260,8 @@ def song_embeddings(
             found.append(result.vector)
         else:
             failed.append(f"{result.path}: {result.error}")
-    return (torch.stack(found) if found else torch.zeros(0, 1)), failed
+    if len(found) < 2:
+        show_failures(failed)
+        usable = counted(len(found), "readable file")
+        raise DataError(f"{name}: {usable}; a distance needs at least 2")
+    return torch.stack(found), failed

@@ -55,7 +55,7 @@ def train(
     audio_dir: Annotated[Path | None, "FOLDER"] = None,
     report_to: Annotated[list[str] | None, "NAME"] = None,
     bound: Annotated[list[Path] | None, "RUN", "--from"] = None,
-    figures: common.Figures = None,
+    figures: common.Figures = (),
     resume: bool = False,
 ) -> None:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
@@ -108,7 +108,7 @@ def train(
         accelerator = trainer.make_accelerator(settings.precision, report_to, output, about)
         report = trainer.train(
             found, settings, output, accelerator=accelerator, resume=resume,
-            formats=common.figure_formats(figures), on_epoch=logged,
+            formats=figures, on_epoch=logged,
         )  # fmt: skip
         accelerator.end_training()
     if accelerator.is_main_process:
@@ -130,7 +130,7 @@ def grid(
     losses: Sequence[str] = PAPER_LOSSES,
     seed: list[int] = [42],  # noqa: B006
     report_to: Annotated[list[str] | None, "NAME"] = None,
-    figures: common.Figures = None,
+    figures: common.Figures = (),
     paper_data: bool = False,
     resume: bool = False,
 ) -> None:
@@ -155,7 +155,7 @@ def grid(
 
     runs = conditions(losses, list(dict.fromkeys(seed)), schedule)
     found = data.load("full", schedule.train_pooling)
-    formats, about = common.figure_formats(figures), {**vars(schedule), "runs": len(runs)}
+    about = {**vars(schedule), "runs": len(runs)}
     accelerator = make_accelerator(schedule.precision, report_to, output, about)
     with common.resumable(lambda: _states(output)), common.progress() as update:
         done: dict[str, float] = {}
@@ -170,7 +170,7 @@ def grid(
 
         run_grid(
             found, runs, output, accelerator=accelerator, resume=resume, paper_data=paper_data,
-            formats=formats, on_epoch=on_epoch,
+            formats=figures, on_epoch=on_epoch,
         )  # fmt: skip
     accelerator.end_training()
     for name in ("table1.md", "table2.md") if accelerator.is_main_process else ():
@@ -185,7 +185,7 @@ def evaluate(
     songeval: Annotated[Path | None, "FILE"] = None,
     bootstrap: Annotated[int, (0, None)] = 1000,
     seed: int = 0,
-    figures: common.Figures = None,
+    figures: common.Figures = (),
 ) -> None:
     """Measure a checkpoint on a split: errors, correlations, intervals, examples.
 
@@ -205,12 +205,11 @@ def evaluate(
     from apex_reward.train.evaluate import evaluate_checkpoint
     from apex_reward.train.trainer import make_accelerator
 
-    formats = common.figure_formats(figures)
     accelerator = make_accelerator()
     teacher = read_teacher(songeval) if songeval else None
     report = evaluate_checkpoint(
         checkpoint, data, output, mode=mode, teacher=teacher, bootstrap=bootstrap, seed=seed,
-        accelerator=accelerator, formats=formats,
+        accelerator=accelerator, formats=figures,
     )  # fmt: skip
     accelerator.end_training()
     if accelerator.is_main_process:
