@@ -1,9 +1,11 @@
-"""What the reward costs in a step of GRPO, beside drawing the songs and the policy's update.
+"""What a reward and its student cost in a step of GRPO, beside drawing and the policy's update.
 
     python benchmarks/grpo_step.py [--steps 6] [--device cuda] [--output FILE.md]
 
 TRL's GRPOTrainer on the toy of `recipes/grpo_codec_lm.py` at that recipe's sizes; medians over the
-steps but the first. `judging` is everything between a decoded song and its reward.
+steps but the first. `judging` is everything between a decoded song and its reward. All models have
+segments as long as a song. The weights of the published size and of its student are random.
+Seconds are processor time on a CPU.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from clock import clock
+from clock import work_clock
 from datasets import Dataset
 from result_file import write_result
+from student import student
 from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
@@ -57,13 +60,17 @@ def main() -> None:
         times = (drawing, decoding, judging, update, step)
         rows.append((name, *(f"{taken:.3f}" for taken in times), f"{judging / step:.0%}"))
         print(rows[-1], flush=True)
-    text = f"{SONGS} songs of {SONG_SECONDS:g} s a step, on {options.device}."
+    what = "processor time" if options.device == "cpu" else "time"
+    text = f"{SONGS} songs of {SONG_SECONDS:g} s a step, on {options.device}; seconds are {what}."
     write_result("A GRPO step", f"{text}\n\n{markdown_table(COLUMNS, rows)}", options.output)
 
 
 def rewards(device: str) -> dict[str, Reward]:
-    """From a small model alone to everything at once, and a model of the published size."""
-    tiny = load_reward_model("apex-tiny", device=device, segment_seconds=SONG_SECONDS)
+    """From a small model alone to everything at once, a model of the published size, students."""
+    tiny, fast = (
+        load_reward_model(name, device=device, segment_seconds=SONG_SECONDS)
+        for name in ("apex-tiny", "apex-tiny-fast")
+    )
     torch.manual_seed(0)
     published = ApexReward(ApexConfig(segment_seconds=SONG_SECONDS)).to(device)
     half = copy.deepcopy(published).bfloat16()
@@ -72,9 +79,11 @@ def rewards(device: str) -> dict[str, Reward]:
     return {
         "apex-tiny": Reward(tiny, **plain),
         "apex-tiny, loudness, guards": Reward(tiny, **whole),
+        "apex-tiny-fast": Reward(fast, **plain),
         "published size": Reward(published, **plain),
         "published size, loudness, guards": Reward(published, **whole),
         "published size, bfloat16": Reward(half, **plain),
+        "its student of the size base": Reward(student("base", SONG_SECONDS).to(device), **plain),
     }
 
 
@@ -112,9 +121,9 @@ def timed(call: Callable[..., Any], part: str, taken: Seconds, device: str) -> C
 
     @functools.wraps(call)
     def measured(*arguments: Any, **options: Any) -> Any:
-        started = clock(device)
+        started = work_clock(device)
         found = call(*arguments, **options)
-        taken[part].append(clock(device) - started)
+        taken[part].append(work_clock(device) - started)
         return found
 
     return measured

@@ -44,13 +44,13 @@ from apex_reward.train.distill import SIZES
 RATE, SECONDS = 24_000, 30
 
 
-def student(size: str, members: int = 1) -> ApexReward:
-    """A student of a size, with random weights."""
+def student(size: str, segment: float = SECONDS, members: int = 1) -> ApexReward:
+    """A student of a size, with random weights and segments of so many seconds."""
     inner, depth, hidden = SIZES[size]
     sizes = StudentConfig(768, inner, depth, intermediate_size=2 * inner)
     config = ApexConfig(
         encoder={"kind": STUDENT, **asdict(sizes)}, encoder_name=None, layers=[depth],
-        head_widths=[hidden], members=members,
+        head_widths=[hidden], members=members, segment_seconds=segment,
     )  # fmt: skip
     return ApexReward(config)
 

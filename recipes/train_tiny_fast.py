@@ -3,10 +3,12 @@
     python recipes/train_tiny_fast.py --output out/fast --seed 0
     python recipes/train_tiny_fast.py --output out/fast --short          # seconds: does it run?
 
-The training loop is that of `apex-reward distill`. The clips differ: songs are damaged as in the
-demonstration, and there is junk. The student's segments have 10 s, a third of its teacher's, so
-that a short song costs little. Longer crops are cut, and each piece has the scores of the whole.
-Teacher and student run on one thread: a seed gives the same bytes again.
+The teacher scores every sound once. `clips-HASH/` keeps its scores, its embedding and the log-mel:
+a stopped run goes on where it was. The training loop is that of `apex-reward distill`. The clips
+differ: whole songs, crops at other speeds, recordings without music and junk, each of 2 to 14 s,
+and damaged as in the demonstration. The student's segments have 10 s, a third of its teacher's, so
+that a short song costs little. Teacher and student run on one thread: a seed gives the same bytes
+again.
 """
 
 from __future__ import annotations
@@ -21,34 +23,38 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
-from apex_reward.demo import JUNK, damage, make_junk, make_song
-from apex_reward.demo.lessons import SEEDS, make_batches
-from apex_reward.files.tables import write_json, write_table
+from apex_reward.demo import DAMAGES, JUNK, damage, make_junk, make_song
+from apex_reward.demo.lessons import SEEDS, cut
+from apex_reward.demo.songs import make_texture
+from apex_reward.files.stamps import text_hash
+from apex_reward.files.tables import read_table, write_json, write_table
 from apex_reward.metrics import spearman
-from apex_reward.model.encoders.student import MEL, StudentConfig, mel_of
+from apex_reward.model.encoders.student import MEL, STD, StudentConfig, mel_of
+from apex_reward.rewards.saved import model_hash
 from apex_reward.train.clips import Clips
 from apex_reward.train.distill import StudentLoop
 from apex_reward.train.settings import DistillSettings
 
 RATE, SECONDS = 24_000, 10
-SEED = 4_000  # added to the seed, so that songs differ from those of train_tiny.py
+SEED = 5_000  # added to the seed, so that songs differ from those of train_tiny.py
 CHECKED = 2**40 + 2**21  # first seed of the songs that only check the result
+SHARES = {"song": 0.65, "crop": 0.23, "texture": 0.06, "junk": 0.06}
+LEVEL, SILENCE = 6.0, -5.0  # random gain in dB, and the log-mel of silence
+VERSIONS = 3  # damaged versions of a sound that is no junk, each of another kind
 
 
 class Settings(NamedTuple):
-    """What a run depends on, beside its seed."""
+    """What a run depends on, beside its seed. `shards` has ranges of their numbers."""
 
-    crops: tuple[tuple[float, int], ...] = (
-        (3.0, 8), (8.0, 5), (12.0, 3), (30.0, 3), (10.0, 12)
+    shards: tuple[tuple[int, int], ...] = (
+        (0, 11), (20, 24), (40, 51), (60, 65), (80, 89), (100, 107)
     )  # fmt: skip
-    songs: int = 160
-    junk: int = 12
-    least_seconds: float = 2.0
-    epochs: int = 18
+    sounds: int = 16  # of a shard
+    seconds: tuple[float, float] = (2.0, 14.0)
+    epochs: int = 16
     inner: int = 96
     layers: int = 2
     hidden: int = 64
@@ -56,16 +62,8 @@ class Settings(NamedTuple):
     checked: int = 8
 
 
-SHORT = Settings(((0.5, 2),), songs=2, junk=1, epochs=2, inner=16, layers=1, hidden=8, held=4,
-                 checked=1)  # fmt: skip
-
-
-class Group(NamedTuple):
-    """Clips of one batch: embeddings (n, W), log-mels (n, 64, M) in half precision, real (n,)."""
-
-    embeddings: Tensor
-    mels: Tensor
-    real: Tensor
+SHORT = Settings(((0, 2),), sounds=2, seconds=(0.3, 0.9), epochs=2, inner=16, layers=1, hidden=8,
+                 held=4, checked=1)  # fmt: skip
 
 
 def main() -> None:
@@ -79,76 +77,89 @@ def main() -> None:
     torch.set_num_threads(1)  # sums in a fixed order: the same seed gives the same bytes
     started = time.perf_counter()
     teacher = ApexReward.from_pretrained(arguments.teacher)
-    groups = [*crops(teacher, settings, seed), *whole_sounds(teacher, settings, seed)]
-    student, history = teach(teacher, groups, settings, seed)
+    rows = clips(teacher, arguments.output, settings, seed)
+    student, history = teach(teacher, rows, settings, seed)
     student.to(torch.float16).save_pretrained(arguments.output / "apex_tiny_fast")
     report(arguments.output, teacher, settings, seed, history, started)
 
 
-@torch.no_grad()
-def group(teacher: ApexReward, waves: Tensor, real: Tensor) -> Group:
-    """Sounds (n, T) of `real` samples, encoded by the teacher as in scoring."""
-    return Group(teacher.embed(waves, RATE, real), mel_of(waves).half(), real)
-
-
-def crops(teacher: ApexReward, settings: Settings, seed: int) -> Iterator[Group]:
-    """Crops of songs and textures in four versions each: clean, and damaged at three severities."""
-    for batch in make_batches(settings.crops, seed + SEED):
-        yield group(teacher, batch.waves, batch.real)
-
-
-def whole_sounds(teacher: ApexReward, settings: Settings, seed: int) -> Iterator[Group]:
-    """Clean songs, clipped songs and other junk, each of a length of its own up to a segment."""
-    rng = np.random.default_rng([seed, SEED, 98])
-    first = (seed + SEED) * SEEDS + 500_000
-    for number in range(settings.songs):
-        seconds = rng.uniform(settings.least_seconds, SECONDS)
-        waves = [make_song(first + number, seconds)]
-        if number % 4 == 0:
-            waves.append(make_junk("clipped song", first + number, seconds))
-        yield group(teacher, *stacked(waves))
-    for kind in JUNK[:-1]:
-        for number in range(settings.junk):
-            seconds = rng.uniform(settings.least_seconds, SECONDS)
-            yield group(teacher, *stacked([make_junk(kind, first + number, seconds)]))
-
-
-def stacked(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Waves of one length as (n, T) and their lengths (n,)."""
-    return torch.from_numpy(np.stack(waves)), torch.full((len(waves),), waves[0].size)
-
-
-def rows_of(teacher: ApexReward, groups: list[Group]) -> list[dict[str, Any]]:
-    """The rows of `Clips`: pieces of a segment's length; `song` is the number of the group."""
-    rows: list[dict[str, Any]] = []
-    size, frames = SECONDS * RATE, SECONDS * RATE // MEL.hop
-    for number, (embeddings, mels, real) in enumerate(groups):
-        with torch.no_grad():
-            members = teacher.predictor(embeddings).transpose(0, 1).flatten(1)
-        for mel, length, labels, own in zip(mels, real.tolist(), members, embeddings, strict=True):
-            for start in range(0, length - RATE // 5, size):
-                piece = mel[:, start // MEL.hop :][:, :frames]
-                # A segment is padded with silence.
-                blank = mel_of(torch.zeros(1, size))[0].half()
-                blank[:, : piece.shape[1]] = piece
-                rows.append({
-                    "song": str(number), "kind": "crop", "real": min(length - start, size),
-                    "labels": labels.tolist(), "embedding": own.tolist(),
-                    "mel": blank.numpy().tobytes(), "samples": None,
-                })  # fmt: skip
+def clips(teacher: ApexReward, output: Path, settings: Settings, seed: int) -> list[dict[str, Any]]:
+    """A row per sound, from shards that are made where they are missing."""
+    drawn = [model_hash(teacher), seed, SEED, settings.sounds, settings.seconds, SHARES, VERSIONS]
+    folder = output / f"clips-{text_hash(drawn)[:12]}"
+    rows = []
+    for shard in (shard for ends in settings.shards for shard in range(*ends)):
+        path = folder / f"{shard:05d}.parquet"
+        if not path.exists():
+            numbers = range(shard * settings.sounds, (shard + 1) * settings.sounds)
+            write_table(path, [row for n in numbers for row in scored(teacher, n, settings, seed)])
+        rows += read_table(path).to_pylist()
     return rows
 
 
+@torch.no_grad()
+def scored(teacher: ApexReward, number: int, settings: Settings, seed: int) -> list[dict[str, Any]]:
+    """The rows of a sound and its damaged versions, encoded by the teacher as in scoring."""
+    versions = sound(number, settings.seconds, seed)
+    waves = torch.from_numpy(np.stack(list(versions.values())))
+    embeddings = teacher.embed(waves, RATE)
+    members = teacher.predictor(embeddings).transpose(0, 1).flatten(1)
+    parts = zip(versions, members, embeddings, mel_of(waves).half(), strict=True)
+    return [
+        {
+            "song": str(number), "kind": kind, "real": waves.shape[1], "labels": labels.tolist(),
+            "embedding": own.tolist(), "mel": mel.numpy().tobytes(), "samples": None,
+        }
+        for kind, labels, own, mel in parts
+    ]  # fmt: skip
+
+
+def sound(number: int, seconds: tuple[float, float], seed: int) -> dict[str, np.ndarray]:
+    """A sound (T,) and its damaged versions, each under its name."""
+    rng = np.random.default_rng([seed, SEED, number])
+    first, length = (seed + SEED) * SEEDS + number, rng.uniform(*seconds)
+    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    if kind == "junk":
+        return {kind: make_junk(str(rng.choice(JUNK)), first, length)}
+    if kind == "song":
+        wave = make_song(first, length)
+    else:
+        maker, quietest = (make_song, -28) if kind == "crop" else (make_texture, -45)
+        longer = maker(first, 1.25 * length + 0.5).astype(np.float16)
+        wave = cut(rng, longer, round(length * RATE), quietest)
+    found = {kind: wave}
+    for name in rng.choice(DAMAGES, VERSIONS, replace=False):
+        severity = int(rng.integers(1, 4))
+        found[f"{name} {severity}"] = damage(wave, str(name), severity, first)
+    return found
+
+
+def pieces(row: dict[str, Any], least: int) -> Iterator[dict[str, Any]]:
+    """Segments of a sound, each with the scores of the whole; a rest below `least` samples is left.
+
+    A segment is padded with silence.
+    """
+    size, mel = SECONDS * RATE, np.frombuffer(row["mel"], np.float16).reshape(MEL.bands, -1)
+    silence = mel_of(torch.zeros(1, size))[0].half().numpy()
+    for start in range(0, row["real"], size):
+        real = min(row["real"] - start, size)
+        if start == 0 or real >= least:
+            part = mel[:, start // MEL.hop :][:, : silence.shape[1]]
+            padded = np.concatenate([part, silence[:, part.shape[1] :]], axis=1)
+            yield {**row, "real": real, "mel": padded.tobytes()}
+
+
 def teach(
-    teacher: ApexReward, groups: list[Group], settings: Settings, seed: int
+    teacher: ApexReward, rows: list[dict[str, Any]], settings: Settings, seed: int
 ) -> tuple[ApexReward, list[dict[str, Any]]]:
     """The student of the best epoch, and a history row per epoch."""
-    rows = rows_of(teacher, groups)
-    numbers = np.random.default_rng([seed, SEED, 97]).permutation(len(groups))
-    held_out = {str(number) for number in numbers[: max(1, len(groups) // settings.held)]}
+    songs = list(dict.fromkeys(row["song"] for row in rows))
+    drawn = np.random.default_rng([seed, SEED, 97]).permutation(songs)
+    held_out = set(drawn[: max(1, len(songs) // settings.held)])
     sides: tuple[list[dict[str, Any]], ...] = ([], [])
     for row in rows:
-        sides[row["song"] in held_out].append(row)
+        parts = pieces(row, round(settings.seconds[0] * RATE))
+        sides[row["song"] in held_out].extend(parts)
     train, held = (Clips(side, len(teacher.heads)) for side in sides)
     torch.manual_seed(seed)
     sizes = StudentConfig(
@@ -168,7 +179,11 @@ def teach(
     loop = StudentLoop(
         student, DistillSettings(settings.epochs, seed), train, held, Accelerator(cpu=True)
     )
+    mels, gains = train.mels, torch.Generator().manual_seed(seed)
     while not loop.finished:
+        # The teacher's scores hardly depend on the level.
+        gain = LEVEL / STD * (2 * torch.rand(len(mels), 1, 1, generator=gains) - 1)
+        train.mels = torch.where(mels > SILENCE, mels + gain.half(), mels)
         loop.run_epoch()
         print(loop.history[-1], flush=True)
     loop.network.load_state_dict(loop.best)

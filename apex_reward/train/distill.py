@@ -55,6 +55,8 @@ from apex_reward.train.trainer import followed, run_history
 SIZES = {"tiny": (64, 2, 64), "small": (128, 3, 128), "base": (192, 4, 256)}
 """Width and depth of the conformer, width of the heads' hidden layer."""
 BATCH, LR, WARM_UP, PATIENCE, EMBEDDING_WEIGHT = 16, 2e-3, 0.05, 15, 0.5
+DECILES, LEAST_GAP, RANK_VARIANCE = np.linspace(0, 1, 11), 0.02, 1 / 12
+"""Of the labels: shares, least distance of two in standard deviations; variance of a share."""
 BEST_OF, DRAWS = (4, 16, 64), 2000
 LEFT = ("config.json", "model.safetensors", "README.md", "state.pt", "failed.jsonl")
 """What an earlier run may have left, beside what `followed` removes."""
@@ -183,8 +185,13 @@ class StudentLoop(Training):
         network = torch.nn.ModuleDict({"encoder": model.encoder, "heads": model.predictor})
         schedule = Schedule(epochs=settings.epochs, lr=LR, patience=PATIENCE)
         super().__init__(network, schedule, accelerator)
-        spread = train.labels.flatten(0, 1).double().std(dim=0, correction=0).float()
-        self.spread = torch.where(spread > 0, spread, 1.0).to(accelerator.device)
+        values = train.labels.flatten(0, 1).double()
+        spread = values.std(dim=0, correction=0)
+        self.spread = torch.where(spread > 0, spread, 1.0).float().to(accelerator.device)
+        self.centre = values.mean(dim=0).float().to(accelerator.device)
+        deciles = np.quantile(self.standard(train.labels.flatten(0, 1)), DECILES, axis=0)
+        deciles[1:] = deciles[0] + np.diff(deciles, axis=0).clip(LEAST_GAP).cumsum(axis=0)
+        self.deciles = torch.tensor(deciles.T.copy(), dtype=torch.float32).to(accelerator.device)
         self.power = 1.0
         if train.embeddings is not None:
             self.power = float(train.embeddings.var(dim=0).mean().clamp_min(1e-12))
@@ -203,7 +210,7 @@ class StudentLoop(Training):
             total += float(loss.detach())
         found, _ = self.predict(self.held)
         truth = self.held.labels.mean(dim=1)
-        error = float((((found - truth) / self.spread.cpu()) ** 2).mean())
+        error = float((self.standard(found) - self.standard(truth)).square().mean())
         row: HistoryRow = {"train_loss": total / len(batches), "val_error": error}
         for number, head in enumerate(self.model.heads):
             row[f"spearman_{head.name}"] = spearman(found[:, number], truth[:, number])
@@ -215,11 +222,28 @@ class StudentLoop(Training):
         device, clips = self.accelerator.device, self.train
         scores, embeddings = self._forward(clips, rows)
         labels = clips.labels[rows].to(device).transpose(0, 1)
-        loss = ((scores - labels) / self.spread).square().mean()
+        ours, theirs = self.standard(scores), self.standard(labels)
+        rank_error = (self.ranks(ours) - self.ranks(theirs)).square().mean() / RANK_VARIANCE
+        loss = ((ours - theirs).square().mean() + rank_error) / 2
         if clips.embeddings is not None:
             error = (embeddings - clips.embeddings[rows].to(device)).square().mean()
             loss = loss + EMBEDDING_WEIGHT * error / self.power
         return loss
+
+    def standard(self, scores: Tensor) -> Tensor:
+        """Scores (..., H) less the mean of the training labels, over their deviation."""
+        device = scores.device
+        return (scores - self.centre.to(device)) / self.spread.to(device)
+
+    def ranks(self, values: Tensor) -> Tensor:
+        """Standard scores (..., H) to (H, n): about the share of the training labels below each.
+
+        It is linear between the labels' deciles and beyond them.
+        """
+        columns = values.movedim(-1, 0).flatten(1).contiguous()
+        above = torch.searchsorted(self.deciles, columns.detach()).clamp(1, len(DECILES) - 1)
+        low, high = (self.deciles.gather(1, place) for place in (above - 1, above))
+        return (above - 1 + (columns - low) / (high - low)) / (len(DECILES) - 1)
 
     def _forward(self, clips: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (M, N, H) and embeddings (N, W) of some clips."""

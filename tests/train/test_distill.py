@@ -12,15 +12,21 @@ import time
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from apex_reward import Head, Reward, Scores, load_reward_model
+from apex_reward import ApexRewardFunction, Head, Reward, Scores, load_reward_model
 from apex_reward.cli import app
 from apex_reward.errors import CheckpointError
+from apex_reward.model.config import ApexConfig
 from apex_reward.model.predictor import StudentHeads
 from apex_reward.scores.apex import HEADS
+from apex_reward.serve.app import make_app
+from apex_reward.serve.batching import BatchLimits
+from apex_reward.serve.settings import ServeSettings
+from apex_reward.train import loop
+from apex_reward.train.distill import StudentLoop
 from apex_reward.train.evaluate import Checkpoint
 from tests.support import tiny_model, write_wav
 
@@ -100,11 +106,11 @@ def test_the_command_leaves_a_student_with_its_figures(student: Path):
         Checkpoint.load(student)
 
 
-def test_a_student_learns_the_teachers_order(songs: Path, tmp_path: Path):
+def test_a_student_learns_the_teachers_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Jury, "config", ApexConfig(segment_seconds=2.0), raising=False)
     (tmp_path / "few").mkdir()
-    for path in sorted(songs.glob("*.wav")):
-        samples, rate = soundfile.read(path, dtype="float32")
-        soundfile.write(tmp_path / "few" / path.name, samples[: rate * 3 // 2], rate)
+    for n in range(24):
+        write_wav(tmp_path / "few" / f"{n:02d}.wav", 1.5, (24_000, 44_100)[n % 2], seed=n)
     options = ["--audio-dir", tmp_path / "few", "--output", tmp_path / "loud", "--epochs", "40"]
     run("--teacher", f"{__name__}:Jury", *options)
     figures = json.loads((tmp_path / "loud" / "metrics.json").read_text())
@@ -152,6 +158,30 @@ def test_pairs_take_the_student_of_a_cascade(
     assert len((output / "pairs.jsonl").read_text().splitlines()) == 3
 
 
+def test_trainers_the_arena_and_the_server_take_the_student(
+    student: Path, songs: Path, tmp_path: Path
+):
+    paths, reward = [str(songs / "00.wav"), str(songs / "01.wav")], Reward(str(student))
+    rows = reward.judge(paths)
+    function = ApexRewardFunction(reward, decode=lambda path: path)
+    earned = function(["a", "b"], ["c", "d"], path=paths)
+    assert earned == pytest.approx([row["reward"] for row in rows], abs=1e-5)
+    battles, scored = tmp_path / "battles.jsonl", tmp_path / "scored.jsonl"
+    battle = {"preference": "A", "audio_a": paths[0], "audio_b": paths[1]}
+    battles.write_text(json.dumps(battle) + "\n")
+    options = ["--model", str(student), "--workers", "0", "--output", str(scored)]
+    result = CliRunner().invoke(app, ["arena", "score", str(battles), *options])
+    assert result.exit_code == 0, result.output
+    sides = [json.loads(scored.read_text())[f"musicality_{side}"] for side in "ab"]
+    settings = ServeSettings(BatchLimits(workers=1), audio_root=str(songs))
+    with TestClient(make_app(reward, settings)) as client:
+        body = {"songs": [{"path": Path(path).name} for path in paths]}
+        served = [row["musicality"] for row in client.post("/score", json=body).json()["rows"]]
+    expected = [row["musicality"] for row in rows]
+    assert sides == pytest.approx(expected, abs=1e-4)
+    assert served == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_killed_run_ends_with_the_same_bytes(
     student: Path, songs: Path, teacher: Path, tmp_path: Path
 ):
@@ -167,6 +197,35 @@ def test_a_killed_run_ends_with_the_same_bytes(
     first = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
     run(*options, "--resume")
     assert {n: (shards / n).stat().st_mtime_ns for n in first} == first
+    for name in RESULTS:
+        assert (tmp_path / name).read_bytes() == (student / name).read_bytes(), name
+
+
+def test_a_run_killed_in_training_ends_with_the_same_bytes(
+    student: Path, songs: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = ["--teacher", str(teacher), "--audio-dir", str(songs), "--output", str(tmp_path)]
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    child = os.fork()
+    if child == 0:
+        loss, epochs = StudentLoop._loss, []
+
+        def loss_or_death(self, rows):
+            epochs.append(self.epoch)
+            if epochs.count(2) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return loss(self, rows)
+
+        StudentLoop._loss = loss_or_death
+        run(*options)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (row,) = (tmp_path / "history.jsonl.partial").read_text().splitlines()
+    assert json.loads(row)["epoch"] == 1
+    tiny_model(seed=1, segment_tail="mask").save_pretrained(tmp_path / "other")
+    changed = [*COMMAND, *options, "--resume", "--teacher", str(tmp_path / "other")]
+    assert CliRunner().invoke(app, changed).exit_code == 2
+    run(*options, "--resume")
     for name in RESULTS:
         assert (tmp_path / name).read_bytes() == (student / name).read_bytes(), name
 
