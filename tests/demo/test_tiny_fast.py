@@ -71,7 +71,7 @@ def test_it_orders_unseen_songs_and_damage_as_its_teacher_does() -> None:
         )
     ranks = [spearman(ours[:, head], theirs[:, head]) for head in range(7)]
     print("rank correlation per head:", ranks)
-    assert np.mean(ranks) >= 0.65
+    assert np.mean(ranks) >= 0.75
 
 
 def test_the_commands_and_a_reward_take_it(songs: list[str], tmp_path: Path) -> None:
