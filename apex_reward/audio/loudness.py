@@ -61,8 +61,8 @@ def integrated_loudness(waveforms: Tensor, sample_rate: int, lengths: Lengths = 
     Raises:
         UsageError: another shape, or lengths outside [1, T].
     """
-    power, ends = _weighted_power(waveforms, sample_rate, lengths)
-    return _gated(*_block_energies(power, ends, sample_rate))
+    weighted, ends = _weighted(waveforms, sample_rate, lengths)
+    return _gated(*_block_energies(weighted, ends, sample_rate))
 
 
 def loudness_and_range(
@@ -74,9 +74,9 @@ def loudness_and_range(
     0.1 s, above -70 LUFS and above 20 LU below their mean power. It is 0 for a song below 3 s, and
     for silence. Arguments and errors as in `integrated_loudness`.
     """
-    power, ends = _weighted_power(waveforms, sample_rate, lengths)
-    integrated = _gated(*_block_energies(power, ends, sample_rate))
-    energies, valid = _block_energies(power, ends, sample_rate, SHORT_TERM_SECONDS)
+    weighted, ends = _weighted(waveforms, sample_rate, lengths)
+    integrated = _gated(*_block_energies(weighted, ends, sample_rate))
+    energies, valid = _block_energies(weighted, ends, sample_rate, SHORT_TERM_SECONDS)
     kept = valid & (energies > _power(ABSOLUTE_GATE))
     threshold = _masked_mean(energies, kept) * 10 ** (RANGE_GATE / 10)
     kept = kept & (energies > threshold.unsqueeze(1))
@@ -89,16 +89,16 @@ def loudness_and_range(
     return integrated, torch.stack(ranges)
 
 
-def _weighted_power(
-    waveforms: Tensor, sample_rate: int, lengths: Lengths
-) -> tuple[Tensor, list[int]]:
-    """K-weighted power (B, T) of all channels together, and the songs' checked lengths."""
+def _weighted(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> tuple[Tensor, list[int]]:
+    """The K-weighted channels (B, C, T), zero beyond the songs' checked lengths, and those."""
     ends = _checked_lengths(waveforms, sample_rate, lengths)
     channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
-    count = channels.shape[1]
-    weights = channels.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
-    power = k_weighted(channels, sample_rate).square()
-    return (power[:, 0] if count == 1 else torch.einsum("c,bct->bt", weights, power)), ends
+    weighted = k_weighted(channels, sample_rate)
+    if min(ends) < weighted.shape[2]:
+        beyond = torch.arange(weighted.shape[2], device=weighted.device)
+        beyond = beyond >= torch.tensor(ends, device=weighted.device)[:, None]
+        weighted = weighted.masked_fill(beyond[:, None], 0.0)
+    return weighted, ends
 
 
 def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> Tensor:
@@ -111,21 +111,19 @@ def loudness_of_blocks(blocks: Iterable[Tensor], sample_rate: int) -> Tensor:
     overlap = round(BLOCK_SECONDS * sample_rate) - step  # gating blocks reach over into the next
     settle = round(_TAIL_SECONDS * sample_rate)
     energies: list[Tensor] = []
-    power = before = torch.zeros(0)
+    weighted = before = torch.zeros(0)
     for part in _parts(blocks, round(PART_SECONDS * sample_rate)):
         joint = torch.cat([before.to(part.device), part])
         filtered = k_weighted(joint, sample_rate)[len(before) :]
         before = joint[-settle:].clone()
-        power = torch.cat([power.to(part.device), filtered**2])
-        ready = (len(power) - overlap) // step * step
+        weighted = torch.cat([weighted.to(part.device), filtered])
+        ready = (len(weighted) - overlap) // step * step
         if ready > 0:
-            ends = [ready + overlap]
-            energies.append(
-                _block_energies(power[None, : ready + overlap], ends, sample_rate)[0][0]
-            )
-            power = power[ready:].clone()
+            end = ready + overlap
+            energies.append(_block_energies(weighted[None, None, :end], [end], sample_rate)[0][0])
+            weighted = weighted[ready:].clone()
     if not energies:  # shorter than one gating block
-        energies = [power.mean()[None]]
+        energies = [weighted.square().mean()[None]]
     joined = torch.cat(energies)[None]
     return _gated(joined, torch.ones_like(joined, dtype=torch.bool))[0]
 
@@ -318,29 +316,26 @@ def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> l
 
 
 def _block_energies(
-    power: Tensor, ends: list[int], sample_rate: int, seconds: float = BLOCK_SECONDS
+    weighted: Tensor, ends: list[int], sample_rate: int, seconds: float = BLOCK_SECONDS
 ) -> tuple[Tensor, Tensor]:
-    """Mean power (B, N) of the gating blocks and which of them lie within the song.
+    """Power (B, N) of the gating blocks of channels (B, C, T), and which of them lie in the song.
 
-    A song shorter than a block has its mean power in the first one.
+    That of all channels together. A song shorter than a block has its mean power in the first one.
     """
     block, step = round(seconds * sample_rate), round(STEP_SECONDS * sample_rate)
-    lengths = torch.tensor(ends, device=power.device)
-    if min(ends) < power.shape[1]:
-        time = torch.arange(power.shape[1], device=power.device)
-        power = power.masked_fill(time >= lengths.unsqueeze(1), 0.0)
-    if power.shape[1] < block:
-        power = F.pad(power, (0, block - power.shape[1]))
-    if block % step == 0:  # each block is a few whole steps: sum every sample once
-        whole = power.shape[1] // step
-        steps = power[:, : whole * step].reshape(len(power), whole, step).sum(dim=2)
-        sums = steps.unfold(1, block // step, 1).sum(dim=2)
-    else:
-        sums = power.unfold(1, block, step).sum(dim=2)
+    lengths = torch.tensor(ends, device=weighted.device)
+    if weighted.shape[2] < block:
+        weighted = F.pad(weighted, (0, block - weighted.shape[2]))
+    # Where a block is a few whole steps, every sample is summed once.
+    size = step if block % step == 0 else block
+    parts = torch.linalg.vector_norm(weighted.unfold(2, size, step), dim=3).square()
+    count = weighted.shape[1]
+    weights = parts.new_tensor(_CHANNEL_WEIGHTS.get(count, (1.0,) * count))
+    energies = torch.einsum("c,bcn->bn", weights, parts).unfold(1, block // size, 1).sum(dim=2)
     counts = torch.where(lengths < block, lengths, block).unsqueeze(1)
-    stops = torch.arange(sums.shape[1], device=power.device) * step + block
+    stops = torch.arange(energies.shape[1], device=parts.device) * step + block
     valid = stops <= lengths.clamp(min=block).unsqueeze(1)
-    return sums / counts, valid
+    return energies / counts, valid
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from apex_reward.rewards.guards import (
     noise_floor,
     silent_share,
 )
+from apex_reward.rewards.guards.songs import autocorrelation
 from apex_reward.rewards.reward import Reward
 
 RATE = 24_000
@@ -248,6 +249,18 @@ def test_loop_correlation_against_a_loop_over_lags() -> None:
     assert loop_correlation(wave, rate) == pytest.approx(expected, abs=1e-5)
     assert loop_correlation(torch.zeros(10_000), rate) == 0.0
     assert loop_correlation(torch.ones(10), rate) == 0.0
+
+
+@pytest.mark.parametrize(("samples", "lags"), [(1, 1), (2, 1), (7, 3), (1_000, 500), (70_001, 40)])
+def test_autocorrelation_is_the_sum_of_products(samples: int, lags: int) -> None:
+    values = torch.randn(3, samples, dtype=torch.float64, requires_grad=True)
+    zeros = torch.zeros(3, lags - 1, dtype=torch.float64)
+    padded = torch.cat([values, zeros], dim=1)
+    expected = (padded.unfold(1, samples, 1) * values[:, None]).sum(dim=2)
+    found = autocorrelation(values, lags)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(sums.square().sum(), values)[0] for sums in (found, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_a_loop_between_two_samples_is_heard() -> None:

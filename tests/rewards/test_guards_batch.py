@@ -177,7 +177,9 @@ def test_what_cannot_be_saved_or_read_is_named() -> None:
         Guards.from_dict({"guards": ["dc"]})
 
 
-@pytest.mark.parametrize(("level", "rate", "seconds"), [(0.1, 48_000, 20), (0.9, 8_000, 3)])
+@pytest.mark.parametrize(
+    ("level", "rate", "seconds"), [(0.1, 48_000, 20), (0.9, 8_000, 3), (0.3, 48_000, 3)]
+)
 def test_padding_does_not_move_the_measure_of_a_constant(
     level: float, rate: int, seconds: int
 ) -> None:

@@ -56,8 +56,7 @@ def clipped_share(song: Song) -> Tensor:
     A flat top is three or more samples in a row, of one sign, within 1 % of full scale or beyond;
     a master that only touches full scale has few, whatever its loudness.
     """
-    lowest, highest = torch.aminmax(song.waveform)
-    if max(-lowest, highest) < FULL_SCALE or song.length < 3:
+    if song.peak < FULL_SCALE or song.length < 3:
         return song.waveform.new_zeros(())
     flat = torch.zeros_like(song.waveform, dtype=torch.bool)
     for hot in (song.waveform >= FULL_SCALE, song.waveform <= -FULL_SCALE):
@@ -93,7 +92,7 @@ def inaudible_share(song: Song) -> Tensor:
     scale = song.low.square().mean() / spectrum.sum().clamp(min=1e-30)
     drift = scale * spectrum[hertz < DRIFT_HZ].sum()
     below = scale * spectrum[(hertz >= DRIFT_HZ) & (hertz < HEARING_HZ[0])].sum()
-    whole = song.whole_power
+    whole = song.power[1]
     high = whole[song.short_hertz > HEARING_HZ[1]].sum()
     above = song.mean_square * high / whole.sum().clamp(min=1e-30)
     heard = song.mean_square - drift
@@ -149,21 +148,13 @@ def noise_floor(song: Song) -> Tensor:
     out. Corrected for the 10 % quantile of an exponential distribution, as noise power has.
     Minus infinity for silence.
     """
-    first, last = noise_bins(song)
-    if song.length < 4 * song.short_size or first >= last:
+    power, whole = song.power
+    if song.length < 4 * song.short_size or power.shape[1] == 0:
         return song.waveform.new_tensor(-math.inf)
-    count = len(song.power)
-    quietest = _kth(song.power[:, first:last].T.contiguous(), (count - 1) // 10)
+    quietest = _kth(power.T.contiguous(), (len(power) - 1) // 10)
     steady = quietest.median() / -math.log(0.9)
-    total = song.whole_power[first:last].mean() / count
+    total = whole[song.noise_bins].mean() / len(power)
     return torch.where((steady > 0) & (total > 0), 10 * torch.log10(steady / total), -math.inf)
-
-
-def noise_bins(song: Song) -> tuple[int, int]:
-    """First and behind the last of the bins that noise is measured in, 100 Hz to 10 kHz."""
-    # Above 10 kHz lossy codecs leave nothing, and the encoder hears little.
-    width = song.sample_rate / song.short_size
-    return math.floor(100 / width) + 1, math.ceil(min(10_000, 0.45 * song.sample_rate) / width)
 
 
 @_of_waveform
@@ -173,7 +164,7 @@ def band_limit(song: Song) -> Tensor:
     Of frequencies above 100 Hz, in 43 ms frames. Infinity for silence and below one frame.
     """
     heard = song.short_hertz > 100
-    power = song.whole_power[heard]
+    power = song.power[1][heard]
     strong = power > power.amax() * 10 ** (-BAND_DB / 10)
     highest = (strong * song.short_hertz[heard]).amax()
     return torch.where(highest > 0, highest, math.inf)
@@ -188,9 +179,8 @@ def near_silence(song: Song) -> Tensor:
     """
     levels = (song.frame_energy / song.frame_size).clamp(min=1e-14).sort(descending=True).values
     level = levels[(len(levels) - 1) // 4]
-    lowest, highest = torch.aminmax(song.waveform)
-    peak = torch.maximum(-lowest, highest).square()
-    return (10 * torch.log10(torch.maximum(peak, level) / level)).clamp(min=0)
+    highest = torch.maximum(song.peak.square(), level)
+    return (10 * torch.log10(highest / level)).clamp(min=0)
 
 
 def mono_loss(waveform: Tensor, sample_rate: int) -> float:

@@ -74,8 +74,9 @@ class RulerSong(Song):
         total, levels = padded.new_zeros(size // 2 + 1, dtype=torch.float64), []
         for first in range(0, count, step):
             last = min(first + step, count)
-            power = frame_power(padded[first * hop : (last - 1) * hop + size], size)
-            total += power.sum(dim=0, dtype=torch.float64)
+            part = padded[first * hop : (last - 1) * hop + size]
+            power, whole = frame_power(part, size, slice(None))
+            total += whole
             levels.append(bands @ power.T)
         power = torch.cat(levels, dim=1).double()
         floor = power.amax() * 10 ** (-FLOOR_DB / 10) + 1e-20

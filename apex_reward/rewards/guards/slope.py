@@ -22,7 +22,6 @@ from apex_reward.rewards.guards.measures import (
     inaudible_share,
     loop_correlation,
     loudness,
-    noise_bins,
     noise_floor,
 )
 from apex_reward.rewards.guards.songs import Song
@@ -91,8 +90,7 @@ def _measured(guard: Guard, song: Song) -> Tensor:
         return value
     # Its quantile and median hang on one frame of one bin each. The slope is that of the middle
     # half of the bins, each by the mean of its quietest fifth of the frames.
-    first, last = noise_bins(song)
-    power = song.power[:, first:last]
+    power = song.power[0]
     quietest = power.topk(max(1, len(power) // 5), dim=0, largest=False).values
     levels = quietest.mean(dim=0).clamp_min(1e-20).log10().sort().values
     quarter = len(levels) // 4

@@ -19,8 +19,9 @@ LOW_RATE = 8_000
 SHORT_SECONDS = 0.043
 LONG_SECONDS = 1.0
 FRAME_SECONDS = 0.05
-PART_SAMPLES = 1 << 17
+PART_SAMPLES = 1 << 18
 DECIMATED = 16
+TWIDDLES = 32
 
 
 class Song:
@@ -47,14 +48,26 @@ class Song:
         return bins * (self.sample_rate / self.short_size)
 
     @cached_property
-    def power(self) -> Tensor:
-        """|STFT|^2 (F, K) in 43 ms Hann frames that overlap by half, whole frames only."""
-        return frame_power(self.waveform, self.short_size)
+    def peak(self) -> Tensor:
+        """() the largest magnitude of a sample."""
+        lowest, highest = torch.aminmax(self.waveform)
+        return torch.maximum(-lowest, highest)
+
+    @property
+    def noise_bins(self) -> slice:
+        """The bins of a short frame that noise is measured in, 100 Hz to 10 kHz."""
+        # Above 10 kHz lossy codecs leave nothing, and the encoder hears little.
+        width, highest = self.sample_rate / self.short_size, min(10_000, 0.45 * self.sample_rate)
+        first = math.floor(100 / width) + 1
+        return slice(first, max(first, math.ceil(highest / width)))
 
     @cached_property
-    def whole_power(self) -> Tensor:
-        """(K,) sum of `power` over the frames."""
-        return self.power.sum(dim=0)
+    def power(self) -> tuple[Tensor, Tensor]:
+        """|STFT|^2 in 43 ms Hann frames that overlap by half, whole frames only.
+
+        That of `noise_bins` in every frame (F, k), and the sum over the frames (K,) of all bins.
+        """
+        return frame_power(self.waveform, self.short_size, self.noise_bins)
 
     @property
     def frame_size(self) -> int:
@@ -74,9 +87,9 @@ class Song:
     @cached_property
     def mean_square(self) -> Tensor:
         """() power without the mean."""
-        # In double precision: a constant leaves rounding errors only.
-        mean = self.waveform.sum(dtype=torch.float64) / self.length
-        return (self.square - mean.square()).clamp(min=0).to(self.waveform.dtype)
+        mean = self.waveform.mean()  # first: a constant leaves rounding errors only
+        energy = torch.linalg.vector_norm(frames(self.waveform - mean, self.frame_size), dim=1)
+        return (energy.square().sum(dtype=torch.float64) / self.length).to(self.waveform.dtype)
 
     @property
     def divisor(self) -> int:
@@ -100,7 +113,7 @@ class Song:
         # A frame starts every half second of the song; the last ones reach into the zeros.
         count = -(-len(self.low) // (size // 2))
         padded = F.pad(self.low, (0, (count + 1) * (size // 2) - len(self.low)))
-        power = frame_power(padded, size).sum(dim=0)
+        power = frame_power(padded, size, slice(0))[1]
         return power, torch.arange(len(power), device=power.device) * (self.low_rate / size)
 
 
@@ -111,33 +124,56 @@ def frames(waveforms: Tensor, size: int) -> Tensor:
     return padded.unflatten(-1, (-1, size))
 
 
-def frame_power(waveform: Tensor, size: int) -> Tensor:
-    """|STFT|^2 (F, K) in Hann frames of `size` samples that overlap by half."""
+def frame_power(waveform: Tensor, size: int, bins: slice) -> tuple[Tensor, Tensor]:
+    """|STFT|^2 in Hann frames of `size` samples that overlap by half.
+
+    That of some bins in every frame (F, k), and the sum over the frames (K,) of all bins.
+    """
+    total = waveform.new_zeros(size // 2 + 1)
     if len(waveform) < size:
-        return waveform.new_zeros(0, size // 2 + 1)
+        return total[bins].expand(0, -1), total
     window = torch.hann_window(size, device=waveform.device)
     windows = waveform.unfold(0, size, size // 2)
     # On a CPU in parts that stay in its cache.
     together = max(1, PART_SAMPLES // size) if windows.is_cpu else len(windows)
-    power = waveform.new_empty(len(windows), size // 2 + 1)
+    power = waveform.new_empty(len(windows), len(total[bins]))
     for start in range(0, len(windows), together):
         spectrum = torch.fft.rfft(windows[start : start + together] * window)
-        real, imaginary = torch.view_as_real(spectrum).unbind(dim=-1)
-        power[start : start + together] = real.square().addcmul(imaginary, imaginary)
-    return power
+        squares = torch.view_as_real(spectrum).square_()
+        power[start : start + together] = squares[:, bins, 0] + squares[:, bins, 1]
+        total = total + squares.sum(dim=0).sum(dim=1)
+    return power, total
 
 
 def autocorrelation(values: Tensor, lags: int) -> Tensor:
-    """Sums of products (..., lags) of values (..., t) with themselves, from lag 0 on."""
-    # Sizes with many factors of 2 are the quickest ones.
-    twos = 1024 if values.shape[-1] > 1 << 16 else 1
-    size = twos * fft.next_fast_len(-(-(values.shape[-1] + lags) // twos), real=True)
-    if values.is_cpu and not values.requires_grad:  # of long rows scipy's is the quicker one
-        spectrum = fft.rfft(values.numpy(), size)
-        power = spectrum.real**2 + spectrum.imag**2
-        return torch.from_numpy(fft.irfft(power, size)[..., :lags])
-    power = torch.view_as_real(torch.fft.rfft(values, size)).square().sum(dim=-1)
-    return torch.fft.irfft(power, size)[..., :lags]
+    """Sums of products (..., lags) of values (..., t) with themselves, from lag 0 on.
+
+    The Fourier transform of a long row is computed as two of short ones, which stay in cache
+    (W. M. Gentleman and G. Sande, AFIPS 1966): sample j = c r + s and bin k = p + r q.
+    """
+    least = values.shape[-1] + lags
+    rows = 1 << (least.bit_length() // 2)
+    columns = fft.next_fast_len(-(-least // rows), real=True)
+    padded = F.pad(values, (0, rows * columns - values.shape[-1])).unflatten(-1, (rows, columns))
+    twiddle = _twiddle(rows, columns, values)
+    squares = torch.view_as_real(torch.fft.fft(torch.fft.rfft(padded, dim=-2) * twiddle)).square()
+    half = torch.fft.ihfft(squares[..., 0] + squares[..., 1])
+    half = half * twiddle[:, : columns // 2 + 1].conj()
+    products = torch.fft.irfft(half, rows, dim=-2)
+    # The right half of a row is the left half of the row that mirrors it, backwards.
+    needed = -(-lags // columns)
+    mirrored = products[..., rows - needed :, 1 : (columns + 1) // 2].flip(-2, -1)
+    return torch.cat([products[..., :needed, :], mirrored], dim=-1).flatten(-2)[..., :lags]
+
+
+def _twiddle(rows: int, columns: int, like: Tensor) -> Tensor:
+    """exp(-2 pi i p s / (r c)) (r / 2 + 1, c): coarse steps of s times fine ones, few sines."""
+    bins = torch.arange(rows // 2 + 1, device=like.device).to(like)
+    turns = bins * (-2 * math.pi / (rows * columns))
+    samples = torch.arange(columns, device=like.device).to(like)
+    coarse, fine = (torch.outer(turns, part) for part in (samples[::TWIDDLES], samples[:TWIDDLES]))
+    steps = [torch.polar(torch.ones_like(angle), angle) for angle in (coarse, fine)]
+    return (steps[0][:, :, None] * steps[1][:, None]).flatten(1)[:, :columns]
 
 
 def _decimated(waveform: Tensor, divisor: int) -> Tensor:
