@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from apex_reward.cli.common import show, show_failures
+from apex_reward.cli.common import quick_imports, show, show_failures
 from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.report.cells import counted
 
@@ -145,8 +145,9 @@ def build_reward(
         UsageError: a reward file together with options that it holds; `--commercial` with a model
             whose licence does not clearly allow it; as `Reward`.
     """
-    from apex_reward import Reward, RewardMix, load_reward_model
-    from apex_reward.model.licences import check_commercial
+    with quick_imports():
+        from apex_reward import Reward, RewardMix, load_reward_model
+        from apex_reward.model.licences import check_commercial
 
     loading: dict[str, Any] = {
         "device": running.device, "dtype": options.dtype, "segment_tail": options.segment_tail,

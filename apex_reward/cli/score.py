@@ -58,19 +58,23 @@ def score(
     if output is None and (segments or resume or by or running.engine == "ray"):
         raise UsageError("--segments, --by, --resume and --engine ray need --output FILE")
     rewards.check_reachable(asked)  # before torch loads
-    from apex_reward import scoring
-    from apex_reward.files import songs_inside, tables
-    from apex_reward.rewards.rows import row_columns
-    from apex_reward.scoring import groups as parts
-    from apex_reward.scoring import inputs, job
-    from apex_reward.scoring.rows import result_columns
+    with common.quick_imports():
+        from apex_reward import scoring
+        from apex_reward.files import songs_inside, tables
+        from apex_reward.rewards.rows import row_columns
+        from apex_reward.scoring import inputs, job
+        from apex_reward.scoring.rows import result_columns
 
     if output is not None:
         tables.check_format(output)
-        for path in (output, job.segments_path(output), parts.groups_path(output)):
+        beside = [job.path_beside(output, rows) for rows in ("segments", "groups")]
+        for path in (output, *beside):
             tables.check_output(path, [*audio, prompts])
     sources = scoring.find_songs(audio, output and songs_inside.songs_beside(output))
-    parts.check_columns(by or (), sources)
+    if by:
+        from apex_reward.scoring import groups as parts  # it loads scipy.stats
+
+        parts.check_columns(by, sources)
     engine, workers = running.engine_and_workers()
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")

@@ -19,20 +19,12 @@ from scipy import stats
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import as_text, read_rows, write_table
 from apex_reward.metrics import bootstrap_interval, holm
+from apex_reward.scoring.job import path_beside
 from apex_reward.scoring.lists import Input
 
 Row = dict[str, Any]
 FEWEST = 5
 """Groups with fewer songs have figures and take no part in the test."""
-
-
-def groups_path(output: Path) -> Path:
-    """The file of groups beside a result file.
-
-    >>> groups_path(Path("out/scores.csv")).name
-    'scores.groups.csv'
-    """
-    return output.with_name(f"{output.stem}.groups{output.suffix}")
 
 
 def check_columns(columns: Sequence[str], sources: Sequence[Input]) -> None:
@@ -83,7 +75,7 @@ def write_groups(
                 f"{figure} differs by {column}: {high:.3g} for {high_group}, {low:.3g} for "
                 f"{low_group}"
             )
-    write_table(groups_path(output), found)
+    write_table(path_beside(output, "groups"), found)
     return words
 
 

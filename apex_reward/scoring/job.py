@@ -137,7 +137,7 @@ class _Run:
         self.table = GrowingTable(output, schema_of(names, metadata, columns.schema))
         heads = row_columns(reward, rewarded=False)
         names = ["path", "segment", "start", "end", *heads]
-        self.parts = GrowingTable(segments_path(output), schema_of(names, metadata))
+        self.parts = GrowingTable(path_beside(output, "segments"), schema_of(names, metadata))
         texts = [[prompt, getattr(prompt, "lyrics", None)] for prompt in songs.prompts or ()]
         values = {
             "inputs": text_hash([paths, songs.names, self.columns]),
@@ -279,13 +279,13 @@ def block_songs(batch_segments: int) -> int:
     return max(BLOCK_SONGS, 4 * batch_segments)
 
 
-def segments_path(output: Path) -> Path:
-    """The second file's path.
+def path_beside(output: Path, rows: str) -> Path:
+    """The path of a second file, of `segments` or `groups`.
 
-    >>> segments_path(Path("out/scores.csv")).name
+    >>> path_beside(Path("out/scores.csv"), "segments").name
     'scores.segments.csv'
     """
-    return output.with_name(f"{output.stem}.segments{output.suffix}")
+    return output.with_name(f"{output.stem}.{rows}{output.suffix}")
 
 
 def schema_of(

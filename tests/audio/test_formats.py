@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from apex_reward.audio import load_audio, save_wav, stream
+from apex_reward.audio import ffmpeg, load_audio, save_wav, stream
 from apex_reward.audio.decoding import PLAIN, decode_song, decode_songs, song_of_bytes
 from apex_reward.errors import AudioError
 from tests.audio.ffmpeg_files import KINDS, encoded, whole_decode
@@ -58,7 +58,8 @@ def test_every_sample_of_a_whole_decode_and_no_flag(
     if name == "opus.opus":  # libsndfile reads it
         whole = soundfile.read(path, dtype="float32")[0].T
     for size in (stream.CHUNK, 1000):
-        monkeypatch.setattr(stream, "CHUNK", size)
+        for module in (stream, ffmpeg):
+            monkeypatch.setattr(module, "CHUNK", size)
         waveform = load_audio(path)
         np.testing.assert_array_equal(waveform.samples, whole)
     decoded = decode_song(path, PLAIN)
@@ -160,7 +161,7 @@ def test_a_file_is_damaged_only_if_both_decoders_fail(
 ) -> None:
     path = written(tmp_path, "a.wav", by_libsndfile(song(2), "WAV"))
     failing_reads(monkeypatch, 1)
-    monkeypatch.setattr(stream, "av", None)
+    monkeypatch.setattr(ffmpeg, "av", None)
     with pytest.raises(AudioError) as error:
         load_audio(path)
     assert str(error.value) == (
@@ -172,7 +173,7 @@ def test_a_file_is_damaged_only_if_both_decoders_fail(
 def test_without_ffmpeg_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "av", None)
+    monkeypatch.setattr(ffmpeg, "av", None)
     assert decode_song(written(tmp_path, "a.m4a"), PLAIN).error == (
         "is not audio that can be decoded (libsndfile: Format not recognised; "
         "FFmpeg: not installed; run `pip install av`)"
