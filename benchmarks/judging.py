@@ -1,11 +1,16 @@
 """What judging a song costs, part by part: loading, loudness, guards, encoder, heads.
 
     python benchmarks/judging.py [--songs 4] [--seconds 30] [--repeats 3] [--device cuda]
-                                 [--output benchmarks/results/judging.md]
+                                 [--former FOLDER] [--output benchmarks/results/judging.md]
 
 Stereo FLAC at 44.1 kHz, float32, one thread; for apex-tiny and for the published size with random
 weights. Medians of the repeats, in turn; `all` is `Reward.judge` on the files with loudness and
 guards.
+
+The second table has processor milliseconds, the least of many, of guards and loudness of one song
+of 30 s beside reading it. `both` is what `Reward` does: it takes the loudness from the guards where
+they have measured it. `--former` names a checkout of an earlier build, which does the same in
+turns.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from builds import builds, in_turns
 from clock import clock
 from result_file import write_result
 
@@ -30,6 +36,36 @@ from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.guards import Guards
 
 RATE, OWN = 44_100, 24_000
+GUARDS = """
+import sys, time, torch
+from apex_reward.audio import load_audio
+from apex_reward.audio.loudness import integrated_loudness
+from apex_reward.rewards.guards import Guards
+
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+guards, waveform = Guards(), load_audio(sys.argv[1])
+mono, rate = torch.from_numpy(waveform.samples).mean(0), waveform.sample_rate
+
+def loudness():
+    return integrated_loudness(mono[None], rate)
+
+def both():
+    measured = guards.measure(mono, rate)
+    known = getattr(guards, "whole_loudness", None)
+    return known(measured, len(mono), rate) if known else loudness()
+
+def least(work):
+    times = []
+    for _ in range(15):
+        started = time.process_time()
+        work()
+        times.append(time.process_time() - started)
+    return 1000 * min(times)
+
+works = lambda: load_audio(sys.argv[1]), loudness, lambda: guards.measure(mono, rate), both
+print(len(guards.guards), *(f"{least(work):.3f}" for work in works))
+"""
 
 
 def parts(reward: Reward, model: ApexReward, paths: list[str]) -> dict[str, Callable[[], object]]:
@@ -51,6 +87,28 @@ def parts(reward: Reward, model: ApexReward, paths: list[str]) -> dict[str, Call
     }
 
 
+def beside_former(folder: str, former: Path | None) -> str:
+    """The table of guards and loudness."""
+    rows = []
+    for rate in (44_100, 48_000):
+        path = f"{folder}/{rate}.flac"
+        samples = 0.1 * np.random.default_rng(0).standard_normal((30 * rate, 2))
+        soundfile.write(path, samples, rate)
+        places = builds(former)
+        found = in_turns([(place, ["-c", GUARDS, path]) for place in places.values()], repeats=2)
+        figures = [least.printed for least, _ in found]
+        read = min(reading for _, reading, *_ in figures)
+        for name, (count, _, loudness, guards, both) in zip(places, figures, strict=True):
+            rows.append(
+                [f"{rate:,} Hz", name, f"{count:.0f}", f"{read:.1f}", f"{loudness:.1f}",
+                 f"{guards:.1f}", f"{both:.1f}", f"{both / read:.2f}",
+                 f"{both / figures[-1][-1]:.2f}"]
+            )  # fmt: skip
+    columns = ["rate", "build", "guards there", "read FLAC", "loudness", "guards", "both",
+               "both / read", "both / former"]  # fmt: skip
+    return markdown_table(columns, rows)
+
+
 def main() -> None:
     """Measure both sizes, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -58,7 +116,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="write the table as Markdown")
+    parser.add_argument("--former", type=Path, help="checkout of an earlier build")
+    parser.add_argument("--output", type=Path, help="write the tables as Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
@@ -73,6 +132,7 @@ def main() -> None:
         for path in paths:
             samples = 0.1 * rng.standard_normal((round(options.seconds * RATE), 2))
             soundfile.write(path, samples, RATE)
+        compared = beside_former(folder, options.former)
         for name, model in models.items():
             reward = Reward(model, mix="aesthetics", loudness=-18.0, guards="penalty")
             ways = parts(reward, model, paths)
@@ -90,7 +150,9 @@ def main() -> None:
             ]
     columns = ["model", "part", "ms a song", "share of all"]
     text = f"{options.songs} songs of {options.seconds:g} s, on {options.device}."
-    write_result("Judging", f"{text}\n\n{markdown_table(columns, rows)}", options.output)
+    parted = markdown_table(columns, rows)
+    beside = "Guards and loudness of one song of 30 s, processor ms:"
+    write_result("Judging", f"{text}\n\n{parted}\n\n{beside}\n\n{compared}", options.output)
 
 
 if __name__ == "__main__":

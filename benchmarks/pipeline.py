@@ -1,11 +1,13 @@
 """Decoding ahead of the encoder: songs a second by format, workers for a GPU, what overlaps.
 
-    python benchmarks/pipeline.py [--seconds 180] [--songs 8] [--files DIR]
+    python benchmarks/pipeline.py [--seconds 180] [--songs 8] [--files DIR] [--former FOLDER]
                                   [--output benchmarks/results/pipeline.md]
 
 Made-up stereo songs of chords and noise; `--files` names a folder of further ones, one a format
 (libsndfile writes no M4A). Costs are processor seconds of a song: of the worker that decodes it,
-and of the process that reads it from there. The first table's figures set the second's. In the
+and of the process that reads it from there. `alone` are the decoders without mono mix, checks and
+pipe: libsndfile, and FFmpeg through PyAV. `--former` names a checkout of an earlier build, whose
+worker decodes the same files in turns. The first table's figures set the second's. In the
 third a stand-in for a GPU sleeps for as long as one of that speed would encode: `busy` is its share
 of the run's time, beside what it would be if nothing overlapped.
 """
@@ -15,16 +17,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import torch
+from builds import builds, in_turns
 from result_file import write_result
 from torch import Tensor
 
@@ -46,6 +49,25 @@ FORMATS = {  # ending: (rate, format, subtype)
 }
 GPUS = (500, 1_000, 2_000, 5_000, 10_000, 15_000)
 SLEEPERS = (100, 300, 1_000)
+# CPU seconds of one worker and of the process that reads it, a song: more songs less one, so that
+# the worker's start is left out.
+THROUGH_WORKER = """
+import resource, sys, time
+from apex_reward.audio.decoding import DecodeSettings, decode_songs
+
+def used(songs):
+    before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
+    for song in decode_songs([sys.argv[1]] * songs, DecodeSettings(30.0, 24_000), workers=1):
+        if song.error:
+            raise SystemExit(song.error)
+        song.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worker = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return worker, time.process_time() - own
+
+songs = int(sys.argv[2])
+print(*(f"{(b - a) / songs:.6f}" for a, b in zip(used(1), used(songs + 1))))
+"""
 
 
 class Sleeper:
@@ -97,13 +119,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180.0, help="length of a song")
     parser.add_argument("--songs", type=int, default=8)
     parser.add_argument("--files", type=Path, help="folder of further songs, one a format")
+    parser.add_argument("--former", type=Path, help="checkout of an earlier build")
     parser.add_argument("--output", type=Path, help="write the tables as Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         paths = written(Path(folder), options.seconds)
         paths += sorted(map(str, options.files.iterdir())) if options.files else []
-        formats, costs = by_format(paths, options.songs)
+        formats, costs = by_format(paths, options.songs, options.former)
         overlaps = overlap(next(path for path in paths if path.endswith("mp3")), options.songs)
     text = (
         f"Stereo songs of {options.seconds:g} s; `x real time` is seconds of sound a second.\n\n"
@@ -129,36 +152,51 @@ def written(folder: Path, seconds: float) -> list[str]:
     return paths
 
 
-def by_format(paths: Sequence[str], songs: int) -> tuple[str, dict[str, tuple[float, float]]]:
+def by_format(
+    paths: Sequence[str], songs: int, former: Path | None
+) -> tuple[str, dict[str, tuple[float, float]]]:
     """The table, and CPU seconds of worker and reader for a second of sound, by format."""
-    rows, costs = [], {}
+    rows, costs, places = [], {}, builds(former)
     for path in paths:
         (song,) = decode_songs([path], DecodeSettings(30.0, RATE))
         mono, ending = torch.from_numpy(song.mono), Path(path).suffix[1:]
         seconds = len(mono) / song.sample_rate
-        once, several = read_through_worker(path, 1), read_through_worker(path, songs + 1)
-        # The difference leaves out the worker's start.
-        worker, reader = ((b - a) / songs for a, b in zip(once, several, strict=True))
+        command = ["-c", THROUGH_WORKER, path, str(songs)]
+        found = in_turns([(place, command) for place in places.values()], repeats=2)
+        (worker, reader), *others = (least.printed for least, _ in found)
         filtered = taken(partial(resample, mono, song.sample_rate, RATE))
-        alone = f"{1000 * taken(partial(plainly, path)):.0f}" if ending in FORMATS else ""
+        alone = [taken(partial(by_ffmpeg, path))]
+        alone += [taken(partial(by_libsndfile, path))] if ending in FORMATS else []
         costs[ending] = worker / seconds, reader / seconds
         rows.append(
-            [ending, f"{8 * os.path.getsize(path) / seconds / 1000:.0f}", alone,
-             f"{1000 * worker:.0f}", f"{1000 * reader:.0f}", f"{1000 * filtered:.0f}",
-             f"{1 / worker:.1f}", f"{seconds / worker:,.0f}"]
+            [ending, f"{8 * os.path.getsize(path) / seconds / 1000:.0f}",
+             f"{1000 * alone[1]:.0f}" if len(alone) > 1 else "", f"{1000 * alone[0]:.0f}",
+             f"{1000 * worker:.0f}", *(f"{1000 * other[0]:.0f}" for other in others),
+             f"{worker / alone[-1]:.2f}", f"{worker / min(alone):.2f}", f"{1000 * reader:.0f}",
+             f"{1000 * filtered:.0f}", f"{1 / worker:.1f}", f"{seconds / worker:,.0f}"]
         )  # fmt: skip
         print(rows[-1], flush=True)
-    columns = ["format", "kbit/s", "libsndfile alone, CPU ms", "worker, CPU ms", "reader, CPU ms",
+    names = ["worker, CPU ms", "former build's worker, CPU ms"][: len(places)]
+    columns = ["format", "kbit/s", "libsndfile alone, CPU ms", "FFmpeg alone, CPU ms", *names,
+               "worker / the decoder it uses", "worker / the fastest decoder", "reader, CPU ms",
                "resampling where no GPU does it, CPU ms", "songs/s a worker",
                "x real time a worker"]  # fmt: skip
     return markdown_table(columns, rows), costs
 
 
-def plainly(path: str) -> None:
-    """Decode with libsndfile alone: no mono mix, no checks, no pipe."""
+def by_libsndfile(path: str) -> None:
+    """Decode, and nothing else."""
     with soundfile.SoundFile(path) as file:
         while len(file.read(1 << 17, dtype="float32")):
             pass
+
+
+def by_ffmpeg(path: str) -> None:
+    """Decode, and nothing else; one thread, as libsndfile has."""
+    with av.open(path) as container:
+        container.streams.audio[0].codec_context.thread_count = 1
+        for frame in container.decode(audio=0):
+            frame.to_ndarray()
 
 
 def taken(work: Callable[[], object]) -> float:
@@ -169,18 +207,6 @@ def taken(work: Callable[[], object]) -> float:
         work()
         found.append(time.process_time() - started)
     return min(found)
-
-
-def read_through_worker(path: str, songs: int) -> tuple[float, float]:
-    """CPU seconds of one worker and of this process, which reads it."""
-    before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
-    for song in decode_songs([path] * songs, DecodeSettings(30.0, RATE), workers=1):
-        if song.error:
-            raise SystemExit(f"{path}: {song.error}")
-        song.close()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    worker = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return worker, time.process_time() - own
 
 
 def workers(costs: dict[str, tuple[float, float]], seconds: float) -> str:

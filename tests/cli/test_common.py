@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from apex_reward.cli import app
-from apex_reward.cli.common import print_table, reports_errors
+from apex_reward.cli.common import print_table, quick_imports, reports_errors
 from apex_reward.errors import AudioError, UsageError
 
 HEAVY = ("torch", "numpy", "transformers", "pyarrow", "matplotlib", "sklearn")
@@ -121,3 +122,15 @@ def test_the_defaults_and_the_choices_of_shared_options_are_shown():
     assert "<flag|penalty|veto>" in output
     assert "[default: float32]" in output
     assert "amaai-lab/apex" in output
+
+
+def test_imports_are_not_collected_and_left_out_of_later_collections() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), quick_imports():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
