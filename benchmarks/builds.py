@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def _run(folder: Path, arguments: Sequence[str], compiled: str) -> Run:
         if process.returncode:
             raise SystemExit(f"{' '.join(arguments)[-80:]} of {folder} failed: {wrong.read()}")
         words = said.read().split()
-    numbers = [float(word) for word in words if word.replace(".", "").isdigit()]
+    numbers = [float(word) for word in words if re.fullmatch(r"-?\d+(\.\d+)?", word)]
     return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, numbers)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apex_reward.audio.flags import DecodeSettings, FlagMeter, Samples, SongFacts
-from apex_reward.audio.stream import CHUNK, AudioStream
+from apex_reward.audio.samples import CHUNK, AudioStream
 from apex_reward.errors import AudioError
 
 BLOCK_SECONDS = 300.0

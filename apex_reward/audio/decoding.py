@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from apex_reward.audio.blocks import BLOCK_SECONDS, Block, Blocks, blocks_of
 from apex_reward.audio.flags import DecodeSettings, Samples, SongFacts
-from apex_reward.audio.stream import CHUNK, AudioStream, stream_descriptor, stream_file
+from apex_reward.audio.samples import CHUNK, AudioStream
+from apex_reward.audio.stream import stream_descriptor, stream_file
 from apex_reward.audio.workers import DecodeProcess
 from apex_reward.errors import AudioError, UsageError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from apex_reward.audio.stream import CHUNK, GAP_SECONDS, AudioStream, Samples, with_channels
+from apex_reward.audio.samples import CHUNK, GAP_SECONDS, AudioStream, Samples, with_channels
 from apex_reward.errors import AudioError
 
 try:

@@ -14,26 +14,20 @@ import re
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from apex_reward.audio.containers import Plan, Reader, piece_reader, scan
+from apex_reward.audio.samples import CHUNK, GAP_SECONDS, AudioStream, Samples, with_channels
 from apex_reward.errors import AudioError
 
-Samples = npt.NDArray[np.float32]
 Chunks = Generator[Samples, None, None]
-CHUNK = 1 << 15
-"""Samples per channel of one read: they stay in cache while they are mixed and measured."""
 NO_LENGTH = 1 << 40
 """Samples from which a header's length is a mark for "unknown"."""
 NO_BYTES = 0x7FFF_0000
 """Bytes from which a chunk's length is a mark for "to the end", as streaming writers leave it."""
-GAP_SECONDS = 0.5
-"""Sound that is missing for longer is worth a flag."""
 LFS_MARK = b"version https://git-lfs"
 _SIZES = re.compile(
     r"^\s*(?:RIFF|FORM|riff|Riff size|data|SSND|BODY|Data Size)\s*: (\d+) \(should be (\d+)\)", re.M
@@ -42,29 +36,6 @@ _SIZES = re.compile(
 
 FAILURES = (RuntimeError, ValueError, MemoryError)
 """What libsndfile's binding raises for files that it cannot decode."""
-
-
-@dataclass
-class AudioStream:
-    """One file on its way.
-
-    Attributes:
-        sample_rate: in Hz.
-        channels: C; a part of the file with another number is brought to it by its mean.
-        chunks: the samples, (n, C) float32 each, n up to `CHUNK`; the next chunk may overwrite the
-            memory of the one before. Raises AudioError on damage.
-        missing: once the chunks are read: samples that the header promised and that were not there.
-        cut: the file ends inside a packet.
-        incomplete: it holds sound that could not be decoded (a broken packet, a gap, a part of
-            another sample rate).
-    """
-
-    sample_rate: int
-    channels: int
-    chunks: Iterator[Samples]
-    missing: int = 0
-    cut: bool = False
-    incomplete: bool = False
 
 
 @contextmanager
@@ -228,13 +199,6 @@ def _promised(reader: Reader) -> int:
         if int(there) < int(claimed) < NO_BYTES:
             return frames * int(claimed) // max(1, int(there))
     return frames
-
-
-def with_channels(chunk: Samples, channels: int) -> Samples:
-    """A chunk (n, C) with so many channels: itself, or its mean in each of them."""
-    if chunk.shape[1] == channels:
-        return chunk
-    return np.repeat(chunk.mean(axis=1, keepdims=True, dtype=np.float32), channels, axis=1)
 
 
 def _why(error: Exception) -> str:
