@@ -56,7 +56,7 @@ def main() -> None:
     rows = [
         [
             name,
-            f"`{text}`",
+            text,
             f"{least.seconds:.2f}",
             f"{statistics.median(run.seconds for run in runs):.2f}",
             f"{least.seconds / seconds[YARDSTICK]:.2f}",
