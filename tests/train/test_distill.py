@@ -109,7 +109,7 @@ def test_the_command_leaves_a_student_with_its_figures(student: Path):
 def test_a_student_learns_the_teachers_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Jury, "config", ApexConfig(segment_seconds=2.0), raising=False)
     (tmp_path / "few").mkdir()
-    for n in range(48):
+    for n in range(80):
         write_wav(tmp_path / "few" / f"{n:02d}.wav", 1.5, (24_000, 44_100)[n % 2], seed=n)
     options = ["--audio-dir", tmp_path / "few", "--output", tmp_path / "loud", "--epochs", "40"]
     run("--teacher", f"{__name__}:Jury", *options)
