@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,8 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import WholeSongs
-from apex_reward.model.encoders.winograd import conv3x3
+from apex_reward.model.encoders.products import FastProducts, linear
+from apex_reward.model.encoders.winograd import conv3x3, transformed, winograd_wins
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
 SAMPLE_RATE = 24_000
@@ -162,7 +163,7 @@ class MuqEncoder(CheckedEncoder, FrozenModule):
         wide = torch.promote_types(weights, torch.float32)
         frames = -(-(samples.shape[-1] // HOP) // MEL_PER_FRAME)
         mel = _run(log_mel, frames, samples.to(wide), self.config.mean, self.config.std)
-        with computing_in(weights, samples.device.type):
+        with computing_in(weights, samples.device.type), FastProducts():
             hidden = self.conformer(self.conv(mel).to(wide))
         if weights == torch.float16 and not bool(hidden.isfinite().all()):
             raise UsageError(
@@ -183,16 +184,26 @@ class Subsampling(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """All frames, in pieces with enough of their neighbours to equal one pass."""
         frames = -(-mel.shape[-1] // MEL_PER_FRAME)
+        # On the graph a copy of the weights would live until the backward pass.
+        folded = None if torch.is_grad_enabled() else self._folded(mel)
         parts = [
-            _run(self._piece, frames, mel, start, min(start + PIECE_FRAMES, frames))
+            _run(self._piece, frames, mel, start, min(start + PIECE_FRAMES, frames), folded)
             for start in range(0, frames, PIECE_FRAMES)
         ]
         return torch.cat(parts, dim=1)
 
-    def _piece(self, mel: Tensor, start: int, stop: int) -> Tensor:
+    def _folded(self, mel: Tensor) -> list[_Folded | None]:
+        """Each block's weights, for many pieces; None where norms stay apart."""
+        if torch.is_autocast_enabled(mel.device.type):
+            return [None, None]
+        return [cast(_ResidualBlock, block).folded() for block in self.conv]
+
+    def _piece(self, mel: Tensor, start: int, stop: int, folded: Any) -> Tensor:
         first = max(0, start - HALO_FRAMES)
         seen = mel[:, None, :, MEL_PER_FRAME * first : MEL_PER_FRAME * (stop + HALO_FRAMES)]
-        grid = self.conv(seen)[..., start - first : stop - first]
+        for block, weights in zip(self.conv, folded or self._folded(mel), strict=True):
+            seen = block(seen, weights)
+        grid = seen[..., start - first : stop - first]
         return self.linear(grid.flatten(1, 2).transpose(1, 2))
 
 
@@ -228,23 +239,47 @@ class _ResidualBlock(nn.Module):
         self.conv3 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
         self.bn3 = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
+    def forward(self, x: Tensor, folded: _Folded | None) -> Tensor:
+        """Grids (N, I, H, W) to (N, O, H / 2, W / 2)."""
+        if folded is None:
             inner = F.relu(self.bn1(self.conv1(x)))
             return F.relu(self.bn2(self.conv2(inner)) + self.bn3(self.conv3(x)))
-        first, shift = _folded(self.conv1, self.bn1)
-        second, added = _folded(self.conv2, self.bn2)
-        third, side = _folded(self.conv3, self.bn3)
-        inner = F.conv2d(x, first, shift, stride=2, padding=1).relu_()
-        beside = F.conv2d(x, third, side + added, stride=2, padding=1)
-        return (conv3x3(inner, second) + beside).relu_()
+        inner = _halved(x, *folded.first).relu_()
+        y = conv3x3(inner, *folded.second, folded.products)
+        del inner
+        return y.add_(_halved(x, *folded.third)).relu_()
+
+    def folded(self) -> _Folded:
+        """The weights with the norms in them."""
+        second = _filter(self.conv2, self.bn2)
+        products = transformed(second[0]) if winograd_wins(second[0]) else None
+        return _Folded(
+            _filter(self.conv1, self.bn1), second, products, _filter(self.conv3, self.bn3)
+        )
 
 
-def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch norm behind it, in eval mode."""
+class _Folded(NamedTuple):
+    """A block's weights and biases in eval mode, and the transform of the second."""
+
+    first: tuple[Tensor, Tensor]
+    second: tuple[Tensor, Tensor]
+    products: Tensor | None
+    third: tuple[Tensor, Tensor]
+
+
+def _filter(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch norm behind it."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight = conv.weight * scale[:, None, None, None]
     return weight, (conv.bias - norm.running_mean) * scale + norm.bias
+
+
+def _halved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The 3x3 convolution with stride 2; of one channel on a CPU as a product, channels-last."""
+    if x.device.type != "cpu" or x.shape[1] > 1:
+        return F.conv2d(x, weight, bias, stride=2, padding=1)
+    windows = F.pad(x[:, 0], (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
+    return linear(windows.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def log_mel(samples: Tensor, mean: float, std: float, mel: Mel = MUQ_MEL) -> Tensor:

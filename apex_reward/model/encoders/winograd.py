@@ -1,8 +1,8 @@
-"""3x3 convolutions with a quarter of the multiplications, as batched matrix products.
+"""3x3 convolutions with a quarter of the multiplications, as products of matrices.
 
 Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016, arXiv 1509.09308): tiles of 6x6
 inputs, 36 products of matrices, tiles of 4x4 outputs. The interpolation points 0, +-sqrt(1/2),
-+-sqrt(2) and infinity keep the rounding of float32 at that of the direct convolution (the usual
++-sqrt(2) and infinity keep the rounding of float32 near that of the direct convolution (the usual
 points 0, +-1, +-2 have six times more).
 
 Shape key: N = songs, I = input channels, O = output channels, H = rows, W = columns, R = tiles of
@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from apex_reward.model.encoders.products import linear
+
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1
 # Fewer channels than this make products that are too small to win on a CPU.
@@ -27,67 +29,89 @@ MIN_CHANNELS = 128
 TILES = 160
 
 
-def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
-    """`conv2d(x, weight, padding=1)` of (N, I, H, W) and (O, I, 3, 3), by the faster algorithm.
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, products: Tensor | None = None) -> Tensor:
+    """`conv2d(x, weight, bias, padding=1)` of (N, I, H, W), by the faster algorithm.
 
     On a CPU in float32 or float64 with enough channels that is Winograd's; the output is then
-    channels-last. Differentiable in both arguments.
+    channels-last. Differentiable in x, weight and bias.
+
+    Args:
+        weight: (O, I, 3, 3).
+        bias: (O,).
+        products: `transformed(weight)`, if it is at hand.
     """
-    wins = (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.float64)
+    if x.dtype != weight.dtype or not winograd_wins(weight):
+        return F.conv2d(x, weight, bias, padding=1)
+    y: Tensor = _Conv3x3.apply(x, weight, bias, products)
+    return y
+
+
+def winograd_wins(weight: Tensor) -> bool:
+    """Whether `conv3x3` takes Winograd's algorithm for a weight."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
         and min(weight.shape[:2]) >= MIN_CHANNELS
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
-    if not wins:
-        return F.conv2d(x, weight, padding=1)
-    y: Tensor = _Conv3x3.apply(x, weight)
-    return y
+
+
+@torch.no_grad()
+def transformed(weight: Tensor) -> Tensor:
+    """The 36 matrices (36, O, I) of a weight (O, I, 3, 3)."""
+    to_products = torch.as_tensor(MATRICES[1], dtype=weight.dtype)
+    flat = linear(to_products, weight.reshape(-1, KERNEL * KERNEL))
+    return flat.view(-1, *weight.shape[:2])
 
 
 class _Conv3x3(torch.autograd.Function):
     """The gradient of the input is again a 3x3 convolution, with the flipped weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, products: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _winograd(x, weight)
+        return _winograd(x, transformed(weight) if products is None else products, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        for_x = for_weight = None
+        for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_x = conv3x3(gradient, weight.flip(2, 3).transpose(0, 1))
+            flipped = weight.flip(2, 3).transpose(0, 1)
+            for_x = conv3x3(gradient, flipped, weight.new_zeros(len(flipped)))
         if ctx.needs_input_grad[1]:
             for_weight = conv2d_weight(x, weight.shape, gradient, padding=1)
-        return for_x, for_weight
+        if ctx.needs_input_grad[2]:
+            for_bias = gradient.sum(dim=(0, 2, 3))
+        return for_x, for_weight, for_bias, None
 
 
-def _winograd(x: Tensor, weight: Tensor) -> Tensor:
+def _winograd(x: Tensor, products: Tensor, bias: Tensor) -> Tensor:
     songs, channels, height, width = x.shape
-    outputs = len(weight)
-    to_outputs, to_weights, to_inputs = (
-        torch.as_tensor(matrix, dtype=x.dtype) for matrix in MATRICES
-    )
-    flat = weight.reshape(-1, KERNEL * KERNEL)
-    products = (to_weights @ flat.T).view(-1, outputs, channels).transpose(1, 2).contiguous()
+    count, outputs = products.shape[:2]
+    to_outputs, _, to_inputs = (torch.as_tensor(matrix, dtype=x.dtype) for matrix in MATRICES)
     rows, columns = -(-height // OUT), -(-width // OUT)
-    grid = x.permute(0, 2, 3, 1)
-    grid = F.pad(grid, (0, 0, 1, OUT * columns + 1 - width, 1, OUT * rows + 1 - height))
     y = x.new_empty(songs, rows, OUT, columns, OUT, outputs)
-    step = max(1, TILES // rows)
+    step = min(columns, max(1, TILES // rows))
+    # Buffers for all pieces: fresh ones of this size would cost page faults.
+    tiles = x.new_empty(TILE, TILE, songs, rows, step, channels)
+    sums = x.new_empty(count * songs * rows * step, outputs)
     for start in range(0, columns, step):
-        count = min(step, columns - start)
-        piece = grid[:, :, OUT * start : OUT * (start + count) + 2]
+        number = min(step, columns - start)
+        left, right = OUT * start - 1, OUT * (start + number) + 1
+        seen = x[..., max(left, 0) : right].permute(0, 2, 3, 1)
+        sides = max(-left, 0), max(right - width, 0), 1, OUT * rows + 1 - height
+        cut = F.pad(seen, (0, 0, *sides)).unfold(1, TILE, OUT).unfold(2, TILE, OUT)
         # (36, R * I): the inputs of each position in a tile.
-        tiles = piece.unfold(1, TILE, OUT).unfold(2, TILE, OUT).permute(4, 5, 0, 1, 2, 3)
-        inputs = (to_inputs @ tiles.reshape(TILE * TILE, -1)).view(TILE * TILE, -1, channels)
-        summed = to_outputs @ torch.bmm(inputs, products).view(TILE * TILE, -1)
-        parts = summed.view(OUT, OUT, songs, rows, count, outputs)
-        y[:, :, :, start : start + count] = parts.permute(2, 3, 0, 4, 1, 5)
+        flat = tiles[..., :number, :].copy_(cut.permute(4, 5, 0, 1, 2, 3)).reshape(count, -1)
+        inputs = linear(to_inputs, flat.T).view(count, -1, channels)
+        parts = [linear(one, weight) for one, weight in zip(inputs, products, strict=True)]
+        flat = torch.cat(parts, out=sums[: count * len(parts[0])]).view(count, -1)
+        found = linear(to_outputs, flat.T).view(OUT, OUT, songs, rows, number, outputs)
+        y[:, :, :, start : start + number] = found.permute(2, 3, 0, 4, 1, 5).add_(bias)
     y = y.view(songs, OUT * rows, OUT * columns, outputs)
     return y[:, :height, :width].permute(0, 3, 1, 2)
 

@@ -23,6 +23,7 @@ from apex_reward.model.encoders.muq_files import (
     read_muq_config,
     split_muq,
 )
+from apex_reward.model.encoders.products import FastProducts
 from apex_reward.model.files import (
     encoder_path,
     hub_options,
@@ -57,7 +58,8 @@ class PooledMuq(MuqSongs):
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """The feature of one song (1, n)."""
-        return in_full_precision(self.head, self.muq(samples))
+        with FastProducts():
+            return in_full_precision(self.head, self.muq(samples))
 
     def weights(self) -> Sequence[nn.Module]:
         """MuQ and the pooling."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from apex_reward.model.encoders import winograd
 from apex_reward.model.encoders.muq import Subsampling
-from apex_reward.model.encoders.winograd import conv3x3
+from apex_reward.model.encoders.winograd import conv3x3, transformed
 
 
 @pytest.fixture
@@ -22,27 +22,31 @@ def test_float32_is_as_exact_as_the_direct_convolution(size: tuple[int, int]) ->
     generator = torch.manual_seed(0)
     x = torch.randn(2, 256, *size, generator=generator).relu()
     weight = torch.randn(128, 256, 3, 3, generator=generator) / 48
-    exact = F.conv2d(x.double(), weight.double(), padding=1)
-    found = conv3x3(x, weight)
+    bias = torch.randn(128, generator=generator)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    found = conv3x3(x, weight, bias)
     assert found.shape == exact.shape
     assert (found - exact).abs().max() < 1e-5
-    assert not torch.equal(found, F.conv2d(x, weight, padding=1))  # the other algorithm ran
+    assert torch.equal(found, conv3x3(x, weight, bias, transformed(weight)))
+    assert not torch.equal(found, F.conv2d(x, weight, bias, padding=1))  # the other algorithm ran
 
 
 @pytest.mark.usefixtures("always")
 def test_gradients_are_exact_twice() -> None:
     x = torch.randn(2, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(conv3x3(x, weight), F.conv2d(x, weight, padding=1))
-    assert torch.autograd.gradcheck(conv3x3, (x, weight))
-    assert torch.autograd.gradgradcheck(conv3x3, (x, weight))
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
+    assert torch.autograd.gradcheck(conv3x3, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(conv3x3, (x, weight, bias))
 
 
 def test_reduced_types_and_few_channels_take_torch_s_convolution() -> None:
     few, many = torch.randn(1, 8, 6, 6), torch.randn(1, 128, 6, 6).bfloat16()
     for x in (few, many):
         weight = torch.randn(x.shape[1], x.shape[1], 3, 3, dtype=x.dtype)
-        assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight, padding=1))
+        bias = weight[0, :, 0, 0]
+        assert torch.equal(conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
 
 
 @pytest.mark.usefixtures("always")
@@ -69,3 +73,5 @@ def test_the_subsampling_is_convolutions_behind_which_norms_stand() -> None:
         strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(one, other)
+    with torch.no_grad():  # all pieces share the folded weights
+        torch.testing.assert_close(module(mel), wanted)
