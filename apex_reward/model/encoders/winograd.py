@@ -110,8 +110,9 @@ def _winograd(x: Tensor, products: Tensor, bias: Tensor) -> Tensor:
         inputs = linear(to_inputs, flat.T).view(count, -1, channels)
         parts = [linear(one, weight) for one, weight in zip(inputs, products, strict=True)]
         flat = torch.cat(parts, out=sums[: count * len(parts[0])]).view(count, -1)
-        found = linear(to_outputs, flat.T).view(OUT, OUT, songs, rows, number, outputs)
-        y[:, :, :, start : start + number] = found.permute(2, 3, 0, 4, 1, 5).add_(bias)
+        found = linear(to_outputs, flat.T, bias.repeat(len(parts[0])))
+        found = found.view(OUT, OUT, songs, rows, number, outputs)
+        y[:, :, :, start : start + number] = found.permute(2, 3, 0, 4, 1, 5)
     y = y.view(songs, OUT * rows, OUT * columns, outputs)
     return y[:, :height, :width].permute(0, 3, 1, 2)
 
