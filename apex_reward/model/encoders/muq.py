@@ -247,7 +247,7 @@ class _ResidualBlock(nn.Module):
         inner = _halved(x, *folded.first).relu_()
         y = conv3x3(inner, *folded.second, folded.products)
         del inner
-        return y.add_(_halved(x, *folded.third)).relu_()
+        return _halved(x, *folded.third).add_(y).relu_()
 
     def folded(self) -> _Folded:
         """The weights with the norms in them."""
