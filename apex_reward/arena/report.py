@@ -11,9 +11,9 @@ from typing import Any
 
 from apex_reward.arena.calibration import COMPARED
 from apex_reward.arena.figures import CLAIMS
-from apex_reward.arena.findings import by_entries, findings
 from apex_reward.arena.protocol import table3_caption, table3_grid
 from apex_reward.arena.voters import voter_words
+from apex_reward.arena.words import by_entries, findings
 from apex_reward.report import document
 from apex_reward.report.charts import Entry, Line, curves, forest, heat_map, nothing
 from apex_reward.report.document import Block, Grid, Heading, Picture, Words, interval_text

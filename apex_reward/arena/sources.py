@@ -16,7 +16,6 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import apex_reward
 from apex_reward.arena import battles as b
 from apex_reward.arena.battles import Battles, Row, audio_name, truth, uuid_of
+from apex_reward.arena.options import BattleFilter
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files import tables as files
 from apex_reward.files.dates import read_months
@@ -33,32 +33,6 @@ from apex_reward.metrics import FloatArray
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-
-
-@dataclass(frozen=True)
-class BattleFilter:
-    """Which battles to keep; every other one is counted under a reason.
-
-    Attributes:
-        last_months: only this many calendar months, up to that of the newest battle
-            (`outside_dates`; a battle without a date too; `unreadable_date` one whose date
-            cannot be read or lies in the future).
-        binary: only votes for A or B (`TIE`, `BOTH_BAD`).
-        audio: only battles whose two songs exist (`no_audio`).
-        min_listening: only battles whose voter listened to each song for this many seconds
-            (`short_listening`).
-        prebaked: whether battles on the Arena's own prompts are kept (`prebaked`).
-    """
-
-    last_months: int | None = None
-    binary: bool = False
-    audio: bool = False
-    min_listening: float | None = None
-    prebaked: bool = True
-
-    def __post_init__(self) -> None:
-        if self.last_months is not None and self.last_months < 1:
-            raise UsageError(f"last_months is {self.last_months}; expected at least 1")
 
 
 def load_battles(
@@ -143,7 +117,12 @@ def _download(hub_id: str, audio: bool) -> Path:
 def filter_rows(
     rows: Sequence[Row], keep: BattleFilter, audio_folder: Path
 ) -> tuple[list[Row], dict[str, int]]:
-    """Rows that pass, and how many others there are for each reason (the first one that holds)."""
+    """Rows that pass, and how many others there are for each reason (the first one that holds).
+
+    A reason is an unknown vote, or an option of the filter: `outside_dates` (also a battle without
+    a date), `unreadable_date` (or one in the future), `TIE`, `BOTH_BAD`, `no_audio`,
+    `short_listening`, `prebaked`.
+    """
     if not rows:
         return [], {}
     votes = np.array([b.vote_of(row.get("preference")) for row in rows])

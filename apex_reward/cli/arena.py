@@ -10,45 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_reward.arena.options import BattleFilter
 from apex_reward.cli import common, rewards
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
-    from apex_reward.arena.sources import BattleFilter
     from apex_reward.model import ApexReward
 
 
 @dataclass(frozen=True)
-class VoteOptions:
+class VoteOptions(BattleFilter):
     """Which battles.
 
     Args:
         table: scores of another model, joined by battle_uuid; NAME goes before its columns. Repeat
             it for more.
-        last_months: only the newest N calendar months.
-        with_audio: only battles whose two songs exist.
-        min_listening: only battles whose voter listened to each song this long.
-        no_prebaked: leave out battles on the Arena's own prompts.
-        binary: only votes for A or B.
     """
 
     table: Annotated[list[str], "[NAME=]FILE"] = field(default_factory=list)
-    last_months: Annotated[int | None, (1, None)] = None
-    with_audio: bool = False
-    min_listening: Annotated[float | None, "SECONDS"] = None
-    no_prebaked: bool = False
-    binary: bool = False
-
-    @property
-    def keep(self) -> BattleFilter:
-        """The filter that battles pass."""
-        from apex_reward.arena.sources import BattleFilter
-
-        return BattleFilter(
-            last_months=self.last_months, binary=self.binary, audio=self.with_audio,
-            min_listening=self.min_listening, prebaked=not self.no_prebaked,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,7 +131,7 @@ def evaluate(
     from apex_reward.arena import agreement, protocol, report, sources, voters
     from apex_reward.arena.battles import battles_of
 
-    rows, dropped = sources.load_rows(battles, keep=votes.keep, tables=votes.table)
+    rows, dropped = sources.load_rows(battles, keep=votes, tables=votes.table)
     found = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
     metrics = agreement.evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
     agreed = voters.voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
@@ -217,7 +197,7 @@ def calibrate(
 
     if attach is not None and figures.output is None:
         raise UsageError("--attach needs --output DIR, where the model is saved")
-    found = sources.load_battles(battles, scores=figures.score, keep=votes.keep, tables=votes.table)
+    found = sources.load_battles(battles, scores=figures.score, keep=votes, tables=votes.table)
     names = figures.score or [name for name in found.scores if not name.startswith(RULERS)]
     if figures.score is None and len(names) != 1:
         raise UsageError(f"name what to calibrate with --score; here: {', '.join(names) or 'none'}")
@@ -275,7 +255,7 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
     from apex_reward.files.tables import write_table
 
     names = figures.score or ()
-    found = sources.load_battles(battles, scores=names, keep=votes.keep, tables=votes.table)
+    found = sources.load_battles(battles, scores=names, keep=votes, tables=votes.table)
     metrics = leaderboards(found, names, bootstrap=figures.bootstrap, seed=figures.seed)
     parts = report.leaderboard_summary, report.leaderboard_report
     if output := _written(metrics, *parts, battles, votes, figures):

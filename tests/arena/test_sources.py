@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from apex_reward.arena.battles import battles_of
+from apex_reward.arena.options import BattleFilter
 from apex_reward.arena.sources import (
-    BattleFilter,
     audio_path,
     filter_rows,
     load_battles,
