@@ -46,7 +46,7 @@ def compare(
     from apex_reward import Reward, load_reward_model
     from apex_reward.compare.figures import compare_songs
     from apex_reward.compare.report import summary, write_comparison
-    from apex_reward.compare.songs import Judges, measure_songs
+    from apex_reward.compare.songs import judges, measure_songs
     from apex_reward.model.licences import check_commercial, licences_of
     from apex_reward.report.document import print_blocks
     from apex_reward.scoring import find_audio
@@ -58,11 +58,11 @@ def compare(
     held = [load_reward_model(name, device=running.device) for name in holdout or ()]
     if asked.commercial:
         check_commercial(licences_of(held))
-    judges = Judges(reward, asked.rewarded, Reward(held) if held else None, running.device)
+    kinds = judges(reward, Reward(held) if held else None, running.device)
     vectors, workers = None, running.processes
-    with counting("songs", total * len(judges.kinds) + len(others)) as step:
+    with counting("songs", total * len(kinds) + len(others)) as step:
         (first, failed), (second, more) = (
-            measure_songs(source, judges, workers, step) for source in sources
+            measure_songs(source, kinds, asked.rewarded, workers, step) for source in sources
         )
         failed = [*failed, *more]
         if others:

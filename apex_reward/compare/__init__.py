@@ -2,6 +2,6 @@
 
 from apex_reward.compare.figures import compare_songs
 from apex_reward.compare.report import write_comparison
-from apex_reward.compare.songs import Judges, Song, measure_songs
+from apex_reward.compare.songs import Song, judges, measure_songs
 
-__all__ = ["Judges", "Song", "compare_songs", "measure_songs", "write_comparison"]
+__all__ = ["Song", "compare_songs", "judges", "measure_songs", "write_comparison"]

@@ -77,11 +77,9 @@ def compare_songs(
     groups = paired(before, after)
     sides = [[song for _, both in groups for song in both[side]] for side in (0, 1)]
     names = list(sides[0][0].values)
-    values = [[[[song.values[name] for name in names] for song in both[side]] for _, both in groups]
-              for side in (0, 1)]  # fmt: skip
-    means = [np.array([np.mean(songs, axis=0) for songs in side]) for side in values]
+    means = [np.array([_values(both[side]).mean(axis=0) for _, both in groups]) for side in (0, 1)]
     entries = _entries(names, means[0], means[1], rounds, seed)
-    spread = np.std([list(song.values.values()) for song in sides[0]], axis=0)
+    spread = _values(sides[0]).std(axis=0)
     metrics: dict[str, Any] = {
         "n_prompts": len(groups),
         "n_songs": _sides(*map(len, sides)),
@@ -95,7 +93,12 @@ def compare_songs(
         "diversity": _diversity(groups),
     }
     if reference is not None:
-        metrics["distances"] = _distances(sides, reference)
+        vectors = [_vectors(side) for side in sides]
+        measures = {"frechet": frechet_distance, "kernel": kernel_distance}
+        metrics["distances"] = {
+            name: _sides(*(measure(v, reference) if len(v) > 1 else None for v in vectors))
+            for name, measure in measures.items()
+        }
     metrics["verdict"] = " ".join(verdict(metrics))
     return metrics
 
@@ -143,12 +146,12 @@ def paired_p_value(changes: FloatArray) -> float:
 
 def _diversity(groups: Sequence[Group]) -> dict[str, Any]:
     first = _vectors([song for _, both in groups for song in both[0]])
-    if first is None:
+    if not len(first):
         return {"within": {**_sides(None, None), "p_value": None}, "between": _sides(None, None)}
     width = kernel_bandwidth(first)
     within, between = [], []
     for _, both in groups:
-        vectors = [torch.stack([s.vector for s in side if s.vector is not None]) for side in both]
+        vectors = [_vectors(side) for side in both]
         between.append([vector.mean(dim=0) for vector in vectors])
         if (count := min(map(len, vectors))) > 1:
             within.append([vendi_diversity(vector[:count], width) for vector in vectors])
@@ -159,30 +162,31 @@ def _diversity(groups: Sequence[Group]) -> dict[str, Any]:
     return {"within": {**_sides(*means), "p_value": p_value}, "between": _sides(*apart)}
 
 
-def _distances(sides: Sequence[Sequence[Song]], reference: Tensor) -> dict[str, Any]:
-    vectors = [_vectors(side) for side in sides]
-    measures = {"frechet": frechet_distance, "kernel": kernel_distance}
-    return {
-        name: _sides(*(None if v is None or len(v) < 2 else measure(v, reference) for v in vectors))
-        for name, measure in measures.items()
-    }
-
-
 def _sides(before: float | None, after: float | None) -> dict[str, float | None]:
     return {"before": before, "after": after}
 
 
-def _vectors(songs: Sequence[Song]) -> Tensor | None:
+def _values(songs: Sequence[Song]) -> FloatArray:
+    return np.array([list(song.values.values()) for song in songs])
+
+
+def _vectors(songs: Sequence[Song]) -> Tensor:
     known = [song.vector for song in songs if song.vector is not None]
-    return torch.stack(known) if known else None
+    return torch.stack(known) if known else torch.empty(0)
 
 
 def verdict(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Sentences on what changed and what it cost; only what the figures claim."""
     yield _reward(metrics)
-    yield from _counts(metrics["heads"], "head")
-    yield from _counts(metrics["holdout"], "held-out reward")
-    yield from _rulers(metrics["rulers"])
+    for kind, what in (("heads", "head"), ("holdout", "held-out reward")):
+        moved = {claim: len(_claims(metrics[kind], claim)) for claim in ("rose", "fell")}
+        changed = " and ".join(f"{number} {claim}" for claim, number in moved.items() if number)
+        if metrics[kind]:
+            words = changed or "none changed for certain"
+            yield f"Of {counted(len(metrics[kind]), what)}, {words}."
+    if rulers := list(_rulers(metrics["rulers"])):
+        others = [", ".join(rulers[:-1])] if rulers[1:] else []
+        yield f"The songs became {' and '.join([*others, rulers[-1]])}."
     for claim, direction in (("rose", "more"), ("fell", "fewer")):
         if names := _claims(metrics["guards"], claim):
             yield f"Guards that trip on {direction} songs: {', '.join(names)}."
@@ -203,22 +207,11 @@ def verdict(metrics: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _counts(entries: Mapping[str, Any], what: str) -> Iterator[str]:
-    moved = {claim: len(_claims(entries, claim)) for claim in ("rose", "fell")}
-    parts = [f"{number} {claim}" for claim, number in moved.items() if number]
-    if entries:
-        changed = " and ".join(parts) or "none changed for certain"
-        yield f"Of {counted(len(entries), what)}, {changed}."
-
-
 def _rulers(entries: Mapping[str, Any]) -> Iterator[str]:
-    words = []
     for name in _claims(entries, "rose", "fell"):
         more, less, unit = RULER_WORDS[name]
         change = entries[name]["difference"]
-        words.append(f"{abs(change):.3g}{unit} {more if change > 0 else less}")
-    if words:
-        yield f"The songs became {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}."
+        yield f"{abs(change):.3g}{unit} {more if change > 0 else less}"
 
 
 def _reward(metrics: Mapping[str, Any]) -> str:

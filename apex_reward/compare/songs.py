@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from apex_reward.errors import DataError
+from apex_reward.errors import DataError, listed
 from apex_reward.prompt import prompt_of
-from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import song_row
@@ -22,14 +21,14 @@ Name = tuple[str, str]
 """A figure's kind and name: `reward`, `heads`, `holdout`, `rulers` or `guards`, and `clarity`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Song:
     """A song that every model can judge.
 
     Attributes:
         path: of its file.
         prompt: name of its prompt.
-        values: its figures. A guard's is 1 where it trips, else 0.
+        values: its figures, of all songs in one order. A guard's is 1 where it trips, else 0.
         vector: (W,) features of the reward's first encoder; None where it has no encoder.
     """
 
@@ -43,35 +42,25 @@ Group = tuple[str, tuple[list[Song], list[Song]]]
 """A prompt and its songs before and after."""
 
 
-@dataclass(frozen=True)
-class Judges:
-    """The models that measure the songs.
+def judges(
+    reward: Reward, holdout: Reward | None = None, device: str | None = None
+) -> dict[str, Reward]:
+    """The rewards that measure songs, by the kind of their heads.
 
     Args:
-        reward: gives the heads, and with `rewarded` the reward. Without guards of its own all
-            default guards are measured.
-        rewarded: whether the reward has a mix that counts.
+        reward: gives the heads. Without guards of its own all default guards are measured.
         holdout: models that the fine-tune did not use.
         device: of the rulers.
     """
-
-    reward: Reward
-    rewarded: bool = False
-    holdout: Reward | None = None
-    device: str | None = None
-    kinds: dict[str, Reward] = field(init=False)
-    """The rewards by the kind of their heads."""
-
-    def __post_init__(self) -> None:
-        model = load_reward_model("rulers", device=self.device)
-        rulers = Reward(model, guards=None if self.reward.guards.guards else "flag")
-        held = {} if self.holdout is None else {"holdout": self.holdout}
-        object.__setattr__(self, "kinds", {"heads": self.reward, **held, "rulers": rulers})
+    model = load_reward_model("rulers", device=device)
+    rulers = Reward(model, guards=None if reward.guards.guards else "flag")
+    return {"heads": reward, **({"holdout": holdout} if holdout else {}), "rulers": rulers}
 
 
 def measure_songs(
     source: str,
-    judges: Judges,
+    judges: Mapping[str, Reward],
+    rewarded: bool = False,
     workers: int = 0,
     on_song: Callable[[], None] = lambda: None,
 ) -> tuple[list[Song], list[str]]:
@@ -81,44 +70,35 @@ def measure_songs(
         source: a folder or glob, in which a song's prompt is its relative path without ending and
             without a trailing `_<digits>`; or a list with a column `prompt`. A model that reads
             text gets the prompt, too.
+        judges: as `judges` gives them.
+        rewarded: whether the reward has a mix that counts.
         workers: decoding processes.
         on_song: called for each song and model.
     """
     inputs = find_songs([source])
-    names = [prompt_name(song, source) for song in inputs]
+    songs = [Song(item.path, prompt_name(item, source), {}) for item in inputs]
     texts = [
-        prompt_of(song.columns.get("prompt") or name, song.columns.get("lyrics"))
-        for song, name in zip(inputs, names, strict=True)
+        prompt_of(item.columns.get("prompt") or song.prompt, item.columns.get("lyrics"))
+        for item, song in zip(inputs, songs, strict=True)
     ]
-    values: list[dict[Name, float]] = [{} for _ in inputs]
-    vectors: list[Tensor | None] = [None] * len(inputs)
     failed: dict[str, str] = {}
-    for kind, reward in judges.kinds.items():
-        results = reward.results(
-            [song.path for song in inputs], texts if reward.model.reads_text else None,
-            workers=workers,
-        )  # fmt: skip
-        for number, result in enumerate(results):
+    for kind, reward in judges.items():
+        prompts = texts if reward.model.reads_text else None
+        results = reward.results([song.path for song in songs], prompts, workers=workers)
+        for song, result in zip(songs, results, strict=True):
             on_song()
             if result.error is not None:
-                failed.setdefault(inputs[number].path, result.error)
+                failed.setdefault(song.path, result.error)
                 continue
-            values[number] |= _figures(kind, reward, result, judges.rewarded and kind == "heads")
+            row = song_row(reward, result, rewarded and kind == "heads")
             if kind == "heads":
-                vectors[number] = result.vector
-    songs = [
-        Song(song.path, name, own, vector)
-        for song, name, own, vector in zip(inputs, names, values, vectors, strict=True)
-        if song.path not in failed
-    ]
-    return songs, [f"{path}: {reason}" for path, reason in failed.items()]
-
-
-def _figures(kind: str, reward: Reward, result: SongResult, rewarded: bool) -> dict[Name, float]:
-    row = song_row(reward, result, rewarded)
-    found: dict[Name, float] = {("reward", ""): row["reward"]} if rewarded else {}
-    found |= {(kind, head.name): row[head.name] for head in reward.heads}
-    return found | {("guards", name): float(name in row["flags"]) for name in reward.guards.names}
+                song.vector = result.vector
+                song.values |= {("reward", ""): row["reward"]} if rewarded else {}
+            song.values |= {(kind, head.name): row[head.name] for head in reward.heads}
+            tripped = {("guards", g): float(g in row["flags"]) for g in reward.guards.names}
+            song.values |= tripped
+    lines = [f"{path}: {reason}" for path, reason in failed.items()]
+    return [song for song in songs if song.path not in failed], lines
 
 
 def prompt_name(song: Input, source: str) -> str:
@@ -140,15 +120,16 @@ def paired(before: Sequence[Song], after: Sequence[Song]) -> list[Group]:
     Raises:
         DataError: no prompt has songs on both sides.
     """
-    sides: list[dict[str, list[Song]]] = [{}, {}]
-    for side, songs in zip(sides, (before, after), strict=True):
+    groups: dict[str, tuple[list[Song], list[Song]]] = {}
+    for side, songs in enumerate((before, after)):
         for song in sorted(songs, key=lambda song: song.path):
-            side.setdefault(song.prompt, []).append(song)
-    both = sorted(set(sides[0]) & set(sides[1]))
+            groups.setdefault(song.prompt, ([], []))[side].append(song)
+    both = [(prompt, sides) for prompt, sides in sorted(groups.items()) if all(sides)]
     if not both:
-        shown = [", ".join(sorted(side)[:3]) or "none" for side in sides]
+        one, other = (listed(sorted({s.prompt for s in songs}), 3) for songs in (before, after))
         raise DataError(
-            f"no prompt has songs on both sides; prompts before: {shown[0]}; after: {shown[1]}. A "
-            "prompt is a file's path in the folder without ending and without _<digits>"
+            f"no prompt has songs on both sides; prompts before: {one or 'none'}; after: "
+            f"{other or 'none'}. A prompt is a file's path in the folder without ending and "
+            "without _<digits>"
         )
-    return [(prompt, (sides[0][prompt], sides[1][prompt])) for prompt in both]
+    return both

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
-from apex_reward.compare import Judges, Song, compare_songs, measure_songs
+from apex_reward.compare import Song, compare_songs, judges, measure_songs
 from apex_reward.compare.figures import paired_p_value
 from apex_reward.compare.songs import prompt_name
 from apex_reward.demo.songs import make_song
@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def songs(folder: Path) -> list[Song]:
-    judges = Judges(Reward(tiny_model(0), mix="musicality=1"), rewarded=True)
-    found, failed = measure_songs(str(folder / "base"), judges)
+    kinds = judges(Reward(tiny_model(0), mix="musicality=1"))
+    found, failed = measure_songs(str(folder / "base"), kinds, rewarded=True)
     assert failed == []
     return found
 
