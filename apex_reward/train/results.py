@@ -6,14 +6,13 @@ Table 1 has popularity, all conditions; Table 2 aesthetics.
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student
 
 from apex_reward.files.tables import write_text
@@ -112,10 +111,8 @@ def write_tables(
             body = [[_text(row[c], places, seeds) for c in columns] for row in rows]
             write_text(output / f"{name}.md", f"{markdown_table(columns, body)}\n\n{note}\n")
             write_text(output / f"{name}.tex", latex_table(columns, body) + "\n")
-            flat = [_flat(row, seeds) for row in rows]
-            write_text(
-                output / f"{name}.csv", _csv_text([list(flat[0]), *(row.values() for row in flat)])
-            )
+            flat = pd.DataFrame([_flat(row, seeds) for row in rows])
+            write_text(output / f"{name}.csv", flat.to_csv(index=False))
 
 
 def _text(value: Any, places: int, seeds: int) -> str:
@@ -140,16 +137,10 @@ def _flat(row: Row, seeds: int) -> Row:
     return out
 
 
-def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
 def paper_table(number: int) -> list[dict[str, str]]:
     """The figures of the paper's Table 1 or 2, as printed."""
-    file = resources.files("apex_reward.train") / "paper" / f"table{number}.csv"
-    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+    file = Path(__file__).parent / "paper" / f"table{number}.csv"
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
 def write_comparison(results: Sequence[Row], output: Path) -> None:
@@ -169,7 +160,7 @@ def write_comparison(results: Sequence[Row], output: Path) -> None:
                     lines.append([f"table {number}", " ".join(condition), name, *figures])
     columns = ["table", "condition", "measure", "ours", "paper", "difference"]
     write_text(output / "comparison.md", markdown_table(columns, lines) + "\n")
-    write_text(output / "comparison.csv", _csv_text([columns, *lines]))
+    write_text(output / "comparison.csv", pd.DataFrame(lines, columns=columns).to_csv(index=False))
 
 
 def plot_curves(
