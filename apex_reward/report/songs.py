@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from apex_reward.files.atomic import atomic
 from apex_reward.report.cells import Player
 
 EMBED_BYTES = 16_000_000
@@ -44,15 +45,14 @@ def place_songs(files: Sequence[Path | None], folder: Path) -> tuple[list[str | 
         empty when the folder works anywhere.
     """
     beside = folder / BESIDE
-    shutil.rmtree(beside, ignore_errors=True)
     sizes = [0 if file is None else file.stat().st_size for file in files]
     if sum(sizes) <= EMBED_BYTES:
+        shutil.rmtree(beside, ignore_errors=True)
         return [None if file is None else embedded(file) for file in files], ""
-    work = folder / f".{BESIDE}.{os.getpid()}.tmp"
     sources: list[str | None] = []
     used = left = 0
-    try:
-        work.mkdir(parents=True)
+    with atomic(beside) as work:
+        work.mkdir()
         for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
             if file is None:
                 sources.append(None)
@@ -65,9 +65,6 @@ def place_songs(files: Sequence[Path | None], folder: Path) -> tuple[list[str | 
                 left += 1
                 path = os.path.relpath(file.resolve(), folder.resolve())
                 sources.append(quote(path.replace(os.sep, "/")))
-        work.rename(beside)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     note = f"{left} songs were too large to copy. The page plays them from their own folder."
     return sources, note if left else ""
 
