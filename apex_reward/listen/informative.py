@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import entr, expit
 
-from apex_reward.arena.heldout import fit_logistic
+from apex_reward.arena.heldout import fit_logistic, root_mean_square
 from apex_reward.listen.sources import Comparison
 from apex_reward.metrics import FloatArray, IntArray
 
@@ -39,8 +39,7 @@ def features_of(comparisons: Sequence[Comparison]) -> FloatArray:
             for system in sorted({name for pair in pairs for name in pair})
         ]
     values = np.nan_to_num(np.array(columns, np.float64).reshape(len(columns), len(comparisons)).T)
-    scale = np.sqrt(np.mean(values**2, axis=0))
-    return np.asarray(values / np.where(scale > 0, scale, 1.0))
+    return np.asarray(values / root_mean_square(values))
 
 
 def expected_gain(features: FloatArray, voted: IntArray, outcome: FloatArray) -> FloatArray:
@@ -66,5 +65,4 @@ def expected_gain(features: FloatArray, voted: IntArray, outcome: FloatArray) ->
 
 def _entropy(probability: FloatArray) -> FloatArray:
     """Of a coin, in nats."""
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return np.asarray(-p * np.log(p) - (1 - p) * np.log1p(-p))
+    return np.asarray(entr(probability) + entr(1 - probability))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from apex_reward.errors import AudioError, DataError, UsageError
 from apex_reward.files.tables import json_line, read_jsonl
 from apex_reward.listen.informative import expected_gain, features_of
 from apex_reward.listen.sound import Sounds
-from apex_reward.listen.sources import Comparison
+from apex_reward.listen.sources import Comparison, identity_of
 
 Preference = Literal["A", "B", "TIE", "BOTH_BAD"]
 Order = Literal["random", "informative"]
@@ -266,5 +265,4 @@ def _share(share: float, count: int) -> int:
 
 def _identity(item: Comparison, voter: str, *, repeat: bool = False) -> str:
     """A vote's uuid, of songs, prompt and voter: the votes of two voters both count."""
-    parts = [item.prompt, *sorted(map(str, item.songs)), voter, *(["repeat"] if repeat else [])]
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\0".join(parts)))
+    return identity_of(item.prompt, item.songs, voter, *(["repeat"] if repeat else []))

@@ -73,7 +73,7 @@ def _of_table(path: Path) -> Iterator[Comparison]:
         songs = _located(a, path.parent), _located(b, path.parent)
         systems = str(row.get("system_a") or ""), str(row.get("system_b") or "")
         scores = {name: tuple(pair[place]) for name, pair in pairs.items()}
-        identity = uuid_of(row) or _identity(prompt, songs)
+        identity = uuid_of(row) or identity_of(prompt, songs)
         turned = systems[0] > systems[1]  # one order per pair of systems, to balance sides
         if turned:
             songs, systems = songs[::-1], systems[::-1]
@@ -101,8 +101,10 @@ def _located(name: str, folder: Path) -> Path:
     return (beside if beside.exists() else Path(name)).absolute()
 
 
-def _identity(prompt: str, songs: tuple[Path, Path]) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\0".join([prompt, *sorted(map(str, songs))])))
+def identity_of(prompt: str, songs: tuple[Path, Path], *more: str) -> str:
+    """A uuid of prompt, songs in either order, and further texts."""
+    parts = [prompt, *sorted(map(str, songs)), *more]
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "\0".join(parts)))
 
 
 def _of_folder(path: Path) -> Iterator[Comparison]:
@@ -119,4 +121,4 @@ def _of_folder(path: Path) -> Iterator[Comparison]:
         for name in systems[a]:
             if name in systems[b]:
                 songs = systems[a][name], systems[b][name]
-                yield Comparison("", songs, (a, b), identity=_identity("", songs))
+                yield Comparison("", songs, (a, b), identity=identity_of("", songs))
