@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from scipy.special import logit
-from sklearn.linear_model import LogisticRegression
 
 from apex_reward.arena.heldout import (
     choose_l2,
@@ -18,25 +17,7 @@ from apex_reward.arena.heldout import (
 from apex_reward.errors import DataError
 
 
-def test_logistic_equals_scikit_learn():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 5))
-    label = rng.random(200) < 1 / (1 + np.exp(-features @ [1, -2, 0, 0.5, 0]))
-    for l2 in (0.01, 1.0, 50.0):
-        reference = LogisticRegression(
-            C=1 / l2, fit_intercept=False, solver="newton-cholesky", tol=1e-10
-        ).fit(features, label)
-        fitted = fit_logistic(features, label, l2)
-        np.testing.assert_allclose(fitted, reference.coef_[0], atol=1e-7)
-
-
-def test_logistic_survives_votes_that_one_value_separates():
-    features = np.array([[1.0], [2.0], [-1.0]])
-    fitted = fit_logistic(features, [True, True, False], 1e-6)
-    assert 5 < fitted[0] < 100
-
-
-@pytest.mark.parametrize("l2", [1e-6, 1e-2, 1.0])
+@pytest.mark.parametrize("l2", [1e-6, 1e-2, 1.0, 50.0])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
 def test_at_the_minimum_the_gradient_is_zero(scale, l2):
     """Also where one value separates the votes, and the first Newton steps go too far."""
