@@ -19,6 +19,7 @@ from apex_reward.files.tables import check_format, read_jsonl, write_table
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import failures, row_columns
 from apex_reward.scoring import Engine, ScoreSettings, score_to_file
+from apex_reward.scoring.rows import kept_names
 
 NOT_NAMED = "no audio is named for this side"
 Pair = tuple[str | None, str | None]
@@ -90,7 +91,16 @@ def score_battles(
     check_format(output)
     judges = [("songs", "", reward, rewarded)]
     judges += [("rulers", RULERS, rulers, False)] if rulers is not None else []
-    result = [dict(row) for row in rows]
+    written = {
+        file: [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
+        for file, _, judge, mixed in judges
+    }
+    taken = {f"error_{side}" for side in "ab"} | {
+        f"{prefix}{name}_{side}" for file, prefix, *_ in judges for name in written[file]
+        for side in "ab"
+    }  # fmt: skip
+    kept = kept_names(dict.fromkeys(name for row in rows for name in row), taken)
+    result = [{kept[name]: cell for name, cell in row.items()} for row in rows]
     failed: list[str] = []
     counted = 0
     for file, prefix, judge, mixed in judges:
@@ -116,11 +126,10 @@ def score_battles(
         if engine.share.first:
             scored = read_jsonl(songs_table(output, file))
             failed += [line for line in failures(scored) if line not in failed]
-            names = [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
             cells = dict(zip(songs, scored, strict=True))
             for row, two in zip(result, sides, strict=True):
                 found = [{"error": NOT_NAMED} if song is None else cells[song] for song in two]
-                _add(row, found, names, prefix)
+                _add(row, found, written[file], prefix)
     if engine.share.first:
         write_table(output, result)
         if unnamed := sum(path is None for two in paths for path in two):
@@ -134,10 +143,7 @@ def _add(
     """Add the scores of both sides, and the errors, to a battle."""
     for name in names:
         for side, cells in zip("ab", songs, strict=True):
-            column = f"{prefix}{name}_{side}"
-            if column in row:
-                row.setdefault(f"input.{column}", row[column])
-            row[column] = cells.get(name)
+            row[f"{prefix}{name}_{side}"] = cells.get(name)
     for side, cells in zip("ab", songs, strict=True):
         # Where rulers are well the error of the other models stays.
         if cells["error"] or not prefix:

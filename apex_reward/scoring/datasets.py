@@ -13,6 +13,7 @@ from apex_reward.files.songs_inside import undecoded
 from apex_reward.prompt import prompts_of
 from apex_reward.rewards.reward import Models, Reward, as_reward
 from apex_reward.rewards.rows import row_columns, song_row
+from apex_reward.scoring.rows import kept_names
 
 BATCH = 16
 
@@ -60,9 +61,10 @@ def score_dataset(
             f"the data set has no column {', '.join(lacking)}; it has {', '.join(present)}"
         )
     names = [*row_columns(judge, rewarded=True), "flags", "error"]
-    if renamed := {name: f"input.{name}" for name in present if name in names}:
+    kept = kept_names(present, names)
+    if renamed := {name: own for name, own in kept.items() if name != own}:
         dataset = dataset.rename_columns(renamed)
-    prompt = renamed.get(prompt_column, prompt_column)
+    prompt = kept.get(prompt_column, prompt_column)
 
     def scored(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         songs = list(batch[audio_column])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -135,15 +135,28 @@ def list_columns(sources: Sequence[str | Input], taken: Sequence[str]) -> pa.Tab
         taken: names of the result columns.
     """
     cells = [song.columns if isinstance(song, Input) else {} for song in sources]
-    names = {name: name for row in cells for name in row if name not in taken}
-    given = list(dict.fromkeys(name for row in cells for name in row))
-    for name in given:
+    names = kept_names(dict.fromkeys(name for row in cells for name in row), taken)
+    rows = [{names[name]: _plain(cell) for name, cell in row.items()} for row in cells if names]
+    return table_of(rows).select(list(names.values()))
+
+
+def kept_names(given: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """The name under which a table keeps each of its columns: `input.<name>` where it is taken.
+
+    An existing `input.` column stays as it is.
+
+    >>> kept_names(["reward", "song", "input.reward"], ["reward"])
+    {'reward': 'input.input.reward', 'song': 'song', 'input.reward': 'input.reward'}
+    """
+    names = dict.fromkeys(given, "")
+    free = {name for name in names if name not in taken}
+    for name in names:
         kept = name
-        while kept in taken or (kept != name and kept in names.values()):
+        while kept in taken or (kept != name and kept in free):
             kept = f"input.{kept}"
         names[name] = kept
-    rows = [{names[name]: _plain(cell) for name, cell in row.items()} for row in cells if given]
-    return table_of(rows).select([names[name] for name in given])
+        free.add(kept)
+    return names
 
 
 def _plain(cell: Any) -> Any:

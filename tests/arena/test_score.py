@@ -118,7 +118,8 @@ def test_songs_are_found_by_battle_id_without_audio_columns(tmp_path):
 
 
 def test_rulers_are_added_under_their_name_and_columns_in_the_way_are_kept(folder):
-    rows = [{**battle("x", "0.wav", "1.wav"), "power_a": "mine"}, battle("y", "1.wav", "text.mp3")]
+    mine = {"power_a": "mine", "error_a": "old", "input.power_a": "older"}
+    rows = [{**battle("x", "0.wav", "1.wav"), **mine}, battle("y", "1.wav", "text.mp3")]
     paths = song_paths(rows, folder)
     model, rulers = Loudness(), Loudness()
     count, failures = score_battles(
@@ -128,7 +129,8 @@ def test_rulers_are_added_under_their_name_and_columns_in_the_way_are_kept(folde
     assert len(failures) == 1
     first, second = read_table(folder / "s.jsonl").to_pylist()
     assert first["rulers.power_a"] == first["power_a"] > 0
-    assert first["input.power_a"] == "mine"
+    names = ("input.power_a", "input.input.power_a", "input.error_a", "error_a")
+    assert [first[name] for name in names] == ["older", "mine", "old", None]
     assert second["rulers.power_b"] is second["power_b"] is None
     assert second["error_b"]
     assert second["error_a"] is None

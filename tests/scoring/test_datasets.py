@@ -58,9 +58,10 @@ def test_the_reason_of_a_bad_song_is_the_true_one(reward: Reward, songs: list[st
 
 
 def test_columns_of_the_names_of_results_are_kept(reward: Reward, songs: list[str]) -> None:
-    given = Dataset.from_dict({"audio": [songs[0]], "error": ["own"], "clarity": [9.0]})
-    (row,) = score_dataset(given, reward)
-    assert (row["input.error"], row["input.clarity"], row["error"]) == ("own", 9.0, None)
+    cells = {"audio": songs[0], "error": "own", "clarity": 9.0, "input.error": "older"}
+    (row,) = score_dataset(Dataset.from_list([cells]), reward)
+    assert (row["input.error"], row["input.input.error"]) == ("older", "own")
+    assert (row["input.clarity"], row["error"]) == (9.0, None)
     assert row["clarity"] == reward.judge([songs[0]])[0]["clarity"]
 
 
