@@ -142,7 +142,8 @@ def calibrate(
     Args:
         battles: read with the scores `names`.
         names: scores that get a slope each; a model can use the head if they are its heads.
-        embeddings: (len(battles), 2, W) song embeddings of A and B, NaN where missing.
+        embeddings: (len(battles), 2, W) song embeddings of A and B, NaN where missing, infinite
+            where unreadable.
         bootstrap: bootstrap rounds of the intervals.
         seed: random seed of folds and bootstrap.
 
@@ -154,9 +155,11 @@ def calibrate(
     vectors = vectors[battles.decided][np.argsort(battles.rank[battles.decided])]
     scored = np.all([np.isfinite(decided.difference(name)) for name in names], axis=0)
     embedded = np.isfinite(vectors).all(axis=(1, 2))
-    dropped["missing_score"] = int((~scored).sum())
+    unreadable = np.where(scored, np.isinf(vectors).any(axis=(1, 2)), decided.unreadable)
+    dropped["unreadable"] = dropped.get("unreadable", 0) + int(unreadable.sum())
+    dropped["missing_score"] = int((~scored & ~unreadable).sum())
     if embeddings is not None:
-        dropped["missing_embedding"] = int((scored & ~embedded).sum())
+        dropped["missing_embedding"] = int((scored & ~embedded & ~unreadable).sum())
     kept = decided.select(scored & embedded)
     if len(kept) == 0:
         raise DataError(f"no decided battle has all of {', '.join(names)}: {dropped}")

@@ -53,7 +53,7 @@ REASONS = {
     "missing_embedding": "an embedding is missing",
     "unknown_vote": "the vote is none of A, B, TIE, BOTH_BAD",
     "duplicate": "another battle has the same id",
-    "unreadable": "a score is not a number (the battle counts for the others), or a file not JSON",
+    "unreadable": "a score (the battle counts for the others), an embedding or a file",
     "outside_dates": "before the chosen months, or without a date",
     "unreadable_date": "the date cannot be read, or lies in the future",
     "no_audio": "a song does not exist",

@@ -230,7 +230,7 @@ def provenance(source: str | Path, tables: Sequence[str | Path] = ()) -> dict[st
 
 
 def load_embeddings(path: Path, battles: Battles) -> FloatArray:
-    """(N, 2, W) song embeddings of both sides, NaN where a side has none.
+    """(N, 2, W) song embeddings of both sides: NaN where absent, infinite where unreadable.
 
     Args:
         path: a table with a row per song: `battle_uuid`, `side` (`a` or `b`), and `vector`, a
@@ -240,23 +240,33 @@ def load_embeddings(path: Path, battles: Battles) -> FloatArray:
     Raises:
         DataError: a column is absent, vectors differ in width, or no row belongs to a battle.
     """
-    table = files.read_table(path)
-    absent = [name for name in ("battle_uuid", "side", "vector") if name not in table.column_names]
-    if absent:
+    rows = files.read_rows(path)
+    columns = set().union(*rows)
+    if absent := [name for name in ("battle_uuid", "side", "vector") if name not in columns]:
         raise DataError(f"{path} lacks the columns {', '.join(absent)}")
-    vectors = {}
-    for row in table.to_pylist():
-        vector, side = row["vector"], str(row["side"]).strip().lower()
-        numbers = vector.split(";") if isinstance(vector, str) else vector
-        vectors[str(row["battle_uuid"]), side] = np.array(numbers, dtype=np.float64)
-    widths = sorted({vector.shape for vector in vectors.values()})
-    if len(widths) != 1 or len(widths[0]) != 1:
+    vectors = {
+        (uuid_of(row), str(row.get("side")).strip().lower()): _vector(row["vector"])
+        for row in rows
+        if row.get("vector") not in (None, "")
+    }
+    widths = sorted({len(vector) for vector in vectors.values() if vector is not None})
+    if len(widths) != 1:
         raise DataError(f"vectors in {path} differ in width: {listed(widths)}")
-    result = np.full((len(battles), 2, widths[0][0]), np.nan)
+    result = np.full((len(battles), 2, widths[0]), np.nan)
     places = {uuid: place for place, uuid in enumerate(battles.uuid.tolist())}
     for (uuid, side), vector in vectors.items():
         if uuid in places and side in ("a", "b"):
-            result[places[uuid], "ab".index(side)] = vector
-    if np.isnan(result).all():
+            result[places[uuid], "ab".index(side)] = np.inf if vector is None else vector
+    if not np.isfinite(result).any():
         raise DataError(f"no row of {path} has the battle_uuid of a battle and side a or b")
     return result
+
+
+def _vector(cell: Any) -> FloatArray | None:
+    """The numbers of a cell; None where it is no list of numbers."""
+    numbers = cell.split(";") if isinstance(cell, str) else cell
+    try:
+        vector = np.array(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return vector if vector.ndim == 1 and np.isfinite(vector).all() else None

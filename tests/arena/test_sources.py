@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from apex_reward.arena import calibrate
 from apex_reward.arena.battles import battles_of
 from apex_reward.arena.options import BattleFilter
 from apex_reward.arena.sources import (
@@ -241,6 +242,22 @@ def test_embeddings_are_lined_up_with_battles(tmp_path):
     np.testing.assert_equal(load_embeddings(path, battles), expected)
     write_table(tmp_path / "e.csv", [{"battle_uuid": "1", "side": "a", "vector": "1.5;2"}])
     np.testing.assert_equal(load_embeddings(tmp_path / "e.csv", battles)[0, 0], [1.5, 2.0])
+
+
+@pytest.mark.parametrize("cell", ["1.5;two", True, {"x": 1}, [1.0, None], [[1.0], [2.0]]])
+def test_one_bad_vector_is_one_counted_battle(tmp_path, cell):
+    battles = battles_of([row(str(n), "AB"[n % 2], n) for n in range(9)])
+    rows = [{"battle_uuid": str(n), "side": side, "vector": [float(n), 1.0]}
+            for n in range(9) for side in "ab"]  # fmt: skip
+    rows[4]["vector"], rows[9]["vector"] = cell, None
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vectors = load_embeddings(tmp_path / "e.jsonl", battles)
+    assert np.isinf(vectors[2, 0]).all()
+    assert np.isnan(vectors[4, 1]).all()
+    assert np.isfinite(vectors).sum() == 2 * 16
+    metrics, _, _ = calibrate(battles, ["s"], embeddings=vectors, bootstrap=5)
+    left = metrics["dropped"]
+    assert (left["unreadable"], left["missing_embedding"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
