@@ -6,8 +6,8 @@ Songs with a known signal (500, 1,500 and 10,000 for training, 2,000 for testing
 (96 wide, trunk 96-48, heads 24-12), 50 epochs at two learning rates. Eight members each:
 
 - `all songs`: every member trains on all songs in each epoch; the members differ in their seed.
-- `package`: as `apex-reward train --members 8`: in each epoch a member trains on half of the songs,
-  drawn anew, and on at least `MEMBER_LEAST` (all, where there are fewer).
+- `package`: as `apex-reward train --members 8`: in each epoch a member trains on a share of the
+  songs, `MEMBER_SHARE`, drawn anew, and on at least `MEMBER_LEAST` (all, where there are fewer).
 - `bootstrap`: every member trains on its own draw of the songs with replacement.
 - `half the features`: every member reads its own random half of the embedding, and all songs.
 
@@ -17,8 +17,9 @@ songs (mean over eight seeds), averaged over the heads; in brackets the head tha
 `covered`: share of test songs within two spreads, scaled on the validation songs; 0.95 is wanted.
 `work`: processor time of the eight over that of one.
 
-`the command`: processor time of `apex-reward train --members 8` over `apex-reward train` on shards
-of the published size, start, reading, test split, report and plots included.
+An epoch and the command are measured at the published size (768 wide): processor time of an epoch
+of eight over an epoch of one, in turns, the least of four; and of `apex-reward train --members 8`
+over `apex-reward train`, start, reading, test split, report and plots included.
 """
 
 from __future__ import annotations
@@ -138,6 +139,26 @@ def rows_of(songs: int, lr: float, seed: int) -> list[list[str]]:
     return rows
 
 
+def epoch_row(songs: int) -> list[str]:
+    """Processor seconds of an epoch at the published size, the least of four turns."""
+    data, _ = make_data(songs, ApexConfig())
+    train, val = (data[split].samples("song", "full") for split in ("train", "val"))
+    kinds = [TrainSettings(members=members).each() for members in (1, MEMBERS)]
+    accelerator = Accelerator(cpu=True)
+    loops = [
+        [SampleLoop(one, ApexConfig(), train, val, accelerator) for one in kind] for kind in kinds
+    ]
+    seconds = np.empty((4, 2))
+    for turn in seconds:
+        for place, members in enumerate(loops):
+            started = time.process_time()
+            for loop in members:
+                loop.run_epoch()
+            turn[place] = time.process_time() - started
+    one, eight = seconds.min(axis=0)
+    return [f"{songs:,}", f"{one:.2f}", f"{eight:.2f}", f"{eight / one:.1f}"]
+
+
 def command_row(songs: int) -> list[str]:
     """The command with and without members, each a process of its own."""
     data, _ = make_data(songs, ApexConfig())
@@ -148,7 +169,7 @@ def command_row(songs: int) -> list[str]:
             command_seconds(folder, str(members), "--members", str(members))
             for members in (1, MEMBERS)
         )
-    return [f"{songs:,}", f"{one:.1f}", f"{eight:.1f}", f"{eight / one:.2f}"]
+    return [f"{songs:,}", f"{one:.1f}", f"{eight:.1f}", f"{eight / one:.1f}"]
 
 
 def write_shards(data: Data, folder: Path) -> None:
@@ -197,9 +218,11 @@ def main() -> None:
     sizes = [200] if arguments.quick else [int(size) for size in arguments.sizes.split(",")]
     rows = [row for songs in sizes for lr in (1e-4, 1e-3) for row in rows_of(songs, lr, 0)]
     text = markdown_table(COLUMNS, rows)
+    names = ("songs", "one, s", "eight, s", "eight / one")
+    epochs = markdown_table(names, [epoch_row(songs) for songs in sizes])
+    text += f"\n\nAn epoch:\n\n{epochs}"
     sizes = [] if arguments.quick else [int(n) for n in arguments.commands.split(",") if n]
     if commands := [command_row(songs) for songs in sizes]:
-        names = ("songs", "one, s", "eight, s", "eight / one")
         text += f"\n\nThe command:\n\n{markdown_table(names, commands)}"
     write_result("Ensembles", text, arguments.output)
 

@@ -41,13 +41,13 @@ Reduce = Callable[[Tensor], Tensor]
 ORDER, DROPOUT = 0, 1  # purposes, so that two streams never coincide
 CLIP = 1.0  # largest norm of a gradient
 EVALUATION_ROWS = 4096
-MEMBER_SHARE = 0.5
+MEMBER_SHARE = 0.375
 """Share of the samples that a member of an ensemble trains on in each epoch, drawn anew."""
-MEMBER_LEAST = 1536
+MEMBER_LEAST = 1024
 """Least number of samples of such a draw; a smaller data set is drawn whole."""
 KEPT = ("epoch", "best_epoch", "best_figure", "best")  # of a saved state
 SAVE_SECONDS = 10.0
-"""Least time between two saved states of a run."""
+"""Least time between two saved states of a run; longer where saving takes more than 5% of it."""
 
 
 def stream(*key: int) -> int:
@@ -445,7 +445,7 @@ def shaped(config: ApexConfig, settings: TrainSettings) -> ApexConfig:
 def run_epochs(loops: Sequence[Training], path: Path, stamp: Stamp, resume: bool) -> Iterator[bool]:
     """Train all loops to their end, an epoch of each in turn; yields after each turn.
 
-    The state of all is in `path` at the end, and at least every `SAVE_SECONDS` of training; the
+    The state of all is in `path` at the end, and every `SAVE_SECONDS` or so of training; the
     yielded value says whether it was written. The first process writes.
 
     Args:
@@ -457,7 +457,8 @@ def run_epochs(loops: Sequence[Training], path: Path, stamp: Stamp, resume: bool
         DataError: the state cannot be read.
     """
     first = loops[0]
-    beside, saved = path.with_name(path.name + ".json"), time.monotonic()
+    beside = path.with_name(path.name + ".json")
+    saved, wait = time.monotonic(), SAVE_SECONDS
     if resume and path.is_file():
         stamp.check(beside, path)
         try:
@@ -474,10 +475,12 @@ def run_epochs(loops: Sequence[Training], path: Path, stamp: Stamp, resume: bool
         for loop in loops:
             if not loop.finished:
                 loop.run_epoch()
-        finished = all(loop.finished for loop in loops)
-        due = finished or time.monotonic() - saved >= SAVE_SECONDS
+        finished, now = all(loop.finished for loop in loops), time.monotonic()
+        due = finished or now - saved >= wait
         if due and first.rank == 0:
             with atomic(path) as temporary:
                 torch.save([loop.state() for loop in loops], temporary)
-            saved = time.monotonic()
         yield due
+        if due:
+            saved = time.monotonic()
+            wait = SAVE_SECONDS * max(1.0, 2 * (saved - now))

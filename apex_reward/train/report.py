@@ -213,11 +213,19 @@ def write_trained_card(
     rows: list[tuple[str, Any]] = [(t, f"{songs[split]:,} songs") for split, t in names.items()]
     rows += [(name, report[name]) for name in ("mode", "loss", "task", "members") if name in report]
     training = markdown_table(("training", "was"), [(n, str(v)) for n, v in (*rows, *how)])
-    measured = [(head, *(row[n] for n in METRICS)) for head, row in report["metrics"].items()]
-    figures = markdown_table(("head", *METRICS), measured)
+    columns = {name: {h: row[name] for h, row in report["metrics"].items()} for name in METRICS}
     note = (
         f"Measured on the {report['n_songs']:,} songs of the test split, which come from the same "
         "source as the training songs; other music may be judged worse. Errors are in points of "
         "the head."
     )
+    if spread := report.get("spread"):
+        columns["spread and error"] = {head: row["spearman"] for head, row in spread.items()}
+        columns["covered"] = {head: row["coverage"] for head, row in spread.items()}
+        note += (
+            " `spread and error` is the rank correlation of the members' spread with the error; "
+            "`covered` is the share of songs within two spreads of the mean."
+        )
+    measured = [(head, *(c[head] for c in columns.values())) for head in report["metrics"]]
+    figures = markdown_table(("head", *columns), measured)
     write_card(folder, [f"## Data\n\n{training}", f"## Measured\n\n{note}\n\n{figures}"])

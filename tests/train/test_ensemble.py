@@ -93,6 +93,11 @@ def test_saved_and_loaded(ensemble_run: Path, data: Data) -> None:
     metrics_file = json.loads((ensemble_run / "metrics.json").read_text())
     scales = [metrics_file["spread"][head]["scale"] for head in HEADS]
     assert parts.config.spread_scale == scales
+    card = (ensemble_run / "best" / "README.md").read_text()
+    names = ("mse", "mae", "pearson", "spearman")
+    figures = [metrics_file["metrics"]["clarity"][name] for name in names]
+    figures += [metrics_file["spread"]["clarity"][name] for name in ("spearman", "coverage")]
+    assert f"| clarity | {' | '.join(f'{figure:.3f}' for figure in figures)} |" in card
     x = torch.as_tensor(data["test"].samples("song", "full").features)
     with torch.no_grad():
         scores = parts.predictor(x)
