@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from apex_reward.arena.battles import audio_name, score_names, score_pairs, uuid
 from apex_reward.audio.load import AUDIO_ENDINGS
 from apex_reward.errors import DataError, listed
 from apex_reward.files.tables import read_rows
+from apex_reward.report.cells import counted
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Comparison:
 def read_comparisons(source: str | Path) -> list[Comparison]:
     """Comparisons of a table (`chosen`, `rejected` or `audio_a`, `audio_b`) or of a folder.
 
-    Paths of a table are relative to its folder, else to the working directory.
+    Paths of a table are relative to its folder, else to the working directory. Rows without two
+    songs are left out with a warning.
 
     Raises:
         DataError: nothing to compare, or the columns are not there.
@@ -66,10 +69,12 @@ def _of_table(path: Path) -> Iterator[Comparison]:
     names = score_names(rows)
     pairs = {name: np.where(np.isinf(pair), np.nan, pair).tolist()
              for name, pair in score_pairs(rows, names).items()}  # fmt: skip
+    lacking = 0
     for place, row in enumerate(rows):
         prompt, (a, b) = str(row.get("prompt") or ""), (audio_name(row, side) for side in "ab")
         if not (a and b):
-            raise DataError(f"a row lacks a song; its prompt: {prompt!r}")
+            lacking += 1
+            continue
         songs = _located(a, path.parent), _located(b, path.parent)
         systems = str(row.get("system_a") or ""), str(row.get("system_b") or "")
         scores = {name: tuple(pair[place]) for name, pair in pairs.items()}
@@ -79,6 +84,10 @@ def _of_table(path: Path) -> Iterator[Comparison]:
             songs, systems = songs[::-1], systems[::-1]
             scores = {name: pair[::-1] for name, pair in scores.items()}
         yield Comparison(prompt, songs, systems, scores, identity, turned)
+    if lacking:
+        warnings.warn(
+            f"{path}: {counted(lacking, 'row')} without two songs, left out", stacklevel=3
+        )
 
 
 def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,14 @@ def test_pairs_bring_the_scores_of_both_songs(tmp_path):
         assert found.systems == ("chosen", "rejected")
 
 
+def test_a_row_without_two_songs_costs_no_other(tmp_path):
+    rows = [{"audio_a": "a.wav", "audio_b": b} for b in ("b.wav", "", None, "c.wav")]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match=r"x.jsonl: 2 rows without two songs, left out"):
+        found = read_comparisons(tmp_path / "x.jsonl")
+    assert [item.songs[1].name for item in found] == ["b.wav", "c.wav"]
+
+
 def test_bad_tables(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": "p"}\n')
     with pytest.raises(DataError, match="chosen and rejected"):
