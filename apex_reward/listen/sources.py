@@ -85,16 +85,15 @@ def _of_table(path: Path) -> Iterator[Comparison]:
             scores = {name: pair[::-1] for name, pair in scores.items()}
         yield Comparison(prompt, songs, systems, scores, identity, turned)
     if lacking:
-        warnings.warn(
-            f"{path}: {counted(lacking, 'row')} without two songs, left out", stacklevel=3
-        )
+        left_out = f"{counted(lacking, 'row')} without two songs, left out"
+        warnings.warn(f"{path}: {left_out}", stacklevel=3)
 
 
 def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
     """A pair's row in the columns of a battle; a margin counts where there is nothing better."""
     row: dict[str, Any] = {"prompt": pair.get("prompt")}
     for side, system in (("a", "chosen"), ("b", "rejected")):
-        row |= {f"audio_{side}": pair[system], f"system_{side}": system}
+        row |= {f"audio_{side}": pair.get(system), f"system_{side}": system}
         row |= {
             f"{name.removeprefix(f'{system}_')}_{side}": value
             for name, value in pair.items()

@@ -119,8 +119,10 @@ def test_pairs_bring_the_scores_of_both_songs(tmp_path):
         assert found.systems == ("chosen", "rejected")
 
 
-def test_a_row_without_two_songs_costs_no_other(tmp_path):
-    rows = [{"audio_a": "a.wav", "audio_b": b} for b in ("b.wav", "", None, "c.wav")]
+@pytest.mark.parametrize("names", [("audio_a", "audio_b"), ("chosen", "rejected")])
+def test_a_row_without_two_songs_costs_no_other(tmp_path, names):
+    first, second = names
+    rows = [{first: "a.wav", second: b} for b in ("b.wav", "", "c.wav")] + [{first: "d.wav"}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.warns(UserWarning, match=r"x.jsonl: 2 rows without two songs, left out"):
         found = read_comparisons(tmp_path / "x.jsonl")
