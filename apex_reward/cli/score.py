@@ -63,7 +63,7 @@ def score(
         from apex_reward.files import songs_inside, tables
         from apex_reward.rewards.rows import row_columns
         from apex_reward.scoring import inputs, job
-        from apex_reward.scoring.rows import result_columns
+        from apex_reward.scoring.rows import kept_names, result_columns
 
     if output is not None:
         tables.check_format(output)
@@ -97,8 +97,10 @@ def score(
     if engine.share.first:
         typer.echo(f"{tally} -> {output}")
         figures = row_columns(reward, settings.rewarded)
-        columns = result_columns(reward, settings)
-        for line in parts.write_groups(output, by, figures, columns) if by else ():
+        given = dict.fromkeys(name for source in sources for name in source.columns)
+        kept = kept_names(given, result_columns(reward, settings))
+        columns = {column: kept[column] for column in by or ()}
+        for line in parts.write_groups(output, columns, figures) if by else ():
             typer.echo(line)
         rewards.show_lost(reward, groups, len(sources))
     return engine.ended(common.show_failures(tally.reasons, SEE))

@@ -37,24 +37,21 @@ def check_columns(columns: Sequence[str], sources: Sequence[Input]) -> None:
         )
 
 
-def write_groups(
-    output: Path, columns: Sequence[str], figures: Sequence[str], taken: Sequence[str]
-) -> list[str]:
+def write_groups(output: Path, columns: Mapping[str, str], figures: Sequence[str]) -> list[str]:
     """Write the groups of a finished result file beside it; the largest gaps in words.
 
     Args:
         output: what `score_to_file` wrote. Rows with an error are left out.
-        columns: of the inputs.
+        columns: columns of the inputs -> the name that each has in the file.
         figures: heads and rewards.
-        taken: names of the result columns; an input column of such a name is `input.<name>` there.
 
     Returns:
         A sentence per column and figure whose groups differ (adjusted p-value below 0.05).
     """
     rows = [row for row in read_rows(output) if not row.get("error")]
     tables = {
-        (column, figure): _groups(rows, f"input.{column}" if column in taken else column, figure)
-        for column in columns
+        (column, figure): _groups(rows, kept, figure)
+        for column, kept in columns.items()
         for figure in figures
     }
     p_values = holm([_p_value(groups) for groups in tables.values()])
