@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_reward.arena.battles import RULERS, Row, audio_name, uuid_of
+from apex_reward.audio.load import songs_by_stem
 from apex_reward.errors import DataError
 from apex_reward.files.tables import check_format, read_jsonl, write_table
 from apex_reward.rewards.reward import Reward
@@ -36,7 +37,7 @@ def song_paths(rows: Sequence[Row], audio_folder: Path) -> list[Pair]:
     """
     if not audio_folder.is_dir():
         raise DataError(f"{audio_folder} is not a folder; --audio-dir holds the battles' songs")
-    by_stem = {path.stem: path for path in sorted(audio_folder.glob("*_[ab].*"))}
+    by_stem = songs_by_stem(audio_folder)
 
     def path_of(row: Row, side: str) -> str | None:
         if name := audio_name(row, side):

@@ -25,6 +25,12 @@ AUDIO_ENDINGS = (
 )
 
 
+def songs_by_stem(folder: Path) -> dict[str, Path]:
+    """The audio files in a folder and below, by name without ending; the first of equal names."""
+    files = sorted(folder.rglob("*"), reverse=True)
+    return {path.stem: path for path in files if path.suffix.lower() in AUDIO_ENDINGS}
+
+
 @dataclass(frozen=True)
 class Waveform:
     """Decoded audio: samples (C, T) float32, nominally in [-1, 1], and the rate in Hz.

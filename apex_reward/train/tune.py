@@ -25,6 +25,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from apex_reward.audio.decoding import DecodeSettings, decode_song
+from apex_reward.audio.load import songs_by_stem
 from apex_reward.audio.resample import resample
 from apex_reward.audio.segment import cut_segments
 from apex_reward.data.shards import load_encoder
@@ -242,7 +243,7 @@ def song_paths(folders: Mapping[str, Path], audio_dir: Path, data: Data) -> dict
     """
     problems: list[str] = []
     found: dict[str, list[str]] = {}
-    by_stem = {path.stem: path for path in sorted(audio_dir.rglob("*"), reverse=True)}
+    by_stem = songs_by_stem(audio_dir)
     for split, folder in folders.items():
         stored: dict[str, str | None] = {}
         for file in sorted(folder.glob("*.parquet")):

@@ -109,6 +109,8 @@ def test_a_song_that_is_no_audio_does_not_stop_another_model(folder):
 
 def test_songs_are_found_by_battle_id_without_audio_columns(tmp_path):
     write_wav(tmp_path / "u-1_a.wav", seconds=0.1)
+    for ending in ("jpg", "yaml"):  # a cover and a note beside the song
+        (tmp_path / f"u-1_a.{ending}").touch()
     rows = [{"battle_uuid": "u-1", "preference": "A"}]
     assert song_paths(rows, tmp_path) == [(str(tmp_path / "u-1_a.wav"), None)]
     with pytest.raises(DataError, match="no battle names a song"):

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from apex_reward.audio import load_audio, save_wav
+from apex_reward.audio.load import songs_by_stem
 from apex_reward.errors import AudioError
 
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 24_000)
@@ -76,3 +77,10 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr("os.open", refuse)
     with pytest.raises(AudioError, match="permission denied"):
         load_audio(path)
+
+
+def test_songs_are_found_by_name_whatever_stands_beside_them(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.jpg", "a.mp3", "a.txt", "b.json", "deep/c.FLAC", "deep/a.wav"):
+        (tmp_path / name).touch()
+    assert songs_by_stem(tmp_path) == {"a": tmp_path / "a.mp3", "c": tmp_path / "deep" / "c.FLAC"}
