@@ -165,7 +165,8 @@ def battles_of(
         raise DataError(
             f"battles need a column 'preference'; columns: {listed(sorted(columns), 20)}"
         )
-    order = sorted(range(len(rows)), key=lambda place: _sort_key(rows[place]))
+    keys = [(uuid_of(row), json.dumps(row, sort_keys=True, default=str)) for row in rows]
+    order = sorted(range(len(rows)), key=keys.__getitem__)
     there = score_names([rows[place] for place in order])
     rulers = [name for name in there if name.startswith(RULERS)]
     names = there if scores is None else list(dict.fromkeys([*scores, *rulers]))
@@ -313,10 +314,6 @@ def audio_name(row: Row, side: str) -> str:
     if isinstance(value, Mapping):  # the hub's audio feature
         value = value.get("path")
     return str(value) if value else ""
-
-
-def _sort_key(row: Row) -> tuple[str, str]:
-    return uuid_of(row), json.dumps(row, sort_keys=True, default=str)
 
 
 def _one_spelling(rows: Sequence[Row]) -> tuple[TextArray, list[str]]:

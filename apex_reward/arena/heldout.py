@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -124,15 +125,9 @@ def reliability(logit: FloatArray, a_won: npt.ArrayLike, bins: int = BINS) -> di
     """
     if np.isnan(logit).any():
         return {"ece": math.nan, "reliability": []}
-    probability, won = expit(logit), np.asarray(a_won, dtype=np.float64)
-    place = np.minimum((probability * bins).astype(np.intp), bins - 1)
-    curve = [
-        {
-            "predicted": float(probability[place == number].mean()),
-            "observed": float(won[place == number].mean()),
-            "n": int((place == number).sum()),
-        }
-        for number in np.unique(place)
-    ]
+    probability = expit(logit)
+    frame = pd.DataFrame({"predicted": probability, "observed": np.asarray(a_won, np.float64)})
+    groups = frame.groupby(np.minimum((probability * bins).astype(np.intp), bins - 1))
+    curve: list[dict[str, Any]] = groups.mean().assign(n=groups.size()).to_dict("records")
     gaps = [point["n"] * abs(point["predicted"] - point["observed"]) for point in curve]
     return {"ece": sum(gaps) / len(logit), "reliability": curve}

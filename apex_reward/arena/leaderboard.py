@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse, stats
 
 from apex_reward.arena.battles import Battles
@@ -244,8 +245,8 @@ class _Board:
             "component": self.component,
         }
         order = np.lexsort((self._names, -self.point, self.component))
-        lists = {name: column[order].tolist() for name, column in columns.items()}
-        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+        rows: list[dict[str, Any]] = pd.DataFrame(columns).iloc[order].to_dict("records")
+        return rows
 
 
 def _components(wins: FloatArray, battles: IntArray) -> IntArray:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import apex_reward
 from apex_reward.arena import battles as b
@@ -129,7 +130,11 @@ def filter_rows(
     reasons: dict[str, Any] = {"unknown_vote": votes == ""}
     if keep.last_months is not None:
         months, dates = read_months(row.get("date") for row in rows)
-        before = np.array(months) < _first_month(max(months, default=""), keep.last_months)
+        if not any(months):
+            raise DataError(
+                f"no battle has a date, so the last {keep.last_months} months cannot be chosen"
+            )
+        before = np.array(months) < str(pd.Period(max(months), "M") - keep.last_months + 1)
         unused = np.isin(np.arange(len(rows)), [*dates.unread, *dates.future])
         reasons |= {"unreadable_date": before & unused, "outside_dates": before}
     if not keep.prebaked:
@@ -147,13 +152,6 @@ def filter_rows(
     reason = np.select([*reasons.values()], [*reasons], default="")
     kept = [row for row, why in zip(rows, reason, strict=True) if not why]
     return kept, {name: int((reason == name).sum()) for name in reasons if name in reason}
-
-
-def _first_month(newest: str, last_months: int) -> str:
-    if not newest:
-        raise DataError(f"no battle has a date, so the last {last_months} months cannot be chosen")
-    index = int(newest[:4]) * 12 + int(newest[5:]) - last_months
-    return f"{index // 12:04d}-{index % 12 + 1:02d}"
 
 
 def audio_path(row: Row, side: str, folder: Path) -> Path | None:
