@@ -41,9 +41,9 @@ Reduce = Callable[[Tensor], Tensor]
 ORDER, DROPOUT = 0, 1  # purposes, so that two streams never coincide
 CLIP = 1.0  # largest norm of a gradient
 EVALUATION_ROWS = 4096
-MEMBER_SHARE = 0.375
+MEMBER_SHARE = 0.5
 """Share of the samples that a member of an ensemble trains on in each epoch, drawn anew."""
-MEMBER_LEAST = 1024
+MEMBER_LEAST = 1536
 """Least number of samples of such a draw; a smaller data set is drawn whole."""
 KEPT = ("epoch", "best_epoch", "best_figure", "best")  # of a saved state
 SAVE_SECONDS = 10.0
