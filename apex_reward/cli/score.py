@@ -98,8 +98,8 @@ def score(
         typer.echo(f"{tally} -> {output}")
         figures = row_columns(reward, settings.rewarded)
         given = dict.fromkeys(name for source in sources for name in source.columns)
-        kept = kept_names(given, result_columns(reward, settings))
-        columns = {column: kept[column] for column in by or ()}
+        names = kept_names(given, result_columns(reward, settings))
+        columns = {column: names[column] for column in by or ()}
         for line in parts.write_groups(output, columns, figures) if by else ():
             typer.echo(line)
         rewards.show_lost(reward, groups, len(sources))
