@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
@@ -291,11 +292,7 @@ def neutral(signs: Floats, margin: Floats) -> Mask:
 
 def _rank_within(group: Integers, value: Floats) -> Integers:
     """(M,) how many of the same group come before each: larger values first, then input order."""
-    order = np.lexsort((np.arange(len(group)), -value, group))
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
-    return rank
+    return pd.Series(-value).groupby(group).rank("first").to_numpy(np.int64) - 1
 
 
 def limited(
@@ -341,11 +338,9 @@ def _drop_unpaired(
         paired[side[removed.open]] = True
     for code, reason in enumerate(removed.texts[1:], start=1):
         ledger.drop(~paired & (last == code), f"pairs dropped ({reason})")
-    values, usable = candidates.numbers[options.primary], ledger.open
-    low, high = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
-    np.minimum.at(low, candidates.prompt[usable], values[usable])
-    np.maximum.at(high, candidates.prompt[usable], values[usable])
-    equal = (low == high)[candidates.prompt]
+    values = pd.Series(candidates.numbers[options.primary]).where(ledger.open)
+    of_prompt = values.groupby(candidates.prompt)
+    equal = (of_prompt.transform("min") == of_prompt.transform("max")).to_numpy()
     ledger.drop(~paired & equal, f"ties with every other candidate on {options.primary}")
     ledger.drop(~paired, f"not selected by {options.strategy_name}")
 

@@ -23,7 +23,16 @@ from apex_reward.pairs.options import PairOptions
 from apex_reward.prompt import prompt_of
 from apex_reward.report import charts
 from apex_reward.report.cells import Player
-from apex_reward.report.document import Block, Grid, Heading, Picture, Tiles, Words, as_page
+from apex_reward.report.document import (
+    Block,
+    Grid,
+    Heading,
+    Picture,
+    Tiles,
+    Words,
+    as_page,
+    render,
+)
 from apex_reward.report.figures import save_figure
 from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
 from apex_reward.report.songs import place_songs
@@ -188,7 +197,6 @@ def pairs_card(
             of `datasets` tells sets in folders of one name apart.
         made_by: `provenance` of the reward that scored the candidates; None where it is not known.
     """
-    made_by = made_by or {}
     splits = [name for name in ("train", "test") if name == "train" or counts[f"n_{name}"]]
     homes = {"default": "data", "audio": "audio"}
     head = {
@@ -214,45 +222,17 @@ def pairs_card(
     drops = counts["dropped_candidates"] | counts["dropped_pairs"]
     if form == "kto" and counts["n_candidates_chosen_and_rejected"]:
         drops["both chosen and rejected"] = counts["n_candidates_chosen_and_rejected"]
+    made_by = made_by or {}
     models = [(name, about["source"], about["hash"], stated(about.get("licences", ())))
               for name, about in made_by.get("models", {}).items()]  # fmt: skip
     settings = {name: value for name, value in made_by.get("reward", {}).items()
                 if value not in (None, [])}  # fmt: skip
-    unknown = "" if made_by else "Not known here: the values came with the candidates."
-    sections: list[tuple[str, str, Sequence[str], Sequence[Sequence[object]]]] = [
-        ("", f"{counts['n_pairs']:,} pairs of songs ({counts['n_train']:,} train, "
-         f"{counts['n_test']:,} test) of {counts['n_prompts_paired']:,} prompts, for TRL's "
-         f"`{TRAINERS[form]}`.", (), ()),
-        ("Load it", _loading(form, "audio" in configs), (), ()),
-        ("How it was made", f"By `apex-reward pairs` {package_version()} from "
-         f"{counts['n_candidates']:,} candidates of {counts['n_prompts']:,} prompts.",
-         ("option", "value"), [(name, str(value)) for name, value in asked.items()]),
-        ("", "", ("dropped, by reason", "number"), [*drops.items()]),
-        (TEACHES, "The share of pairs in which the chosen song has more of a ruler, with its 95% "
-         "interval.", RULER_COLUMNS, _ruler_rows(counts)),
-        ("", "\n".join(f"- {warning}" for warning in counts["warnings"]), (), ()),
-        ("Reward", unknown, ("model", "from", "hash of the weights", "licences"), models),
-        ("", "", ("setting", "value"), [(name, str(value)) for name, value in settings.items()]),
-        ("Licences and limits", "- The songs keep the licences of their makers, and the weights of "
-         "the models above keep theirs. Whoever publishes this set needs the right to do so, and "
-         "names the licence in the head of this card.\n- These are the preferences of a reward, "
-         "not of people. Measure how far it agrees with people (`apex-reward arena evaluate`) "
-         "before you train on it.", (), ()),
-    ]  # fmt: skip
-    parts = [DEMONSTRATION if made_by.get("demonstration") else ""]
-    for title, text, columns, rows in sections:
-        parts += [f"## {title}" if title else "", text]
-        parts += [markdown_table(columns, rows) if rows else ""]
-    return card(head, "Preference pairs of songs", parts)
-
-
-def _loading(form: str, has_audio: bool) -> str:
-    code = f"from apex_reward.pairs import to_{form}\nfrom datasets import load_dataset\n\n"
-    code += 'pairs = load_dataset("THIS", split="train")\n'
-    if has_audio:
-        code += 'songs = load_dataset("THIS", "audio", split="train")'
-        note = "`default` holds the texts of the tokens, `audio` the songs."
-    else:
-        code += f"texts = to_{form}(pairs, encode=codec_tokens)  # (samples, Hz) -> ids or text"
-        note = "Songs are `bytes` and `path`. A codec makes tokens for a language model of them."
-    return f"{note}\n\n```python\n{code}\n```"
+    text = render(
+        "pairs/card.md", n=counts, form=form, trainer=TRAINERS[form], table=markdown_table,
+        songs_apart="audio" in configs, version=package_version(), drops=[*drops.items()],
+        options=[(name, str(value)) for name, value in asked.items()], teaches=TEACHES,
+        ruler_columns=RULER_COLUMNS, rulers=_ruler_rows(counts), models=models,
+        settings=[(name, str(value)) for name, value in settings.items()],
+        demonstration=DEMONSTRATION if made_by.get("demonstration") else "",
+    )  # fmt: skip
+    return card(head, "Preference pairs of songs", [text.strip()])
