@@ -50,12 +50,16 @@ class Three:
     sample_rate = RATE
     differentiable = True
     reads_text = False
-    members = 3
+    factors = (1.0, 2.0, 6.0)
+
+    @property
+    def members(self) -> int:
+        return len(self.factors)
 
     def __call__(self, waveforms: Tensor, sample_rate: int, lengths: Any = None,
                  prompts: Any = None) -> Scores:  # fmt: skip
         power = waveforms.square().mean(dim=-1)
-        members = torch.stack([power, 2 * power, 6 * power])[:, :, None]
+        members = torch.stack([factor * power for factor in self.factors])[:, :, None]
         return Scores.from_members(members, self.heads)
 
 
@@ -132,6 +136,18 @@ def test_panels_join_ensembles_and_single_models(model: ApexReward) -> None:
     assert scores.std["apex.clarity"].item() == 0
     power = wave.square().mean().item()
     assert scores.std["three.power"].item() == pytest.approx(power * (14 / 3) ** 0.5, rel=1e-4)
+
+
+def test_each_ensemble_of_a_panel_has_its_own_mean_and_spread() -> None:
+    """Two members beside three: none is repeated in a mean, a spread or a reward."""
+    two = Three()
+    two.name, two.factors = "two", (1.0, 3.0)
+    wave = torch.full((16,), 0.5)  # of power 0.25
+    reward = Reward([two, Three()], RewardMix({"two.power": 1.0}, "none"))
+    (row,) = reward.judge([wave], sample_rate=RATE)
+    assert [row["two.power"], row["two.power_std"]] == pytest.approx([0.5, 0.25])
+    assert [row["three.power"], row["reward_raw"]] == pytest.approx([0.75, 0.5])
+    assert reward(wave[None], RATE).item() == pytest.approx(0.5)
 
 
 def test_prompts_reach_the_models_that_read_them(model: ApexReward) -> None:
