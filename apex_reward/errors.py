@@ -38,6 +38,21 @@ class DataError(ApexError, ValueError):
         return cls(f"{subject}:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
+def expect(holds: bool, name: str, value: object, wanted: str) -> None:
+    """Raise UsageError with `NAME is VALUE; expected WANTED` unless the value holds.
+
+    >>> expect(0.5 < 1, "alpha", 0.5, "a share below 1")
+    """
+    if not holds:
+        raise UsageError(f"{name} is {value!r}; expected {wanted}")
+
+
+def expect_one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """`expect` that the value is one of the known names."""
+    names = tuple(known)
+    expect(value in names, name, value, f"one of {', '.join(names)}")
+
+
 def listed(names: Iterable[object], limit: int = 8) -> str:
     """Join names for a message: the first `limit`, then how many more.
 

@@ -34,8 +34,7 @@ from torch import Tensor
 from apex_reward import Head, Reward, Scores
 from apex_reward.audio.decoding import DecodeSettings, decode_songs
 from apex_reward.audio.resample import resample
-from apex_reward.audio.segment import Segments, cut_segments
-from apex_reward.model.encode import EncodedModel
+from apex_reward.model.encode import EncodedModel, Pieces
 from apex_reward.report.markdown import markdown_table
 from apex_reward.scoring import score_songs
 
@@ -70,18 +69,13 @@ print(*(f"{(b - a) / songs:.6f}" for a, b in zip(used(1), used(songs + 1))))
 """
 
 
-class Sleeper:
+class Sleeper(Pieces):
     """An encoder that takes a GPU's time and no processor's."""
 
-    name, sample_rate, batch_segments, by_length = "sleeper", RATE, 4, False
-    window: int | None = SEGMENT
+    name, sample_rate, batch_segments, window = "sleeper", RATE, 4, SEGMENT
 
     def __init__(self, speed: float) -> None:
         self.speed, self.busy = speed, 0.0
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """30-second segments."""
-        return cut_segments(songs, lengths, SEGMENT, RATE)
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """Means, after so long."""

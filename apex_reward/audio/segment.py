@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import expect_one_of
 
 SegmentTail = Literal["pad", "mask", "drop"]
 SEGMENT_TAILS = get_args(SegmentTail)
@@ -25,9 +25,10 @@ MIN_TAIL_SECONDS = 5.0
 class Segments:
     """Segments of a batch of songs, packed without gaps in song order.
 
-    samples: (N, n), zero beyond the real audio. song: (N,) int64, which song each belongs to.
-    real: (N,) int64, real samples in each, on the CPU: reading them waits for no GPU. weight: (N,),
-    each segment's share in its song's mean (they sum to 1 per song).
+    samples: (N, n), zero beyond the real audio. The others are on the CPU, where reading them waits
+    for no GPU. song: (N,) int64, which song each belongs to. real: (N,) int64, real samples in
+    each. weight: (N,) float64, of each in its song's mean: its real samples, or 1 where all
+    count alike.
     """
 
     samples: Tensor
@@ -37,9 +38,11 @@ class Segments:
 
     def song_means(self, values: Tensor, songs: int) -> Tensor:
         """Weighted mean over each song's segments: (N, ...) -> (songs, ...)."""
-        weight = self.weight.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+        totals = torch.zeros(songs, dtype=torch.float64).index_add(0, self.song, self.weight)
+        shares = (self.weight / totals[self.song]).to(values)
         means = values.new_zeros(songs, *values.shape[1:])
-        return means.index_add(0, self.song, values * weight)
+        weighted = values * shares.view(-1, *[1] * (values.ndim - 1))
+        return means.index_add(0, self.song.to(values.device), weighted)
 
 
 def cut_segments(
@@ -60,33 +63,19 @@ def cut_segments(
             (segments weigh by their real length) or `drop` (a tail under 5 s is left out, never a
             song's only segment).
     """
-    if tail not in SEGMENT_TAILS:
-        raise UsageError(f"segment tail is {tail!r}; expected one of {', '.join(SEGMENT_TAILS)}")
+    expect_one_of("segment tail", tail, SEGMENT_TAILS)
     real = [segment_lengths(n, segment_samples, sample_rate, tail) for n in lengths]
-    most, device = max(map(len, real), default=0), waveforms.device
+    most = max(map(len, real), default=0)
     padded = F.pad(waveforms, (0, most * segment_samples - waveforms.shape[1]))
     grid = padded.reshape(len(real), most, segment_samples)
     kept = [(i, j) for i, parts in enumerate(real) for j in range(len(parts))]
-    song, position = torch.tensor(kept, dtype=torch.int64, device=device).reshape(-1, 2).T
-    shares = [
-        (n / sum(parts) if tail == "mask" else 1 / len(parts)) for parts in real for n in parts
-    ]
+    song, position = torch.tensor(kept, dtype=torch.int64).reshape(-1, 2).T
+    lasting = torch.tensor([n for parts in real for n in parts], dtype=torch.int64)
     return Segments(
         samples=grid.flatten(0, 1) if len(kept) == len(real) * most else grid[song, position],
         song=song,
-        real=torch.tensor([n for parts in real for n in parts], dtype=torch.int64),
-        weight=torch.tensor(shares, dtype=torch.float64, device=device),
-    )
-
-
-def whole_song(song: Tensor, length: int, at_least: int) -> Segments:
-    """One song (1, T) as one piece of its own length, zero-padded where shorter than `at_least`."""
-    device = song.device
-    return Segments(
-        samples=F.pad(song[:, :length], (0, max(0, at_least - length))),
-        song=torch.zeros(1, dtype=torch.int64, device=device),
-        real=torch.tensor([length]),
-        weight=torch.ones(1, dtype=torch.float64, device=device),
+        real=lasting,
+        weight=(lasting if tail == "mask" else torch.ones_like(lasting)).double(),
     )
 
 

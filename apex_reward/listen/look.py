@@ -140,7 +140,7 @@ def _guards(reward: Reward) -> Guards:
 
 
 def _result(reward: Reward, path: Path, prompt: str) -> SongResult:
-    settings = replace(reward.engine_settings(pieces=True), guards=_guards(reward))
+    settings = replace(reward.engine_settings(), guards=_guards(reward))
     (result,) = reward.results([str(path)], _prompts(reward, prompt), settings=settings)
     if result.error is not None:
         raise AudioError(result.error)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from apex_reward.audio.segment import Segments, whole_song
+from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.errors import UsageError
 from apex_reward.model.inputs import at_rate, checked_songs
 from apex_reward.model.packing import drawn_pieces, graph_settings, scaled_gradient
@@ -39,33 +39,49 @@ class SongEncoder(Protocol):
         sample_rate: Hz of the mono songs it encodes.
         batch_segments: pieces per encoder batch, unless a call sets it.
         window: samples of a piece; None where a song is encoded whole, in a pass of its own.
-        by_length: whether pieces weigh by their real length in a song's mean, or all alike.
     """
 
     name: str
     sample_rate: int
     batch_segments: int
     window: int | None
-    by_length: bool
 
     def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) at `sample_rate`, zero beyond their lengths, to pieces.
+        """Songs (B, T) at `sample_rate`, zero beyond their lengths, to weighted pieces.
 
-        Where `window` is None it gets one song at a time, of its own length.
+        Where `window` is None it gets one song at a time, of its own length; elsewhere a long song
+        comes in stretches of whole windows, the last two windows with the tail.
         """
-        ...
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """Pieces (N, n), of which (N,) samples are real, to features (N, ...) on the graph."""
-        ...
 
     def fingerprint(self) -> Hashable:
         """Equal for two encoders that give the same features: weights and settings."""
-        ...
 
 
-class ModuleEncoder:
-    """Base of song encoders over modules: their weights and fingerprint.
+class Pieces:
+    """The cut of song encoders: into windows, or whole songs, which are batches of their own.
+
+    Attributes:
+        tail: as in `cut_segments`.
+        shortest: samples that a shorter whole song is zero-padded to.
+    """
+
+    sample_rate: int
+    batch_segments = 1
+    window: int | None = None
+    tail: str = "pad"
+    shortest = 1
+
+    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
+        """Songs (B, T), zero beyond their lengths, to windows; one song (1, T) to one piece."""
+        size = self.window or max(self.shortest, *lengths)
+        return cut_segments(songs, lengths, size, self.sample_rate, self.tail)
+
+
+class ModuleEncoder(Pieces):
+    """Base of song encoders over modules: their cut, weights and fingerprint.
 
     A subclass defines `weights`, the modules that its features depend on, and `settings`.
     """
@@ -87,33 +103,17 @@ class ModuleEncoder:
         return type(self).__name__, self.settings(), *map(weights_hash, self.weights())
 
 
-class WholeSongs(ModuleEncoder):
-    """Base of encoders that take a song in one pass; one below `shortest` samples is padded."""
-
-    batch_segments = 1
-    window: int | None = None
-    by_length = False
-    shortest = 1
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """One song (1, T) as one piece of its own length."""
-        return whole_song(songs, lengths[0], self.shortest)
-
-
 class EncodedModel:
     """Base of reward models that are made of song encoders.
 
-    A subclass defines `name`, `heads`, `encoders` and `score_features`.
+    A subclass defines `name`, `heads` (the named outputs with their ranges, in order), `encoders`
+    and `score_features`.
     """
 
     name: str
+    heads: tuple[Head, ...]
     differentiable = True
     reads_text = False
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """The named outputs with their ranges, in order."""
-        raise NotImplementedError
 
     @property
     def encoders(self) -> tuple[SongEncoder, ...]:
@@ -242,7 +242,7 @@ def _features(encoder: SongEncoder, pieces: Segments, batch_segments: int | None
     if drawn is None or not torch.is_grad_enabled():
         return encode_pieces(encoder, pieces.samples, pieces.real, batch_segments)
     chosen, scale = drawn_pieces(pieces.song, drawn)
-    real = pieces.real.to(chosen.device)
+    real = pieces.real
     if bool(chosen.all()):
         return encode_pieces(encoder, pieces.samples, real, batch_segments)
     with torch.no_grad():

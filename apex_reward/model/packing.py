@@ -10,7 +10,7 @@ Shape key: N = pieces, n = samples in a piece.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class GraphSettings:
 
 _PLAIN = GraphSettings()
 _settings: ContextVar[GraphSettings] = ContextVar("_settings", default=_PLAIN)
-Encode = Callable[[Tensor, Tensor | None], Tensor]
+Encode = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -55,10 +55,8 @@ def gradient_settings(
     Raises:
         UsageError: graph_segments below 0 or segments below 1.
     """
-    if graph_segments is not None and graph_segments < 0:
-        raise UsageError(f"graph_segments is {graph_segments}; expected 0 or more")
-    if segments is not None and segments < 1:
-        raise UsageError(f"segments is {segments}; expected 1 or more")
+    expect((graph_segments or 0) >= 0, "graph_segments", graph_segments, "0 or more")
+    expect(segments is None or segments >= 1, "segments", segments, "1 or more")
     token = _settings.set(GraphSettings(graph_segments, segments, frugal))
     try:
         yield
@@ -75,27 +73,25 @@ def drawn_pieces(song: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Which pieces get a gradient, (N,) bool, and by what each song's are scaled, (N,).
 
     Args:
-        song: (N,) which song each piece belongs to.
+        song: (N,) which song each piece belongs to, on the CPU.
         count: at most so many of each.
     """
-    numbers = song.cpu()
-    totals = torch.bincount(numbers)[numbers]
-    order = torch.rand(len(numbers), dtype=torch.float64)
-    rank = ((order[None] < order[:, None]) & (numbers[None] == numbers[:, None])).sum(dim=1)
-    scale = totals.to(torch.float32) / totals.clamp_max(count)
-    return (rank < count).to(song.device), scale.to(song.device)
+    totals = torch.bincount(song)[song]
+    order = torch.rand(len(song), dtype=torch.float64)
+    rank = ((order[None] < order[:, None]) & (song[None] == song[:, None])).sum(dim=1)
+    return rank < count, totals.to(torch.float32) / totals.clamp_max(count)
 
 
 def scaled_gradient(x: Tensor, scale: Tensor) -> Tensor:
     """`x` (N, ...) itself, whose gradient is multiplied by `scale` (N,)."""
-    factor = scale.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+    factor = scale.to(x).view(-1, *[1] * (x.ndim - 1))
     return x.detach() + (x - x.detach()) * factor
 
 
 def encode_pieces(
     encoder: Any,
     samples: Tensor,
-    real: Tensor | None,
+    real: Tensor,
     batch_segments: int | None = None,
     graph_segments: int | None = None,
 ) -> Tensor:
@@ -107,7 +103,7 @@ def encode_pieces(
     Args:
         encoder: a `SongEncoder`.
         samples: (N, n).
-        real: (N,) real samples of each; None: all.
+        real: (N,) real samples of each.
         batch_segments: pieces per encoder batch; None takes the encoder's own.
         graph_segments: None takes what the settings say.
 
@@ -115,9 +111,8 @@ def encode_pieces(
         UsageError: batch_segments below 1.
     """
     size = encoder.batch_segments if batch_segments is None else batch_segments
-    if size < 1:
-        raise UsageError(f"batch_segments is {size}; expected 1 or more")
-    encode, real = encoder.encode, None if real is None else real.to(samples.device)
+    expect(size >= 1, "batch_segments", size, "1 or more")
+    encode, real = encoder.encode, real.to(samples.device)
     weights = [w for w in getattr(encoder, "parameters", tuple)() if w.requires_grad]
     if not (torch.is_grad_enabled() and (samples.requires_grad or weights)):
         return _in_batches(encode, samples, real, size)
@@ -127,28 +122,24 @@ def encode_pieces(
     # back when it recomputes the others.
     parts = []
     if split:
-        before = None if real is None else real[:split]
-        parts.append(_recomputed(encode, size, before, samples[:split], weights))
+        parts.append(_recomputed(encode, size, real[:split], samples[:split], weights))
     if split < len(samples):
-        rest = None if real is None else real[split:]
-        parts.append(_on_graph(encode, samples[split:], rest, size, weights))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts.append(_on_graph(encode, size, real[split:], samples[split:], weights))
+    return _joined(parts)
 
 
 def _on_graph(
-    encode: Encode, samples: Tensor, real: Tensor | None, size: int, weights: list[nn.Parameter]
+    encode: Encode, size: int, real: Tensor, samples: Tensor, weights: list[nn.Parameter]
 ) -> Tensor:
     """With the whole graph; where memory runs out, recomputed after all."""
-    try:
-        parts = [
-            encode(samples[at : at + size], None if real is None else real[at : at + size])
-            for at in range(0, len(samples), size)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-    except torch.OutOfMemoryError:
-        parts = []
+    with suppress(torch.OutOfMemoryError):
+        return _joined(list(map(encode, samples.split(size), real.split(size))))
     torch.cuda.empty_cache()
     return _recomputed(encode, size, real, samples, weights)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 # torch.compile compiles the encoder, not this bookkeeping around it.
@@ -162,7 +153,7 @@ _RECOMPUTED = (
 
 
 def _recomputed(
-    encode: Encode, size: int, real: Tensor | None, samples: Tensor, weights: list[nn.Parameter]
+    encode: Encode, size: int, real: Tensor, samples: Tensor, weights: list[nn.Parameter]
 ) -> Tensor:
     try:
         return _Recomputed.apply(encode, size, real, samples, *weights)
@@ -177,12 +168,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        encode: Encode,
-        size: int,
-        real: Tensor | None,
-        samples: Tensor,
-        *weights: Tensor,
+        ctx: Any, encode: Encode, size: int, real: Tensor, samples: Tensor, *weights: Tensor
     ) -> Tensor:
         ctx.encode, ctx.size = encode, size
         ctx.save_for_backward(samples, real, *weights)
@@ -208,7 +194,7 @@ class _Recomputed(torch.autograd.Function):
         totals = [torch.zeros_like(weight) for weight in weights]
         position = 0
 
-        def step(x: Tensor, r: Tensor | None) -> Tensor:
+        def step(x: Tensor, r: Tensor) -> Tensor:
             nonlocal position
             x = x.detach().requires_grad_(wants_samples)
             with (
@@ -230,14 +216,14 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, None, found if wants_samples else None, *totals)
 
 
-def _in_batches(step: Encode, samples: Tensor, real: Tensor | None, size: int) -> Tensor:
+def _in_batches(step: Encode, samples: Tensor, real: Tensor, size: int) -> Tensor:
     """Concatenated results of `step` on consecutive batches, halved where memory runs out."""
     parts: list[Tensor] = []
     start = 0
     while start < len(samples):
         batch = slice(start, start + size)
         try:
-            parts.append(step(samples[batch], None if real is None else real[batch]))
+            parts.append(step(samples[batch], real[batch]))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from apex_reward.errors import UsageError
-from apex_reward.rewards.rows import Row, row_columns
+from apex_reward.rewards.rows import FILE_COLUMNS, Row, row_columns
 
 JUDGED_BY = "judged_by"
 DRAWS = 4096
@@ -46,7 +46,6 @@ def cascade_rows(
             low = ends.get(groups[number], (math.inf, math.inf))
             ends[groups[number]] = min(low[0], values[number]), min(low[1], row["reward"])
     empty = dict.fromkeys(row_columns(reward, rewarded=True))
-    columns = ("path", "duration", "sample_rate", "segments")
     rows = []
     for number, row in enumerate(first):
         if number in second:
@@ -56,7 +55,7 @@ def cascade_rows(
         if row["error"] is None and values[number] is not None:
             lowered = _lowered(reward, values[number], ends.get(groups[number]))
         rows.append({
-            **{name: row[name] for name in columns}, **empty, "reward": lowered,
+            **{name: row[name] for name in FILE_COLUMNS}, **empty, "reward": lowered,
             "flags": row["flags"], "error": row["error"],
             JUDGED_BY: None if row["error"] else "student",
         })  # fmt: skip

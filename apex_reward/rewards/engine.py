@@ -21,7 +21,7 @@ from torch import Tensor
 from apex_reward.audio.decoding import DecodedSong, decode_songs
 from apex_reward.audio.loudness import integrated_loudness, loudness_of_blocks
 from apex_reward.audio.resample import BlockResampler
-from apex_reward.errors import ApexError, AudioError, UsageError
+from apex_reward.errors import ApexError, AudioError, expect
 from apex_reward.model.encode import SongEncoder, encode_pieces
 from apex_reward.prompt import Prompt
 from apex_reward.rewards.guards import UNFAMILIAR, Guards
@@ -47,7 +47,6 @@ class EngineSettings:
         batch_segments: pieces per encoder batch; None takes `batch_size`.
         block: songs after which every batch is encoded, full or not: batches hold the same songs
             whatever the timing, and a run that starts at a multiple of it gives the same bits.
-        pieces: keep the features of the first encoder's pieces.
         scored: score the features too.
 
     Raises:
@@ -58,15 +57,12 @@ class EngineSettings:
     guards: Guards = field(default_factory=lambda: Guards(()))
     batch_segments: int | None = None
     block: int = BLOCK_SONGS
-    pieces: bool = False
     scored: bool = True
 
     def __post_init__(self) -> None:
-        if (self.batch_segments is not None and self.batch_segments < 1) or self.block < 1:
-            raise UsageError(
-                f"batch_segments is {self.batch_segments} and block {self.block}; "
-                "expected at least 1"
-            )
+        for name in ("batch_segments", "block"):
+            value = getattr(self, name)
+            expect(value is None or value >= 1, name, value, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class SongResult:
         scores: (1,) of all models, on the CPU; None where there is an `error`.
         weights: shares of the first encoder's S pieces in the song's mean, summing to 1.
         seconds: real audio in each of those pieces, without padding.
-        pieces: (S, ...) their features, where asked for.
+        pieces: (S, ...) their features, on the CPU; None where no model has an encoder.
         measured: the guards' values by name, and `unfamiliar` where a model measures it.
         flags: of the song, as in `apex_reward.audio.flags`.
         error: the reason, or None.
@@ -164,7 +160,7 @@ class Stream:
     Attributes:
         masses: of the pieces cut so far; their shares are the pieces' weights in the song's mean.
         real: real samples of the pieces.
-        kept: the pieces' features (1, ...), where they are asked for.
+        features: of the pieces encoded so far, (1, ...) each, on the CPU.
         missing: pieces cut and not encoded.
         error: why a piece could not be encoded.
     """
@@ -173,19 +169,17 @@ class Stream:
         self.queue = queue
         self.masses: list[float] = []
         self.real: list[int] = []
-        self.kept: list[Tensor] = []
+        self.features: list[Tensor] = []
         self.missing = 0
         self.error: str | None = None
-        self._total: Tensor | None = None  # sum over pieces of mass times feature, (1, ...)
         self._rest: Tensor | None = None
         self._resampler = BlockResampler(sample_rate, queue.encoder.sample_rate)
 
     @property
     def mean(self) -> Tensor:
         """The song's feature (1, ...)."""
-        if self._total is None:
-            raise ValueError("no piece of this song was encoded")
-        return self._total / sum(self.masses)
+        first, *others = (f * m for f, m in zip(self.features, self.masses, strict=True))
+        return sum(others, start=first) / sum(self.masses)
 
     def push(self, block: Tensor, last: bool) -> None:
         """Take a further block (n,) at the song's own rate."""
@@ -202,25 +196,16 @@ class Stream:
 
     def cut(self, song: Tensor) -> None:
         """Cut a mono stretch (T,) at the encoder's rate; its pieces wait for a batch."""
-        encoder = self.queue.encoder
-        pieces = encoder.cut(song[None], [len(song)])
-        for samples, real in zip(pieces.samples, pieces.real, strict=True):
-            self.masses.append(float(real) if encoder.by_length else 1.0)
-            self.real.append(int(real))
-            self.queue.waiting.append((self, self.masses[-1], samples, real))
-            self.missing += 1
-
-    def add(self, feature: Tensor, mass: float, keep: bool) -> None:
-        """Count a piece's feature (1, ...) into the mean."""
-        self._total = feature * mass if self._total is None else self._total + feature * mass
-        self.missing -= 1
-        if keep:
-            self.kept.append(feature)
+        pieces = self.queue.encoder.cut(song[None], [len(song)])
+        self.masses += pieces.weight.tolist()
+        self.real += pieces.real.tolist()
+        self.missing += len(pieces.real)
+        self.queue.waiting.extend(
+            (self, *piece) for piece in zip(pieces.samples, pieces.real, strict=True)
+        )
 
 
-Piece = tuple[
-    Stream, float, Tensor, Tensor
-]  # of a stream: its mass, samples (n,) and how many real
+Piece = tuple[Stream, Tensor, Tensor]  # of a stream: its samples (n,) and how many are real
 
 
 class EncoderQueue:
@@ -230,13 +215,10 @@ class EncoderQueue:
         encoder: whose batches are filled.
         device: where it and the songs are.
         size: pieces per batch; None takes `batch_size`.
-        keep: keep the pieces' features too.
     """
 
-    def __init__(
-        self, encoder: SongEncoder, device: torch.device, size: int | None, keep: bool
-    ) -> None:
-        self.encoder, self._device, self._keep = encoder, device, keep
+    def __init__(self, encoder: SongEncoder, device: torch.device, size: int | None) -> None:
+        self.encoder, self._device = encoder, device
         # A song without windows is a batch of its own: a neighbour's length must not change it.
         self.size = 1 if encoder.window is None else size or batch_size(encoder, device)
         self.waiting: deque[Piece] = deque()
@@ -256,11 +238,12 @@ class EncoderQueue:
             self._settle()
 
     def _encode(self, batch: list[Piece]) -> None:
-        samples = torch.stack([piece[2] for piece in batch])
-        real = torch.stack([piece[3] for piece in batch])
+        _, samples, real = zip(*batch, strict=True)
         try:
             with torch.no_grad():
-                features = encode_pieces(self.encoder, samples, real, self.size).float()
+                features = encode_pieces(
+                    self.encoder, torch.stack(samples), torch.stack(real), self.size
+                ).float()
         except Exception as error:
             if len(batch) > 1:  # an error stays with the song that causes it
                 for piece in batch:
@@ -276,8 +259,9 @@ class EncoderQueue:
     def _settle(self) -> None:
         batch, features = self._running or ([], torch.zeros(0))
         self._running = None
-        for (stream, mass, *_), feature in zip(batch, features.cpu().split(1), strict=False):
-            stream.add(feature, mass, self._keep)
+        for (stream, *_), feature in zip(batch, features.cpu().split(1), strict=False):
+            stream.features.append(feature)
+            stream.missing -= 1
 
 
 @dataclass
@@ -293,10 +277,8 @@ class _Engine:
     def __init__(self, members: Members, settings: EngineSettings) -> None:
         self._members, self._settings = members, settings
         self._queues = [
-            EncoderQueue(
-                encoder, members.device, settings.batch_segments, settings.pieces and number == 0
-            )
-            for number, encoder in enumerate(members.encoders)
+            EncoderQueue(encoder, members.device, settings.batch_segments)
+            for encoder in members.encoders
         ]
         self._songs: deque[_OpenSong] = deque()
 
@@ -399,7 +381,7 @@ class _Engine:
                 result,
                 weights=[mass / sum(first.masses) for mass in first.masses],
                 seconds=[real / rate for real in first.real],
-                pieces=torch.cat(first.kept) if first.kept else None,
+                pieces=torch.cat(first.features),
             )
         return replace(
             result,
@@ -425,7 +407,7 @@ def encode_files(
     Arguments and errors are those of `EngineSettings`; `workers` decode, 0 in this process.
     """
     members = members_of(model)
-    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True, scored=False)
+    settings = EngineSettings(batch_segments=batch_segments, block=block, scored=False)
     return run_songs(members, decode_songs(paths, members.decode_settings, workers), settings)
 
 

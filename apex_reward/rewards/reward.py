@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from apex_reward.audio.decoding import decode_songs
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect
 from apex_reward.model.encode import Lengths, Prompts
 from apex_reward.model.licences import Licence, licences_of
 from apex_reward.model.source import Source
@@ -85,8 +85,7 @@ class Reward:
         self.mix: RewardMix | PreferenceHead = resolve_mix(mix, self.model)
         self.loudness = loudness
         self.guards = as_guards(guards)
-        if not 0 <= caution < float("inf"):
-            raise UsageError(f"caution is {caution}; expected a finite number of at least 0")
+        expect(0 <= caution < math.inf, "caution", caution, "a finite number of at least 0")
         self.caution = caution
         self.batch_segments = batch_segments
         self.home: str | None = None  # the device, while the models are offloaded
@@ -115,8 +114,7 @@ class Reward:
             UsageError: a share that is not in (0, 1], a student that lacks a head of the mix, or a
                 mix that is normalised by `group`.
         """
-        if not 0 < keep <= 1:
-            raise UsageError(f"keep is {keep}; expected a share above 0, at most 1")
+        expect(0 < keep <= 1, "keep", keep, "a share above 0, at most 1")
         made = copy.copy(as_reward(teacher, mix, **options))
         made.check_single()
         made.student, made.keep = cls(
@@ -294,9 +292,9 @@ class Reward:
         groups = None if texts is None else prompt_keys(prompts_of(texts))
         return Rows(cascade_rows(self, len(cells), score, groups))
 
-    def engine_settings(self, *, block: int = BLOCK_SONGS, pieces: bool = False) -> EngineSettings:
+    def engine_settings(self, block: int = BLOCK_SONGS) -> EngineSettings:
         """How the engine hears songs for this reward."""
-        return EngineSettings(self.loudness, self.guards, self.batch_segments, block, pieces)
+        return EngineSettings(self.loudness, self.guards, self.batch_segments, block)
 
     def results(
         self,

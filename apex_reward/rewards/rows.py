@@ -16,6 +16,8 @@ from apex_reward.scores.head import member_column
 from apex_reward.scores.scores import Scores
 
 Row = dict[str, Any]
+FILE_COLUMNS = ("path", "duration", "sample_rate", "segments")
+"""What a row begins with."""
 
 
 def row_columns(reward: Any, rewarded: bool, members: bool = False) -> list[str]:

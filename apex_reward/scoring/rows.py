@@ -16,10 +16,8 @@ from apex_reward.model.encode import Prompts
 from apex_reward.rewards.cascade import JUDGED_BY, cascade_rows
 from apex_reward.rewards.engine import BLOCK_SONGS
 from apex_reward.rewards.reward import Models, Reward, as_reward
-from apex_reward.rewards.rows import Row, row_columns, segment_rows, song_row
+from apex_reward.rewards.rows import FILE_COLUMNS, Row, row_columns, segment_rows, song_row
 from apex_reward.scoring.lists import Input, Songs
-
-FILE_COLUMNS = ("path", "duration", "sample_rate", "segments")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def rows_of(
     """
     if settings.rewarded:
         reward.check_single()
-    how = reward.engine_settings(block=block, pieces=settings.segments)
+    how = reward.engine_settings(block=block)
     results = reward.results(songs.paths, songs.prompts, workers=workers, settings=how)
     for name, result in zip(songs.names, results, strict=True):
         row = song_row(reward, result, settings.rewarded, settings.members)

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apex_reward import ApexReward
-from apex_reward.audio.segment import Segments, whole_song
 from apex_reward.errors import UsageError
-from apex_reward.model.encode import song_features
+from apex_reward.model.encode import Pieces, song_features
 from apex_reward.model.packing import drawn_pieces, gradient_settings, scaled_gradient
 from tests.support import tiny_model
 
@@ -164,17 +163,13 @@ def test_a_scaled_gradient_leaves_the_value() -> None:
     assert x.grad.tolist() == [[3.0], [1.0]]
 
 
-class Whole:
+class Whole(Pieces):
     """Encodes whole songs and counts how often."""
 
-    name, sample_rate, batch_segments, by_length = "whole", RATE, 1, False
-    window: int | None = None
+    name, sample_rate = "whole", RATE
 
     def __init__(self) -> None:
         self.passes = 0
-
-    def cut(self, songs: Tensor, lengths: Any) -> Segments:
-        return whole_song(songs, lengths[0], 1)
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         self.passes += 1

@@ -17,7 +17,7 @@ from tests.support import NOT_AUDIO, tiny_model
 
 def run_songs(model, songs, batch_segments=None, workers=0, block=16):
     """Songs of files through one model, their pieces kept."""
-    settings = EngineSettings(batch_segments=batch_segments, block=block, pieces=True)
+    settings = EngineSettings(batch_segments=batch_segments, block=block)
     decoded = decode_songs(songs, members_of(model).decode_settings, workers)
     return run(members_of(model), decoded, settings)
 

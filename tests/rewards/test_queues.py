@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-from apex_reward.audio.segment import Segments, cut_segments
+from apex_reward.model.encode import Pieces
 from apex_reward.rewards.engine import EncoderQueue, Stream
 from apex_reward.rewards.songs import to_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-class Means:
+class Means(Pieces):
     """An encoder of two-sample pieces that gives their means."""
 
-    name, sample_rate, batch_segments, by_length = "means", 8, 4, False
-    window: int | None = 2
-
-    def cut(self, songs: torch.Tensor, lengths: Sequence[int]) -> Segments:
-        return cut_segments(songs, lengths, 2, 8)
+    name, sample_rate, batch_segments, window = "means", 8, 4, 2
 
     def encode(self, samples: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         return samples.mean(dim=1, keepdim=True)
@@ -34,7 +29,7 @@ class Means:
 
 def missing_by_batch(device: torch.device) -> tuple[list[int], float]:
     """Pieces of a song that are without a feature after each batch of two, and its mean."""
-    queue = EncoderQueue(Means(), device, 2, keep=False)
+    queue = EncoderQueue(Means(), device, 2)
     heard, counts = Stream(queue, 8), []
     for number in range(3):
         heard.cut(torch.arange(4.0) + 4 * number)
@@ -58,8 +53,8 @@ def test_a_larger_gpu_takes_larger_batches_where_nobody_says(
 ) -> None:
     card = SimpleNamespace(total_memory=int(gibibytes * 2**30))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert EncoderQueue(Means(), GPU, given, keep=False).size == expected
-    assert EncoderQueue(Means(), CPU, None, keep=False).size == 4
+    assert EncoderQueue(Means(), GPU, given).size == expected
+    assert EncoderQueue(Means(), CPU, None).size == 4
 
 
 @pytest.mark.parametrize(
@@ -73,7 +68,7 @@ def test_a_cpu_takes_half_a_minute_at_once_where_nobody_says(
 ) -> None:
     encoder = Means()
     encoder.window = window
-    assert EncoderQueue(encoder, CPU, given, keep=False).size == expected
+    assert EncoderQueue(encoder, CPU, given).size == expected
 
 
 def test_samples_reach_a_gpu_through_pinned_memory() -> None:

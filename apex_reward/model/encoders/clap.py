@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
-from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.errors import CheckpointError
 from apex_reward.files.atomic import atomic
-from apex_reward.model.encode import weights_hash
+from apex_reward.model.encode import Pieces, weights_hash
 from apex_reward.model.encoders.muq import mel_decibels
 from apex_reward.model.files import (
     check_unused,
@@ -44,7 +43,7 @@ TEXTS_PER_BATCH = 32
 MEL_SETTINGS = ("feature_size", "fft_window_size", "hop_length", "frequency_min", "frequency_max")
 
 
-class ClapEncoder(FrozenModule):
+class ClapEncoder(FrozenModule, Pieces):
     """Both towers of a CLAP, frozen and in eval mode; the audio tower is a `SongEncoder`.
 
     Song features are means over windows of unit vectors (B, D), weighted by the windows' real
@@ -63,7 +62,7 @@ class ClapEncoder(FrozenModule):
 
     name = "clap"
     batch_segments = 4
-    by_length = True
+    tail: str = "mask"
 
     def __init__(self, model: ClapModel, tokenizer: Any, extractor: ClapFeatureExtractor) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class ClapEncoder(FrozenModule):
             )
         self.model, self.tokenizer, self.extractor = model, tokenizer, extractor
         self.sample_rate = int(extractor.sampling_rate)
-        self.window: int | None = int(extractor.nb_max_samples)
+        self.window = int(extractor.nb_max_samples)
         self._texts: dict[str, Tensor] = {}
         self.requires_grad_(False)
         self.eval()
@@ -89,11 +88,6 @@ class ClapEncoder(FrozenModule):
     def width(self) -> int:
         """D, the width of an embedding."""
         return int(self.model.config.projection_dim)
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) to windows of 10 s, which weigh by their real length."""
-        size = int(self.extractor.nb_max_samples)
-        return cut_segments(songs, lengths, size, self.sample_rate, "mask")
 
     def encode(self, samples: Tensor, real: Tensor | None = None) -> Tensor:
         """Unit vectors (N, D) of windows (N, n), of which (N,) samples are real (None: all)."""

@@ -21,9 +21,8 @@ from torch.utils.checkpoint import (
 )
 from transformers import HubertConfig, HubertModel
 
-from apex_reward.audio.segment import Segments, cut_segments
 from apex_reward.model.config import ApexConfig
-from apex_reward.model.encode import ModuleEncoder, WholeSongs
+from apex_reward.model.encode import ModuleEncoder
 from apex_reward.model.encoders.front_end import frame_features
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
 from apex_reward.model.packing import graph_settings
@@ -131,19 +130,11 @@ class MertSegments(ModuleEncoder):
         self.encoder, self.config = encoder, config
         self.name = "student" if config.student else "mert"
         self.sample_rate, self.batch_segments = config.sample_rate, config.batch_segments
-        self.window: int | None = config.segment_samples
-        self.by_length = config.segment_tail == "mask"
-
-    def cut(self, songs: Tensor, lengths: Sequence[int]) -> Segments:
-        """Songs (B, T) to segments, by the configuration's `segment_tail`."""
-        config = self.config
-        return cut_segments(
-            songs, lengths, config.segment_samples, config.sample_rate, config.segment_tail
-        )
+        self.window, self.tail = config.segment_samples, config.segment_tail
 
     def encode(self, samples: Tensor, real: Tensor | None) -> Tensor:
         """Layer embeddings (N, L, W); `real` counts with the tail `mask` only."""
-        return self.encoder(samples, real if self.by_length else None)
+        return self.encoder(samples, real if self.tail == "mask" else None)
 
     def weights(self) -> Sequence[nn.Module]:
         """The encoder."""
@@ -156,7 +147,7 @@ class MertSegments(ModuleEncoder):
         return self.name, tuple(config.layers), segments
 
 
-class MertSongs(WholeSongs):
+class MertSongs(ModuleEncoder):
     """A `SongEncoder` of whole songs, (1, W) each; memory grows with the square of their length.
 
     Args:

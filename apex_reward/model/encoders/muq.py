@@ -33,7 +33,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 )
 
 from apex_reward.errors import UsageError
-from apex_reward.model.encode import WholeSongs
+from apex_reward.model.encode import ModuleEncoder
 from apex_reward.model.encoders.products import FastProducts, linear
 from apex_reward.model.encoders.winograd import conv3x3, transformed, winograd_wins
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
@@ -346,7 +346,7 @@ def computing_in(dtype: torch.dtype, device_type: str) -> AbstractContextManager
     return nullcontext()
 
 
-class MuqSongs(WholeSongs):
+class MuqSongs(ModuleEncoder):
     """A `SongEncoder` whose feature is the time-mean (1, W) of a MuQ's hidden state.
 
     A song is one piece of its own length, in a pass of its own, since attention spans it whole;
