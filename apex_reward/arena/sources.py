@@ -221,7 +221,7 @@ def provenance(source: str | Path, tables: Sequence[str | Path] = ()) -> dict[st
         songs = table.with_name(f"{table.stem}.songs.jsonl")
         for made in (provenance_path(table), provenance_path(songs)):
             if table.suffix and made.is_file():
-                made_by[table.name] = json.loads(made.read_text(encoding="utf-8"))
+                made_by[table.name] = files.read_json(made)
                 break
     version = apex_reward.__version__
     return {"apex_reward": version, "battles": Path(source).name, "made_by": made_by}

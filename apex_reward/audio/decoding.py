@@ -19,7 +19,7 @@ from apex_reward.audio.flags import DecodeSettings, Samples, SongFacts
 from apex_reward.audio.samples import CHUNK, AudioStream
 from apex_reward.audio.stream import stream_descriptor, stream_file
 from apex_reward.audio.workers import DecodeProcess
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.errors import AudioError, UsageError, expect
 
 __all__ = [
     "BLOCK_SECONDS",
@@ -185,8 +185,8 @@ def song_of(
             f"samples have shape {array.shape}, read as (C, T) with {array.shape[0]} channels of "
             f"{array.shape[1]} samples; did you pass (T, C)?"
         )
-    if sample_rate <= 0 or sample_rate != int(sample_rate):
-        raise UsageError(f"sample_rate is {sample_rate}; expected whole Hz above 0")
+    whole = sample_rate > 0 and sample_rate == int(sample_rate)
+    expect(whole, "sample_rate", sample_rate, "whole Hz above 0")
     song = np.atleast_2d(array).T
     starts = range(0, len(song), CHUNK)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.errors import AudioError, expect
 
 # The published pipeline's filter: torchaudio.functional.resample with its defaults.
 FILTER_WIDTH = 6
@@ -120,8 +120,8 @@ def sinc_kernel(step: int, phases: int, like: Tensor) -> tuple[int, Tensor]:
 
 def _check_rates(from_rate: int, to_rate: int) -> None:
     for rate in (from_rate, to_rate):
-        if isinstance(rate, bool) or int(rate) != rate or rate <= 0:
-            raise UsageError(f"sample rate is {rate!r}; expected a positive whole number of Hz")
+        whole = not isinstance(rate, bool) and int(rate) == rate and rate > 0
+        expect(whole, "sample rate", rate, "a positive whole number of Hz")
     divisor = math.gcd(from_rate, to_rate)
     if (from_rate // divisor + 14) * (to_rate // divisor) > MAX_KERNEL_ELEMENTS:
         raise AudioError(

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apex_reward.errors import UsageError
-from apex_reward.files.tables import write_json
+from apex_reward.errors import DataError, UsageError
+from apex_reward.files.tables import read_json, write_json
 from apex_reward.version import package_version
 
 PIECE = 1 << 16  # bytes of a file that are read at its beginning, middle and end
@@ -33,10 +34,9 @@ def provenance_path(output: Path) -> Path:
 
 def read_provenance(output: Path) -> dict[str, Any] | None:
     """What made a result, from the file beside it; None where there is no readable one."""
-    try:
-        return dict(json.loads(provenance_path(output).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+    with suppress(DataError):
+        return read_json(provenance_path(output))
+    return None
 
 
 class Stamp:
@@ -61,10 +61,9 @@ class Stamp:
         Raises:
             UsageError: `result` was made from something else; every difference is named.
         """
-        try:
-            former = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            former = {}
+        former: dict[str, Any] = {}
+        with suppress(DataError):
+            former = read_json(path)
         other = [
             _difference(name, former.get(name), value)
             for name, value in self.values.items()

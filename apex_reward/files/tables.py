@@ -68,6 +68,15 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """One JSON object; raises DataError where the file is not there or holds none."""
+    with reading(path):
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is not a JSON object")
+    return value
+
+
 def json_line(row: Mapping[str, Any]) -> str:
     """One row as a JSON line, ending in a newline; cells as `json_ready`."""
     return json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False) + "\n"

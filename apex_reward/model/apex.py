@@ -19,7 +19,7 @@ from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_text
 from apex_reward.model.card import FILE as CARD_FILE
 from apex_reward.model.card import model_card
-from apex_reward.model.checkpoint import compose, load_model, read_predictor
+from apex_reward.model.checkpoint import load_model
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.encode import (
     EncodedModel,
@@ -30,10 +30,9 @@ from apex_reward.model.encode import (
 )
 from apex_reward.model.encoders.mert import MertEncoder, MertSegments
 from apex_reward.model.encoders.student import StudentConfig, StudentEncoder
-from apex_reward.model.files import hub_options, local_path
 from apex_reward.model.inputs import at_loudness
 from apex_reward.model.licences import Licence, apex_licences
-from apex_reward.model.precision import cast_encoder, in_full_precision
+from apex_reward.model.precision import FrozenModel, in_full_precision
 from apex_reward.model.predictor import Familiarity, LayerPooling
 from apex_reward.model.source import Source, with_source
 from apex_reward.scores.apex import APEX_MIXES
@@ -44,7 +43,7 @@ from apex_reward.scores.scores import Scores
 EMPTY_CARD = "This model card has been automatically generated"
 
 
-class ApexReward(PreTrainedModel, EncodedModel):
+class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
     """Differentiable, batched reward model for songs.
 
     The model stays in eval mode, also inside a policy's `train()`. Encoder weights are frozen
@@ -86,7 +85,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         return "student" if self.config.student else "apex"
 
     @property
-    def heads(self) -> tuple[Head, ...]:
+    def heads(self) -> tuple[Head, ...]:  # type: ignore[override]
         """The heads of the task with their ranges, in order."""
         return self.config.heads
 
@@ -213,11 +212,12 @@ class ApexReward(PreTrainedModel, EncodedModel):
         """Layer embeddings (N, L, W) of segments (N, n) at the encoder's rate.
 
         Args:
-            real: (N,) real samples of each, used by the `mask` convention only.
+            real: (N,) real samples of each, used by the `mask` convention only; None: all.
             batch_segments: segments per encoder batch; halved where GPU memory runs out.
         """
         if len(segments) == 0:
             return segments.new_empty(0, len(self.config.layers), self.config.width)
+        real = torch.full(segments.shape[:1], segments.shape[1]) if real is None else real
         return encode_pieces(self.encoders[0], segments, real, batch_segments)
 
     def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
@@ -272,22 +272,6 @@ class ApexReward(PreTrainedModel, EncodedModel):
             write_text(file, model_card(self.config))
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def set_encoder_dtype(self, dtype: torch.dtype | str) -> None:
-        """Compute the encoder's products in `dtype`; pooling and predictor keep float32.
-
-        Args:
-            dtype: `auto`, `float32`, `bfloat16`, `float16`, or a torch type. A type that the device
-                computes wrongly becomes float32, with a warning.
-        """
-        cast_encoder(self.encoder, dtype)
-
-    def train(self, mode: bool = True) -> ApexReward:
-        """Stay in eval mode: a reward model must not drop out inside a policy's `train()`.
-
-        A predictor is trained on its own (`apex_reward.train`).
-        """
-        return super().train(False)
-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path, *, encoder: str | Path | None = None, **kwargs: Any
@@ -323,11 +307,7 @@ class ApexReward(PreTrainedModel, EncodedModel):
         Raises:
             CheckpointError: as in `from_pretrained`.
         """
-        hub = hub_options(kwargs)
-        parts = read_predictor(local_path(predictor, **hub))
-        source = _source(predictor, encoder, {**hub, **kwargs})
-        model = compose(cls, parts, encoder, hub, origin=str(predictor), **kwargs)
-        return with_source(model, source)
+        return cls.from_pretrained(predictor, encoder=encoder, **kwargs)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: constructors initialise, and loading is strict about every tensor."""

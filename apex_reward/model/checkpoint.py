@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import HubertConfig
 
 from apex_reward.errors import CheckpointError, UsageError, listed
-from apex_reward.model.config import MERT_95M, PUBLISHED_ENCODER, ApexConfig
+from apex_reward.model.config import MERT_95M, ApexConfig
 from apex_reward.model.files import (
     encoder_path,
     hub_options,
@@ -85,32 +85,25 @@ def load_model(cls: Any, name: str | Path, encoder: str | Path | None, **kwargs:
     hub = hub_options(kwargs)
     path = local_path(name, **hub)
     kwargs.pop("config", None)  # AutoModel passes what it read in the folder
-    kwargs["origin"] = str(name)
     parts = load_parts(path)
-    if not _is_native(path):
-        named = read_config(path).get("mert_model_name") if path.is_dir() else None
-        return compose(cls, parts, encoder or named, hub, **kwargs)
-    own = parts.config.encoder_name
-    if encoder is None and any(n.startswith(ENCODER) for n in read_weights(weight_file(path))):
-        return compose(cls, parts, path, hub, **{"encoder_name": own, **kwargs})
-    if encoder is None and own is None:
+    named = parts.config.encoder_name
+    if encoder is None and not _is_native(path):
+        named = (read_config(path).get("mert_model_name") if path.is_dir() else None) or named
+    elif encoder is None and any(n.startswith(ENCODER) for n in read_weights(weight_file(path))):
+        encoder, kwargs = path, {"encoder_name": named, **kwargs}
+    elif encoder is None and named is None:
         raise CheckpointError(
             f"{path} holds no encoder and its config.json names none; pass encoder= "
             "(--encoder on the command line)"
         )
-    return compose(cls, parts, encoder or own, hub, **kwargs)
+    return _composed(cls, parts, encoder or named, hub, str(name), **kwargs)
 
 
-def compose(
-    cls: Any,
-    parts: Parts,
-    encoder: str | Path | None,
-    hub: dict[str, Any],
-    device_map: Any = None,
-    origin: str = "",
-    **overrides: Any,
-) -> Any:
-    """A whole model from a predictor and an encoder read elsewhere; None is the published one.
+def _composed(
+    cls: Any, parts: Parts, encoder: Any, hub: dict[str, Any], origin: str,
+    device_map: Any = None, **overrides: Any,
+) -> Any:  # fmt: skip
+    """A whole model from a predictor and an encoder that is read elsewhere.
 
     Args:
         origin: what the predictor was loaded from.
@@ -126,7 +119,6 @@ def compose(
     unknown = [n for n in overrides.keys() - known - LOADING if not n.startswith("_")]
     if unknown:
         raise UsageError(f"a model is loaded without the option {listed(unknown)}")
-    encoder = encoder or PUBLISHED_ENCODER
     folder = encoder_path(encoder, **hub)
     values = {**parts.config.to_dict(), "encoder_name": str(encoder)}
     native = _is_native(folder)

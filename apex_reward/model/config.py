@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,10 +148,7 @@ class ApexConfig(PreTrainedConfig):
         """The heads of the task with their ranges, in order."""
         if self.own_heads is None:
             return tuple(known_heads(task_heads(self.task)))
-        return tuple(
-            Head(name, -math.inf if low is None else low, math.inf if high is None else high)
-            for name, low, high in self.own_heads
-        )
+        return tuple(Head.of(*head) for head in self.own_heads)
 
     @property
     def head_names(self) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apex_reward.errors import CheckpointError, UsageError, listed
+from apex_reward.errors import CheckpointError, DataError, UsageError, listed
 from apex_reward.files.atomic import atomic
+from apex_reward.files.tables import read_json
 
 Model = TypeVar("Model", bound=nn.Module)
 # Models that are part of the package, and their folders.
@@ -113,16 +114,10 @@ def wanted_files(names: Iterable[str]) -> list[str]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder; raises CheckpointError where it is missing or not JSON."""
-    path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; expected a model folder") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return values
+        return read_json(folder / "config.json")
+    except DataError as error:
+        raise CheckpointError(f"{error}; expected a model folder") from error
 
 
 def weight_file(path: Path) -> Path:

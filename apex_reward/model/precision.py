@@ -41,7 +41,7 @@ _probing: ContextVar[bool] = ContextVar("_probing", default=False)
 
 
 class FrozenModule(nn.Module):
-    """A module that stays in eval mode, also inside a policy's `train()`."""
+    """A module that stays in eval mode: it must not drop out inside a policy's `train()`."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""
@@ -54,7 +54,12 @@ class FrozenModel(FrozenModule):
     encoder: Any
 
     def set_encoder_dtype(self, dtype: torch.dtype | str) -> None:
-        """Compute the encoder's products in `dtype`, as `usable_dtype` resolves it."""
+        """Compute the encoder's products in `dtype`; the rest of the model keeps float32.
+
+        Args:
+            dtype: `auto`, `float32`, `bfloat16`, `float16`, or a torch type. A type that the device
+                computes wrongly becomes float32, with a warning.
+        """
         cast_encoder(self.encoder, dtype)
 
 

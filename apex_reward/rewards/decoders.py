@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DacModel, EncodecModel
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect, expect_one_of
 
 Layout = Literal["flat", "delay"]
 
@@ -59,10 +59,8 @@ class CodecDecoder:
         end_token: int | None = None,
         max_stray: float = 0.01,
     ) -> None:
-        if not 0 <= max_stray < 1:
-            raise UsageError(f"max_stray is {max_stray}; expected a share in [0, 1)")
-        if layout not in get_args(Layout):
-            raise UsageError(f"layout is {layout!r}; expected {', '.join(get_args(Layout))}")
+        expect(0 <= max_stray < 1, "max_stray", max_stray, "a share in [0, 1)")
+        expect_one_of("layout", layout, get_args(Layout))
         if isinstance(codec, EncodecModel):
             available = len(codec.quantizer.layers)
             if codec.config.chunk_length is not None:
@@ -72,8 +70,7 @@ class CodecDecoder:
                 )
         else:
             available = codec.config.n_codebooks
-        if not 1 <= codebooks <= available:
-            raise UsageError(f"codebooks is {codebooks}; this codec has 1 to {available}")
+        expect(1 <= codebooks <= available, "codebooks", codebooks, f"1 to {available}")
         self.codec, self.codebooks, self.layout = codec, codebooks, layout
         self.offset, self.stacked = offset, stacked
         self.end_token, self.max_stray = end_token, max_stray

@@ -15,15 +15,16 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect, expect_one_of
 from apex_reward.prompt import prompts_of
 from apex_reward.rewards.drift import drift_figures
 from apex_reward.rewards.engine import SongResult
@@ -97,9 +98,6 @@ class Judge:
         UsageError: `floor` or `range` with a mix that has no lowest (or highest) value.
     """
 
-    _waiting: queue.SimpleQueue[Any]
-    _thread: threading.Thread | None
-
     def __init__(
         self,
         reward: Reward | Models,
@@ -112,10 +110,9 @@ class Judge:
     ) -> None:
         self.reward = as_reward(reward)
         self.sample_rate, self.reference, self.name = sample_rate, reference, name
-        if isinstance(undecodable, str) and undecodable != "floor":
-            raise UsageError(f"undecodable is {undecodable!r}; expected 'floor', a number or None")
-        if undecodable is not None and undecodable != "floor" and not math.isfinite(undecodable):
-            raise UsageError(f"undecodable is {undecodable}; expected a finite number")
+        known = isinstance(undecodable, (int, float)) and math.isfinite(undecodable)
+        wanted = "'floor', a finite number or None"
+        expect(known or undecodable in ("floor", None), "undecodable", undecodable, wanted)
         self.undecodable = undecodable
         self.ends = self._ends(scale)
         if undecodable == "floor":
@@ -166,11 +163,8 @@ class Judge:
         if self.reward.grouped:
             raise UsageError("a mix normalised by 'group' needs all songs of a prompt in one call")
         answer: Future[Any] = Future()
-        with self._lock_of_thread:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
-                self._thread.start()
         self._waiting.put((item, prompt, sample_rate, answer))
+        self._thread.submit(self._answer_waiting)
         return answer
 
     def answers(self, found: Judged) -> list[dict[str, Any]]:
@@ -237,8 +231,7 @@ class Judge:
         return {f"{self.name}/{name}": value for name, value in figures.items()}
 
     def _ends(self, scale: Scale) -> tuple[float, float] | None:
-        if scale not in ("none", "range"):
-            raise UsageError(f"scale is {scale!r}; expected 'none' or 'range'")
+        expect_one_of("scale", scale, get_args(Scale))
         if scale == "none":
             return None
         low, high = self.reward.mix.bounds(self.reward.heads, 1)
@@ -306,29 +299,25 @@ class Judge:
 
     def _fresh(self) -> None:
         """What a copy, an unpickled judge and a forked child make anew."""
-        self._lock, self._lock_of_thread = threading.Lock(), threading.Lock()
-        self._waiting = queue.SimpleQueue()
-        self._thread = None
+        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "judge")
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         JUDGES.add(self)
 
-    def _run(self) -> None:
+    def _answer_waiting(self) -> None:
         """Answer single calls, those that wait at the same time together."""
-        while True:
-            batch = [self._waiting.get()]
+        batch: list[Any] = []
+        with suppress(queue.Empty):
             while len(batch) < MOST_TOGETHER:
+                batch.append(self._waiting.get(timeout=WAIT_SECONDS if batch else 0))
+        batch = [call for call in batch if call[-1].set_running_or_notify_cancel()]
+        try:
+            self._answer(batch)
+        except Exception:  # the mistake of one call must not fail the others
+            for call in batch:
                 try:
-                    batch.append(self._waiting.get(timeout=WAIT_SECONDS))
-                except queue.Empty:
-                    break
-            batch = [call for call in batch if call[-1].set_running_or_notify_cancel()]
-            try:
-                self._answer(batch)
-            except Exception:  # the mistake of one call must not fail the others
-                for call in batch:
-                    try:
-                        self._answer([call])
-                    except Exception as error:  # its caller gets it, and the thread goes on
-                        call[-1].set_exception(error)
+                    self._answer([call])
+                except Exception as error:  # its caller gets it
+                    call[-1].set_exception(error)
 
     def _answer(self, batch: list[Any]) -> None:
         songs = [song_of(item, rate or self.sample_rate) for item, _, rate, _ in batch]
@@ -342,7 +331,7 @@ def _renew_judges() -> None:
         judge._fresh()
 
 
-FRESH = ("_lock", "_lock_of_thread", "_waiting", "_thread")
+FRESH = ("_lock", "_thread", "_waiting")
 JUDGES: weakref.WeakSet[Judge] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     # A forked child has no thread but its own, and may inherit a lock that stays locked for ever.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apex_reward.errors import UsageError, named
-from apex_reward.model.files import EMBEDDED
+import torch
+
+from apex_reward.errors import CheckpointError, UsageError, expect_one_of, named
+from apex_reward.model.files import EMBEDDED, read_config
 from apex_reward.model.source import Source, with_source
-
-if TYPE_CHECKING:
-    import torch
-
-    from apex_reward.rewards.protocol import RewardModel
+from apex_reward.rewards.protocol import RewardModel, check_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_DEFAULT_WORKERS = 8
@@ -31,10 +28,15 @@ FOREIGN = {
     "rulers": "apex_reward.rewards.foreign.rulers:Rulers",
     "judge": "apex_reward.rewards.foreign.judge:AudioJudge",
 }
-REMOTE = "apex_reward.rewards.foreign.remote:RemoteReward"
-# Those that compose a published head with an encoder of another name.
-COMPOSED = ("songeval", "muq-eval")
 KNOWN = (*EMBEDDED, *FOREIGN)
+APEX, SERVER, CLASS = "apex", "a server", "a class"
+CLASSES = {
+    **FOREIGN,
+    APEX: "apex_reward.model.apex:ApexReward",
+    SERVER: "apex_reward.rewards.foreign.remote:RemoteReward",
+}
+# Options of the kinds that take any; the others read their weights from one place.
+TAKES = {APEX: ("encoder", "segment_tail"), "songeval": ("encoder",), "muq-eval": ("encoder",)}
 # What a saved folder's config.json says it is.
 MODEL_TYPES = {
     **{f"apex_reward_{name.replace('-', '_')}": name for name in FOREIGN},
@@ -74,29 +76,17 @@ def load_reward_model(
     """
     source = Source(str(name)) if isinstance(name, (str, Path)) else name
     text, place = source.name, usable_device(device)
-    encoder, segment_tail = encoder or source.encoder, segment_tail or source.segment_tail
     if source.revision is not None:
         hub.setdefault("revision", source.revision)
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    kind, _, folder = text.partition(":")
-    if kind not in FOREIGN:
-        folder, kind = text, _kind_of(text)
-    apex = not kind and (":" not in text or Path(text).exists())
-    given = {"encoder": encoder, "segment-tail": segment_tail}
-    taken = ["encoder", "segment-tail"] if apex else ["encoder"] if kind in COMPOSED else []
-    if wrong := [key for key, value in given.items() if value is not None and key not in taken]:
-        raise UsageError(f"--{' and --'.join(wrong)} is for APEX models; {text} takes none")
-    if apex:
-        made = _apex(text, encoder, segment_tail, hub)
-    elif kind:
-        made = _foreign(kind, folder, {**hub, **({} if encoder is None else {"encoder": encoder})})
-    elif text.startswith(("http://", "https://")):
-        made = named(REMOTE, "Class")(text, token=hub.get("token"))
-    else:
-        made = _own_class(text)
-    source = Source(text, encoder, segment_tail, hub.get("revision"))
-    return with_source(_placed(made, place, dtype), source)
+    expect_one_of("dtype", dtype, DTYPES)
+    encoder, segment_tail = encoder or source.encoder, segment_tail or source.segment_tail
+    given = {"encoder": encoder, "segment_tail": segment_tail}
+    options = {key: value for key, value in given.items() if value}
+    kind, folder = _kind_of(text)
+    if wrong := [f"--{key.replace('_', '-')}" for key in options if key not in TAKES.get(kind, ())]:
+        raise UsageError(f"{' and '.join(wrong)} is for APEX models; {text} takes none")
+    model = _placed(_made(kind, folder, options, hub), place, dtype)
+    return with_source(model, Source(text, encoder, segment_tail, hub.get("revision")))
 
 
 def usable_device(device: str | None) -> torch.device:
@@ -105,8 +95,6 @@ def usable_device(device: str | None) -> torch.device:
     Raises:
         UsageError: it is not there.
     """
-    import torch
-
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -141,51 +129,38 @@ def default_workers() -> int:
     return max(1, min(MAX_DEFAULT_WORKERS, cores - 1))
 
 
-def _kind_of(name: str) -> str:
-    """Which foreign model a folder holds, or nothing."""
-    path = Path(name) / "config.json"
-    if not path.is_file():
-        return ""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""  # the reader of APEX models says what is wrong with it
-    return MODEL_TYPES.get(str(values.get("model_type")), "") if isinstance(values, dict) else ""
+def _kind_of(name: str) -> tuple[str, str]:
+    """What a name stands for, and the place of its weights."""
+    kind, _, folder = name.partition(":")
+    if kind in FOREIGN:
+        return kind, folder
+    if name.startswith(("http://", "https://")):
+        return SERVER, name
+    if ":" in name and not Path(name).exists():
+        return CLASS, name
+    with suppress(CheckpointError):  # the reader of APEX models says what is wrong with it
+        return MODEL_TYPES.get(str(read_config(Path(name)).get("model_type")), APEX), name
+    return APEX, name
 
 
-def _apex(name: str, encoder: str | None, segment_tail: str | None, hub: dict[str, Any]) -> Any:
-    from apex_reward.model.apex import ApexReward
-
-    overrides = {"segment_tail": segment_tail} if segment_tail else {}
-    # A name that a folder carries is that folder; anything else is looked up.
-    source = Path(name) if Path(name).is_dir() else name
-    with without_bars():
-        return ApexReward.from_pretrained(source, encoder=encoder, **overrides, **hub)
-
-
-def _foreign(kind: str, folder: str, hub: dict[str, Any]) -> Any:
-    made = named(FOREIGN[kind], "Class")
+def _made(kind: str, folder: str, options: Mapping[str, Any], hub: Mapping[str, Any]) -> Any:
+    made: Any = named(CLASSES.get(kind, folder), "Class")
+    if kind == SERVER:
+        return made(folder, token=hub.get("token"))
+    if kind == CLASS:
+        is_model = all(hasattr(made, part) for part in ("heads", "sample_rate", "differentiable"))
+        make = isinstance(made, type) or (callable(made) and not is_model)
+        return check_model(made() if make else made, folder)
     with without_bars():
         if hasattr(made, "from_pretrained"):
-            return made.from_pretrained(folder, **hub) if folder else made.from_pretrained(**hub)
+            return made.from_pretrained(*filter(None, [folder]), **options, **hub)
         if folder:
             raise UsageError(f"{kind} takes no folder; name it alone")
         return made()
 
 
-def _own_class(name: str) -> Any:
-    from apex_reward.rewards.protocol import check_model
-
-    found: Any = named(name, "Class")
-    is_model = all(hasattr(found, part) for part in ("heads", "sample_rate", "differentiable"))
-    make = isinstance(found, type) or (callable(found) and not is_model)
-    return check_model(found() if make else found, name)
-
-
 def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:
     """The model on its device, its encoder in a dtype that the device computes rightly."""
-    import torch
-
     here, set_dtype = isinstance(model, torch.nn.Module), getattr(model, "set_encoder_dtype", None)
     if here:
         torch.nn.Module.to(model, place)
@@ -197,11 +172,3 @@ def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:
         raise UsageError(f"{model.name} is computed in float32 only; leave out --dtype {dtype}")
     set_dtype(dtype)
     return model
-
-
-__all__ = [
-    "default_workers",
-    "load_reward_model",
-    "usable_device",
-    "without_bars",
-]

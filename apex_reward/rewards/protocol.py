@@ -6,16 +6,15 @@ Shape key: B = batch of songs, C = channels, T = samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
 
 from apex_reward.errors import UsageError
+from apex_reward.model.encode import Prompts
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from apex_reward.model.encode import Prompts
 
 ATTRIBUTES = ("name", "heads", "sample_rate", "differentiable", "reads_text")
 
@@ -35,37 +34,27 @@ class RewardModel(Protocol):
     @property
     def name(self) -> str:
         """Short; heads of a panel are named after it."""
-        ...
 
     @property
     def heads(self) -> Sequence[Head]:
         """Its outputs with their ranges, in order."""
-        ...
 
     @property
     def sample_rate(self) -> int:
         """Hz that it hears songs at; it takes any and resamples."""
-        ...
 
     @property
     def differentiable(self) -> bool:
         """Whether gradients reach the waveform."""
-        ...
 
     @property
     def reads_text(self) -> bool:
         """Whether it judges a song by its prompt."""
-        ...
 
     def __call__(
-        self,
-        waveforms: Tensor,
-        sample_rate: int,
-        lengths: Any = None,
-        prompts: Prompts = None,
+        self, waveforms: Tensor, sample_rate: int, lengths: Any = None, prompts: Prompts = None
     ) -> Scores:
         """Scores of songs (B, T) or (B, C, T) in [-1, 1], zero-padded on the right."""
-        ...
 
 
 def check_model(model: Any, given: object = None) -> RewardModel:
@@ -92,8 +81,6 @@ def check_gradient(model: RewardModel, waveforms: Tensor) -> None:
     Raises:
         UsageError: the waveforms ask for one and the model is not differentiable.
     """
-    import torch
-
     if waveforms.requires_grad and torch.is_grad_enabled() and not model.differentiable:
         raise UsageError(
             f"{model.name} is not differentiable: no gradient reaches the waveform through it; "

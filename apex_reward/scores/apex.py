@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect_one_of
 from apex_reward.scores.head import Head
 
 Task = Literal["popularity", "full"]
@@ -38,8 +38,7 @@ def task_heads(task: str) -> tuple[str, ...]:
     >>> task_heads("popularity")
     ('score_streams', 'score_likes')
     """
-    if task not in get_args(Task):
-        raise UsageError(f"task is {task!r}; expected 'popularity' or 'full'")
+    expect_one_of("task", task, get_args(Task))
     return POPULARITY_HEADS if task == "popularity" else HEADS
 
 

@@ -44,6 +44,11 @@ class Head:
         if not self.low < self.high:
             raise UsageError(f"head {self.name} ranges from {self.low} to {self.high}; swap them?")
 
+    @classmethod
+    def of(cls, name: str, low: float | None, high: float | None) -> Head:
+        """The head of values from JSON, where None is no bound."""
+        return cls(name, -math.inf if low is None else low, math.inf if high is None else high)
+
     @property
     def bounded(self) -> bool:
         """Whether both ends of the range are finite."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import DataError, UsageError, expect, expect_one_of
 from apex_reward.files.tables import read_rows
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
@@ -59,14 +59,9 @@ class RewardMix:
     def __post_init__(self) -> None:
         if not self.weights:
             raise UsageError("the mix is empty; give at least one head, as musicality=1")
-        if self.normalization not in get_args(Normalization):
-            raise UsageError(
-                f"normalization is {self.normalization!r}; "
-                f"expected one of {', '.join(get_args(Normalization))}"
-            )
+        expect_one_of("normalization", self.normalization, get_args(Normalization))
         for head, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise UsageError(f"the weight of {head} is {weight}; expected a finite number")
+            expect(math.isfinite(weight), f"the weight of {head}", weight, "a finite number")
             if self.reference is None:
                 continue
             if head not in self.reference:

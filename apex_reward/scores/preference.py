@@ -12,7 +12,6 @@ Shape key: B = batch of songs, W = embedding width.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from apex_reward.errors import DataError, UsageError
+from apex_reward.files.tables import read_json
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix, check_names
 from apex_reward.scores.scores import Scores
@@ -116,12 +116,4 @@ class PreferenceHead:
     @classmethod
     def from_file(cls, path: str | Path) -> PreferenceHead:
         """Read the `preference.json` that `apex-reward arena calibrate` writes."""
-        if not Path(path).exists():
-            raise DataError(f"{path} does not exist")
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise DataError(f"{path} is not a preference head: expected a JSON object")
-        return cls.from_dict(value)
+        return cls.from_dict(read_json(path))

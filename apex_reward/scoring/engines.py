@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from apex_reward.errors import ApexError, UsageError
+from apex_reward.errors import ApexError, UsageError, expect_one_of
 
 ENGINES = ("local", "ray")
 PATIENCE = timedelta(days=7)  # ranks wait for the slowest; a launcher ends them where one dies
@@ -104,8 +104,7 @@ class Engine:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise UsageError(f"engine is {self.name!r}; expected one of {', '.join(ENGINES)}")
+        expect_one_of("engine", self.name, ENGINES)
         if self.name == "ray" and self.share.processes > 1:
             raise UsageError("Ray starts its own processes; start the engine 'ray' as one")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from apex_reward.errors import UsageError
 from apex_reward.files.songs_inside import NoSong
+from apex_reward.files.tables import json_ready
 from apex_reward.prompt import Prompt, prompt_of, prompts_of
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row
@@ -110,13 +110,10 @@ class _Server:
                 for number, (query, prompt) in enumerate(zip(request.query, prompts, strict=True))
             ]
             rows = await self._judge(songs, prompts)
-        rewards = [lowest if row["error"] else row["reward"] for row in rows]
-        logs = {
-            head.name: [0.0 if row["error"] else row[head.name] for row in rows]
-            for head in self.reward.heads
-        }
-        errors = [row["error"] for row in rows]
-        logs["failed"] = [float(error is not None) for error in errors]
+        answers = [self._answer(row, lowest) for row in rows]
+        rewards, errors = ([answer[name] for answer in answers] for name in ("score", "reason"))
+        names = [*(head.name for head in self.reward.heads), "failed"]
+        logs = {name: [float(answer[name]) for answer in answers] for name in names}
         return {"rewards": rewards, "scores": rewards, "extra_logs": logs, "errors": errors}
 
     async def verl_omni(self, request: WaveformRequest) -> dict[str, Any]:
@@ -125,10 +122,7 @@ class _Server:
         with tempfile.TemporaryDirectory() as name:
             songs = [(_waveform_file(request, Path(name)), "waveform")]
             (row,) = await self._judge(songs, [prompt_of(request.prompt)])
-        failed = row["error"] is not None
-        heads = {head.name: 0.0 if failed else row[head.name] for head in self.reward.heads}
-        flags, score = ";".join(row["flags"]), lowest if failed else row["reward"]
-        return {"score": score, **heads, "flags": flags, "failed": failed, "reason": row["error"]}
+        return self._answer(row, lowest)
 
     async def health(self) -> dict[str, str]:
         """Whether the server answers."""
@@ -139,15 +133,8 @@ class _Server:
         reward, settings = self.reward, self.settings
         limits = {"songs": settings.songs, "seconds": settings.limits.seconds,
                   "body": settings.body, "queue": settings.limits.queue}  # fmt: skip
-        heads = [
-            {"name": head.name} | {
-                name: end if math.isfinite(end) else None
-                for name, end in (("low", head.low), ("high", head.high))
-            }
-            for head in reward.heads
-        ]  # fmt: skip
         return {
-            "heads": heads,
+            "heads": [json_ready(vars(head)) for head in reward.heads],
             "mix": reward.mix.to_dict(),
             "sample_rate": reward.sample_rate,
             "reads_text": reward.model.reads_text,
@@ -198,6 +185,13 @@ class _Server:
             return list(await asyncio.gather(*map(asyncio.wrap_future, answers)))
         except asyncio.CancelledError as error:
             raise HTTPException(503, "the server was stopped; ask for these songs again") from error
+
+    def _answer(self, row: Row, lowest: float) -> dict[str, Any]:
+        """A row as a flat answer; heads are 0 where there is no score."""
+        failed = row["error"] is not None
+        heads = {head.name: 0.0 if failed else row[head.name] for head in self.reward.heads}
+        flags, score = ";".join(row["flags"]), lowest if failed else row["reward"]
+        return {"score": score, **heads, "flags": flags, "failed": failed, "reason": row["error"]}
 
     def _floor(self) -> float:
         """What a song that cannot be judged earns: less than any song of the mix."""

@@ -5,7 +5,6 @@ Shape key: N = songs, M = members, H = heads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.errors import CheckpointError, DataError, UsageError
 from apex_reward.files.atomic import atomic
-from apex_reward.files.tables import write_json, write_table
+from apex_reward.files.tables import read_json, write_json, write_table
 from apex_reward.model.checkpoint import load_parts, save_predictor
 from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.predictor import (
@@ -138,7 +137,7 @@ def training_notes(mode: str, source: EmbeddingSource, notes: Sequence[dict[str,
 def _training_of(path: Path) -> dict[str, Any]:
     """Mode and loss of a checkpoint, where it tells them."""
     if (path / TRAINING_FILE).is_file():
-        return dict(json.loads((path / TRAINING_FILE).read_text(encoding="utf-8")))
+        return read_json(path / TRAINING_FILE)
     files = [path] if path.is_file() else sorted(path.glob("best_model.pt"))
     if not files:
         return {}

@@ -128,7 +128,7 @@ def test_stereo_codecs_keep_their_channels() -> None:
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(UsageError, match="codebooks is 5; this codec has 1 to 4"):
+    with pytest.raises(UsageError, match="codebooks is 5; expected 1 to 4"):
         CodecDecoder(dac(), 5)
     with pytest.raises(UsageError, match="layout is 'parallel'"):
         CodecDecoder(dac(), 2, "parallel")  # type: ignore[arg-type]

@@ -65,8 +65,8 @@ def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         PreferenceHead.from_file(path)
     for text, message in [
-        ("{", "is not JSON"),
-        ("[1]", "expected a JSON object"),
+        ("{", "cannot be read as .json"),
+        ("[1]", "is not a JSON object"),
         ('{"slope": 1}', "given: slope"),
     ]:
         path.write_text(text)

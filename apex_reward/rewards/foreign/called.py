@@ -21,10 +21,10 @@ from apex_reward.scores.scores import Scores
 
 
 class CalledModel:
-    """Base of reward models that score mono songs one by one; not differentiable.
+    """Base of reward models that score songs one by one; not differentiable.
 
     A subclass defines `name`, `heads` and `score_songs`. `sample_rate` is what songs are resampled
-    to, unless `own_rate` keeps theirs.
+    to, unless `own_rate` keeps theirs. `reads_channels` keeps their channels and rate.
     """
 
     name: str
@@ -33,11 +33,12 @@ class CalledModel:
     differentiable = False
     reads_text = False
     own_rate = False
+    reads_channels = False
 
     def __call__(
         self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None, prompts: Prompts = None
     ) -> Scores:
-        """Scores of songs (B, T) or (B, C, T), each judged as a mono mix at its own length.
+        """Scores of songs (B, T) or (B, C, T), each judged at its own length.
 
         Raises:
             UsageError: a gradient is asked for, a song lacks the text that the model reads, or a
@@ -45,16 +46,17 @@ class CalledModel:
             AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
         """
         check_gradient(self, waveforms)
-        rate = sample_rate if self.own_rate else self.sample_rate
+        rate = sample_rate if self.own_rate or self.reads_channels else self.sample_rate
         mono, ends = prepare_waveforms(waveforms, sample_rate, lengths, rate)
-        songs = [song[:end].detach().cpu() for song, end in zip(mono, ends, strict=True)]
-        values = mono.new_tensor(self.score_songs(songs, rate, prompts))
+        songs = waveforms.detach() if self.reads_channels else mono.detach().cpu()
+        cut = [song[..., :end] for song, end in zip(songs, ends, strict=True)]
+        values = mono.new_tensor(self.score_songs(cut, rate, prompts))
         return Scores.from_stack(values.reshape(-1, len(self.heads)), self.heads)
 
     def score_songs(
         self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
     ) -> list[list[float]]:
-        """A value of each head for each mono song (T,) on the CPU."""
+        """A value of each head for each song: mono (T,) on the CPU, or with its channels (C, T)."""
         raise NotImplementedError
 
 

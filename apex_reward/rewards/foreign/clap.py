@@ -34,18 +34,13 @@ class Clap(EncodedModel, FrozenModule):
         encoder: both towers; `Clap.from_pretrained` reads them.
     """
 
-    name = "clap"
+    name, heads = "clap", (ADHERENCE,)
     reads_text = True
     licences: ClassVar[list[Licence]] = [CODE, CLAP]
 
     def __init__(self, encoder: ClapEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """`adherence` in [-1, 1]."""
-        return (ADHERENCE,)
 
     @property
     def encoders(self) -> tuple[SongEncoder, ...]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from apex_reward.errors import CheckpointError, UsageError
+from apex_reward.errors import CheckpointError, UsageError, expect_one_of
 from apex_reward.model.encode import Prompts
 from apex_reward.model.files import local_path
 from apex_reward.model.licences import CODE, HUB, Licence, licence
@@ -64,8 +64,7 @@ class Lyrics(CalledModel):
     ]
 
     def __init__(self, transcriber: Transcriber, unit: Unit = "word") -> None:
-        if unit not in get_args(Unit):
-            raise UsageError(f"unit is {unit!r}; expected 'word' or 'character'")
+        expect_one_of("unit", unit, get_args(Unit))
         extra_module("jiwer", self.name)
         self.transcriber, self.unit = transcriber, unit
 

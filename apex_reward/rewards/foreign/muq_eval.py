@@ -50,7 +50,7 @@ class MuQEval(MuqModel):
         inner: inner width of each of the two outputs.
     """
 
-    name = "muq-eval"
+    name, heads = "muq-eval", tuple(HEADS.values())
     published, title, how = PUBLISHED, "MuQ-Eval A1 as its authors describe it", HOW
     anchors: ClassVar[Mapping[str, str]] = {
         "attention": "encoder.pooling.attention.0.weight",
@@ -71,11 +71,6 @@ class MuQEval(MuqModel):
         self.opinions = nn.ModuleDict({key: Opinion(config.width, inner) for key in HEADS})
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Two heads without bounds."""
-        return tuple(HEADS.values())
 
     @property
     def encoders(self) -> tuple[MuqSongs, ...]:

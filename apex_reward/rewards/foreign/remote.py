@@ -69,9 +69,8 @@ class RemoteReward(CalledModel):
         self._token, self._timeout = token, timeout
         info = self._ask("/info", None)
         try:
-            self.heads = tuple(
-                Head(head["name"], *_ends(head["low"], head["high"])) for head in info["heads"]
-            )
+            heads = info["heads"]
+            self.heads = tuple(Head.of(one["name"], one["low"], one["high"]) for one in heads)
             self.sample_rate, self.reads_text = int(info["sample_rate"]), bool(info["reads_text"])
             self.saved_mix: Mapping[str, Any] = info["mix"]
             self.licences = tuple(info.get("licences") or ())
@@ -162,10 +161,6 @@ def encoded(song: Tensor, sample_rate: int) -> str:
     else:
         soundfile.write(buffer, samples, sample_rate, "FLOAT", format="WAV")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _ends(low: float | None, high: float | None) -> tuple[float, float]:
-    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _prompt(prompts: Prompts, number: int) -> dict[str, str]:

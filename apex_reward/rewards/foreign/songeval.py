@@ -53,7 +53,7 @@ class SongEval(MuqModel):
         feed_forward: inner width of the head, 4096 published; None is four times MuQ's width.
     """
 
-    name = "songeval"
+    name, heads = "songeval", HEADS
     title, how, head_file, strict = "SongEval head", HOW, "ckpt/model.safetensors", False
     anchors: ClassVar[Mapping[str, str]] = {"feed_forward": "ffd.0.weight"}
     mixes = {"aesthetics": APEX_MIXES["aesthetics"]}  # noqa: RUF012
@@ -73,11 +73,6 @@ class SongEval(MuqModel):
         self.head = SongEvalHead(width, self.widths["feed_forward"])
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Five heads in [1, 5]."""
-        return HEADS
 
     @property
     def encoders(self) -> tuple[MuqSongs, ...]:

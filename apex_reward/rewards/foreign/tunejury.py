@@ -70,7 +70,7 @@ class TuneJury(EncodedModel, FrozenModule):
         widths: of the head's hidden layers.
     """
 
-    name = "tunejury"
+    name, heads = "tunejury", (PREFERENCE,)
     reads_text = True
     licences: ClassVar[list[Licence]] = [
         CODE, licence("TuneJury head", "CC BY-NC 4.0", False, REPOSITORY), CLAP,
@@ -85,11 +85,6 @@ class TuneJury(EncodedModel, FrozenModule):
         self.head = TuneJuryHead(2 * clap.width + mert.config.hidden_size, widths)
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """`preference`, without bounds."""
-        return (PREFERENCE,)
 
     @property
     def encoders(self) -> tuple[SongEncoder, ...]:

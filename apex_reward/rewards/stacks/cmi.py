@@ -21,7 +21,7 @@ from torch import Tensor
 
 from apex_reward.audio import load_audio
 from apex_reward.audio.resample import resample
-from apex_reward.errors import AudioError, UsageError
+from apex_reward.errors import AudioError, UsageError, expect
 from apex_reward.prompt import prompt_of
 from apex_reward.rewards.judge import Judge
 from apex_reward.rewards.reward import Reward
@@ -82,8 +82,7 @@ class CMIRewardModel:
             UsageError: an input without audio, a batch size below 1.
             AudioError: an input that has no score.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; expected at least 1")
+        expect(batch_size >= 1, "batch_size", batch_size, "at least 1")
         result = np.zeros((len(inputs), 2), dtype=np.float32)
         for start in range(0, len(inputs), batch_size):
             chosen = inputs[start : start + batch_size]

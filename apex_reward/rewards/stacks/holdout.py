@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainerCallback
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import expect
 from apex_reward.files.tables import write_table
 from apex_reward.report.charts import draw_curves
 
@@ -72,10 +72,8 @@ class StopRule:
     """
 
     def __init__(self, alpha: float = 1e-4, shortest: int = 8) -> None:
-        if not 0 < alpha < 1 or shortest < 4:
-            raise UsageError(
-                f"alpha is {alpha} and shortest {shortest}; expected a share and at least 4"
-            )
+        expect(0 < alpha < 1, "alpha", alpha, "a share above 0 and below 1")
+        expect(shortest >= 4, "shortest", shortest, "at least 4")
         self.alpha, self.shortest = alpha, shortest
         self.rows: list[dict[str, Any]] = []
         self.turn: Turn | None = None
@@ -175,8 +173,7 @@ class HoldoutCallback(TrainerCallback):
         output: str | Path | None = None,
         formats: Sequence[str] = ("png",),
     ) -> None:
-        if every < 1:
-            raise UsageError(f"every is {every}; expected at least 1 step")
+        expect(every >= 1, "every", every, "at least 1 step")
         self.measure, self.every, self.column, self.stop = measure, every, column, stop
         self.rule = rule or StopRule()
         self.output, self.formats = output, formats

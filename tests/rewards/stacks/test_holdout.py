@@ -104,7 +104,7 @@ def test_the_turn_says_where_and_how_far() -> None:
     assert turn.fell < -0.3
     assert "the reward is being gamed; take a checkpoint from about step 10" in str(turn)
     assert [row["p_value"] is None for row in rule.rows] == [True] * 3 + [False] * 3
-    with pytest.raises(UsageError, match="shortest 2"):
+    with pytest.raises(UsageError, match="shortest is 2; expected at least 4"):
         StopRule(shortest=2)
     with pytest.raises(UsageError, match="every is 0"):
         HoldoutCallback(lambda model: 0.0, every=0)
