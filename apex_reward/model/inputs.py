@@ -19,20 +19,6 @@ from apex_reward.errors import AudioError, UsageError, listed
 MAX_CHANNELS = 64
 
 
-def prepare_waveforms(
-    waveforms: Tensor,
-    sample_rate: int,
-    lengths: Tensor | Sequence[int] | None,
-    target_rate: int,
-) -> tuple[Tensor, list[int]]:
-    """Mono songs (B, T') at `target_rate`, zero beyond their ends, and their lengths there.
-
-    Args and errors are those of `ApexReward.forward`.
-    """
-    mono, ends = checked_songs(waveforms, lengths)
-    return at_rate(mono, ends, sample_rate, target_rate)
-
-
 def checked_songs(
     waveforms: Tensor, lengths: Tensor | Sequence[int] | None
 ) -> tuple[Tensor, list[int]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError, listed
 from apex_reward.model.encode import Lengths, Prompts
-from apex_reward.model.inputs import prepare_waveforms
+from apex_reward.model.inputs import at_rate, checked_songs
 from apex_reward.prompt import prompt_of
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
@@ -47,7 +47,8 @@ class CalledModel:
         """
         check_gradient(self, waveforms)
         rate = sample_rate if self.own_rate or self.reads_channels else self.sample_rate
-        mono, ends = prepare_waveforms(waveforms, sample_rate, lengths, rate)
+        mono, ends = checked_songs(waveforms, lengths)
+        mono, ends = at_rate(mono, ends, sample_rate, rate)
         songs = waveforms.detach() if self.reads_channels else mono.detach().cpu()
         cut = [song[..., :end] for song, end in zip(songs, ends, strict=True)]
         values = mono.new_tensor(self.score_songs(cut, rate, prompts))
