@@ -269,7 +269,7 @@ def test_preference_mix_needs_a_calibrated_head():
         ({"segment_seconds": 0.4 / 24_000}, "segment_seconds is .*; expected more than 0"),
         ({"members": 0}, "members is 0; expected 1 or more"),
         ({"task": "popularity", "spread_scale": (1.0,)}, "has 1 values; .* one for each of 2"),
-        ({"task": "all"}, "'popularity' or 'full'"),
+        ({"task": "all"}, "expected one of popularity, full"),
         ({"shared": 4}, "2 or 3 layers"),
     ],
 )
