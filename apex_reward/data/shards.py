@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,13 @@ class EmbeddingSource:
     """What made the embeddings: the model configuration and the pooling, ready for JSON.
 
     Attributes:
-        weights: hash of the encoder's weights; empty where it is not known.
+        encoder_weights: hash of the encoder's weights; empty where it is not known.
     """
 
     config: Mapping[str, Any]
     pooling_weight: tuple[float, ...]
     pooling_bias: float
-    weights: str = ""
+    encoder_weights: str = ""
 
     @classmethod
     def of_model(cls, model: ApexReward) -> EmbeddingSource:
@@ -115,8 +115,8 @@ class EmbeddingSource:
             if getattr(mine, name) != getattr(others, name)
         ]
         names = [mine.encoder_name, others.encoder_name]
-        if self.weights and other.weights:
-            if self.weights != other.weights:
+        if self.encoder_weights and other.encoder_weights:
+            if self.encoder_weights != other.encoder_weights:
                 found.append(f"the encoders {names[0]} and {names[1]} differ")
         elif None not in names and names[0] != names[1]:
             found.append(f"the encoder is {names[0]}, of the other {names[1]}")
@@ -130,13 +130,7 @@ class EmbeddingSource:
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """As Parquet file metadata."""
-        value = {
-            "config": self.config,
-            "pooling_weight": self.pooling_weight,
-            "pooling_bias": self.pooling_bias,
-            "encoder_weights": self.weights,
-        }
-        return {METADATA_KEY: json.dumps(value, sort_keys=True).encode()}
+        return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True).encode()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> EmbeddingSource | None:
@@ -144,8 +138,7 @@ class EmbeddingSource:
         if not metadata or METADATA_KEY not in metadata:
             return None
         value = json.loads(metadata[METADATA_KEY])
-        pooling = tuple(value["pooling_weight"]), value["pooling_bias"]
-        return cls(value["config"], *pooling, value.get("encoder_weights", ""))
+        return cls(**value | {"pooling_weight": tuple(value["pooling_weight"])})
 
 
 def encoder_config(name: str | Path) -> ApexConfig:

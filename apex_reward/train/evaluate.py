@@ -127,7 +127,7 @@ class Checkpoint:
 
 def training_notes(mode: str, source: EmbeddingSource, notes: Sequence[dict[str, Any]]) -> Any:
     """The content of `training.json` from the notes of each member."""
-    known = {"mode": mode, "encoder_weights": source.weights}
+    known = {"mode": mode, "encoder_weights": source.encoder_weights}
     if len(notes) == 1:
         return {**known, **notes[0]}
     losses = {note.get("loss") for note in notes}

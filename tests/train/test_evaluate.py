@@ -134,14 +134,14 @@ def test_shards_of_another_encoder_are_refused(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     """The same architecture with other weights, or another folder where weights are unknown."""
-    known = replace(data.source, weights="a")
+    known = replace(data.source, encoder_weights="a")
     first = Data(data.splits, known, "full")
     train(first, TrainSettings(epochs=1), tmp_path / "run", accelerator=accelerator)
     other = dict(data.source.config) | {"encoder_name": "elsewhere"}
     for name, source, ok in (
         ("same", known, True),
         ("moved", replace(known, config=other), True),
-        ("other", replace(known, weights="b"), False),
+        ("other", replace(known, encoder_weights="b"), False),
         ("unknown", replace(data.source, config=other), False),
     ):
         folder = write_shards(tmp_path / name, {"test": 30}, width=16, source=source) / "test"

@@ -213,7 +213,7 @@ def test_the_weights_tell_encoders_apart_where_they_are_known() -> None:
     assert mine.encoder_differences(unknown) == ["the encoder is /a, of the other /b"]
     read = EmbeddingSource.from_metadata(mine.to_metadata())
     assert read is not None
-    assert (read.weights, read.same_embeddings(moved)) == ("1", True)
+    assert (read.encoder_weights, read.same_embeddings(moved)) == ("1", True)
 
 
 def test_a_named_encoder_stands_for_shards_that_name_none(tmp_path: Path) -> None:
