@@ -45,6 +45,7 @@ from apex_reward.runs.settings import (
     option,
     output_field,
     parse_settings,
+    read_prompts,
 )
 from apex_reward.scoring import find_audio
 
@@ -184,8 +185,7 @@ def generated(own: Settings) -> Iterator[tuple[str, Iterator[Waveform]]]:
     """Songs of a text-to-audio model of transformers."""
     from transformers import pipeline
 
-    if own.prompts is None:
-        raise SystemExit("--generator needs --prompts, a text file with a prompt a line")
+    prompts = read_prompts(own.prompts)
     generator = pipeline("text-to-audio", model=own.generator)
 
     def one(prompt: str) -> Waveform:
@@ -193,7 +193,7 @@ def generated(own: Settings) -> Iterator[tuple[str, Iterator[Waveform]]]:
         samples = np.asarray(made["audio"], dtype=np.float32).reshape(-1, made["audio"].shape[-1])
         return Waveform(samples, made["sampling_rate"])
 
-    for prompt in Path(own.prompts).read_text(encoding="utf-8").splitlines():
+    for prompt in prompts:
         yield prompt, (one(prompt) for _ in range(own.num_generations))
 
 

@@ -11,9 +11,9 @@ The sampler draws noise at every step, so each step has a probability. The steps
 for the log-probabilities of the policy and of the start (LoRA switched off), one step's graph at a
 time. A group of songs for every prompt gives the advantages.
 
-Without other arguments it trains a small flow over the notes of a song first and uses apex-tiny;
-this takes minutes on two CPU cores. Pipelines of diffusers train LoRA on their attention: Stable
-Audio (needs torchsde), Stable Audio 3, ACE-Step and LongCat-AudioDiT. Their table is
+Without other arguments it trains a small flow over melodies first and uses apex-tiny; this takes
+minutes on two CPU cores. Pipelines of diffusers train LoRA on their attention: Stable Audio (needs
+torchsde), Stable Audio 3, ACE-Step and LongCat-AudioDiT. Their table is
 `apex_reward.runs.pipelines.PIPELINES`. The recipe prints the length, the rate and the share of the
 attention weights that it adapts. ACE-Step's own guidance uses earlier steps, whose graphs are
 freed, so its scale is 1 here.
@@ -39,9 +39,22 @@ from apex_reward.runs.advantages import clipped_gain
 from apex_reward.runs.loop import LoopSettings, PolicyRun
 from apex_reward.runs.pipelines import AudioPipeline
 from apex_reward.runs.samplers import NoisyPath, euler_step
-from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings
-from toys.chords import CODES, FRAMES, SAMPLE_RATE, SECONDS, STYLES, toy_flow
-from toys.notes import note_references
+from apex_reward.runs.settings import (
+    RewardSettings,
+    option,
+    output_field,
+    parse_settings,
+    read_prompts,
+)
+from toys.melodies import (
+    CONTROLS,
+    FRAMES,
+    SONG_SECONDS,
+    MelodyFlow,
+    melody_prompts,
+    melody_references,
+    synthesize,
+)
 
 
 @dataclass
@@ -49,7 +62,7 @@ class Settings(LoopSettings):
     """The settings of the loop with the defaults of this recipe."""
 
     output_dir: str = output_field("runs/flow_grpo_audio")
-    max_steps: int = option(16, "steps of sampling, each with its updates")
+    max_steps: int = option(16, "steps, each with fresh songs")
     learning_rate: float = option(6e-3, "learning rate of AdamW")
     epsilon: float = option(1e-2, "distance of the ratio from 1 at which it is clipped")
     beta: float = option(0.01, "weight of the KL from the start")
@@ -65,12 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     set_seed(own.seed)
     toy = own.pipeline is None
-    prompts = list(STYLES) if toy else own.read_prompts()
+    prompts = melody_prompts()[1] if toy else read_prompts(own.prompts)
     generator: Any = ToyGenerator(own) if toy else pipeline(own)
     generator.to(accelerator.device)
     run = PolicyRun(
         own, settings, accelerator, prompts, generator.sample_rate,
-        *((note_references, SECONDS) if toy else ()),
+        *((melody_references, SONG_SECONDS) if toy else ()),
     )  # fmt: skip
     parameters = [p for p in generator.policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=0.0)
@@ -78,13 +91,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for _ in run.steps():
         texts = run.draw()
         seeds = torch.randint(2**31, (len(texts),), generator=run.random).tolist()
-        path = NoisyPath(own.noise, run.random)
-        with torch.no_grad():
-            songs = generator.songs(texts, seeds, path)
-        advantages = run.advantages(texts, songs)
-        taken = texts, seeds, path, advantages
-        run.log_step(update(own, accelerator, generator, optimizer, taken))
+        size = 1 if generator.alone else -(-len(texts) // own.gradient_accumulation_steps)
+        parts = [slice(start, start + size) for start in range(0, len(texts), size)]
+        rollouts = [Rollout(generator, texts[p], seeds[p], own.noise, run.random) for p in parts]
+        advantages = run.advantages(texts, torch.cat([rollout.songs for rollout in rollouts]))
+        for rollout, part in zip(rollouts, parts, strict=True):
+            rollout.advantages = advantages[part]
+        run.log_step(update(own, accelerator, generator, optimizer, rollouts))
     run.finish(generator)
+
+
+class Rollout:
+    """The songs of a micro-batch, and the path of the policy and of the start to them."""
+
+    @torch.no_grad()
+    def __init__(
+        self, generator: Any, texts: list[str], seeds: list[int], noise: float, random: Any
+    ) -> None:
+        self.inputs, self.path = (texts, seeds), NoisyPath(noise, random)
+        self.songs = generator.songs(*self.inputs, self.path)
+        self.start = self.path.again()
+        with generator.policy.disable_adapter():
+            generator.run(*self.inputs, self.start)
+        self.advantages = torch.empty(0)
 
 
 def update(
@@ -92,37 +121,31 @@ def update(
     accelerator: Accelerator,
     generator: Any,
     optimizer: Any,
-    taken: tuple[list[str], list[int], NoisyPath, Tensor],
+    rollouts: list[Rollout],
 ) -> dict[str, float]:
     """A few passes over the paths of a step; returns the means of their figures."""
-    texts, seeds, path, advantages = taken
     sums = {"kl": 0.0, "clipped": 0.0, "grad_norm": 0.0}
-    numbers = torch.arange(len(texts))
-    chunks = numbers.split(1) if generator.alone else numbers.chunk(own.gradient_accumulation_steps)
-    start = path.again()
-    with torch.no_grad(), generator.policy.disable_adapter():
-        generator.run(texts, seeds, start)
-    parts = own.num_iterations * len(chunks) * len(path.means)
+    decisions = len(rollouts) * len(rollouts[0].path.means)
+    parts = own.num_iterations * decisions
 
-    def learn(rows: Tensor) -> None:
-        """Repeat the paths of some songs; each decision adds to the gradient."""
+    def learn(rollout: Rollout) -> None:
+        """Repeat a path; each decision adds to the gradient."""
+        path, start = rollout.path, rollout.start
 
         def decide(number: int, mean: Tensor, new: Tensor) -> None:
-            old, gain_of = path.log_probabilities[number][rows], advantages[rows]
-            gain, share = clipped_gain(new, old, gain_of, own.epsilon)
-            moved = (mean - start.means[number][rows]) / path.deviations[number]
+            old = path.log_probabilities[number]
+            gain, share = clipped_gain(new, old, rollout.advantages, own.epsilon)
+            moved = (mean - start.means[number]) / path.deviations[number]
             kl = moved.square().flatten(1).mean(dim=1) / 2
-            loss = (own.beta * kl - gain).mean() / (len(chunks) * len(path.means))
-            accelerator.backward(loss)
+            accelerator.backward((own.beta * kl - gain).mean() / decisions)
             sums["kl"] += kl.mean().item() / parts
             sums["clipped"] += share / parts
 
-        some = [texts[i] for i in rows.tolist()], [seeds[i] for i in rows.tolist()]
-        generator.run(*some, path.again(decide, rows))
+        generator.run(*rollout.inputs, path.again(decide))
 
     for _ in range(own.num_iterations):
-        for rows in chunks:
-            learn(rows)
+        for rollout in rollouts:
+            learn(rollout)
         weights = [p for p in generator.policy.parameters() if p.grad is not None]
         for weight in weights:
             weight.grad = accelerator.reduce(weight.grad, "mean")
@@ -135,40 +158,36 @@ def update(
 
 
 class ToyGenerator:
-    """The flow over notes, with LoRA on its convolutions. B = songs, T = samples."""
+    """The flow over melodies, with LoRA on its convolutions. B = songs, T = samples."""
 
-    sample_rate, alone = SAMPLE_RATE, False
+    sample_rate, alone = MelodyFlow.sample_rate, False
 
     def __init__(self, own: Settings) -> None:
-        self.steps = own.sampler_steps
-        flow = toy_flow(own.seed, own.warm_steps)
-        layers = [f"hidden.{i}" for i in range(len(flow.hidden))] + ["entry", "last"]
+        flow = MelodyFlow(own.sampler_steps, seed=own.seed, fit_steps=own.warm_steps)
+        layers = ["input", *(f"hidden.{i}" for i in range(len(flow.hidden))), "output"]
         lora = LoraConfig(r=own.lora_r, lora_alpha=2 * own.lora_r, target_modules=layers)
         self.policy = get_peft_model(flow, lora).eval()
-        self.save_pretrained = self.policy.save_pretrained
+        self.save_pretrained, self.to = self.policy.save_pretrained, self.policy.to
 
     def __str__(self) -> str:
-        return f"toy flow: songs of {SECONDS} s at {SAMPLE_RATE} Hz"
-
-    def to(self, device: torch.device) -> None:
-        self.device = device
-        self.policy.to(device)
+        return f"toy flow: songs of {SONG_SECONDS:g} s at {self.sample_rate} Hz"
 
     def run(self, texts: list[str], seeds: list[int], path: NoisyPath) -> Tensor:
-        """The levels of B songs, each from the noise of its seed, along a path."""
+        """The controls of B songs, each from the noise of its seed, along a path."""
+        flow = self.policy.get_base_model()
+        condition = flow.condition(texts)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x = torch.stack([torch.randn(CODES, FRAMES, generator=one) for one in generators])
-        x = x.to(self.device)
-        styles = torch.tensor([STYLES.index(text) for text in texts], device=self.device)
-        for step in range(self.steps):
-            now, after = 1 - step / self.steps, 1 - (step + 1) / self.steps
-            velocity = self.policy(x, torch.full((len(x),), now, device=self.device), styles)
+        noise = [torch.randn(CONTROLS, FRAMES, generator=one) for one in generators]
+        x = torch.stack(noise).to(condition)
+        for step in range(flow.steps):
+            now, after = 1 - step / flow.steps, 1 - (step + 1) / flow.steps
+            velocity = flow.velocity(x, torch.full_like(condition[:, 0], now), condition)
             x = euler_step(path, x, velocity, now, after)
         return x
 
     def songs(self, texts: list[str], seeds: list[int], path: NoisyPath) -> Tensor:
         """Songs (B, T)."""
-        return self.policy.get_base_model().songs(self.run(texts, seeds, path))
+        return synthesize(self.run(texts, seeds, path))
 
 
 def pipeline(own: Settings) -> AudioPipeline:

@@ -46,12 +46,17 @@ from apex_reward.runs.policy import (
     Policy,
     PolicySettings,
     SongSampler,
-    holdout_judge,
     load_policy,
     policy_judge,
     split_prompts,
 )
-from apex_reward.runs.settings import QuietDefaults, RewardSettings, output_field, parse_settings
+from apex_reward.runs.settings import (
+    QuietDefaults,
+    RewardSettings,
+    build_holdout,
+    output_field,
+    parse_settings,
+)
 from toys.notes import SLOTS, note_policy
 
 EACH = 2  # held-out songs of each
@@ -92,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         policy = load_policy(named, state.device)
     held_out, prompts = split_prompts(policy.prompts)
-    function = make_reward_function(settings, policy)
+    judge = policy_judge(settings, policy)
+    function = ApexRewardFunction(judge.reward, decode=policy.decode, reference=judge.reference)
     files = {"writes": state.is_main_process, "resume": bool(grpo.resume_from_checkpoint)}
     completions = CompletionLog(function, Path(grpo.output_dir) / "completions.jsonl", **files)
     log = RunLog(grpo.output_dir, PANELS, formats=settings.formats, **files)
@@ -104,8 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
     )
-    turned = add_holdout(trainer, settings, policy, held_out)
-    trainer.add_callback(HistoryCallback(log, completions=completions))
+    unseen = build_holdout(settings, policy.decode.sample_rate, policy.seconds, None)
+    rule = None
+    if unseen is not None:
+        sampler = SongSampler(policy, unseen, grpo.max_completion_length)
+        rule = add_holdout(trainer, settings, sampler, held_out)
+    trainer.add_callback(HistoryCallback(log, completions))
     trainer.remove_callback(PrinterCallback)
     with Interrupt() as interrupt:
         stopping = InterruptCallback(interrupt)
@@ -120,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "processes": state.num_processes,
                 "demonstration": function.reward.demonstration,
                 "interrupted": stopping.stopped,
-                "turn": None if turned is None or turned.turn is None else vars(turned.turn),
+                "turn": None if rule is None or rule.turn is None else vars(rule.turn),
             },
             grpo,
             named,
@@ -130,23 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer.accelerator.end_training()  # else a process can be aborted as it exits
 
 
-def make_reward_function(settings: RewardSettings, policy: Policy) -> ApexRewardFunction:
-    """The reward with its guards and reference songs."""
-    judge = policy_judge(settings, policy)
-    return ApexRewardFunction(judge.reward, decode=policy.decode, reference=judge.reference)
-
-
 def add_holdout(
-    trainer: GRPOTrainer,
-    settings: RewardSettings,
-    policy: Policy,
-    prompts: list[str],
-) -> StopRule | None:
-    """Score songs of held-out prompts by the held-out reward; None where none is named."""
-    judge, grpo = holdout_judge(settings, policy), trainer.args
-    if judge is None:
-        return None
-    sampler = SongSampler(policy, judge, grpo.max_completion_length)
+    trainer: GRPOTrainer, settings: RewardSettings, sampler: SongSampler, prompts: list[str]
+) -> StopRule:
+    """Score songs of held-out prompts by the held-out reward."""
+    grpo = trainer.args
 
     def measure(model: Any) -> list[float]:
         return [row["reward"] or 0.0 for row in sampler.songs(EACH, grpo.seed + 1, model, prompts)]
@@ -240,18 +238,15 @@ class CompletionLog:
 
 
 class HistoryCallback(TrainerCallback):
-    """Adds the rows of a trainer's log to a `RunLog`.
+    """Adds the rows of a trainer's log that have a reward to a `RunLog`.
 
     Args:
         log: gets the rows.
-        column: rows with this column are kept: `reward` of GRPO, `loss` of DPO.
         completions: the log of completions, which resumes with the run.
     """
 
-    def __init__(
-        self, log: RunLog, column: str = "reward", completions: CompletionLog | None = None
-    ) -> None:
-        self.log, self.column, self.completions = log, column, completions
+    def __init__(self, log: RunLog, completions: CompletionLog | None = None) -> None:
+        self.log, self.completions = log, completions
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A resumed run drops the rows after its checkpoint."""
@@ -261,7 +256,7 @@ class HistoryCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Keep the row."""
-        if logs and self.column in logs:
+        if logs and "reward" in logs:
             self.log.append({"step": state.global_step, **logs})
 
 

@@ -32,9 +32,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from apex_reward.runs.advantages import clipped_gain, drift
 from apex_reward.runs.loop import LoopSettings, PolicyRun
-from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings
-from toys.chords import FRAMES, SECONDS, STYLES, toy_musicgen
-from toys.notes import note_references
+from apex_reward.runs.settings import (
+    RewardSettings,
+    option,
+    output_field,
+    parse_settings,
+    read_prompts,
+)
+from toys.chords import STYLES, toy_musicgen
+from toys.notes import SLOTS, SONG_SECONDS, note_references
 
 LAYERS = r"decoder\.model\.decoder\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # With dropout the ratio of an unchanged policy would differ from one.
     policy = get_peft_model(musicgen, lora).eval()
     rate = musicgen.config.audio_encoder.sampling_rate
-    toy = (note_references, SECONDS) if own.policy is None else ()
+    toy = (note_references, SONG_SECONDS) if own.policy is None else ()
     run = PolicyRun(own, settings, accelerator, prompts, rate, *toy)
     set_seed(own.seed + accelerator.process_index)
     parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -205,10 +211,10 @@ def decode(musicgen: MusicgenForConditionalGeneration, codes: Tensor) -> Tensor:
 def load(own: Settings) -> tuple[MusicgenForConditionalGeneration, Any, list[str], int]:
     """The model, its tokenizer, the prompts, and the number of frames of a song."""
     if own.policy is None:
-        return *toy_musicgen(own.seed, own.warm_steps), list(STYLES), FRAMES
+        return *toy_musicgen(own.seed, own.warm_steps), list(STYLES), SLOTS
     musicgen = MusicgenForConditionalGeneration.from_pretrained(own.policy)
     frames = round(own.audio_seconds * musicgen.config.audio_encoder.frame_rate)
-    return musicgen, AutoTokenizer.from_pretrained(own.policy), own.read_prompts(), frames
+    return musicgen, AutoTokenizer.from_pretrained(own.policy), read_prompts(own.prompts), frames
 
 
 if __name__ == "__main__":

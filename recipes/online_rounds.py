@@ -56,12 +56,18 @@ from apex_reward.runs.policy import (
     PolicySettings,
     Row,
     SongSampler,
-    holdout_judge,
     load_policy,
     policy_judge,
     split_prompts,
 )
-from apex_reward.runs.settings import RewardSettings, option, output_field, parse_settings, plain
+from apex_reward.runs.settings import (
+    RewardSettings,
+    build_holdout,
+    option,
+    output_field,
+    parse_settings,
+    plain,
+)
 from toys.notes import SLOTS, note_policy
 
 PANELS = {
@@ -129,8 +135,8 @@ class Rounds:
         self.held_out, self.prompts = split_prompts(policy.prompts)
         judge = policy_judge(settings, policy)
         self.sampler = SongSampler(policy, judge, own.max_new_tokens)
-        unseen = holdout_judge(settings, policy) or judge
-        self.unseen = SongSampler(policy, unseen, own.max_new_tokens)
+        unseen = build_holdout(settings, policy.decode.sample_rate, policy.seconds, None)
+        self.unseen = SongSampler(policy, unseen or judge, own.max_new_tokens)
         self.ledger = GrowingTable(self.folder / "ledger.jsonl")
         self.collapse = Collapse(own.least_spread)
         self.rows: list[Row] = []

@@ -38,11 +38,13 @@ from torch import Tensor
 
 from apex_reward.rewards.gradient import guarded_gradient
 from apex_reward.rewards.groups import everywhere, prompt_keys
-from apex_reward.rewards.judge import Judge, Judged
+from apex_reward.rewards.judge import Judged
 from apex_reward.rewards.stacks.holdout import StopRule, write_holdout
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog
+from apex_reward.runs.loop import StepSettings
 from apex_reward.runs.pipelines import AudioPipeline
+from apex_reward.runs.policy import split_prompts
 from apex_reward.runs.settings import (
     RewardSettings,
     build_holdout,
@@ -50,6 +52,7 @@ from apex_reward.runs.settings import (
     option,
     output_field,
     parse_settings,
+    read_prompts,
 )
 from toys.melodies import SONG_SECONDS, MelodyFlow, melody_prompts, melody_references
 
@@ -63,25 +66,19 @@ PANELS = {
 
 
 @dataclass
-class Settings:
+class Settings(StepSettings):
     """The training, with TRL's names where it has one."""
 
     output_dir: str = output_field("runs/reward_backprop")
-    seed: int = option(0, "random seed of weights, noise and prompts")
-    max_steps: int = option(20, "optimiser steps")
     per_device_train_batch_size: int = option(8, "songs of a process in a micro-batch")
-    gradient_accumulation_steps: int = option(1, "micro-batches of a step")
     sampler_steps: int = option(8, "sampler steps of a song")
     last: int = option(2, "sampler steps on the graph (DRaFT-K)")
     learning_rate: float = option(2e-4, "learning rate of AdamW")
     anchor: float = option(1e-3, "weight of the squared drift of the weights")
-    max_grad_norm: float = option(1.0, "norm to which a larger gradient is scaled down")
     save_steps: int = option(0, "steps between two checkpoints; 0: only at Ctrl-C")
     resume_from_checkpoint: str | None = option(None, "checkpoint-N folder of an earlier run")
     report_to: str = option("none", "trackers, such as tensorboard,wandb")
     pipeline: str | None = option(None, "hub id or folder of a diffusers audio pipeline")
-    prompts: str | None = option(None, "text file with a prompt a line")
-    audio_seconds: float = option(30.0, "seconds of a pipeline's song")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -122,16 +119,16 @@ class Climb:
         self.generator.to(accelerator.device)
         if not toy:
             accelerator.print(self.generator)
-        self.prompts, self.unseen = melody_prompts() if toy else read_prompts(own.prompts)
+        self.unseen, self.prompts = (
+            melody_prompts() if toy else split_prompts(read_prompts(own.prompts))
+        )
         rate = self.generator.sample_rate
         self.judge = build_judge(
             settings, rate, *((melody_references, SONG_SECONDS) if toy else ()),
             guards="flag", penalty=1.0, loudness=-18.0, device=device,
         )  # fmt: skip
         self.reward = self.judge.reward
-        loading = {"segment_seconds": SONG_SECONDS} if toy else {}
-        holdout = build_holdout(settings, device, **loading)
-        self.holdout = None if holdout is None else Judge(holdout, sample_rate=rate)
+        self.holdout = build_holdout(settings, rate, SONG_SECONDS if toy else None, device=device)
         self.rule, self.ended, self.step = StopRule(), False, 0
         self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.start = [p.detach().clone() for p in self.parameters]
@@ -179,8 +176,7 @@ class Climb:
 
     def judgement(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Figures of the held-out prompts; prints where the held-out reward turns."""
-        songs = self.songs()
-        judged = self.judge(list(songs), self.unseen)
+        songs, judged = self.judged()
         found: dict[str, Any] = {"held_out": judged.mean, **self.figures(judged)}
         if self.holdout is not None:
             found["holdout/reward"] = self.holdout(list(songs), self.unseen).mean
@@ -194,19 +190,14 @@ class Climb:
         self.accelerator.print({name: round(row[name], 4) for name in shown if name in row})
         return found
 
-    @torch.no_grad()
-    def songs(self) -> Tensor:
-        """Songs (B, T) of the held-out prompts from the same noise in every call."""
-        waveforms: Tensor = self.generator(self.unseen, torch.Generator().manual_seed(12345))
-        return waveforms.detach()
-
     def figures(self, judged: Judged) -> dict[str, float]:
         """Figures to log of the held-out prompts' songs."""
         return self.judge.figures(judged, prompt_keys(self.unseen), everywhere)
 
+    @torch.no_grad()
     def judged(self) -> tuple[Tensor, Judged]:
-        """Those songs and their scores."""
-        songs = self.songs()
+        """Songs (B, T) of the held-out prompts, from the same noise in every call, and scores."""
+        songs = self.generator(self.unseen, torch.Generator().manual_seed(12345)).detach()
         return songs, self.judge(list(songs), self.unseen)
 
     def trained(self) -> dict[str, Tensor]:
@@ -272,14 +263,6 @@ class Climb:
         )
         if interrupted:
             print(how_to_go_on(self.own.output_dir))
-
-
-def read_prompts(path: str | None) -> tuple[list[str], list[str]]:
-    """The file's prompts: nine tenths to train on, and every tenth line held out."""
-    if path is None:
-        raise SystemExit("--pipeline needs --prompts, a text file with a prompt a line")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [p for i, p in enumerate(lines) if i % 10] or lines, lines[::10]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from apex_reward.data.settings import PrepareSettings
 from apex_reward.data.teacher import read_teacher
 from apex_reward.demo import make_song
 from apex_reward.files.tables import write_table
-from apex_reward.runs.log import write_run
+from apex_reward.runs.log import RunLog
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import score_songs
 from apex_reward.train.evaluate import Checkpoint
@@ -49,11 +48,12 @@ SAMPLE_RATE, TOY_SONGS, TOY_SECONDS = 24_000, 300, 2.0
 
 def main() -> None:
     args = parse_arguments()
-    started = time.time()
+    panels = {"explained validation variance": ["reward"], "loss": ["train_loss", "val_loss"]}
+    log = RunLog(args.output, panels)
     torch.set_num_threads(1)
     if args.metadata is None:
         make_toy_songs(args)
-    model, report, history, data = run_steps(args)
+    model, report, data = run_steps(args, log)
     before = mean_spearman(untrained(model, args.seed), data)
     after = [measures["spearman"] for measures in report["metrics"].values()]
     ranked = rank_songs(args, data)
@@ -67,18 +67,14 @@ def main() -> None:
         "reward_std_before": float(np.std(before)),
         "test_spearman": dict(zip(report["metrics"], after, strict=True)),
         "songs": {split: len(data[split].labels) for split in data.splits},
-        "seconds": time.time() - started,
         "settings": {key: str(value) for key, value in vars(args).items()},
     }
-    panels = {"explained validation variance": ["reward"], "loss": ["train_loss", "val_loss"]}
-    write_run(args.output, history, summary, panels)
+    log.finish(summary)
     print(f"mean test Spearman: {summary['reward_before']:.2f} -> {summary['reward_after']:.2f}")
 
 
-def run_steps(
-    args: argparse.Namespace,
-) -> tuple[Checkpoint, dict, list[dict[str, float]], Data]:
-    """prepare, extract, train: the trained checkpoint, its test report, its history, the data."""
+def run_steps(args: argparse.Namespace, log: RunLog) -> tuple[Checkpoint, dict, Data]:
+    """prepare, extract, train: the trained checkpoint, its test report, the data."""
     folder = args.output / "data"
     songs = read_metadata(args.metadata)
     prepare(songs, PrepareSettings(args.audio_dir, seed=args.seed), folder)
@@ -88,12 +84,11 @@ def run_steps(
     task = "full" if teacher else "popularity"
     data = load_training_data(folder, task)
     variance = data["val"].labels.var(axis=0)
-    history: list[dict[str, float]] = []
 
     def on_epoch(row: dict[str, float]) -> None:
         errors = [value for name, value in row.items() if name.startswith("val_mse_")]
         explained = np.mean(1 - np.array(errors) / variance[: len(errors)])
-        history.append({"step": row["epoch"], "reward": float(explained), **row})
+        log.append({"step": row["epoch"], "reward": float(explained), **row})
 
     report = train(
         data,
@@ -111,7 +106,7 @@ def run_steps(
     )
     shutil.rmtree(args.output / "model", ignore_errors=True)
     shutil.copytree(args.output / "run" / "best", args.output / "model")
-    return Checkpoint.load(args.output / "model"), report, history, data
+    return Checkpoint.load(args.output / "model"), report, data
 
 
 def untrained(model: Checkpoint, seed: int) -> Checkpoint:

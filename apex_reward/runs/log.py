@@ -46,35 +46,11 @@ def before_and_after(steps: Sequence[Sequence[float | None]]) -> dict[str, float
     }
 
 
-def write_run(
-    output: Path,
-    history: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-    panels: Mapping[str, Sequence[str]],
-    formats: Sequence[str] = ("png",),
-    xlabel: str = "step",
-) -> None:
-    """Write `history.jsonl`, `summary.json` and `curves.png` into a folder.
-
-    Args:
-        output: the folder; it is made if needed.
-        history: a row per logged step, each with `step`.
-        summary: JSON-ready values. A true `demonstration` puts a note on the picture.
-        panels: title of each panel of the picture, and the columns of `history` in it.
-        formats: of the picture, as `save_figure` reads them.
-        xlabel: the meaning of a step, such as `N (candidates per prompt)`.
-    """
-    write_table(output / "history.jsonl", history)
-    write_json(output / "summary.json", summary)
-    note = "reward of a demonstration model" if summary.get("demonstration") else ""
-    draw_curves(history, panels, output / "curves", note, formats, xlabel)
-
-
 class RunLog:
     """The files of one run in one folder.
 
-    `history.jsonl.partial` grows by a row a step and stays if the run is killed. `finish` writes
-    `history.jsonl`, `summary.json` and `curves.png`.
+    `history.jsonl.partial` grows by a row a step and stays if the run is killed. `finish` makes
+    `history.jsonl` of it, and writes `summary.json` and `curves.png`.
 
     Args:
         output: the folder; it is made if needed.
@@ -135,7 +111,8 @@ class RunLog:
         """Write history, summary and curves; the summary gets `seconds`, and is printed.
 
         Args:
-            summary: JSON-ready values; NaN becomes null.
+            summary: JSON-ready values; NaN becomes null. A true `demonstration` puts a note on the
+                picture.
             settings: dataclasses that are written under `settings`, as `plain` makes them.
 
         Returns:
@@ -146,7 +123,11 @@ class RunLog:
             whole["settings"] = plain(*settings)
         whole = json_ready(whole)
         if self.writes:
-            write_run(self.output, self.rows, whole, self.panels, self.formats, self.xlabel)
+            write_table(self._history.path, self.rows)
             self._history.partial.unlink(missing_ok=True)
+            write_json(self.output / "summary.json", whole)
+            note = "reward of a demonstration model" if whole.get("demonstration") else ""
+            curves = self.output / "curves"
+            draw_curves(self.rows, self.panels, curves, note, self.formats, self.xlabel)
             print({name: value for name, value in whole.items() if name != "settings"})
         return dict(whole)

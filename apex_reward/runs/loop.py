@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,30 +33,30 @@ PANELS = {
 
 
 @dataclass
-class LoopSettings:
-    """A policy loop, in TRL's words where it has one."""
+class StepSettings:
+    """Steps over songs of a generator, in TRL's words where it has one."""
 
     output_dir: str = "runs/loop"
     seed: int = option(0, "random seed of weights, samples and prompts")
-    max_steps: int = option(20, "steps of sampling, each with its updates")
+    max_steps: int = option(20, "steps, each with fresh songs")
     per_device_train_batch_size: int = option(32, "songs of a process in a micro-batch")
     gradient_accumulation_steps: int = option(1, "micro-batches of an update")
-    num_generations: int = option(8, "songs of a prompt")
-    num_iterations: int = option(2, "updates of a step")
     learning_rate: float = option(1e-3, "learning rate of AdamW")
-    epsilon: float = option(0.2, "distance of the ratio from 1 at which it is clipped")
-    beta: float = option(0.02, "weight of the KL from the start")
     max_grad_norm: float = option(1.0, "norm to which a larger gradient is scaled down")
-    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice the rank")
-    warm_steps: int = option(150, "training steps of the small generator")
     prompts: str | None = option(None, "text file with a prompt a line")
     audio_seconds: float = option(30.0, "seconds of a song")
 
-    def read_prompts(self) -> list[str]:
-        """The lines of the file; raises UsageError where none is named."""
-        if self.prompts is None:
-            raise UsageError("a model of your own needs --prompts, a text file, a prompt a line")
-        return Path(self.prompts).read_text(encoding="utf-8").splitlines()
+
+@dataclass
+class LoopSettings(StepSettings):
+    """A policy loop, in TRL's words where it has one."""
+
+    num_generations: int = option(8, "songs of a prompt")
+    num_iterations: int = option(2, "updates of a step")
+    epsilon: float = option(0.2, "distance of the ratio from 1 at which it is clipped")
+    beta: float = option(0.02, "weight of the KL from the start")
+    lora_r: int = option(8, "rank of the LoRA adapter; its alpha is twice the rank")
+    warm_steps: int = option(150, "training steps of the small generator")
 
     def prompts_of_a_step(self) -> int:
         """How many groups a process samples; raises UsageError where songs make no whole ones."""

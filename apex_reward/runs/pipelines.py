@@ -35,7 +35,8 @@ class PipelineForm:
         attention: names of the denoiser's attention layers, which LoRA adapts.
         denoiser: the part that is trained.
         longest: seconds above which the pipeline shortens songs without an error.
-        alone: a call for every song, because songs of one call depend on each other.
+        alone: a call for every song, because songs of one call depend on each other. A path is
+            then that of one song.
         remembers: its guidance uses earlier steps, whose graphs a policy gradient has freed.
     """
 
@@ -195,15 +196,17 @@ class AudioPipeline(nn.Module):
         Args:
             path: steps along it, in place of the scheduler's own.
             output_type: `latent`, or `pt` for songs.
+
+        Raises:
+            UsageError: a path for several songs of a pipeline that makes them one by one.
         """
-        if not self.alone or len(prompts) == 1:
-            return self._call(list(prompts), list(seeds), path, output_type)
-        paths: Any = [None] * len(prompts) if path is None else path.apart(len(prompts))
-        songs = zip(prompts, seeds, paths, strict=True)
-        made = [self._call([text], [seed], one, output_type) for text, seed, one in songs]
-        if path is not None:
-            path.join(paths)
-        return torch.cat(made)
+        size = 1 if self.alone else len(prompts)
+        if path is not None and size < len(prompts):
+            raise UsageError(f"{self.kind} makes songs one by one: give each a path of its own")
+        parts = [slice(start, start + size) for start in range(0, len(prompts), size)]
+        return torch.cat(
+            [self._call(list(prompts[p]), list(seeds[p]), path, output_type) for p in parts]
+        )
 
     def songs(
         self, prompts: Sequence[str], seeds: Sequence[int], path: NoisyPath | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,7 @@ from apex_reward.rewards.decoders import CodecDecoder
 from apex_reward.rewards.groups import everywhere, prompt_keys
 from apex_reward.rewards.judge import Judge
 from apex_reward.runs.log import RunLog
-from apex_reward.runs.settings import RewardSettings, build_holdout, build_judge, option
+from apex_reward.runs.settings import RewardSettings, build_judge, option, read_prompts
 
 ROWS = 96  # songs that are sampled together
 READ = ("input_ids", "attention_mask")  # what a language model takes of a tokenizer's output
@@ -80,7 +79,7 @@ def load_policy(settings: PolicySettings, device: str | torch.device = "cpu") ->
     codec, layout = AutoModel.from_pretrained(settings.codec).to(device), cast(Any, settings.layout)
     end = tokenizer.eos_token_id
     decoder = CodecDecoder(codec, settings.codebooks, layout, offset=settings.offset, end_token=end)
-    prompts = Path(settings.prompts).read_text(encoding="utf-8").splitlines()
+    prompts = read_prompts(settings.prompts)
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(settings.policy)
     return Policy(model.to(device), tokenizer, prompts, decoder)
 
@@ -131,14 +130,6 @@ def policy_judge(settings: RewardSettings, policy: Policy, guards: str = "penalt
     """
     rate = policy.decode.sample_rate
     return build_judge(settings, rate, policy.references, policy.seconds, None, guards=guards)
-
-
-def holdout_judge(settings: RewardSettings, policy: Policy) -> Judge | None:
-    """The held-out reward of the settings; None where they name none."""
-    loading: dict[str, Any] = {} if policy.seconds is None else {"segment_seconds": policy.seconds}
-    reward = build_holdout(settings, **loading)
-    rate = policy.decode.sample_rate
-    return None if reward is None else Judge(reward, sample_rate=rate, undecodable=None)
 
 
 def split_prompts(prompts: list[str]) -> tuple[list[str], list[str]]:

@@ -83,32 +83,17 @@ class NoisyPath:
         self._listener(number, mean, log_probability)
         return drawn
 
-    def again(self, listener: Listener | None = None, rows: Tensor | None = None) -> NoisyPath:
+    def again(self, listener: Listener | None = None) -> NoisyPath:
         """The same path for another policy (or the same one later).
 
         Args:
             listener: called at each decision with its number, mean (B, ...) and log-probability
                 (B,) under that policy. Steps share no graph: it may call `backward`.
-            rows: of these songs alone.
         """
         path = NoisyPath(self.noise, self._random)
-        drawn = self.drawn if self._former is None else self._former
-        path._former = [latent if rows is None else latent[rows] for latent in drawn]
+        path._former = self.drawn
         path._listener = listener or path._listener
         return path
-
-    def apart(self, songs: int) -> list[NoisyPath]:
-        """A path for each song alone; `join` takes their decisions back."""
-        if self._former is None:
-            return [NoisyPath(self.noise, self._random) for _ in range(songs)]
-        return [self.again(rows=torch.tensor([song])) for song in range(songs)]
-
-    def join(self, paths: Sequence[NoisyPath]) -> None:
-        """Take the decisions of paths of one song each, in order."""
-        for name in ("drawn", "means", "log_probabilities"):
-            steps = zip(*(getattr(path, name) for path in paths), strict=True)
-            setattr(self, name, [torch.cat(songs) for songs in steps])
-        self.deviations = list(paths[0].deviations)
 
 
 def euler_step(path: NoisyPath, x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:

@@ -136,6 +136,13 @@ def build_reward(
     )
 
 
+def read_prompts(path: str | None) -> list[str]:
+    """The lines of the file of `--prompts`; raises UsageError where none is named."""
+    if path is None:
+        raise UsageError("a model of your own needs --prompts, a text file with a prompt a line")
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
 def _model(name: str, device: str | None, loading: dict[str, Any]) -> RewardModel:
     """A model by name; `loading` is for the embedded one."""
     return load_reward_model(name, device=device, **(loading if name == DEFAULT_MODEL else {}))
@@ -170,19 +177,29 @@ def build_judge(
 
 
 def build_holdout(
-    settings: RewardSettings, device: str | None = None, **loading: Any
-) -> Reward | None:
+    settings: RewardSettings,
+    sample_rate: int,
+    seconds: float | None = None,
+    undecodable: Undecodable = "floor",
+    device: str | None = None,
+) -> Judge | None:
     """The reward that scores held-out prompts and is not trained on; None where none is named.
 
     A file ending in `.yaml` or `.yml` is a saved reward; anything else a model, with its default
     mix, at -18 LUFS and without guards.
+
+    Args:
+        sample_rate, seconds, undecodable: as in `build_judge`.
     """
     name = settings.holdout_reward
     if name is None:
         return None
     if Path(name).suffix in (".yaml", ".yml"):
-        return Reward.load(name, device=device)
-    return Reward(_model(name, device, loading), loudness=-18.0)
+        reward = Reward.load(name, device=device)
+    else:
+        loading = {} if seconds is None else {"segment_seconds": seconds}
+        reward = Reward(_model(name, device, loading), loudness=-18.0)
+    return Judge(reward, sample_rate=sample_rate, undecodable=undecodable)
 
 
 def reference_embeddings(

@@ -1,17 +1,15 @@
-"""A small MusicGen and a small flow, both over songs of notes. The codes of the codec are notes.
+"""A small MusicGen over songs of notes. The codes of its codec are notes.
 
-Shape key: B = songs, K = codebooks, N = V = codes of a codebook, F = frames, T = samples.
+Shape key: B = songs, K = codebooks, V = codes of a codebook, F = frames, T = samples.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     EncodecConfig,
@@ -24,13 +22,14 @@ from transformers import (
 )
 
 from apex_reward.errors import UsageError
+from toys.notes import SAMPLE_RATE, SLOT_SECONDS, SLOTS, render_note, word_tokenizer
 
 STYLES = ("low calm", "low lively", "high calm", "high lively")
-TIMBRES, PITCHES, RESTS, CODEBOOKS = ("pluck", "organ", "fuzz"), 5, 1, 4
-CODES = RESTS + len(TIMBRES) * PITCHES
-FRAMES, HOP, SAMPLE_RATE = 16, 6_000, 24_000
+TIMBRES, PITCHES, CODEBOOKS = ("pluck", "organ", "fuzz"), 5, 4
+NAMES = ["rest", *(f"{timbre}{pitch}" for timbre in TIMBRES for pitch in range(PITCHES))]
+CODES = len(NAMES)
+HOP = round(SLOT_SECONDS * SAMPLE_RATE)
 START = CODES  # the id that fills the triangles of the delay
-SECONDS = FRAMES * HOP / SAMPLE_RATE
 
 
 def toy_musicgen(
@@ -67,11 +66,7 @@ def toy_musicgen(
 def style_tokenizer() -> PreTrainedTokenizerFast:
     """A word of the styles per token."""
     words = ["<pad>", "</s>", *dict.fromkeys(" ".join(STYLES).split())]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=8
-    )
+    return word_tokenizer(words, eos_token="</s>", model_max_length=8)
 
 
 def random_codes(style: str, rng: random.Random) -> Tensor:
@@ -84,14 +79,14 @@ def random_codes(style: str, rng: random.Random) -> Tensor:
         raise UsageError(f"unknown style {style!r}; expected one of {', '.join(STYLES)}")
     lowest, rests = 0 if "low" in style else PITCHES // 2, 0.5 if "calm" in style else 0.2
     step, timbre = rng.randrange(3), "organ"
-    codes = torch.zeros(CODEBOOKS, FRAMES, dtype=torch.long)
-    for frame in range(FRAMES):
+    codes = torch.zeros(CODEBOOKS, SLOTS, dtype=torch.long)
+    for frame in range(SLOTS):
         step = min(2, max(0, step + rng.choice((-1, 0, 1))))
         for book in range(CODEBOOKS):
             timbre = rng.choices(TIMBRES, (8, 24, 1))[0] if rng.random() < 0.2 else timbre
             pitch = lowest + (step + book) % 3
             if rng.random() >= rests:
-                codes[book, frame] = RESTS + TIMBRES.index(timbre) * PITCHES + pitch
+                codes[book, frame] = NAMES.index(f"{timbre}{pitch}")
     return codes
 
 
@@ -126,7 +121,7 @@ def note_codec() -> NoteCodec:
         for weight in lstm.parameters():
             weight.zero_()
         _set(entry.conv, torch.eye(CODES)[:, :, None])
-        waves = torch.stack([_note(code) for code in range(CODES)])
+        waves = torch.stack([render_note(name) for name in NAMES]) / CODEBOOKS
         _set(upsample.conv, _padded(torch.stack([waves.relu(), (-waves).relu()], dim=1)))
         _set(last.conv, _padded(torch.tensor([[[1.0], [-1.0]]])))
     return codec.requires_grad_(False)
@@ -146,24 +141,6 @@ def _set(layer: Any, weight: Tensor) -> None:
     layer.bias.zero_()
 
 
-def _note(code: int) -> Tensor:
-    """Two frames of samples."""
-    seconds = torch.arange(2 * HOP) / SAMPLE_RATE
-    if code < RESTS:
-        return torch.zeros_like(seconds)
-    timbre, pitch = divmod(code - RESTS, PITCHES)
-    cycles = 2 * math.pi * 147.0 * 2 ** (pitch / 4) * seconds
-    harmonics = torch.arange(1, 9)[:, None]
-    tones = torch.sin(harmonics * cycles) / harmonics
-    fade = (seconds / 0.008).clamp(max=1) * (1 - seconds / seconds[-1])
-    sound = (
-        (tones * torch.exp(-5 * harmonics * seconds)).sum(0),
-        0.6 * tones[:5].sum(0),
-        (8 * tones.sum(0)).clamp(-1, 1),
-    )[timbre]
-    return 0.12 * fade * sound
-
-
 def _fit(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
@@ -178,7 +155,7 @@ def _fit(
         styles = rng.choices(STYLES, k=16)
         codes = torch.stack([random_codes(style, rng) for style in styles]).flatten(0, 1)
         started = nn.functional.pad(codes, (1, 0), value=START)
-        _, grid = model.decoder.build_delay_pattern_mask(started, START, FRAMES + CODEBOOKS)
+        _, grid = model.decoder.build_delay_pattern_mask(started, START, SLOTS + CODEBOOKS)
         logits = model(
             **tokenizer(styles, return_tensors="pt", return_token_type_ids=False),
             decoder_input_ids=grid[:, :-1],
@@ -188,68 +165,3 @@ def _fit(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-class NoteFlow(nn.Module):
-    """The velocity of a rectified flow (arXiv 2209.03003) over how loud each note is in a frame.
-
-    At time t a sample is (1 - t) x + t n of levels x and normal noise n; the velocity is n - x.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entry = nn.Conv1d(CODES + len(STYLES) + 1, 96, 3, padding=1)
-        self.hidden = nn.ModuleList(nn.Conv1d(96, 96, 5, padding=2) for _ in range(3))
-        self.last = nn.Conv1d(96, CODES, 1)
-
-    def forward(self, x: Tensor, time: Tensor, styles: Tensor) -> Tensor:
-        """Velocities (B, N, F).
-
-        Args:
-            x: (B, N, F).
-            time: (B,) in [0, 1].
-            styles: (B,) indices of STYLES.
-        """
-        style = nn.functional.one_hot(styles, len(STYLES)).to(x)
-        known = torch.cat([style, time[:, None]], dim=1)[:, :, None].expand(-1, -1, x.shape[2])
-        h: Tensor = self.entry(torch.cat([x, known], dim=1))
-        for layer in self.hidden:
-            h = h + nn.functional.silu(layer(h))
-        velocity: Tensor = self.last(h)
-        return velocity
-
-    @torch.no_grad()
-    def songs(self, levels: Tensor) -> Tensor:
-        """Levels (B, N, F), -1 off and 1 on, to songs (B, T)."""
-        codec: Any = note_codec().to(levels.device)
-        with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
-            songs: Tensor = codec.decoder((levels.clamp(-1, 2) + 1) / 2)
-        return songs[:, 0]
-
-
-def toy_flow(seed: int, steps: int = 300) -> NoteFlow:
-    """A flow trained for seconds on the random chords of `random_codes`.
-
-    Args:
-        steps: of the training, 64 songs each.
-    """
-    torch.manual_seed(seed)
-    rng, flow = random.Random(seed), NoteFlow()
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=2e-3)
-    for _ in range(steps):
-        styles = torch.randint(len(STYLES), (64,))
-        levels = note_levels([STYLES[style] for style in styles.tolist()], rng)
-        noise, time = torch.randn_like(levels), torch.rand(len(levels))
-        mixed = torch.lerp(levels, noise, time[:, None, None])
-        (flow(mixed, time, styles) - (noise - levels)).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return flow.eval()
-
-
-def note_levels(styles: Sequence[str], rng: random.Random) -> Tensor:
-    """Levels (B, N, F) of a random song of each style: 1 where a note sounds, -1 elsewhere."""
-    levels = torch.full((len(styles), CODES, FRAMES), -1.0)
-    for song, style in enumerate(styles):
-        levels[song].scatter_(0, random_codes(style, rng), 1.0)
-    return levels

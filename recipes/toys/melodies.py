@@ -21,13 +21,13 @@ FRAMES, FRAME_SECONDS = 16, 0.25
 SONG_SECONDS = FRAMES * FRAME_SECONDS
 PITCHES, REGISTERS, DENSITIES = 24, 4, 3
 CONTROLS = PITCHES + 3
-Style = tuple[int, int]
 
 
 class MelodyFlow(nn.Module):
     """A rectified flow (arXiv 2209.03003) over controls, and the synthesiser behind it.
 
-    A prompt is a text `register density`, such as `2 0`.
+    At time t a sample is (1 - t) x + t n of controls x and normal noise n; the velocity is n - x. A
+    prompt is a text `register density`, such as `2 0`.
 
     Args:
         sampler_steps: of a song.
@@ -52,19 +52,22 @@ class MelodyFlow(nn.Module):
 
     def forward(self, prompts: Sequence[str], random: torch.Generator) -> Tensor:
         """Songs (B, T), with gradients through the last steps of the sampler."""
-        condition = _one_hot([_style(prompt) for prompt in prompts]).to(self.output.weight.device)
-        noise = torch.randn(len(prompts), CONTROLS, FRAMES, generator=random).to(condition)
-
-        x = noise
+        condition = self.condition(prompts)
+        x = torch.randn(len(prompts), CONTROLS, FRAMES, generator=random).to(condition)
         for index in range(self.steps):
             last = index >= self.steps - self.last and torch.is_grad_enabled()
             with torch.set_grad_enabled(last):
-                time_ = torch.full((len(x),), index / self.steps, device=x.device)
-                x = x + self._velocity(x, time_, condition) / self.steps
+                time_ = torch.full((len(x),), 1 - index / self.steps, device=x.device)
+                x = x - self.velocity(x, time_, condition) / self.steps
         return synthesize(x.float())
 
-    def _velocity(self, x: Tensor, time_: Tensor, condition: Tensor) -> Tensor:
-        """(B, K, F) at times (B,) under conditions (B, REGISTERS + DENSITIES)."""
+    def condition(self, prompts: Sequence[str]) -> Tensor:
+        """Conditions (B, REGISTERS + DENSITIES) of prompts."""
+        styles = torch.tensor([[int(number) for number in prompt.split()] for prompt in prompts])
+        return _one_hot(*styles.unbind(1)).to(self.output.weight.device)
+
+    def velocity(self, x: Tensor, time_: Tensor, condition: Tensor) -> Tensor:
+        """Noise less controls (B, K, F), at times (B,) from 0 (controls) to 1 (noise)."""
         known = torch.cat([condition, time_[:, None]], dim=1)[:, :, None].expand(-1, -1, FRAMES)
         h: Tensor = self.input(torch.cat([x, known], dim=1))
         for layer in self.hidden:
@@ -79,20 +82,20 @@ class MelodyFlow(nn.Module):
             data, condition = _random_melodies(64, random)
             noise = torch.randn(data.shape, generator=random)
             time_ = torch.rand(len(data), generator=random)
-            mixed = torch.lerp(noise, data, time_[:, None, None])
-            error = self._velocity(mixed, time_, condition) - (data - noise)
+            mixed = torch.lerp(data, noise, time_[:, None, None])
+            error = self.velocity(mixed, time_, condition) - (noise - data)
             error.square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
 
 
 def melody_prompts() -> tuple[list[str], list[str]]:
-    """Two thirds of the combinations to train on, four of each other one to judge by."""
+    """Four of each combination to judge by, and the other two thirds of them to train on."""
     every = [(r, d) for r in range(REGISTERS) for d in range(DENSITIES)]
     unseen = [style for style in every if sum(style) % 3 == 0]
-    return [f"{r} {d}" for r, d in every if (r, d) not in unseen], [
-        f"{r} {d}" for r, d in unseen * 4
-    ]
+    rest = [style for style in every if style not in unseen]
+    held_out, trained = ([f"{r} {d}" for r, d in styles] for styles in (unseen * 4, rest))
+    return held_out, trained
 
 
 def melody_references(count: int = 24) -> list[Waveform]:
@@ -120,19 +123,13 @@ def synthesize(controls: Tensor) -> Tensor:
     return 0.5 * torch.tanh(gain * (notes + hiss * noise)) / gain**0.25
 
 
-def _style(prompt: str) -> Style:
-    register, density = prompt.split()
-    return int(register), int(density)
-
-
-def _one_hot(styles: Sequence[Style]) -> Tensor:
+def _one_hot(registers: Tensor, densities: Tensor) -> Tensor:
     """Conditions (B, REGISTERS + DENSITIES)."""
-    registers, densities = torch.tensor(styles).unbind(1)
     return torch.cat([torch.eye(REGISTERS)[registers], torch.eye(DENSITIES)[densities]], dim=1)
 
 
 def _random_melodies(count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Controls (B, K, F) about -1 (off) and 1 (on), and their conditions; all distort."""
+    """Controls (B, K, F) about -1 (off) and 1 (on), and their conditions; most distort."""
     registers = torch.randint(REGISTERS, (count,), generator=random)
     densities = torch.randint(DENSITIES, (count,), generator=random)
     data = torch.full((count, CONTROLS, FRAMES), -1.0)
@@ -141,7 +138,6 @@ def _random_melodies(count: int, random: torch.Generator) -> tuple[Tensor, Tenso
         on = torch.rand(count, FRAMES, generator=random) < 0.7
         on &= (voice <= densities)[:, None]
         data.scatter_(1, pitch[:, None], torch.where(on, 1.0, -1.0)[:, None])
-    data[:, PITCHES:] = 0.6 + 0.2 * torch.randn(count, 3, 1, generator=random)
+    data[:, PITCHES:] = 0.4 + 0.6 * torch.randn(count, 3, 1, generator=random)
     data += 0.1 * torch.randn(data.shape, generator=random)
-    condition = torch.cat([torch.eye(REGISTERS)[registers], torch.eye(DENSITIES)[densities]], dim=1)
-    return data, condition
+    return data, _one_hot(registers, densities)

@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -95,15 +96,14 @@ def render_note(name: str) -> Tensor:
 def note_tokenizer() -> PreTrainedTokenizerFast:
     """A word per token: specials, prompt words, notes."""
     words = [*SPECIALS, *REGISTERS, *MOODS, *PLACES, *note_names()]
+    return word_tokenizer(words, bos_token="<bos>", eos_token="<eos>", padding_side="left")
+
+
+def word_tokenizer(words: Sequence[str], **options: Any) -> PreTrainedTokenizerFast:
+    """A token per word of a text, `<pad>` for a word that is not one of them."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        padding_side="left",
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", **options)
 
 
 def note_prompts() -> list[str]:

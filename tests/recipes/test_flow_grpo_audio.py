@@ -13,7 +13,7 @@ from apex_reward.audio import load_audio
 from tests.pipelines import BUILDERS, small_pipeline
 from tests.recipes.support import run
 from tests.support import tiny_model
-from toys.chords import toy_flow
+from toys.melodies import CONTROLS, FRAMES, MelodyFlow
 
 
 def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
@@ -24,14 +24,18 @@ def test_a_short_run_and_its_adapter(tmp_path: Path) -> None:
     assert 0 < history[0]["kl"] < history[1]["kl"]
     assert load_audio(tmp_path / "audio" / "before_0.wav").duration == 4.0
 
-    inputs = torch.randn(2, 16, 16), torch.tensor([0.5, 0.9]), torch.tensor([0, 3])
-    flow = toy_flow(0, 5)
+    flow = MelodyFlow(seed=0, fit_steps=5)
+    inputs = (
+        torch.randn(2, CONTROLS, FRAMES),
+        torch.tensor([0.5, 0.9]),
+        flow.condition(["0 1", "3 2"]),
+    )
     with torch.no_grad():
-        before = flow(*inputs)
+        before = flow.velocity(*inputs)
         loaded = PeftModel.from_pretrained(flow, str(tmp_path / "adapter")).eval()
-        assert float((loaded(*inputs) - before).abs().max()) > 1e-4
+        assert float((flow.velocity(*inputs) - before).abs().max()) > 1e-4
         with loaded.disable_adapter():
-            torch.testing.assert_close(loaded(*inputs), before)
+            torch.testing.assert_close(flow.velocity(*inputs), before)
 
 
 @pytest.mark.parametrize("kind", BUILDERS)

@@ -24,7 +24,7 @@ def small_toys(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = melodies.MelodyFlow._fit
     monkeypatch.setattr("toys.notes.note_references", lambda: few_notes)
     monkeypatch.setattr(melodies, "melody_references", lambda: few_melodies)
-    monkeypatch.setattr(melodies, "melody_prompts", lambda: (["0 1", "1 0"], ["0 0", "1 2"]))
+    monkeypatch.setattr(melodies, "melody_prompts", lambda: (["0 0", "1 2"], ["0 1", "1 0"]))
     monkeypatch.setattr(melodies.MelodyFlow, "_fit", lambda self, seed, steps: fit(self, seed, 3))
     train = notes.note_model
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The recipes' small generators: codecs of notes, a language model, two flows."""
+"""The recipes' small generators: codecs of notes, a language model, a flow."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_codec_adds_up_the_notes_of_its_codes() -> None:
     found = codec.decode(codes[None], [None]).audio_values[:, 0]
     expected = torch.zeros(2, 4 * chords.HOP)
     for song, book, frame in torch.cartesian_prod(*map(torch.arange, codes.shape)).tolist():
-        note = chords._note(int(codes[song, book, frame]))
+        note = render_note(chords.NAMES[int(codes[song, book, frame])]) / chords.CODEBOOKS
         expected[song, frame * chords.HOP : (frame + 2) * chords.HOP] += note
     torch.testing.assert_close(found, expected[:, : found.shape[1]], atol=1e-5, rtol=0)
     assert found.shape[1] == 3 * chords.HOP
@@ -131,7 +131,7 @@ def test_a_pitch_that_is_on_sounds_at_its_frequency() -> None:
 
 
 def test_prompts_to_judge_by_are_not_trained_on() -> None:
-    trained, judged = melody_prompts()
+    judged, trained = melody_prompts()
     assert (len(trained), len(judged)) == (8, 16)
     assert not set(trained) & set(judged)
     assert all(song.duration == 4.0 for song in melody_references(2))

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
 from apex_reward.runs.loop import LoopSettings, PolicyRun
-from apex_reward.runs.settings import RewardSettings
+from apex_reward.runs.settings import RewardSettings, read_prompts
 
 
 def test_songs_of_a_step_are_whole_groups() -> None:
@@ -21,7 +21,7 @@ def test_songs_of_a_step_are_whole_groups() -> None:
     own.num_generations = 3
     assert own.prompts_of_a_step() == 4
     with pytest.raises(UsageError, match="--prompts, a text file"):
-        own.read_prompts()
+        read_prompts(own.prompts)
 
 
 def test_advantages_follow_the_judge_and_its_floor(

@@ -9,7 +9,7 @@ import pytest
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
-from apex_reward.runs.log import before_and_after, write_run
+from apex_reward.runs.log import RunLog, before_and_after
 
 
 def test_before_and_after_by_hand() -> None:
@@ -28,9 +28,11 @@ def test_before_and_after_by_hand() -> None:
 @pytest.mark.parametrize("demonstration", [True, False])
 def test_a_run_is_written(tmp_path: Path, demonstration: bool) -> None:
     history = [{"step": i, "reward": i / 10, "rare": 1.0 if i == 3 else None} for i in range(5)]
-    panels = {"reward": ["reward", "rare"], "nothing": ["absent"]}
-    write_run(tmp_path / "run", history, {"seed": 1, "demonstration": demonstration}, panels)
+    log = RunLog(tmp_path / "run", {"reward": ["reward", "rare"], "nothing": ["absent"]})
+    for row in history:
+        log.append(row)
+    log.finish({"seed": 1, "demonstration": demonstration, "seconds": 2.5})
     assert read_jsonl(tmp_path / "run" / "history.jsonl") == history
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary == {"seed": 1, "demonstration": demonstration}
+    assert summary == {"seed": 1, "demonstration": demonstration, "seconds": 2.5}
     assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"

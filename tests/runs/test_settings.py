@@ -76,14 +76,14 @@ def test_the_reward_that_settings_mean(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_holdout_is_a_file_or_a_model(folder: Path, tmp_path: Path) -> None:
-    assert build_holdout(RewardSettings()) is None
-    held = build_holdout(RewardSettings(holdout_reward=str(folder)))
+    assert build_holdout(RewardSettings(), 24_000) is None
+    held = build_holdout(RewardSettings(holdout_reward=str(folder)), 24_000)
     assert held is not None
-    assert (held.loudness, held.guards.guards) == (-18.0, ())
+    assert (held.reward.loudness, held.reward.guards.guards) == (-18.0, ())
     Reward(str(folder), "popularity").save(tmp_path / "held.yaml")
-    held = build_holdout(RewardSettings(holdout_reward=str(tmp_path / "held.yaml")))
+    held = build_holdout(RewardSettings(holdout_reward=str(tmp_path / "held.yaml")), 24_000)
     assert held is not None
-    assert held.loudness is None
+    assert held.reward.loudness is None
 
 
 def test_reference_songs_of_a_folder_or_the_toys(folder: Path, tmp_path: Path) -> None:
