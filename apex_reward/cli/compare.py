@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from apex_reward.cli import rewards
 from apex_reward.cli.common import File, Folder, counting, print_table, show, show_failures
+from apex_reward.errors import DataError
+from apex_reward.report.cells import counted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from apex_reward import Reward
 
 UNBIASED_SONGS = 10
 """The unbiased form needs at least this many songs in each set."""
@@ -66,8 +74,7 @@ def compare(
         )
         failed = [*failed, *more]
         if others:
-            vectors, missing = rewards.song_embeddings(reward, others, workers, step, "reference")
-            failed += missing
+            vectors = _vectors("reference", reward, others, workers, failed, step)
     metrics = compare_songs(first, second, vectors, seed=seed)
     metrics["failed"] = len(set(failed))
     write_comparison(output, metrics, first, second)
@@ -120,12 +127,12 @@ def distance(
     if commercial:
         check_commercial(reward.licences())
     workers = rewards.decoding_processes(None)
+    failed: list[str] = []
     with counting("encoding", sum(map(len, sets.values()))) as step:
-        (a, failed), (b, more) = (
-            rewards.song_embeddings(reward, files, workers, step, side)
-            for side, files in sets.items()
+        a, b = (
+            _vectors(side, reward, files, workers, failed, step) for side, files in sets.items()
         )
-    failed, width = [*failed, *more], distances.kernel_bandwidth(b)
+    width = distances.kernel_bandwidth(b)
     measured: dict[str, float | None]
     if metric == "kernel":
         measured = {"distance": distances.kernel_distance(a, b), "bandwidth": width}
@@ -150,3 +157,23 @@ def distance(
     if output is not None:
         write_json(output, figures)
     return show_failures(failed)
+
+
+def _vectors(
+    name: str, reward: Reward, paths: Sequence[str], workers: int, failed: list[str],
+    on_song: Callable[[], None],
+) -> Tensor:  # fmt: skip
+    """Embeddings (N, W) of the songs that can be read; raises DataError for fewer than two.
+
+    Args:
+        name: of the set of songs.
+        failed: gets a line for each other song.
+    """
+    from apex_reward.rewards.drift import song_embeddings
+
+    found = song_embeddings(reward, paths, workers=workers, failed=failed, on_song=on_song)
+    if len(found) < 2:
+        show_failures(failed)
+        usable = counted(len(found), "readable file")
+        raise DataError(f"{name}: {usable}; a distance needs at least 2")
+    return found

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from apex_reward.cli.common import quick_imports, show, show_failures
-from apex_reward.errors import ApexError, DataError, UsageError
+from apex_reward.cli.common import quick_imports, show
+from apex_reward.errors import ApexError, UsageError
 from apex_reward.report.cells import counted
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from apex_reward.rewards.reward import Reward
     from apex_reward.scoring.engines import Engine
 
@@ -233,36 +231,3 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return not constants.HF_HUB_OFFLINE
-
-
-def song_embeddings(
-    reward: Reward, paths: Sequence[str], workers: int, on_song: Callable[[], None], name: str
-) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, W) of the songs that can be read, and a line for each other one.
-
-    Args:
-        name: of the set of songs, for messages.
-
-    Raises:
-        DataError: fewer than two songs; a model without an encoder.
-    """
-    import torch
-
-    from apex_reward.rewards.engine import EngineSettings
-
-    if not reward.parts.encoders:
-        raise DataError("the distance needs a model with an encoder, such as --model apex-tiny")
-    settings = EngineSettings(reward.loudness, batch_segments=reward.batch_segments, scored=False)
-    prompts = [""] * len(paths) if reward.model.reads_text else None
-    found, failed = [], []
-    for result in reward.results(paths, prompts, workers=workers, settings=settings):
-        on_song()
-        if result.vector is not None:
-            found.append(result.vector)
-        else:
-            failed.append(f"{result.path}: {result.error}")
-    if len(found) < 2:
-        show_failures(failed)
-        usable = counted(len(found), "readable file")
-        raise DataError(f"{name}: {usable}; a distance needs at least 2")
-    return torch.stack(found), failed

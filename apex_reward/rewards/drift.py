@@ -9,7 +9,7 @@ Shape key: N = songs, M = reference songs, W = width of an embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from apex_reward.errors import AudioError
 from apex_reward.model.encode import Prompts
 from apex_reward.rewards.distance import embedding_spread, frechet_distance
+from apex_reward.rewards.engine import EngineSettings
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.songs import cells_of
 
@@ -29,23 +30,39 @@ def song_embeddings(
     *,
     sample_rate: int | None = None,
     workers: int = 0,
+    failed: list[str] | None = None,
+    on_song: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Embeddings (N, W) of songs: the reward model's, of a panel the first encoder's.
 
     Args:
-        songs, prompts, sample_rate, workers: as `Reward.judge` takes them.
+        songs, prompts, sample_rate, workers: as `Reward.judge` takes them. The embeddings do not
+            depend on the prompts, so none are needed.
+        failed: gets a line for each song that cannot be heard, which is left out then.
+        on_song: called after every song.
 
     Raises:
-        AudioError: a song that cannot be heard, or no member that has an encoder.
+        AudioError: a song that cannot be heard where there is no `failed`, or no member that has
+            an encoder.
     """
     if not reward.parts.encoders:
         raise AudioError(f"{reward.model.name} has no encoder, so its songs have no embeddings")
+    if prompts is None and reward.model.reads_text:
+        prompts = ["music"] * len(songs)
+    settings = EngineSettings(reward.loudness, batch_segments=reward.batch_segments, scored=False)
     vectors = []
-    for result in reward.results(cells_of(songs), prompts, sample_rate, workers=workers):
-        if result.vector is None:
+    heard = reward.results(
+        cells_of(songs), prompts, sample_rate, workers=workers, settings=settings
+    )
+    for result in heard:
+        on_song()
+        if result.vector is not None:
+            vectors.append(result.vector)
+        elif failed is None:
             raise AudioError(f"{result.path}: {result.error}")
-        vectors.append(result.vector)
-    return torch.stack(vectors)
+        else:
+            failed.append(f"{result.path}: {result.error}")
+    return torch.stack(vectors) if vectors else torch.zeros(0, 1)
 
 
 def drift_figures(

@@ -220,9 +220,7 @@ def reference_embeddings(
         songs = [load_audio(path) for path in find_audio([settings.reference_songs])]
     if len(songs) < 2:
         raise UsageError(f"{len(songs)} reference songs; a distance needs at least 2")
-    # Models that read text need a prompt; the embeddings of the songs do not depend on it.
-    prompts = ["music"] * len(songs) if reward.model.reads_text else None
-    return song_embeddings(reward, songs, prompts)
+    return song_embeddings(reward, songs)
 
 
 def plain(*settings: Any) -> dict[str, Any]:
