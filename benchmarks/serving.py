@@ -47,7 +47,6 @@ from apex_reward.model.config import ApexConfig
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.foreign.remote import RemoteReward
 from apex_reward.serve.app import make_app
-from apex_reward.serve.batching import BatchLimits
 from apex_reward.serve.settings import ServeSettings
 
 RATE = 24_000
@@ -103,8 +102,8 @@ def serve(way: str, port: int, model: str) -> None:
     if way == "plain":
         app = plain_app(reward)
     else:
-        segments = BatchLimits.segments if way == "dynamic" else 1
-        app = make_app(reward, ServeSettings(BatchLimits(segments=segments)))
+        segments = ServeSettings.segments if way == "dynamic" else 1
+        app = make_app(reward, ServeSettings(segments=segments))
     uvicorn.run(app, port=port, log_level="warning")
 
 

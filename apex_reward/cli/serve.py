@@ -14,33 +14,15 @@ from apex_reward.cli.common import INTERRUPTED, File, show
 from apex_reward.cli.rewards import RewardOptions, RunOptions, build_reward
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted
-
-
-@dataclass(frozen=True)
-class LimitOptions:
-    """Limits.
-
-    Args:
-        max_songs: songs of one request.
-        max_seconds: length of a song.
-        max_queue: songs that wait; further songs are refused.
-        max_wait: longest time that a song waits for others to share its batch.
-    """
-
-    max_songs: Annotated[int, (1, None)] = 64
-    max_seconds: Annotated[float, "SECONDS", (1, None)] = 600.0
-    max_queue: Annotated[int, (1, None)] = 256
-    max_wait: Annotated[float, "SECONDS", (0, None)] = 0.02
+from apex_reward.serve.settings import ServeOptions, ServeSettings
 
 
 def serve(
     asked: RewardOptions,
     running: RunOptions,
-    limits: LimitOptions,
+    requests: ServeOptions,
     host: Annotated[str, "ADDRESS"] = "127.0.0.1",
     port: Annotated[int, (1, 65535)] = 8765,
-    token_file: Annotated[Path, "FILE"] | None = None,
-    audio_root: Annotated[Path, "FOLDER"] | None = None,
     replicas: Annotated[int, (1, None)] = 1,
     write_config: bool = False,
 ) -> int:
@@ -51,23 +33,13 @@ def serve(
     Args:
         host: address of the server.
         port: port of the server.
-        token_file: file with the bearer token that requests must carry.
-        audio_root: folder of the paths that requests may name.
         replicas: copies on Ray Serve, on the cluster of RAY_ADDRESS or on this machine.
         write_config: print a config file for `serve deploy`.
     """
     uvicorn, make_app = _application("serve", "serving")
-    from apex_reward.serve.batching import BatchLimits
-    from apex_reward.serve.settings import ServeSettings
-
-    if audio_root is not None and not audio_root.is_dir():
-        raise UsageError(f"--audio-root {audio_root} is not a folder")
-    workers = max(1, running.processes)
-    batches = BatchLimits(
-        wait=limits.max_wait, queue=limits.max_queue, seconds=limits.max_seconds, workers=workers
-    )
-    token, root = (str(path.resolve()) if path else None for path in (token_file, audio_root))
-    settings = ServeSettings(batches, songs=limits.max_songs, token_file=token, audio_root=root)
+    if requests.audio_root is not None and not Path(requests.audio_root).is_dir():
+        raise UsageError(f"--audio-root {requests.audio_root} is not a folder")
+    settings = ServeSettings(**vars(requests), workers=max(1, running.processes))
     settings.token()
     if write_config or replicas > 1 or os.environ.get("RAY_ADDRESS"):
         from apex_reward.serve.replicas import replica_values, run_replicas, serve_config

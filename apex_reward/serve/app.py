@@ -89,7 +89,7 @@ class _Server:
     def __init__(self, reward: Reward, settings: ServeSettings, on_batch: OnBatch | None) -> None:
         self.reward, self.settings = reward, settings
         self.about = provenance(reward)
-        self.batcher = Batcher(reward, settings.limits, on_batch)
+        self.batcher = Batcher(reward, settings, on_batch)
 
     async def score(self, request: Request) -> dict[str, Any]:
         """Rows as `score` writes them, in the order of the songs, and what made them."""
@@ -131,8 +131,8 @@ class _Server:
     async def info(self) -> dict[str, Any]:
         """Models, heads (an end without bound is null), mix, limits and licences."""
         reward, settings = self.reward, self.settings
-        limits = {"songs": settings.songs, "seconds": settings.limits.seconds,
-                  "body": settings.body, "queue": settings.limits.queue}  # fmt: skip
+        limits = {"songs": settings.max_songs, "seconds": settings.max_seconds,
+                  "body": settings.body, "queue": settings.max_queue}  # fmt: skip
         return {
             "heads": [json_ready(vars(head)) for head in reward.heads],
             "mix": reward.mix.to_dict(),
@@ -170,9 +170,9 @@ class _Server:
 
     async def _judge(self, songs: Sequence[Named], prompts: Sequence[Prompt]) -> list[Row]:
         """Rows of files, once the batch that they share with others is done."""
-        if len(songs) > self.settings.songs:
+        if len(songs) > self.settings.max_songs:
             raise HTTPException(
-                413, f"{len(songs)} songs; a request takes at most {self.settings.songs}"
+                413, f"{len(songs)} songs; a request takes at most {self.settings.max_songs}"
             )
         reads = self.reward.model.reads_text
         if reads and not any(prompt or prompt.lyrics for prompt in prompts):
@@ -207,7 +207,7 @@ class _Server:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             # A long body is read beside the event loop, which answers others meanwhile.
             return await asyncio.to_thread(self._of_json, await request.body(), folder)
-        most = 2 * (self.settings.songs + 1)
+        most = 2 * (self.settings.max_songs + 1)
         async with request.form(max_files=most, max_fields=most) as form:
             files = [item for item in form.getlist("audio") if isinstance(item, UploadFile)]
             songs = [

@@ -20,6 +20,7 @@ from apex_reward.files.songs_inside import NoSong
 from apex_reward.prompt import Prompt
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import Row, song_row
+from apex_reward.serve.settings import ServeSettings
 
 # The size of a batch, how many of it failed, and the seconds that its songs waited in all.
 OnBatch = Callable[[int, int, float], None]
@@ -29,25 +30,6 @@ WAITING_SECONDS = 3600.0  # of decoded audio that may wait for the encoder
 
 class BusyError(ApexError):
     """The queue is full: try again later."""
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """Bounds of batches, queue and songs.
-
-    Args:
-        segments: segments at which a batch is closed.
-        wait: seconds that a song waits at most for others that are being decoded.
-        queue: songs that wait at most; one more is refused.
-        seconds: length of a song at most.
-        workers: decoding processes.
-    """
-
-    segments: int = 64
-    wait: float = 0.02
-    queue: int = 256
-    seconds: float = 600.0
-    workers: int = 1
 
 
 @dataclass
@@ -81,9 +63,9 @@ class Batcher:
     """
 
     def __init__(
-        self, reward: Reward, limits: BatchLimits, on_batch: OnBatch | None = None
+        self, reward: Reward, settings: ServeSettings, on_batch: OnBatch | None = None
     ) -> None:
-        self.reward, self.limits, self.figures = reward, limits, BatchFigures()
+        self.reward, self.settings, self.figures = reward, settings, BatchFigures()
         self.waiting, self.offloaded = 0, False
         self._changed, self._on_batch = threading.Condition(), on_batch
         self._moving = threading.Lock()
@@ -92,7 +74,7 @@ class Batcher:
         self._closed = False
         self._local = threading.local()
         self._processes: list[DecodeProcess] = []
-        self._decoders = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
         self._judge = threading.Thread(target=self._run, name="judge", daemon=True)
         self._judge.start()
 
@@ -111,7 +93,7 @@ class Batcher:
         with self._changed:
             if self.offloaded:
                 raise BusyError("the models are off the device; POST /onload brings them back")
-            if self.waiting + len(songs) > self.limits.queue:
+            if self.waiting + len(songs) > self.settings.max_queue:
                 raise BusyError(f"{self.waiting} songs are waiting already")
             self.waiting += len(songs)
         jobs = [
@@ -190,7 +172,7 @@ class Batcher:
         if process is None:
             process = self._local.process = DecodeProcess(self.reward.parts.decode_settings)
             self._processes.append(process)
-        blocks, most = [], self.limits.seconds
+        blocks, most = [], self.settings.max_seconds
         for block in process.blocks(job.path):
             blocks.append(block)
             rate = block.sample_rate
@@ -202,12 +184,12 @@ class Batcher:
     def _run(self) -> None:
         window = self.reward.parts.decode_settings.segment_seconds
         while (first := self._next()) is not None:
-            batch, until = [first], first.since + self.limits.wait
+            batch, until = [first], first.since + self.settings.max_wait
             # A song that no other song follows does not wait.
             while (
                 len(batch) < self.waiting
                 and sum(max(1, math.ceil(job.seconds / window)) for job in batch)
-                < self.limits.segments
+                < self.settings.segments
                 and (job := self._next(until))
             ):
                 batch.append(job)

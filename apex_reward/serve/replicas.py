@@ -80,7 +80,7 @@ def application(args: dict[str, Any]) -> Any:
         name="reward",
         num_replicas=args["replicas"],
         # The application's own queue refuses with a sentence; Serve's is behind it.
-        max_ongoing_requests=args["settings"]["limits"]["queue"] + 8,
+        max_ongoing_requests=args["settings"]["max_queue"] + 8,
         graceful_shutdown_timeout_s=STOP_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=HEALTH_SECONDS,
@@ -93,7 +93,7 @@ def replica_app(args: Mapping[str, Any]) -> FastAPI:
     """The application inside one replica; its counts go to Ray's metrics too."""
     reward = Reward.of_values(args["reward"], **args["loading"])
     reward.batch_segments = args["batch_segments"]
-    return make_app(reward, ServeSettings.of_plain(args["settings"]), _counted())
+    return make_app(reward, ServeSettings(**args["settings"]), _counted())
 
 
 def run_replicas(values: Mapping[str, Any], host: str, port: int) -> None:

@@ -1,35 +1,53 @@
-"""How a server answers, in this process and as plain values for replicas elsewhere."""
+"""How a server answers, in this process and as plain values for replicas elsewhere.
+
+The module is light: the command line reads its options from here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from apex_reward.errors import UsageError
-from apex_reward.serve.batching import BatchLimits
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeOptions:
+    """Requests.
+
+    Args:
+        max_songs: songs of one request.
+        max_seconds: length of a song.
+        max_queue: songs that wait; further songs are refused.
+        max_wait: longest time that a song waits for others to share its batch.
+        token_file: file with the bearer token that requests must carry.
+        audio_root: folder of the paths that requests may name.
+    """
+
+    max_songs: Annotated[int, (1, None)] = 64
+    max_seconds: Annotated[float, "SECONDS", (1, None)] = 600.0
+    max_queue: Annotated[int, (1, None)] = 256
+    max_wait: Annotated[float, "SECONDS", (0, None)] = 0.02
+    token_file: Annotated[str | None, "FILE"] = None
+    audio_root: Annotated[str | None, "FOLDER"] = None
+
+
+@dataclass(frozen=True)
+class ServeSettings(ServeOptions):
     """How a server answers.
 
     Args:
-        limits: of batches, queue and waiting.
-        songs: songs of one request at most.
+        segments: segments at which a batch is closed.
+        workers: decoding processes.
         body: bytes of a request at most; four times as many may arrive at once.
         body_seconds: that a request may take to arrive.
-        token_file: file with the bearer token that requests must carry; None asks for none.
-        audio_root: folder below which paths are read; None reads none.
     """
 
-    limits: BatchLimits = BatchLimits()  # noqa: RUF009
-    songs: int = 64
+    segments: int = 64
+    workers: int = 1
     body: int = 256 << 20
     body_seconds: float = 60.0
-    token_file: str | None = None
-    audio_root: str | None = None
 
     def token(self) -> str | None:
         """The bearer token.
@@ -50,10 +68,7 @@ class ServeSettings:
         return token
 
     def plain(self) -> dict[str, Any]:
-        """JSON- and YAML-ready values; `of_plain` reads them."""
-        return asdict(self)
-
-    @classmethod
-    def of_plain(cls, values: Mapping[str, Any]) -> ServeSettings:
-        """The settings of `plain`."""
-        return cls(**{**values, "limits": BatchLimits(**values["limits"])})
+        """JSON- and YAML-ready values for `ServeSettings(**values)`, with whole paths."""
+        paths = {"token_file": self.token_file, "audio_root": self.audio_root}
+        whole = {name: path and str(Path(path).resolve()) for name, path in paths.items()}
+        return asdict(self) | whole

@@ -18,7 +18,6 @@ from apex_reward.demo import DAMAGES, damage, make_song
 from apex_reward.metrics import spearman
 from apex_reward.model.files import EMBEDDED
 from apex_reward.serve.app import make_app
-from apex_reward.serve.batching import BatchLimits
 from apex_reward.serve.settings import ServeSettings
 
 NAME, RATE = "apex-tiny-fast", 24_000
@@ -113,7 +112,7 @@ def test_the_arena_and_the_server_take_it(songs: list[str], tmp_path: Path) -> N
     run("arena", "score", battles, "--model", NAME, "--workers", 0, "--output", scored)
     (row,) = read(scored)
     assert 1 <= row["musicality_a"] <= 5
-    settings = ServeSettings(BatchLimits(workers=1), audio_root=str(Path(songs[0]).parent))
+    settings = ServeSettings(audio_root=str(Path(songs[0]).parent))
     with TestClient(make_app(Reward(NAME, mix="aesthetics"), settings)) as client:
         answer = client.post("/score", json={"songs": [{"path": Path(songs[0]).name}]}).json()
     assert answer["rows"][0]["musicality"] == pytest.approx(row["musicality_a"], abs=1e-4)

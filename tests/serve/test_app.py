@@ -18,7 +18,6 @@ from apex_reward.audio import load_audio
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 from apex_reward.serve.app import make_app
-from apex_reward.serve.batching import BatchLimits
 from apex_reward.serve.settings import ServeSettings
 from tests.support import tiny_model, write_wav
 
@@ -43,8 +42,8 @@ class Words:
 
 
 def client_of(reward: Reward, folder: Path) -> TestClient:
-    limits = BatchLimits(workers=1, wait=0.3)
-    return TestClient(make_app(reward, ServeSettings(limits, audio_root=str(folder))))
+    settings = ServeSettings(max_wait=0.3, audio_root=str(folder))
+    return TestClient(make_app(reward, settings))
 
 
 @pytest.fixture(scope="module")

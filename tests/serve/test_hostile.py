@@ -24,7 +24,6 @@ import uvicorn
 
 from apex_reward import Reward
 from apex_reward.serve.app import make_app
-from apex_reward.serve.batching import BatchLimits
 from apex_reward.serve.settings import ServeSettings
 from tests.support import tiny_model, write_wav
 
@@ -39,8 +38,8 @@ class Server:
     def __init__(self, folder: Path) -> None:
         (folder / "token").write_text("secret")
         settings = ServeSettings(
-            BatchLimits(seconds=20.0, workers=1),
-            songs=4,
+            max_seconds=20.0,
+            max_songs=4,
             body=BODY,
             body_seconds=2.0,
             token_file=str(folder / "token"),

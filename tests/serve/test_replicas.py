@@ -55,7 +55,7 @@ def test_the_config_is_one_that_serve_takes_and_builds_the_same_application(
     assert args["replicas"] == 3
     assert args["reward"]["models"] == str(folder / "model")
     assert "secret" not in done.stdout
-    settings = ServeSettings.of_plain(args["settings"])
+    settings = ServeSettings(**args["settings"])
     assert settings.token() == "secret"
     assert settings.audio_root == str(folder / "songs")
     state = replica_app(args).state
