@@ -104,6 +104,7 @@ def noise(seed, scores=10, n=100):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ten_scores_of_noise_make_few_claims(monkeypatch):
     """200 tables: at most 18 claim anything of any score, by direction, test or words."""
     # What calibration errors are made of claims nothing, and takes most of the time.

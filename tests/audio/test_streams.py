@@ -210,6 +210,7 @@ print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_three_hours_are_decoded_in_the_memory_of_five_minutes(tmp_path: Path) -> None:
     rate, peaks = 8_000, []
     tone = np.repeat(np.sin(np.arange(rate * 60) / 40).astype(np.float32)[:, None], 2, axis=1) / 2

@@ -26,6 +26,7 @@ def toured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, result.output
 
 
+@pytest.mark.slow
 def test_the_folder_holds_audio_tables_and_plots(toured: tuple[Path, str]) -> None:
     folder, _ = toured
     song = make_song(11, 4.0)

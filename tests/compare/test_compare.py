@@ -148,6 +148,7 @@ def test_a_list_has_its_prompts_in_a_column() -> None:
     assert prompt_name(Input("made/x_12.wav", {"prompt": None}), "list.jsonl") == "x"
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_a_page(folder: Path, tmp_path: Path) -> None:
     for number in range(5):
         song = make_song(number, SECONDS, RATE)

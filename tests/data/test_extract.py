@@ -129,6 +129,7 @@ def test_any_number_of_workers(
     assert shards_of(tmp_path) == shards_of(extracted)
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments(
     extracted: Path, encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
 ) -> None:

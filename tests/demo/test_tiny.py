@@ -51,6 +51,7 @@ def test_it_says_that_it_is_a_demonstration(model: ApexReward) -> None:
     assert "synthetic" in card
 
 
+@pytest.mark.slow
 def test_it_hears_damage_in_unseen_synthetic_songs(model: ApexReward) -> None:
     scores = score_damage(model, [make_song(987_654_321 + i, seconds=8.0) for i in range(2)])
     rows = {row["damage"]: row for row in scores.table()}

@@ -22,9 +22,11 @@ from tests.support import (
 FIGURES = json.loads((GOLDEN / "golden.json").read_text())["models"]
 SMALL = [name for name in FIGURES if name.startswith("small")]
 CASES = [
-    pytest.param(name, clip, marks=[] if name in SMALL else pytest.mark.slow)
+    pytest.param(
+        name, clip, marks=[] if name in SMALL and values["seconds"] < 10 else pytest.mark.slow
+    )
     for name in FIGURES
-    for clip in FIGURES[name]["clips"]
+    for clip, values in FIGURES[name]["clips"].items()
 ]
 
 

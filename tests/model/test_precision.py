@@ -55,6 +55,7 @@ def eight_songs():
     return torch.stack([song.float().reshape(-1)[: 6 * RATE] for song in songs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", REDUCED)
 def test_eight_songs_are_judged_alike_in_every_dtype(eight_songs, dtype):
     wanted = ApexReward.from_pretrained("apex-tiny").reward(eight_songs, RATE)

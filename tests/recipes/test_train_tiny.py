@@ -40,6 +40,7 @@ def run_short(recipe: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch,
     return folder
 
 
+@pytest.mark.slow
 def test_short_mode_leaves_what_recipes_leave_and_repeats_itself(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def test_every_way_to_make_a_model_is_saved_with_its_numbers(
     assert value(saved_and_loaded(panel, folder / "panel.yaml")) == values["object"]
 
 
+@pytest.mark.slow
 def test_published_files_are_composed_again(tmp_path: Path) -> None:
     small = {"conv_dim": [8] * 7, "intermediate_size": 16, "num_hidden_layers": 12}
     head = write_best_model(tmp_path / "best_model.pt", "full", 2)

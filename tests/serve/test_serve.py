@@ -73,6 +73,7 @@ def figures_of(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
+@pytest.mark.slow
 def test_files_base64_and_paths_give_the_numbers_of_judge(
     server: str, folder: Path, judged: list[dict[str, Any]]
 ) -> None:

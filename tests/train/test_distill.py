@@ -23,7 +23,6 @@ from apex_reward.model.config import ApexConfig
 from apex_reward.model.predictor import StudentHeads
 from apex_reward.scores.apex import HEADS
 from apex_reward.serve.app import make_app
-from apex_reward.serve.batching import BatchLimits
 from apex_reward.serve.settings import ServeSettings
 from apex_reward.train import loop
 from apex_reward.train.distill import StudentLoop
@@ -173,7 +172,7 @@ def test_trainers_the_arena_and_the_server_take_the_student(
     result = CliRunner().invoke(app, ["arena", "score", str(battles), *options])
     assert result.exit_code == 0, result.output
     sides = [json.loads(scored.read_text())[f"musicality_{side}"] for side in "ab"]
-    settings = ServeSettings(BatchLimits(workers=1), audio_root=str(songs))
+    settings = ServeSettings(workers=1, audio_root=str(songs))
     with TestClient(make_app(reward, settings)) as client:
         body = {"songs": [{"path": Path(path).name} for path in paths]}
         served = [row["musicality"] for row in client.post("/score", json=body).json()["rows"]]

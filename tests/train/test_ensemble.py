@@ -192,6 +192,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Data, Checkpoint, d
     return data, Checkpoint.load(output / "best"), report
 
 
+@pytest.mark.slow
 def test_better_than_one_predictor_and_calibrated(
     known: tuple[Data, Checkpoint, dict], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def small_runs(**changes: Any) -> list[TrainSettings]:
     return [replace(run, batch_size=64, select="val_loss", **changes) for run in SMALL]
 
 
+@pytest.mark.slow
 def test_grid_equals_separate_runs(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     """To the last bit, each stopped in its own epoch."""
     runs = small_runs(epochs=10, lr=5e-2, patience=1)

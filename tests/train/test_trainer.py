@@ -73,6 +73,7 @@ def test_stopped_and_resumed_is_the_same(
     assert not (broken / "history.jsonl.partial").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments(data: Data, accelerator: Accelerator, tmp_path: Path) -> None:
     settings = TrainSettings(epochs=40, batch_size=64, lr=3e-3)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -134,6 +135,7 @@ def test_a_new_run_replaces_an_old_one(
     assert len(history(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_the_learned_sigma_does_not_keep_a_run_alive(
     data: Data, accelerator: Accelerator, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_tempo_of_click_tracks(bpm: float) -> None:
     assert values["tempo_stability"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bpm", [50, 75, 93, 120, 128, 140, 174, 220])
 def test_tempo_is_that_of_librosa_on_click_tracks(bpm: float) -> None:
     """librosa weighs tempos by a guess, `start_bpm`, which decides the octave."""

@@ -110,6 +110,7 @@ def test_the_head_is_a_plain_module() -> None:
         assert torch.allclose(head(hidden), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_its_songs_give() -> None:
     model = tiny_songeval()
     seconds = [1.0, 60.0, 7.3, 33.3, 12.0]
