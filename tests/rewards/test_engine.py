@@ -59,6 +59,10 @@ def test_each_song_as_the_model_gives_it_alone(
         results.pop(BAD)
         for result, song, layers in zip(results, good, expected, strict=True):
             assert torch.allclose(song_layers(result), layers, atol=1e-5)
+            with torch.no_grad():
+                alone = model(torch.from_numpy(song.samples)[None], song.sample_rate).stack()
+            assert result.scores is not None
+            assert torch.allclose(result.scores.stack(), alone, atol=1e-4)
             assert result.duration == song.samples.shape[1] / song.sample_rate
             assert result.sample_rate == song.sample_rate
             assert sum(result.weights) == pytest.approx(1)
