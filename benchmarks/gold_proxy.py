@@ -5,6 +5,7 @@ Used by `overoptimisation.py`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +20,14 @@ from torch import Tensor
 from apex_reward import ApexReward
 from apex_reward.data.shards import EmbeddingSource
 from apex_reward.demo import DAMAGES, damage
-from apex_reward.demo.lessons import Batch, Material, make_batch
 from apex_reward.scores.apex import HEADS, head_range
 from apex_reward.train.evaluate import Checkpoint
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data, Split
 from apex_reward.train.trainer import train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))  # for what teaches apex-tiny
+from toys.lessons import Batch, Material, make_batch
 
 RATE, MEMBERS, TEXTURES = 24_000, 8, 0.15
 Predictor = Callable[[Tensor], Tensor]

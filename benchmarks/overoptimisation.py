@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gold_proxy import RATE, Predictor, Recordings, few_noisy, hear, trained
-from grpo_toy import grpo, note_policy
+from grpo_toy import grpo
 from numpy.typing import NDArray
 from overoptimisation_report import PENALTY, PROXIES, SIZES, TUNED, Array, Found, report
 from scipy.special import gammaln
@@ -36,13 +36,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from apex_reward import ApexReward, Guards
-from apex_reward.demo.lessons import make_material
 from apex_reward.model.predictor import Familiarity
 from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import mix_scores
 from apex_reward.scores.scores import Scores
 from apex_reward.train.familiar import fit_familiarity
+from toys.lessons import make_material  # gold_proxy has put it on the path
+from toys.notes import note_policy
 
 APEX = known_heads(HEADS)
 MIX = RewardMix(APEX_MIXES["aesthetics"])

@@ -28,11 +28,11 @@ from torch import Tensor
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
 from apex_reward.demo import DAMAGES, damage, make_song, score_damage
-from apex_reward.demo.lessons import SEEDS, VERSIONS, apart, losses, make_batch, make_material
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.scores.apex import HEADS, head_range
 from apex_reward.train.familiar import fit_familiarity
 from apex_reward.train.report import fit_spread_scale
+from toys.lessons import SEEDS, VERSIONS, apart, losses, make_batch, make_material
 
 RATE = 24_000
 WHOLE, MEMBERS, FAMILIAR = 1_000, 2_000, 3_000  # added to the seed for later songs

@@ -26,9 +26,7 @@ from accelerate import Accelerator
 
 from apex_reward import ApexConfig, ApexReward
 from apex_reward.audio import save_wav
-from apex_reward.demo import DAMAGES, JUNK, damage, make_junk, make_song
-from apex_reward.demo.lessons import SEEDS, cut
-from apex_reward.demo.songs import make_texture
+from apex_reward.demo import DAMAGES, damage, make_song
 from apex_reward.files.stamps import text_hash
 from apex_reward.files.tables import read_table, write_json, write_table
 from apex_reward.metrics import spearman
@@ -37,6 +35,8 @@ from apex_reward.rewards.saved import model_hash
 from apex_reward.train.clips import Clips
 from apex_reward.train.distill import StudentLoop
 from apex_reward.train.settings import DistillSettings
+from toys.junk import JUNK, make_junk, make_texture
+from toys.lessons import SEEDS, cut
 
 RATE, SECONDS = 24_000, 10
 SEED = 5_000  # added to the seed, so that songs differ from those of train_tiny.py

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from apex_reward import ApexReward
 from apex_reward.audio import save_wav
-from apex_reward.demo import JUNK, make_junk, make_song, score_damage
-from apex_reward.demo.lessons import SEEDS, VERSIONS, make_batches
+from apex_reward.demo import make_song, score_damage
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.scores.apex import HEADS, head_range
 from apex_reward.train.report import fit_spread_scale
+from toys.junk import JUNK, make_junk
+from toys.lessons import SEEDS, VERSIONS, make_batches
 
 RATE = 24_000
 SEED = 4_000  # added to the seed, so that songs differ from those of train_tiny.py

@@ -1,1 +1,1 @@
-"""Small generators, built and trained in seconds, for recipes that name no model of their own."""
+"""Small generators for recipes that name no model of their own, and what teaches apex-tiny."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from apex_reward import ApexReward
-from apex_reward.demo import JUNK
 from apex_reward.files.tables import read_jsonl
 from tests.recipes.test_train_tiny import load_recipe
+from toys.junk import JUNK
 
 SUMMARY = {"reward_before", "reward_after", "reward_std_before", "seconds", "settings", "model"}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from apex_reward.demo import DAMAGES
-from apex_reward.demo.lessons import (
+from apex_reward.scores.apex import HEADS
+from toys.lessons import (
     VERSIONS,
     apart,
     cut,
@@ -17,7 +18,6 @@ from apex_reward.demo.lessons import (
     make_material,
     taste,
 )
-from apex_reward.scores.apex import HEADS
 
 NEUTRAL = np.zeros(2, dtype=np.float32)
 

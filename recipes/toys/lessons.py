@@ -6,17 +6,18 @@ Shape key: N = recordings, T = samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
-from apex_reward.demo.songs import make_song, make_texture
+from apex_reward.demo import DAMAGES, SEVERITIES, damage, make_song
+from apex_reward.demo.damage import SAMPLE_RATE
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from toys.junk import make_texture
 
 VERSIONS = 1 + len(SEVERITIES)  # clean, then severity 1, 2 and 3
 # How much a head suffers from a damage, between 0 and 1; what is not named suffers 0.7.
@@ -108,8 +109,6 @@ def make_batch(
             crops.append(np.pad(wave[lead:], (0, length - real)))
             base = TEXTURE_AMOUNT if textured else 0.0
             targets.append(labels(name, version, base, pool.taste[number]))
-    import torch
-
     return Batch(
         torch.from_numpy(np.stack(crops)),
         torch.full((len(crops),), real),
@@ -161,9 +160,6 @@ def losses(logits: Tensor, targets: Tensor, ranking: float) -> tuple[Tensor, dic
         logits, targets: (N * 4, 7).
         ranking: weight of the ranking.
     """
-    import torch
-    import torch.nn.functional as F
-
     regression = F.binary_cross_entropy_with_logits(logits, targets)
     quality = logits[:, -len(AESTHETIC_HEADS) :].mean(dim=1).view(-1, VERSIONS)
     against_clean = quality[:, :1] - quality[:, 1:]
