@@ -30,8 +30,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration, set_seed
 from transformers.modeling_outputs import BaseModelOutput
 
-from apex_reward.runs.advantages import clipped_gain, drift
-from apex_reward.runs.loop import LoopSettings, PolicyRun
+from apex_reward.runs.loop import LoopSettings, PolicyRun, clipped_gain
 from apex_reward.runs.settings import (
     RewardSettings,
     option,
@@ -110,6 +109,14 @@ def update(
             sums["kl"] += kl.mean().item()
             sums["clipped"] += share
     return {name: value / (own.num_iterations * len(chunks)) for name, value in sums.items()}
+
+
+def drift(new: Tensor, reference: Tensor) -> Tensor:
+    """KL of the policy from its reference, by the estimator that is never below 0.
+
+    exp(r - n) - (r - n) - 1 of log-probabilities n and r (http://joschu.net/blog/kl-approx.html).
+    """
+    return (reference - new).exp() - (reference - new) - 1
 
 
 class Rollout:

@@ -1,8 +1,9 @@
-"""Shared by policy loops: settings, groups of songs with advantages, files.
+"""Shared by policy loops: settings, groups of songs with advantages, the clipped gain, files.
 
 For generators without a trainer in TRL (several codebooks at once, flows).
 
-Shape key: B = songs of a step on one process, T = samples.
+Shape key: B = songs of a step on one process, T = samples, ... = the decisions of a song (codes,
+sampler steps).
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from torch import Tensor
 from apex_reward.audio.load import Waveform
 from apex_reward.errors import UsageError
 from apex_reward.rewards.groups import everywhere, prompt_keys
-from apex_reward.runs.advantages import group_advantages
 from apex_reward.runs.interrupt import Interrupt, how_to_go_on
 from apex_reward.runs.log import RunLog, before_and_after
 from apex_reward.runs.settings import RewardSettings, build_judge, option
@@ -61,11 +61,11 @@ class LoopSettings(StepSettings):
     def prompts_of_a_step(self) -> int:
         """How many groups a process samples; raises UsageError where songs make no whole ones."""
         songs = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        if songs % self.num_generations:
+        if self.num_generations < 2 or songs % self.num_generations:
             raise UsageError(
+                f"--num_generations is {self.num_generations}; expected 2 or more that divide the "
                 f"{songs} songs of a step (--per_device_train_batch_size times "
-                f"--gradient_accumulation_steps) are no whole groups of {self.num_generations} "
-                "(--num_generations)"
+                "--gradient_accumulation_steps)"
             )
         return songs // self.num_generations
 
@@ -131,7 +131,8 @@ class PolicyRun:
     def advantages(self, texts: Sequence[str], songs: Tensor) -> Tensor:
         """(B,) rewards of songs (B, ..., T) less their group's mean, over the batch's spread.
 
-        A song without a score earns `Reward.floor`.
+        Over its own spread, a group of songs that are all good would push as hard as any other. A
+        song without a score earns `Reward.floor`.
         """
         judged = self.judge(list(songs), texts)
         values = torch.tensor(judged.rewards, device=self.accelerator.device)
@@ -143,7 +144,8 @@ class PolicyRun:
         for i, song in enumerate(songs[:4]):
             for name in ("before", "after")[len(self._rewards) > 1 :]:
                 self.log.song(f"{name}_{i}", song, self.sample_rate)
-        return group_advantages(values, texts) / (deviation + 1e-6)
+        groups = values.view(-1, self.own.num_generations)
+        return (groups - groups.mean(dim=1, keepdim=True)).flatten() / (deviation + 1e-6)
 
     def log_step(self, measured: Mapping[str, float]) -> None:
         """Keep and print the step of the latest `advantages`."""
@@ -168,3 +170,22 @@ class PolicyRun:
         self.log.finish(summary, self.own, self.settings)
         if self.interrupted:
             print(how_to_go_on(self.own.output_dir))
+
+
+def clipped_gain(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, float]:
+    """What GRPO raises (arXiv 2402.03300, eq. 3, without its KL), decision by decision.
+
+    Args:
+        new: log-probabilities (B, ...) of the decisions, on the graph.
+        old: the same under the policy that took them.
+        advantages: (B,).
+        clip: how far the ratio may go from 1 before it stops to count.
+
+    Returns:
+        (B, ...) gains, and the share of ratios beyond the clip.
+    """
+    ratio = (new - old).exp()
+    advantage = advantages.reshape(-1, *[1] * (new.ndim - 1))
+    cut = ratio.clamp(1 - clip, 1 + clip)
+    share = (ratio != cut).float().mean().item()
+    return torch.minimum(ratio * advantage, cut * advantage), share

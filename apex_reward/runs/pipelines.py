@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from apex_reward.errors import UsageError
 from apex_reward.prompt import prompt_of
-from apex_reward.runs.samplers import LastSteps, NoisyPath, noisy_scheduler
+from apex_reward.runs.samplers import LastSteps
 
 LEAST_SHARE = 0.5
 TOLERANCE_SECONDS = 0.1
@@ -35,8 +35,7 @@ class PipelineForm:
         attention: names of the denoiser's attention layers, which LoRA adapts.
         denoiser: the part that is trained.
         longest: seconds above which the pipeline shortens songs without an error.
-        alone: a call for every song, because songs of one call depend on each other. A path is
-            then that of one song.
+        alone: a call for every song, because songs of one call depend on each other.
         remembers: its guidance uses earlier steps, whose graphs a policy gradient has freed.
     """
 
@@ -111,7 +110,7 @@ class AudioPipeline(nn.Module):
         rank: of the adapters; their alpha is twice that.
         last: number of last steps with gradients; None: all steps, if gradients are on.
         guidance: scale of classifier-free guidance; None takes the pipeline's own.
-        policy_gradient: each step has its own graph, as `NoisyPath.again` needs.
+        policy_gradient: each step has its own graph, which is freed before the next.
 
     Attributes:
         alone: whether each song is a call of its own.
@@ -185,38 +184,24 @@ class AudioPipeline(nn.Module):
         return self
 
     def run(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        path: NoisyPath | None = None,
-        output_type: str = "latent",
+        self, prompts: Sequence[str], seeds: Sequence[int], output_type: str = "latent"
     ) -> Tensor:
         """What the pipeline makes of B prompts, a seed for each.
 
         Args:
-            path: steps along it, in place of the scheduler's own.
             output_type: `latent`, or `pt` for songs.
-
-        Raises:
-            UsageError: a path for several songs of a pipeline that makes them one by one.
         """
         size = 1 if self.alone else len(prompts)
-        if path is not None and size < len(prompts):
-            raise UsageError(f"{self.kind} makes songs one by one: give each a path of its own")
         parts = [slice(start, start + size) for start in range(0, len(prompts), size)]
-        return torch.cat(
-            [self._call(list(prompts[p]), list(seeds[p]), path, output_type) for p in parts]
-        )
+        return torch.cat([self._call(list(prompts[p]), list(seeds[p]), output_type) for p in parts])
 
-    def songs(
-        self, prompts: Sequence[str], seeds: Sequence[int], path: NoisyPath | None = None
-    ) -> Tensor:
+    def songs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Songs (B, C, T) of the length that was asked for.
 
         Raises:
             UsageError: the pipeline gave another length.
         """
-        songs = self.run(prompts, seeds, path, "pt").float()
+        songs = self.run(prompts, seeds, "pt").float()
         wanted, real = round(self.seconds * self.sample_rate), songs.shape[-1]
         if abs(real - wanted) > TOLERANCE_SECONDS * self.sample_rate:
             made = f"{self.kind} gave songs of {real / self.sample_rate:.2f} s"
@@ -245,9 +230,7 @@ class AudioPipeline(nn.Module):
                 transformer_lora_adapter_metadata=self.policy.peft_config["default"].to_dict(),
             )
 
-    def _call(
-        self, prompts: list[str], seeds: list[int], path: NoisyPath | None, output_type: str
-    ) -> Tensor:
+    def _call(self, prompts: list[str], seeds: list[int], output_type: str) -> Tensor:
         options = {**self.options, "output_type": output_type}
         # A pipeline's call shuts gradients off; what is inside is run instead.
         call = inspect.unwrap(type(self.pipeline).__call__)
@@ -255,8 +238,6 @@ class AudioPipeline(nn.Module):
             options["lyrics"] = [prompt_of(prompt).lyrics or "" for prompt in prompts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with ExitStack() as stack:
-            if path is not None:
-                stack.enter_context(noisy_scheduler(self.pipeline.scheduler, path))
             if self.last is not None:
                 after = stack.enter_context(LastSteps(self.steps, self.last))
                 options[self.form.callback] = after

@@ -1,17 +1,12 @@
-"""Samplers of flows and diffusion models: gradients through the last steps, and random steps.
+"""Samplers of flows and diffusion models with gradients through their last steps.
 
-Reward back-propagation (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977; DITTO, arXiv 2401.12179)
-needs `run_sampler` or `LastSteps`; policy gradients need the random steps of `NoisyPath`.
-
-Shape key: B = songs, ... = the rest of a latent.
+For reward back-propagation (DRaFT, arXiv 2309.17400; ReFL, arXiv 2304.05977; DITTO, arXiv
+2401.12179).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,131 +14,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from apex_reward.errors import UsageError
-
-Listener = Callable[[int, Tensor, Tensor], None]
-
-
-class NoisyPath:
-    """Sampler steps with random noise, each with a probability; the path can be repeated.
-
-    A step knows the model's estimates of the clean signal x and of the noise n, and how much of
-    each comes next, a and s. It draws a x + s (cos(h) n + sin(h) e) with normal noise e and
-    h = noise pi / 2 (coefficients-preserving sampling, arXiv 2509.05952): the result has the noise
-    that the model expects at the next step, for any `noise`, and 0 is the sampler without chance.
-    The last step, after which no noise is left, decides nothing.
-
-    Args:
-        noise: in (0, 1], the share of chance.
-        random: where the noise is drawn from, on the CPU.
-
-    Attributes:
-        log_probabilities: (B,) of each decision, as a mean over the latent's numbers: up to a
-            constant, -((drawn - mean) / deviation)^2 / 2.
-        means: (B, ...) of each decision.
-        deviations: of each decision, the standard deviation of what was drawn.
-
-    Raises:
-        UsageError: a noise out of range.
-    """
-
-    def __init__(self, noise: float, random: torch.Generator) -> None:
-        if not 0 < noise <= 1:
-            raise UsageError(f"noise is {noise}; expected a share of chance in (0, 1]")
-        self.noise, self._random = noise, random
-        self._former: Sequence[Tensor] | None = None  # the decisions of a path that is repeated
-        self._listener: Listener = lambda number, mean, log_probability: None
-        self.drawn: list[Tensor] = []
-        self.means: list[Tensor] = []
-        self.deviations: list[float] = []
-        self.log_probabilities: list[Tensor] = []
-
-    def step(self, clean: Tensor, noise: Tensor, keep: float, level: float) -> Tensor:
-        """The next latent (B, ...).
-
-        Args:
-            clean, noise: (B, ...) estimates.
-            keep, level: their shares next, a and s.
-        """
-        if level == 0:
-            return keep * clean
-        angle = self.noise * math.pi / 2
-        mean = keep * clean + level * math.cos(angle) * noise
-        deviation = level * math.sin(angle)
-        number = len(self.means)
-        if self._former is None:
-            chance = torch.randn(mean.shape, generator=self._random).to(mean)
-            drawn = (mean + deviation * chance).detach()
-        else:
-            drawn = self._former[number]
-        log_probability = -0.5 * ((drawn - mean) / deviation).square().flatten(1).mean(dim=1)
-        self.drawn.append(drawn)
-        self.means.append(mean.detach())
-        self.deviations.append(deviation)
-        self.log_probabilities.append(log_probability.detach())
-        self._listener(number, mean, log_probability)
-        return drawn
-
-    def again(self, listener: Listener | None = None) -> NoisyPath:
-        """The same path for another policy (or the same one later).
-
-        Args:
-            listener: called at each decision with its number, mean (B, ...) and log-probability
-                (B,) under that policy. Steps share no graph: it may call `backward`.
-        """
-        path = NoisyPath(self.noise, self._random)
-        path._former = self.drawn
-        path._listener = listener or path._listener
-        return path
-
-
-def euler_step(path: NoisyPath, x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
-    """A step of a flow from time `now` to `after`; x = (1 - t) clean + t noise at time t."""
-    return path.step(x - now * velocity, x + (1 - now) * velocity, 1 - after, after)
-
-
-@contextmanager
-def noisy_scheduler(scheduler: Any, path: NoisyPath) -> Iterator[None]:
-    """Let a diffusers pipeline's scheduler step along the path.
-
-    Takes FlowMatchEulerDiscreteScheduler and schedulers of EDM's form (Stable Audio's own). With
-    `invert_sigmas` (LongCat) a sigma is the share of the song, and the model's velocity leads from
-    the noise to the song. With `stochastic_sampling` (Stable Audio 3) the scheduler's own step is
-    that of a path with noise 1.
-
-    Raises:
-        UsageError: a scheduler of another kind.
-    """
-    flow = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
-    if not flow and not hasattr(scheduler, "precondition_outputs"):
-        raise UsageError(
-            f"{type(scheduler).__name__} is neither FlowMatchEulerDiscreteScheduler nor of EDM's "
-            "form; give the pipeline FlowMatchEulerDiscreteScheduler or EDMEulerScheduler"
-        )
-    inverted = flow and bool(scheduler.config.invert_sigmas)
-
-    def step(
-        model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any
-    ) -> Any:
-        if scheduler.step_index is None:
-            scheduler._init_step_index(timestep)
-        now, after = (float(s) for s in scheduler.sigmas[scheduler.step_index :][:2])
-        x, output = sample.float(), model_output.float()
-        if inverted:
-            following = euler_step(path, x, -output, 1 - now, 1 - after)
-        elif flow:
-            following = euler_step(path, x, output, now, after)
-        else:
-            clean = scheduler.precondition_outputs(x, output, now)
-            following = path.step(clean, (x - clean) / now, 1.0, after)
-        scheduler._step_index += 1
-        following = following.to(sample.dtype)
-        return SimpleNamespace(prev_sample=following) if return_dict else (following,)
-
-    scheduler.step = step
-    try:
-        yield
-    finally:
-        del scheduler.step
 
 
 def run_sampler(

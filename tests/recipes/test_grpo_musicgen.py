@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,3 +168,9 @@ def test_a_model_of_a_folder_with_guidance(tmp_path: Path) -> None:
     assert len(history) == 1
     song = load_audio(tmp_path / "run" / "audio" / "before_0.wav").samples
     assert song.shape == (2, 15 * 320)
+
+
+def test_drift_is_zero_only_where_nothing_moved() -> None:
+    recipe = recipe_module("grpo_musicgen")
+    found = recipe.drift(torch.tensor([0.0, math.log(2), -1.0]), torch.tensor([0.0, 0.0, -1.0]))
+    assert found.tolist() == pytest.approx([0.0, 0.5 - math.log(0.5) - 1, 0.0], abs=1e-6)

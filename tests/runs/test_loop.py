@@ -10,13 +10,16 @@ from accelerate import Accelerator
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import read_jsonl
-from apex_reward.runs.loop import LoopSettings, PolicyRun
+from apex_reward.runs.loop import LoopSettings, PolicyRun, clipped_gain
 from apex_reward.runs.settings import RewardSettings, read_prompts
 
 
 def test_songs_of_a_step_are_whole_groups() -> None:
     own = LoopSettings(per_device_train_batch_size=6, gradient_accumulation_steps=2)
-    with pytest.raises(UsageError, match="12 songs of a step .* no whole groups of 8"):
+    with pytest.raises(UsageError, match="is 8; expected 2 or more that divide the 12 songs"):
+        own.prompts_of_a_step()
+    own.num_generations = 1
+    with pytest.raises(UsageError, match="--num_generations is 1; expected 2 or more"):
         own.prompts_of_a_step()
     own.num_generations = 3
     assert own.prompts_of_a_step() == 4
@@ -49,3 +52,15 @@ def test_advantages_follow_the_judge_and_its_floor(
     assert row["reward"] == pytest.approx(float(values.mean()), abs=1e-6)
     assert row["kl"] == 0.5
     assert row["apex/undecodable"] == 0.25
+
+
+def test_the_gain_stops_to_count_beyond_the_clip() -> None:
+    new = torch.tensor([[1.5, 0.5, 1.1], [1.5, 0.5, 0.9]]).log().requires_grad_()
+    gain, share = clipped_gain(new, torch.zeros(2, 3), torch.tensor([2.0, -1.0]), 0.2)
+    expected = torch.tensor([[2.4, 1.0, 2.2], [-1.5, -0.8, -0.9]])
+    torch.testing.assert_close(gain, expected)
+    assert share == pytest.approx(4 / 6)
+    gain.sum().backward()
+    assert new.grad is not None
+    # Where the clip is what counts, nothing pulls; elsewhere ratio times advantage does.
+    torch.testing.assert_close(new.grad, torch.tensor([[0.0, 1.0, 2.2], [-1.5, 0.0, -0.9]]))

@@ -19,7 +19,6 @@ from apex_reward.runs.pipelines import (
     adapted_share,
     form_of,
 )
-from apex_reward.runs.samplers import NoisyPath
 from tests.pipelines import BUILDERS, RATE, small_pipeline
 
 PROMPTS, SEEDS = ["low calm", "high lively"], [3, 4]
@@ -105,8 +104,6 @@ def test_a_song_of_longcat_does_not_depend_on_its_neighbours(folders: dict[str, 
     with torch.no_grad():
         both = generator.songs(["low", "high lively"], SEEDS)
         torch.testing.assert_close(generator.songs(["low"], SEEDS[:1]), both[:1])
-        with pytest.raises(UsageError, match="one by one: give each a path of its own"):
-            generator.songs(PROMPTS, SEEDS, NoisyPath(0.5, torch.Generator()))
 
 
 def test_what_does_not_fit_is_refused(

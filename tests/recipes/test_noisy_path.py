@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor
 
 from apex_reward.errors import UsageError
-from apex_reward.runs.samplers import NoisyPath, euler_step, noisy_scheduler
+from flow_grpo_audio import NoisyPath, euler_step, noisy_scheduler
 
 
 def path(noise: float = 0.5) -> NoisyPath:
