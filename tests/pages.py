@@ -125,7 +125,7 @@ class Pages:
         comparisons = read_comparisons(songs)
         session = Session(comparisons, folder / "votes.jsonl", min_seconds=0.5)
         self._apps = {
-            "vote": make_app(session, "ann", reward=self.reward),
+            "vote": make_app(session, reward=self.reward),
             "compare": make_app(reward=self.reward, comparisons=comparisons),
         }
         self._stack = ExitStack()
@@ -155,5 +155,7 @@ class Pages:
             browser.until("part('status').textContent == 'Ready.'", 60)
         else:
             browser.open(self.address["vote"] + "/")
-            browser.run("document.querySelector('#who button').click()")
+            browser.run(
+                "part('voter').value = 'ann', document.querySelector('#who button').click()"
+            )
             browser.until("question")

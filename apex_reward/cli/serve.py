@@ -95,7 +95,6 @@ def listen(
     questions: QuestionOptions,
     output: File = Path("votes.jsonl"),
     votes: bool = True,
-    voter: Annotated[str, "NAME"] = "",
     port: Annotated[int, (1, 65535)] = 7860,
 ) -> None:
     """Try songs, compare two, and vote blind on a local page.
@@ -107,7 +106,6 @@ def listen(
             are dropped on the pages.
         output: votes (.jsonl). New votes are added to an existing file.
         votes: vote blind, or compare openly by name.
-        voter: name in the voter's field of the page.
         port: port of the page.
     """
     uvicorn, make_app = _application("listen", "listening")
@@ -122,7 +120,7 @@ def listen(
         session = Session(comparisons, output, **vars(questions))
     # Without a source the pages try songs, which needs a model.
     judge = build_reward(asked, running) if asked.given or source is None else None
-    app = make_app(session, voter, reward=judge, comparisons=comparisons)
+    app = make_app(session, reward=judge, comparisons=() if session else comparisons)
     goes = f"; votes go to {output}" if session else ""
     show(f"listen on http://127.0.0.1:{port}{goes}; stop with Ctrl-C")
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

@@ -5,7 +5,6 @@ Shape key: T = samples, N = bins of the drawn waveform.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from apex_reward.audio.load import load_audio
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.metrics import FloatArray
 from apex_reward.report.charts import Line, curves
-from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.gradient import reward_and_gradient
 from apex_reward.rewards.guards import Guards
 from apex_reward.rewards.reward import Reward
@@ -34,16 +32,13 @@ class Look:
 
     Attributes:
         row: as `score --reward` writes it.
-        columns: of `heads`.
-        heads: rows of head, score, spread over the members (with an ensemble), range, weight in
-            the mix.
-        guards: rows of guard, value, whether it tripped, limits with their unit.
+        heads: rows of head, score, weight in the mix.
+        guards: rows of guard, value, whether it tripped.
         segments: as `score --segments` writes them; empty for a reward of whole songs.
         wave: (N, 2) lowest and highest sample of each bin, in [-1, 1].
     """
 
     row: Row
-    columns: list[str]
     heads: list[list[object]]
     guards: list[list[object]]
     segments: list[Row]
@@ -61,35 +56,26 @@ def look(reward: Reward, path: Path, prompt: str = "") -> Look:
         AudioError: the song cannot be decoded or scored.
         UsageError: a model reads text and there is no prompt.
     """
-    result = _result(reward, path, prompt)
+    shown = reward.guards if reward.guards.guards else Guards()
+    settings = replace(reward.engine_settings(), guards=shown)
+    (result,) = reward.results([str(path)], _prompts(reward, prompt), settings=settings)
+    if result.error is not None:
+        raise AudioError(result.error)
     row = song_row(reward, result, rewarded=True)
     try:
         segments = segment_rows(reward, result)
     except UsageError:
         segments = []
-    spread = ["_std"] if reward.members > 1 else []
-    heads = [
-        [
-            head.name,
-            *(row[f"{head.name}{ending}"] for ending in ("", *spread)),
-            range_words(head.low, head.high),
-            reward.mix.weights.get(head.name),
-        ]
-        for head in reward.heads
+    heads: list[list[object]] = [
+        [head.name, row[head.name], reward.mix.weights.get(head.name)] for head in reward.heads
     ]
-    guards: list[list[object]] = []
-    for guard in _guards(reward).guards:
-        if (value := result.measured.get(guard.name)) is not None:
-            allowed = f"{range_words(guard.low, guard.high)} ({guard.unit})"
-            guards.append([guard.name, value, guard.trips(value), allowed])
+    guards: list[list[object]] = [
+        [guard.name, value, guard.trips(value)]
+        for guard in shown.guards
+        if (value := result.measured.get(guard.name)) is not None
+    ]
     wave = [[part.min(), part.max()] for part in _bins(load_audio(path).mono)]
-    columns = ["head", "score", *(["spread"] if spread else []), "range", "weight"]
-    return Look(row, columns, heads, guards, segments, np.array(wave, dtype=np.float64))
-
-
-def scores_of(reward: Reward, path: Path, prompt: str = "") -> Row:
-    """The song's row alone; raises as `look`."""
-    return song_row(reward, _result(reward, path, prompt), rewarded=True)
+    return Look(row, heads, guards, segments, np.array(wave, dtype=np.float64))
 
 
 def gradient_strength(reward: Reward, path: Path, prompt: str = "") -> list[float]:
@@ -119,32 +105,13 @@ def segment_curves(reward: Reward, segments: Sequence[Row]) -> list[tuple[str, F
     pictures = []
     for (low, high), names in ranges.items():
         lines = {name: Line(middle, [row[name] for row in segments]) for name in names}
-        scale = f"score ({range_words(low, high)})"
+        scale = f"score ({low:g} to {high:g})"
         pictures.append((", ".join(names), curves(lines, "middle of the segment (s)", scale)))
     return pictures
 
 
-def range_words(low: float, high: float) -> str:
-    """A range in words; an infinite end is none."""
-    if math.isinf(low):
-        return "any number" if math.isinf(high) else f"at most {high:g}"
-    return f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
-
-
 def _prompts(reward: Reward, prompt: str) -> list[Any] | None:
     return [prompt] if prompt and reward.model.reads_text else None
-
-
-def _guards(reward: Reward) -> Guards:
-    return reward.guards if reward.guards.guards else Guards()
-
-
-def _result(reward: Reward, path: Path, prompt: str) -> SongResult:
-    settings = replace(reward.engine_settings(), guards=_guards(reward))
-    (result,) = reward.results([str(path)], _prompts(reward, prompt), settings=settings)
-    if result.error is not None:
-        raise AudioError(result.error)
-    return result
 
 
 def _bins(values: Any) -> list[Any]:

@@ -134,12 +134,6 @@ class Session:
                 return ticket, self._open[ticket], left
         return None
 
-    def finished(self, voter: str) -> bool:
-        """Whether a voter has answered every question."""
-        with self._lock:
-            _, _, repeats_due, new = self._progress(voter)
-            return bool(voter) and not new and repeats_due <= 0
-
     def questions(self) -> tuple[int, int]:
         """How many pairs a voter is asked, and how many of them again."""
         pairs = len(self.comparisons) - len(self.unreadable)

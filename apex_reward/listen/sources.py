@@ -90,7 +90,7 @@ def _of_table(path: Path) -> Iterator[Comparison]:
 
 
 def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair's row in the columns of a battle; a margin counts where there is nothing better."""
+    """A pair's row in the columns of a battle."""
     row: dict[str, Any] = {"prompt": pair.get("prompt")}
     for side, system in (("a", "chosen"), ("b", "rejected")):
         row |= {f"audio_{side}": pair.get(system), f"system_{side}": system}
@@ -99,8 +99,6 @@ def _as_battle(pair: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in pair.items()
             if name.startswith(f"{system}_")
         }
-    if len(row) == 5 and pair.get("margin") is not None:
-        row |= {"margin_a": pair["margin"], "margin_b": 0.0}
     return row
 
 

@@ -19,7 +19,7 @@ def test_the_space_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REWARD", "MIX", "LOUDNESS"):
         monkeypatch.delenv(name, raising=False)
     client = TestClient(runpy.run_path(str(SPACE / "app.py"))["app"])
-    assert "Model apex-tiny" in client.get("/").text
+    assert "demonstration model" in client.get("/").text
     song = io.BytesIO()
     tone = np.sin(np.arange(16_000) * 0.1) * 0.1
     soundfile.write(song, tone, 16_000, format="WAV")

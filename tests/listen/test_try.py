@@ -16,14 +16,13 @@ from apex_reward.audio import save_wav
 from apex_reward.audio.load import load_audio
 from apex_reward.audio.loudness import integrated_loudness
 from apex_reward.errors import UsageError
-from apex_reward.listen import app
 from apex_reward.listen.app import make_app, try_app
 from apex_reward.listen.look import BINS, gradient_strength, look, segment_curves
 from apex_reward.listen.session import Session
 from apex_reward.listen.sources import Comparison, read_comparisons
 from apex_reward.rewards.gradient import reward_and_gradient
 from apex_reward.scores.mix import RewardMix
-from tests.listen.test_listen import songs, voted
+from tests.listen.test_listen import songs
 from tests.support import tiny_model, write_wav
 
 
@@ -50,10 +49,9 @@ def test_a_look_holds_the_row_the_segments_and_the_waveform(reward, song):
     seen = look(reward, song)
     (row,) = reward.judge([song])
     assert seen.row == row
-    assert seen.columns == ["head", "score", "range", "weight"]
-    heads = {name: (score, span, weight) for name, score, span, weight in seen.heads}
-    assert heads["musicality"] == (row["musicality"], "1 to 5", 1.0)
-    assert heads["score_likes"] == (row["score_likes"], "0 to 100", None)
+    heads = {name: (score, weight) for name, score, weight in seen.heads}
+    assert heads["musicality"] == (row["musicality"], 1.0)
+    assert heads["score_likes"] == (row["score_likes"], None)
     assert [(row["start"], row["end"]) for row in seen.segments] == [
         (0, 1), (1, 2), (2, 3), (3, pytest.approx(3.4))
     ]  # fmt: skip
@@ -61,10 +59,9 @@ def test_a_look_holds_the_row_the_segments_and_the_waveform(reward, song):
     assert seen.wave.shape == (BINS, 2)
     first = samples[: -(-len(samples) // BINS)]
     assert seen.wave[0].tolist() == [first.min(), first.max()]
-    guards = {name: (value, allowed, trips) for name, value, trips, allowed in seen.guards}
-    assert guards["duration"] == (pytest.approx(3.4), "5 to 600 (s)", True)
-    assert guards["dc"][1:] == ("at most 0.05 (full scale)", False)
-    assert guards["band"][1] == "at least 3500 (Hz)"
+    guards = {name: (value, trips) for name, value, trips in seen.guards}
+    assert guards["duration"] == (pytest.approx(3.4), True)
+    assert guards["dc"][1] is False
     captions = [caption for caption, _ in segment_curves(reward, seen.segments)]
     assert captions == [
         "score_streams, score_likes", "coherence, musicality, memorability, clarity, naturalness"
@@ -92,7 +89,6 @@ def test_the_try_page_alone(reward, song):
     page = TestClient(try_app(reward), base_url="http://some.where")
     shown = page.get("/")  # leads to /try
     assert shown.url.path == "/try"
-    assert "mix musicality=1" in shown.text
     assert 'aria-label="Pages"' not in shown.text
     answer = page.post("/try", **sent(song))
     assert answer.status_code == 200
@@ -109,15 +105,6 @@ def test_the_try_page_alone(reward, song):
     assert page.get("/compare").status_code == 404
 
 
-def test_a_song_that_is_too_large_is_refused(reward, song, monkeypatch):
-    page = local(make_app(reward=reward))
-    size = song.stat().st_size
-    monkeypatch.setattr(app, "MOST_BYTES", size)
-    assert page.post("/try", **sent(song)).status_code == 200
-    monkeypatch.setattr(app, "MOST_BYTES", size - 1)
-    assert page.post("/try", **sent(song)).status_code == 413
-
-
 def test_a_reward_that_needs_other_songs_is_refused():
     grouped = Reward(tiny_model(), mix=RewardMix({"musicality": 1.0}, "group"))
     for make in (try_app, lambda reward: make_app(reward=reward)):
@@ -125,7 +112,7 @@ def test_a_reward_that_needs_other_songs_is_refused():
             make(grouped)
 
 
-def test_compare_plays_both_at_one_loudness_and_scores_them(reward, tmp_path):
+def test_compare_plays_both_at_one_loudness(reward, tmp_path):
     folder = songs(tmp_path / "songs", 1)
     soft, loud = (folder / name / "tune0.wav" for name in ("secretone", "secrettwo"))
     page = local(make_app(reward=reward))
@@ -133,8 +120,6 @@ def test_compare_plays_both_at_one_loudness_and_scores_them(reward, tmp_path):
     files = {"first": ("soft.wav", soft.read_bytes()), "second": ("loud.wav", loud.read_bytes())}
     answer = page.post("/compare", files=files).text
     assert "1. <bdi>soft.wav" in answer
-    one, other = (row["reward"] for row in reward.judge([soft, loud]))
-    assert f"{one - other:.3f}" in answer
     for address in re.findall(r"/audio/\w+/\d", answer):
         part = page.get(address, headers={"Range": "bytes=0-3"})
         assert (part.status_code, part.content) == (206, b"RIFF")
@@ -146,38 +131,21 @@ def test_compare_plays_both_at_one_loudness_and_scores_them(reward, tmp_path):
     assert page.post("/compare", files=files).status_code == 422
 
 
-def test_pairs_are_closed_on_compare_until_a_voter_is_through(tmp_path):
+def test_compare_names_no_pair_of_a_vote(tmp_path):
     pairs = read_comparisons(songs(tmp_path / "songs", 2))
-    session = Session(pairs, tmp_path / "votes.jsonl", min_seconds=0)
-    page = local(make_app(session))
-    voted(session, "ann", 1)
-    for path in ("/compare/pairs", "/compare/pairs/0"):
-        for voter in ("", "ann", "bob"):
-            closed = page.get(path, params={"voter": voter})
-            assert closed.status_code == 403
-            assert "secret" not in closed.text
+    page = local(make_app(Session(pairs, tmp_path / "votes.jsonl", min_seconds=0)))
     assert "secret" not in page.get("/compare").text
-    voted(session, "ann", 1)
-    assert page.get("/compare/pairs", params={"voter": "ann"}).json() == [
-        f"secretone: tune{n}.wav / secrettwo: tune{n}.wav" for n in range(2)
-    ]
-    assert page.get("/compare/pairs/1", params={"voter": "bob"}).status_code == 403
-    assert page.get("/compare/pairs/2", params={"voter": "ann"}).status_code == 404
     assert page.get("/try").status_code == 404
 
 
-def test_pairs_without_votes_show_the_scores_of_their_table(tmp_path):
+def test_pairs_without_votes_are_compared_by_name(tmp_path):
     names = tmp_path / "a.wav", tmp_path / "b.wav"
     for number, path in enumerate(names):
         save_wav(path, np.full(8000, 0.1 + 0.1 * number, np.float32), 8000)
-    item = Comparison("a prompt", names, ("", ""), {"fame": (2.0, 0.5)})
-    page = local(make_app(comparisons=[item]))
-    assert page.get("/").url.path == "/compare"
-    assert page.get("/compare/pairs").json() == ["a prompt: a.wav / b.wav"]
-    shown = page.get("/compare/pairs/0").text
-    assert "a prompt" in shown
-    assert [float(n) for n in re.findall(r'<td class="number"[^>]*><bdi>(-?[\d.]+)<', shown)] == [
-        2.0,
-        0.5,
-        1.5,
-    ]
+    page = local(make_app(comparisons=[Comparison("a prompt", names, ("x", ""))]))
+    shown = page.get("/")
+    assert shown.url.path == "/compare"
+    assert "1. a prompt: x: a.wav / b.wav</option>" in shown.text
+    both = page.get("/compare/pairs/0").text
+    assert "a prompt" in both
+    assert re.findall(r"<bdi>(.*)</bdi>", both) == ["x: a.wav", "b.wav"]
