@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apex_reward.cli import common, rewards
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, named
 
 if TYPE_CHECKING:
     from apex_reward.rewards.reward import Reward
@@ -149,7 +149,7 @@ def import_(
     kind: Literal["apex", "songeval", "tunejury", "muq-eval"] = "apex",
     clap: Annotated[str | None, "FOLDER"] = None,
 ) -> None:
-    """Convert published weights into one folder for --model.
+    """Convert published weights into one folder for --model, whole or not at all.
 
     Example: apex-reward import --predictor best_model.pt --encoder m-a-p/MERT-v1-95M --output apex
 
@@ -160,9 +160,19 @@ def import_(
         kind: format of the published weights.
         clap: folder or hub id of CLAP, for `tunejury`.
     """
-    from apex_reward.scoring.convert import import_model
+    from apex_reward.files.atomic import atomic
+    from apex_reward.model import ApexReward
+    from apex_reward.model.files import check_unused
+    from apex_reward.rewards.load import FOREIGN, without_bars
 
-    made = import_model(kind, predictor, encoder, output, clap)
+    target = check_unused(output)
+    if clap is not None and kind != "tunejury":
+        raise UsageError(f"--clap is for --kind tunejury; {kind} reads none")
+    reader: Any = ApexReward if kind == "apex" else named(FOREIGN[kind], "Class")
+    options = {} if clap is None else {"clap": clap}
+    with without_bars(), atomic(target) as temporary:
+        made = reader.from_published(predictor, encoder, **options)
+        made.save_pretrained(temporary)
     heads = ", ".join(head.name for head in made.heads)
     count = sum(weight.numel() for weight in made.parameters())
     typer.echo(f"{output}: {count:,} weights, heads {heads}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import DataError
 from apex_reward.files.songs_inside import undecoded
 from apex_reward.prompt import prompts_of
 from apex_reward.rewards.reward import Models, Reward, as_reward
@@ -41,7 +41,7 @@ def score_dataset(
 
     Raises:
         DataError: a column is not there.
-        UsageError: a mix that needs whole prompt groups, or something that is no data set.
+        UsageError: a mix that needs whole prompt groups.
     """
     judge = as_reward(reward)
     judge.check_single()
@@ -51,8 +51,6 @@ def score_dataset(
             name: score_dataset(part, judge, audio_column, prompt_column, batch_size)
             for name, part in dataset.items()
         })  # fmt: skip
-    if not hasattr(dataset, "map"):
-        raise UsageError(f"{type(dataset).__name__} is no data set of the datasets library")
     reads = judge.model.reads_text
     present = list(getattr(dataset, "column_names", None) or ())  # unknown for some streams
     needed = [audio_column, *([prompt_column] if reads else [])]

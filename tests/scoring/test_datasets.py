@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from datasets import Audio, Dataset, DatasetDict
 
@@ -68,8 +67,6 @@ def test_columns_of_the_names_of_results_are_kept(reward: Reward, songs: list[st
 def test_wrong_uses_are_named(reward: Reward) -> None:
     with pytest.raises(DataError, match="no column song; it has audio"):
         score_dataset(Dataset.from_dict({"audio": ["a"]}), reward, audio_column="song")
-    with pytest.raises(UsageError, match="ndarray is no data set"):
-        score_dataset(np.zeros(3), reward)
     grouped = Reward(reward.model, RewardMix({"clarity": 1.0}, "group"))
     with pytest.raises(UsageError, match="normalised by group"):
         score_dataset(Dataset.from_dict({"audio": ["a"]}), grouped)

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from apex_reward.cli.score import import_
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.rewards.foreign.songeval import HEADS, SongEval, SongEvalHead
 from apex_reward.scores.head import Head
-from apex_reward.scoring.convert import import_model
 from tests.muq_support import (
     SONGEVAL_FIGURES,
     TINY,
@@ -53,7 +53,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Any:
         head = write_head(root / name / "repo" / "ckpt" / "model.safetensors", config)
         # Layers above the used one are left out of the file: nothing reads them.
         muq = write_muq(root / name / "muq", config, layer=6)
-        import_model("songeval", head, muq, root / name / "model")
+        SongEval.from_published(head, muq).save_pretrained(root / name / "model")
         return SongEval.from_pretrained(root / name / "model")
 
     return build
@@ -230,15 +230,19 @@ def files(folder: Path) -> tuple[Path, Path]:
     return head, write_muq(folder / "muq", TINY)
 
 
+def import_songeval(head: Path, muq: Path, output: Path) -> None:
+    import_(predictor=str(head), encoder=str(muq), output=output, kind="songeval")
+
+
 def test_import_writes_one_folder(tmp_path: Path) -> None:
     head, muq = files(tmp_path)
     output = tmp_path / "new" / "model"
-    model = import_model("songeval", tmp_path / "repo", muq, output)
+    import_songeval(tmp_path / "repo", muq, output)
+    model = SongEval.from_pretrained(output)
     assert {path.name for path in output.iterdir()} == {"config.json", "model.safetensors"}
     assert [path.name for path in output.parent.iterdir()] == ["model"]
     assert json.loads((output / "config.json").read_text())["model_type"] == "apex_reward_songeval"
     ways = [
-        SongEval.from_pretrained(output),
         SongEval.from_published(head, muq),
         SongEval.from_pretrained(head, encoder=muq),
         SongEval.from_pretrained(tmp_path / "repo", encoder=muq),
@@ -252,9 +256,9 @@ def test_import_writes_one_folder(tmp_path: Path) -> None:
     model.save_pretrained(output)  # over itself
     assert {path.name for path in output.iterdir()} == {"config.json", "model.safetensors"}
     with pytest.raises(UsageError, match="is there already"):
-        import_model("songeval", head, muq, output)
+        import_songeval(head, muq, output)
     with pytest.raises(CheckpointError, match="does not exist"):
-        import_model("songeval", head, tmp_path / "none", tmp_path / "other")
+        import_songeval(head, tmp_path / "none", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import HubertConfig, HubertModel
 
 from apex_reward.audio.resample import resample
+from apex_reward.cli.score import import_
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoders.mert import MertEncoder, MertSongs, whole_song_mert
 from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.rewards.foreign.tunejury import TuneJury
 from apex_reward.scores.head import Head
-from apex_reward.scoring.convert import import_model
 from tests.clap_support import PROMPTS, WIDTH, write_tiny_clap
 from tests.support import TINY_ENCODER, golden_song
 
@@ -215,7 +215,10 @@ def test_imported_saved_and_copied(folder, tmp_path, model):
     waveform, prompts = song(0.5, 48_000), [PROMPTS[1]]
     expected = model(waveform, 48_000, prompts=prompts).preference
     output = tmp_path / "imported"
-    import_model("tunejury", folder / "tunejury.pt", folder / "mert", output, folder / "clap")
+    import_(
+        predictor=str(folder / "tunejury.pt"), encoder=str(folder / "mert"), output=output,
+        kind="tunejury", clap=str(folder / "clap"),
+    )  # fmt: skip
     assert json.loads((output / "config.json").read_text())["model_type"] == "apex_reward_tunejury"
     loaded = TuneJury.from_pretrained(output)
     for other in (loaded, copy.deepcopy(model)):
