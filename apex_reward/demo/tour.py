@@ -21,7 +21,6 @@ from apex_reward.arena import battles_of, evaluate_battles, findings
 from apex_reward.arena.report import evaluation_report
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
 from apex_reward.demo.evaluate import DamageScores
-from apex_reward.demo.plots import SUFFIX, plot_climb, plot_damage
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.model import ApexReward
@@ -32,11 +31,13 @@ from apex_reward.pairs.forms import SIDES
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.report import write_report
 from apex_reward.report.charts import draw_curves
+from apex_reward.report.figures import BAR, SOFT, new_panels, save_figure
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import ScoreSettings, score_songs
 
 MODEL = "apex-tiny"
+SUFFIX = "apex-tiny, a demonstration model"  # every picture names the model so
 NOTE = (
     "apex-tiny is a demonstration model: small, trained on synthetic songs with made-up labels. "
     "It is not the published APEX, and its scores say nothing about real music."
@@ -68,8 +69,8 @@ def run_demo(output: str | Path, update: Update = lambda *_: None) -> Iterator[S
 
     The folder then has `audio/` (songs, damaged versions, the climbed song), `scores.jsonl` (a row
     per file as `apex-reward score` writes it, with `prompt_id` (the song), `damage`, `severity` and
-    `model`), `damage.csv`, `damage.png`, `gradient.png`, `gold.png`, `gradient.csv`, `pairs/`,
-    `arena/` and `summary.json`.
+    `model`), `damage.csv`, `damage.png`, `gold.png`, `gradient.csv`, `pairs/`, `arena/` and
+    `summary.json`.
 
     Args:
         output: a folder; it is made if needed. Files of an earlier tour are replaced.
@@ -148,6 +149,25 @@ def damage_section(folder: Path, scores: DamageScores) -> Section:
     )
 
 
+def plot_damage(path: Path, scores: DamageScores) -> None:
+    """The mean aesthetic score against severity, a panel per damage, a line per song.
+
+    Args:
+        path: the file without its ending.
+    """
+    figure, panels = new_panels(2, 4, 11, 5.4, sharex=True, sharey=True)
+    for number, (axes, name) in enumerate(zip(panels, DAMAGES, strict=True)):
+        axes.plot(scores.values[:, number].T, color=SOFT, linewidth=1)
+        axes.plot(scores.values[:, number].mean(axis=0), color=BAR, linewidth=2.2, marker="o")
+        axes.set_title(name, fontsize=11)
+        axes.set_xticks([0, *SEVERITIES], ["clean", *map(str, SEVERITIES)])
+        axes.grid(visible=False, axis="x")
+    figure.supxlabel("severity of the damage", fontsize=10)
+    figure.supylabel("mean of the aesthetic heads (1 to 5)", fontsize=10)
+    figure.suptitle(f"Damage lowers the score: each song grey, their mean blue ({SUFFIX})")
+    save_figure(figure, path)
+
+
 @dataclass(frozen=True)
 class Climb:
     """Gradient steps on the samples of a song.
@@ -199,7 +219,7 @@ def climb(
 
 
 def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section:
-    """Raise a score too far. Writes `gradient.png`, `gradient.csv`, `gold.png` and the sound."""
+    """Raise a score too far. Writes `gradient.csv`, `gold.png` and the sound."""
     song = make_song(SONG_SEEDS[0], min(CLIMB_SECONDS, SONG_SECONDS), SAMPLE_RATE)
     name, severity = CLIMBED
     start = damage(song, name, severity, SONG_SEEDS[0])
@@ -210,7 +230,6 @@ def gradient_section(folder: Path, model: ApexReward, update: Update) -> Section
     steps = zip(result.rewards, result.gold, strict=True)
     rows = [{"step": n, "reward": reward, "gold": gold} for n, (reward, gold) in enumerate(steps)]
     write_table(folder / "gradient.csv", rows)
-    plot_climb(folder / "gradient", start, result.song, SAMPLE_RATE)
     draw_curves(
         [row | {"reward of the clean song": clean} for row in rows],
         {"The reward rises, the gold falls": ("reward", "gold", "reward of the clean song")},

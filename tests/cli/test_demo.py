@@ -37,7 +37,7 @@ def test_the_folder_holds_audio_tables_and_plots(toured: tuple[Path, str]) -> No
         assert rate == 24_000
         assert samples == pytest.approx(wave, abs=1e-4)
     assert len(list((folder / "audio" / "song-1").iterdir())) == 1 + len(DAMAGES) * len(SEVERITIES)
-    for plot in ("damage.png", "gradient.png", "gold.png"):
+    for plot in ("damage.png", "gold.png"):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
     assert not list(folder.rglob("*.tmp"))
 
