@@ -1,9 +1,9 @@
 """One reader of dates: every form that tables have becomes a moment in UTC, or is counted.
 
-Read: ISO dates and times, `20240503`, worded dates (`3 May 2024`, `May 3, 2024 5 pm`), numeric
-ones (`03/05/2024`), Unix time in seconds, milliseconds, micro- or nanoseconds, as number or text,
-and dates and times of Parquet. A time without a zone is UTC. Not read: a bare year or month, which
-has no day; numeric dates whose order no cell of their column shows; a moment in the future.
+Read: ISO dates and times, `20240503`, worded dates (`3 May 2024`, `May 3, 2024 5 pm`), Unix time in
+seconds, milliseconds, micro- or nanoseconds, as number or text, and dates and times of Parquet. A
+time without a zone is UTC. Not read: a bare year or month, which has no day; numeric dates
+(`03/05/2024`), whose order is not known; a moment in the future.
 
 Shape key: N = cells.
 """
@@ -24,8 +24,7 @@ from dateutil import parser
 
 Moments = npt.NDArray[np.datetime64[Any]]
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-_NUMERIC = re.compile(r"(\d{1,2})\s*[/.-]\s*(\d{1,2})\s*[/.-]\s*(\d{4}|\d{2})\b")
-_MONTH = re.compile(r"\s*\d{4}-\d{2}\s*")
+_NUMERIC = re.compile(r"\d{1,2}\s*[/.-]\s*\d{1,2}\s*[/.-]\s*\d")
 _ISO = r"\d{4}-\d{2}-\d{2}"
 _UNITS = (1.0, 1e3, 1e6, 1e9)  # of a Unix time, per second
 _FIRST, _LAST = 631152000.0, 4102444800.0  # 1990 and 2100: Unix times outside are no dates
@@ -63,7 +62,7 @@ class Dates:
 
 
 def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
-    """The dates of a column, read with the order of day and month that the whole column shows.
+    """The dates of a column.
 
     Args:
         values: cells of one column.
@@ -76,10 +75,8 @@ def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
     times = found.to_numpy("datetime64[us]").copy()
     latest = _naive((now or datetime.now(UTC)) + _AHEAD)
     unread, future = {}, {}
-    orders = {order for text in texts for order in _shown(text)}
-    day_first = orders.pop() if len(orders) == 1 else None
     for position in np.flatnonzero(np.isnat(times) & cells.notna() & (cells != "")).tolist():
-        moment = date_of(cells[position], day_first=day_first)
+        moment = date_of(cells[position])
         if moment is not None:
             times[position] = _naive(moment)
         elif texts[position] or not isinstance(cells[position], str):
@@ -90,11 +87,8 @@ def read_dates(values: Iterable[Any], *, now: datetime | None = None) -> Dates:
     return Dates(times, unread, future)
 
 
-def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
+def date_of(value: Any) -> datetime | None:
     """A moment in UTC, or None where the cell holds no date with a day.
-
-    Args:
-        day_first: order of numeric dates; None reads those alone that have one order only.
 
     >>> date_of("3 May 2024").isoformat(), date_of(20240503) == date_of(1714694400000)
     ('2024-05-03T00:00:00+00:00', True)
@@ -108,17 +102,12 @@ def date_of(value: Any, *, day_first: bool | None = None) -> datetime | None:
     text = str(value).strip()
     if _NUMBER.fullmatch(text) or isinstance(value, float):
         return _of_number(float(text))
-    return _of_text(text, day_first)
+    return _of_text(text)
 
 
 def read_months(values: Iterable[Any], *, now: datetime | None = None) -> tuple[list[str], Dates]:
-    """`YYYY-MM` in UTC for each cell of a column, empty text where there is none; and its dates.
-
-    A text that names a month and no day, as `2026-02`, is read too.
-    """
-    bare = [f"{cell.strip()}-01" if isinstance(cell, str) and _MONTH.fullmatch(cell) else cell
-            for cell in values]  # fmt: skip
-    dates = read_dates(bare, now=now)
+    """`YYYY-MM` in UTC for each cell of a column, empty text where there is none; and its dates."""
+    dates = read_dates(values, now=now)
     return [month.replace("NaT", "") for month in np.datetime_as_string(dates.times, "M")], dates
 
 
@@ -142,34 +131,14 @@ def _of_number(number: float) -> datetime | None:
     return None if found is None else datetime.fromtimestamp(found, UTC)
 
 
-def _of_text(text: str, day_first: bool | None) -> datetime | None:
-    """ISO, worded or numeric; None where a part of the date would have to be made up."""
-    if found := _NUMERIC.match(text):
-        orders = _orders(found)
-        if day_first is None and len(orders) != 1:
-            return None
-        day_first = orders == {True} if day_first is None else day_first
-    else:
-        day_first = False  # dateutil would swap day and month of ISO dates
+def _of_text(text: str) -> datetime | None:
+    """ISO or worded; None where a part of the date would have to be made up."""
+    if _NUMERIC.match(text):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a zone that dateutil does not know
-            readings = {parser.parse(text, default=fill, dayfirst=day_first) for fill in _FILLS}
+            readings = {parser.parse(text, default=fill) for fill in _FILLS}
     except (ValueError, OverflowError, Warning):
         return None
     return _in_utc(readings.pop()) if len(readings) == 1 else None
-
-
-def _orders(found: re.Match[str]) -> set[bool]:
-    """Whether the day may come first: {True}, {False}, both, or none; equal parts have one."""
-    first, second = int(found[1]), int(found[2])
-    if first == second:
-        return {False}
-    return {day_first for day_first, month in ((True, second), (False, first)) if month <= 12}
-
-
-def _shown(text: str) -> set[bool]:
-    """The order that a numeric date shows; empty where it shows none."""
-    found = _NUMERIC.match(text)
-    orders = _orders(found) if found and found[1] != found[2] else set()
-    return orders if len(orders) == 1 else set()

@@ -64,11 +64,7 @@ class Stamp:
         former: dict[str, Any] = {}
         with suppress(DataError):
             former = read_json(path)
-        other = [
-            _difference(name, former.get(name), value)
-            for name, value in self.values.items()
-            if former.get(name) != value
-        ]
+        other = [name for name, value in self.values.items() if former.get(name) != value]
         if self.files is not None:
             if former.get("times") == self._times:
                 self._content = former.get("content", "")
@@ -114,9 +110,3 @@ def _pieces(file: str | Path) -> str:
     except (OSError, ValueError):
         return ""
     return digest.hexdigest()
-
-
-def _difference(name: str, then: Any, now: Any) -> str:
-    """The name of what differs, with both values where they are numbers or short words."""
-    short = then is not None and max(len(str(then)), len(str(now))) <= 16
-    return f"{name} ({then}, now {now})" if short else name
