@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from apex_reward.audio.load import Waveform, save_wav
-from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.tables import json_ready, read_jsonl, write_json, write_table
 from apex_reward.report.charts import draw_curves
@@ -30,15 +29,13 @@ def before_and_after(steps: Sequence[Sequence[float | None]]) -> dict[str, float
         songs of the first tenth.
 
     Raises:
-        UsageError: the first or the last tenth has no scored song.
+        StatisticsError: the first or the last tenth has no scored song.
     """
     tenth = max(1, round(len(steps) / 10))
     first, last = (
         [reward for step in part for reward in step if reward is not None]
         for part in (steps[:tenth], steps[-tenth:])
     )
-    if not first or not last:
-        raise UsageError("the first or the last tenth of the run has no scored song")
     return {
         "reward_before": statistics.fmean(first),
         "reward_after": statistics.fmean(last),

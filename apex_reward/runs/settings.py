@@ -86,13 +86,10 @@ def parse_settings(*kinds: type, arguments: Sequence[str] | None = None) -> tupl
     The command line overrides the file, and the file overrides the defaults.
 
     Raises:
-        UsageError: the file has a key that is a field of no kind.
+        ValueError: the file has a key that is a field of no kind.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return TrlParser(cast(Any, kinds)).parse_args_and_config(words)
-    except ValueError as error:
-        raise UsageError(f"settings: {error}") from error
+    return TrlParser(cast(Any, kinds)).parse_args_and_config(words)
 
 
 def build_reward(

@@ -49,7 +49,7 @@ def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(
     assert reward.formats == ("png",)
     assert plain(reward, grpo)["save_steps"] == 3
     (tmp_path / "run.yaml").write_text("mixx: popularity\n")
-    with pytest.raises(UsageError, match="mixx"):
+    with pytest.raises(ValueError, match="mixx"):
         parse_settings(RewardSettings, Grpo, arguments=words)
 
 
