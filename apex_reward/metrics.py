@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from apex_reward.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
+FEW_SONGS = 30
 _CHUNK_CELLS = 200_000  # counts of a chunk: 1.6 MB, so that its sums run in the processor's cache
 
 
@@ -237,6 +238,15 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     raised = np.maximum.accumulate(p[order] * np.arange(known, 0, -1))
     adjusted[order] = np.minimum(raised, 1.0)
     return adjusted
+
+
+def few_songs(counts: Mapping[str, int]) -> list[str]:
+    """A sentence for every split of fewer than 30 songs, by name."""
+    return [
+        f"the split {name} has {count} songs; figures of fewer than {FEW_SONGS} songs vary widely"
+        for name, count in counts.items()
+        if count < FEW_SONGS
+    ]
 
 
 def _paired(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

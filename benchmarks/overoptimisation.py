@@ -41,7 +41,7 @@ from apex_reward.scores.apex import APEX_MIXES, HEADS, known_heads
 from apex_reward.scores.mix import RewardMix
 from apex_reward.scores.resolve import mix_scores
 from apex_reward.scores.scores import Scores
-from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.report import fit_familiarity
 from toys.lessons import make_material  # gold_proxy has put it on the path
 from toys.notes import note_policy
 

@@ -30,8 +30,7 @@ from apex_reward.audio import save_wav
 from apex_reward.demo import DAMAGES, damage, make_song, score_damage
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.scores.apex import HEADS, head_range
-from apex_reward.train.familiar import fit_familiarity
-from apex_reward.train.report import fit_spread_scale
+from apex_reward.train.report import fit_familiarity, fit_spread_scale
 from toys.lessons import SEEDS, VERSIONS, apart, losses, make_batch, make_material
 
 RATE = 24_000

@@ -14,7 +14,7 @@ import typer
 from apex_reward.cli import common
 from apex_reward.cli.rewards import RunOptions
 from apex_reward.errors import UsageError
-from apex_reward.train.settings import PAPER_LOSSES, DistillSettings, Mode, Schedule, TrainSettings
+from apex_reward.train.settings import PAPER_LOSSES, DistillSettings, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from apex_reward.train.loop import HistoryRow
@@ -28,23 +28,18 @@ class DataOptions:
 
     Args:
         data: Folder with train/, val/ and test/.
-        encoder: Folder or hub id of the encoder that made the embeddings, where the shards do not
-            name it.
         songeval: Table of aesthetic labels per song (.csv, .jsonl or .parquet), in place of the
             shards' own.
     """
 
     data: Annotated[Path, "FOLDER"]
-    encoder: Annotated[str | None, "FOLDER"] = None
     songeval: Annotated[Path | None, "FILE"] = None
 
     def load(self, task: str, layers: bool) -> Any:
         """The training data of a task, with layer embeddings where they are asked for."""
         from apex_reward.train.shards import load_training_data
 
-        return load_training_data(
-            self.data, task, layers=layers, encoder=self.encoder, teacher_file=self.songeval
-        )
+        return load_training_data(self.data, task, layers=layers, teacher_file=self.songeval)
 
 
 def train(
@@ -55,7 +50,6 @@ def train(
     audio_dir: Annotated[Path | None, "FOLDER"] = None,
     report_to: Annotated[list[str] | None, "NAME"] = None,
     bound: Annotated[list[Path] | None, "RUN", "--from"] = None,
-    figures: common.Figures = (),
     resume: bool = False,
 ) -> None:
     """Train a predictor, an ensemble of them, or one with adapters on its encoder.
@@ -71,7 +65,6 @@ def train(
         report_to: Trackers of accelerate, such as tensorboard and wandb; repeat.
         bound: Bind finished runs into an ensemble; repeat. Trains nothing.
         resume: Continue a run that was stopped.
-        figures: Write the plots as files too: pdf, svg, png.
     """
     if ((bound or tune_encoder) and settings.members != 1) or (bound and tune_encoder):
         raise UsageError("--members, --from and --tune-encoder go one at a time")
@@ -98,7 +91,7 @@ def train(
 
             report = tune(
                 data.data, audio_dir, output, settings,
-                encoder=data.encoder, teacher_file=data.songeval, resume=resume,
+                teacher_file=data.songeval, resume=resume,
                 on_frozen=partial(shown, "frozen encoder"), on_epoch=partial(shown, "tune"),
                 on_songs=partial(update, "songs of the epoch"),
             )  # fmt: skip
@@ -107,8 +100,7 @@ def train(
         about = vars(settings)
         accelerator = trainer.make_accelerator(settings.precision, report_to, output, about)
         report = trainer.train(
-            found, settings, output, accelerator=accelerator, resume=resume,
-            formats=figures, on_epoch=logged,
+            found, settings, output, accelerator=accelerator, resume=resume, on_epoch=logged
         )  # fmt: skip
         accelerator.end_training()
     if accelerator.is_main_process:
@@ -181,7 +173,6 @@ def evaluate(
     checkpoint: Annotated[str, "MODEL"],
     data: Annotated[Path, "FOLDER"],
     output: common.Folder,
-    mode: Mode | None = None,
     songeval: Annotated[Path | None, "FILE"] = None,
     bootstrap: Annotated[int, (0, None)] = 1000,
     seed: int = 0,
@@ -195,7 +186,6 @@ def evaluate(
         checkpoint: Folder of a model, or a best_model.pt.
         data: Folder of shards, such as DIR/test.
         output: Folder for the results.
-        mode: What a sample is. None: as the checkpoint was trained.
         songeval: Table of aesthetic labels per song, in place of the shards' own.
         bootstrap: Number of resamples for the intervals.
         seed: Random seed of the resamples.
@@ -208,7 +198,7 @@ def evaluate(
     accelerator = make_accelerator()
     teacher = read_teacher(songeval) if songeval else None
     report = evaluate_checkpoint(
-        checkpoint, data, output, mode=mode, teacher=teacher, bootstrap=bootstrap, seed=seed,
+        checkpoint, data, output, teacher=teacher, bootstrap=bootstrap, seed=seed,
         accelerator=accelerator, formats=figures,
     )  # fmt: skip
     accelerator.end_training()

@@ -26,7 +26,7 @@ from apex_reward.data.shards import (
     write_shard,
 )
 from apex_reward.data.teacher import Teacher, TeacherScores, call_teacher, load_teacher
-from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.errors import DataError, listed
 from apex_reward.files.atomic import writing
 from apex_reward.files.stamps import Stamp, text_hash
 from apex_reward.files.tables import read_jsonl, read_table, with_numbers, write_table
@@ -259,14 +259,12 @@ class Extractor:
 
 
 def shard_worker(
-    shards: Sequence[Shard], settings: ExtractSettings, output: Path, teacher: Teacher | None,
-    device: str | None,
-) -> Worker:  # fmt: skip
+    shards: Sequence[Shard], settings: ExtractSettings, output: Path, device: str | None
+) -> Worker:
     """What extracts shards by their number in one process, its models on the device."""
     device = device or settings.device
     model = load_encoder(settings.encoder, usable_device(device))
-    if teacher is None and settings.teacher is not None:
-        teacher = load_teacher(settings.teacher, device)
+    teacher = None if settings.teacher is None else load_teacher(settings.teacher, device)
     extractor = Extractor(model, settings, output, teacher)
     return lambda numbers: extractor.run([shards[number] for number in numbers])
 
@@ -278,7 +276,6 @@ def extract(
     *,
     engine: Engine = Engine(),  # noqa: B008
     resume: bool = False,
-    teacher: Teacher | None = None,
     on_song: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Extract a manifest: `output/<split>/*.parquet` and `output/failed.jsonl`.
@@ -288,18 +285,12 @@ def extract(
     Args:
         engine: who works: this process, those that were launched with it, or Ray actors.
         resume: keep the shards that an interrupted run has finished.
-        teacher: aesthetic labels for songs whose rows lack them (local engine).
         on_song: called after every song (local engine) or with every finished shard's songs.
 
     Returns:
         The failed songs: `audio_id`, `path`, `split`, `error`; on the first process only. Rows
         that `read_manifest` could not use are among them.
     """
-    if engine.name == "ray" and teacher is not None:
-        raise UsageError(
-            "with the engine ray a teacher is loaded on every machine: name it in the settings "
-            "(package.module:callable) instead of handing it over"
-        )
     shards = plan([song for song in songs if not song.error])
     with ExitStack() as held:
 
@@ -308,7 +299,7 @@ def extract(
             return len(start(songs, settings, output, resume))
 
         todo = range(engine.share.begun(begin))
-        for done in engine.run(todo, partial(shard_worker, shards, settings, output, teacher)):
+        for done in engine.run(todo, partial(shard_worker, shards, settings, output)):
             for _ in range(done):
                 on_song()
         if not engine.share.first:

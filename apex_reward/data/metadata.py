@@ -2,12 +2,12 @@
 
 | field | meaning | Suno | Udio | plain |
 |---|---|---|---|---|
-| audio_id | unique per song | id | id | audio_id, id, track_id, song_id |
-| path | audio file, relative to the audio folder | path | path | path, audio, file, filename |
+| audio_id | unique per song | id, audio_id | id, audio_id | id, audio_id |
+| path | audio file, relative to the audio folder | path | path | path |
 | platform | where the song is from | platform, else `suno` | platform, else `udio` | platform |
-| streams | times played | play_count | plays | streams, play_count, plays |
-| likes | likes or upvotes | upvote_count | likes | likes, upvote_count, like_count |
-| released | date or time of release | created_at | published_at, created_at | released, ... |
+| streams | times played | play_count | plays | streams |
+| likes | likes or upvotes | upvote_count | likes | likes |
+| released | date or time of release | created_at | published_at | released |
 
 A table without a path column names its audio `<audio_id>.mp3`. Songs are rows of a data frame: a
 million of them are read in the time that their file takes.
@@ -28,31 +28,18 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from apex_reward.errors import DataError, UsageError, listed
+from apex_reward.errors import DataError, listed
 from apex_reward.files.dates import read_dates
 from apex_reward.files.tables import read_table, with_numbers
 
 FIELDS = ("audio_id", "path", "platform", "streams", "likes", "released")
 REQUIRED = ("audio_id", "streams", "likes")
 PLATFORMS = ("suno", "udio")
-OWN = {"audio_id": ("id", "audio_id"), "path": ("path", "audio_path"), "platform": ("platform",)}
-PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "suno": {
-        **OWN, "streams": ("play_count",), "likes": ("upvote_count",), "released": ("created_at",)
-    },
-    "udio": {
-        **OWN, "streams": ("plays",), "likes": ("likes",),
-        "released": ("published_at", "created_at"),
-    },
-    "plain": {
-        "audio_id": ("audio_id", "id", "track_id", "song_id"),
-        "path": ("path", "audio", "audio_path", "file", "filename"),
-        "platform": ("platform", "source"),
-        "streams": ("streams", "play_count", "plays", "listens"),
-        "likes": ("likes", "upvote_count", "like_count"),
-        "released": ("released", "release_date", "published_at", "created_at", "date"),
-    },
-}  # fmt: skip
+PRESETS: dict[str, dict[str, str]] = {
+    "suno": {"streams": "play_count", "likes": "upvote_count", "released": "created_at"},
+    "udio": {"streams": "plays", "likes": "likes", "released": "published_at"},
+    "plain": {"streams": "streams", "likes": "likes", "released": "released"},
+}
 
 
 def read_metadata(
@@ -72,7 +59,6 @@ def read_metadata(
         unreadable count) and `undated` (what is wrong with a date that is not used).
 
     Raises:
-        UsageError: an unknown preset or field.
         DataError: needed columns are missing.
     """
     named = columns or {}
@@ -92,8 +78,8 @@ def read_metadata(
     if not pa.types.is_null(cells["released"].type):
         dates = read_dates(cells["released"].to_pylist())
         songs["released"] = dates.times
-        for wrong, text in ((dates.unread, "cannot be read"), (dates.future, "in the future")):
-            songs.loc[list(wrong), "undated"] = [f"{text}: {cell}" for cell in wrong.values()]
+        songs.loc[list(dates.unread), "undated"] = "cannot be read"
+        songs.loc[list(dates.future), "undated"] = "in the future"
     return songs
 
 
@@ -101,16 +87,14 @@ def choose_columns(
     path: Path, present: Sequence[str], preset: str, columns: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """The preset that fits a table, and its column for every field that it has."""
-    if preset != "auto" and preset not in PRESETS:
-        raise UsageError(f"preset is {preset!r}; expected auto, {', '.join(PRESETS)}")
     unknown = [column for column in columns.values() if column not in present]
     if unknown:
         raise DataError(f"{path} has no column {listed(unknown)}; it has {listed(present, 20)}")
     missing: list[str] = []
     for name in PRESETS if preset == "auto" else (preset,):
-        held = {field: [column for column in names if column in present]
-                for field, names in PRESETS[name].items()}  # fmt: skip
-        found = {field: names[0] for field, names in held.items() if names}
+        own = {"audio_id": "id" if "id" in present else "audio_id", "path": "path",
+               "platform": "platform", **PRESETS[name]}  # fmt: skip
+        found = {field: column for field, column in own.items() if column in present}
         # With all columns named by hand nothing speaks for a platform's preset.
         fits = preset != "auto" or name == "plain" or "streams" in found
         found |= columns
@@ -148,7 +132,7 @@ def counts_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], npt.NDA
 def count_of(value: Any) -> float | None:
     """A count as a number; None for what is missing, negative or no number.
 
-    Commas part thousands (or, before K, M or B, a decimal: `1,2M`); K, M and B multiply.
+    Commas part thousands; K, M and B multiply.
 
     >>> count_of("1,204"), count_of("381K"), count_of("1.2M"), count_of(-1), count_of("many")
     (1204.0, 381000.0, 1200000.0, None, None)
@@ -156,15 +140,9 @@ def count_of(value: Any) -> float | None:
     found = _COUNT.fullmatch(str(value).strip())
     if found is None:
         return None
-    text, factor = found[1], _FACTORS[(found[2] or "").upper()]
-    if factor > 1 and re.fullmatch(r"\d+,\d{1,2}", text):
-        text = text.replace(",", ".")
     # Rounded: 1.2 million is 1200000 whatever the product of the floats says.
-    return round(float(text.replace(",", "")) * factor, 6)
+    return round(float(found[1].replace(",", "")) * _FACTORS[(found[2] or "").upper()], 6)
 
 
-_COUNT = re.compile(
-    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+,\d{1,2}(?=\s*[KMB])|\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([KMB]?)",
-    re.IGNORECASE,
-)
+_COUNT = re.compile(r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?)\s*([KMB]?)", re.IGNORECASE)
 _FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}

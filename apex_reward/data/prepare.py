@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from matplotlib.axes import Axes
 
 from apex_reward.audio.decoding import sound_facts
 from apex_reward.data.labels import scores_of_counts
 from apex_reward.data.settings import PrepareSettings
 from apex_reward.errors import DataError
 from apex_reward.files.tables import write_json, write_table
+from apex_reward.metrics import few_songs
 from apex_reward.report.figures import label, new_panels, save_figure
 from apex_reward.scores.apex import POPULARITY_HEADS
 
@@ -32,7 +32,6 @@ UNKNOWN = "unknown"  # a platform that no column names
 # The paper's 85/10/5, dealt to every run of twenty neighbours.
 SHARES = {"train": 17, "test": 2, "val": 1}
 RUN = sum(SHARES.values())
-FEW_SONGS = 30
 MANIFEST = pa.schema(
     [(name, pa.string()) for name in ("audio_id", "path", "platform")]
     + [(head, pa.float64()) for head in POPULARITY_HEADS]
@@ -77,13 +76,13 @@ def prepare(
     for head in POPULARITY_HEADS:
         kept[head] = scores_of_counts(kept[head.removeprefix("score_")], groups)
     # A table without a platform column says nothing that songs could be balanced by.
-    balanced = settings.balance and bool((kept["platform"] != "").all())
+    balanced = bool((kept["platform"] != "").all())
     if balanced:
         chosen = balance_platforms(kept["platform"], kept["score_streams"], settings.seed)
         songs.loc[kept.index.delete(chosen), "reason"] = SURPLUS
         kept = kept.iloc[chosen].copy()
     kept["split"] = split_songs(kept["platform"], kept["score_streams"], settings.seed)
-    report = _report(songs, kept, settings, balanced)
+    report = _report(songs, kept, balanced)
     kept["released"] = kept["released"].dt.tz_localize("UTC")
     rows = kept.assign(platform=kept["platform"].where(kept["platform"] != "", None))
     manifest = pa.Table.from_pandas(rows, MANIFEST, preserve_index=False)
@@ -143,16 +142,13 @@ def _none_left(songs: pd.DataFrame) -> DataError:
     if len(lost):
         text += (
             f". The first, {lost['path'].iloc[0]}: {lost['detail'].iloc[0]}; audio files are named "
-            "by a column path, audio, file or filename, by another with --path-column, or else are "
-            "<audio_id>.mp3"
+            "by the column path, by another with --path-column, or else are <audio_id>.mp3"
         )
     return DataError(text)
 
 
-def _report(
-    songs: pd.DataFrame, kept: pd.DataFrame, settings: PrepareSettings, balanced: bool
-) -> dict[str, Any]:
-    undated, splits = songs["undated"][songs["undated"] != ""], _counts(kept["split"])
+def _report(songs: pd.DataFrame, kept: pd.DataFrame, balanced: bool) -> dict[str, Any]:
+    splits = _counts(kept["split"])
     return {
         "rows_in": len(songs),
         "dropped": _counts(songs["reason"][songs["reason"] != ""]),
@@ -161,18 +157,8 @@ def _report(
         "splits": splits,
         "platforms": _counts(kept["platform"].replace("", UNKNOWN)),
         "balanced": balanced,
-        "warnings": [
-            f"the split {name} has {splits.get(name, 0)} songs; figures of fewer than {FEW_SONGS} "
-            "songs vary widely"
-            for name in ("val", "test")
-            if splits.get(name, 0) < FEW_SONGS
-        ],
-        "undated": int(songs["released"].isna().sum()),
-        "dates_not_used": _counts(undated.str.split(":").str[0]),
-        "dates_not_used_examples": undated.unique()[:5].tolist(),
-        "audio_checked": settings.audio_dir is not None,
-        "percentiles": "per platform" if settings.per_platform else "over all platforms",
-        "seed": settings.seed,
+        "warnings": few_songs({name: splits.get(name, 0) for name in ("val", "test")}),
+        "dates_not_used": _counts(songs["undated"][songs["undated"] != ""]),
     }
 
 
@@ -241,28 +227,13 @@ def _deal(count: int, alone: bool = False) -> list[str]:
 
 
 def plot_distributions(songs: pd.DataFrame, path: Path) -> None:
-    """Counts (log scale) and scores per platform, and scores per split, as a PNG."""
-    figure, panels = new_panels(2, 3, 13, 7)
-    platforms = songs["platform"].replace("", UNKNOWN)
-    for line, head in enumerate(POPULARITY_HEADS):
-        count, scores = head.removeprefix("score_"), np.linspace(0, 100, 21)
-        edges = np.concatenate([[0], np.geomspace(1, max(songs[count].max(), 2), 20)])
-        counted, scored, split = panels[3 * line : 3 * line + 3]
-        _outlines(counted, songs[count].groupby(platforms), edges)
-        counted.set_xscale("symlog", linthresh=1)
-        counted.set(title=f"{count}, by platform", xlabel=f"{count} (count)")
-        _outlines(scored, songs[head].groupby(platforms), scores)
-        scored.set(title=f"{head}, by platform", xlabel=f"{head} (0 to 100)")
-        _outlines(split, songs[head].groupby(songs["split"]), scores, density=True)
-        split.set(title=f"{head}, by split (shares)", xlabel=f"{head} (0 to 100)")
+    """An outlined histogram of the scores of each platform, as a PNG."""
+    figure, panels = new_panels(1, 2, 9, 3.6)
+    edges = np.linspace(0, 100, 21)
+    for panel, head in zip(panels, POPULARITY_HEADS, strict=True):
+        for name, values in songs[head].groupby(songs["platform"].replace("", UNKNOWN)):
+            panel.stairs(np.histogram(values, edges)[0], edges, label=label(name))
+        panel.set(xlabel=f"{head} (0 to 100)", ylabel="songs")
+        panel.legend(fontsize=8, frameon=False)
     figure.suptitle(f"{len(songs)} songs")
     save_figure(figure, path.with_suffix(""))
-
-
-def _outlines(panel: Axes, groups: Any, edges: Any, density: bool = False) -> None:
-    """One outlined histogram per group."""
-    for name, values in groups:
-        heights = np.histogram(values, edges)[0]
-        panel.stairs(heights / len(values) if density else heights, edges, label=label(name))
-    panel.set_ylabel("share of songs" if density else "songs")
-    panel.legend(fontsize=8, frameon=False)

@@ -43,12 +43,10 @@ class PrepareSettings:
 
     Args:
         audio_dir: Folder of the audio files, to drop unreadable files and duplicates.
-        balance: Drop songs until every platform has the same number; needs a platform column.
         per_platform: Compute percentiles within each platform.
         seed: Random seed of the balance and the split.
     """
 
     audio_dir: Path | None = None
-    balance: bool = True
     per_platform: bool = False
     seed: int = 0

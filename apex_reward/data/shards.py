@@ -78,12 +78,6 @@ class EmbeddingSource:
         return cls(config.to_dict(), weight, float(pooling.bias.detach()), weights)
 
     @classmethod
-    def of_encoder(cls, name: str) -> EmbeddingSource:
-        """The source that shards of an encoder have, without loading its weights."""
-        config = encoder_config(name)
-        return cls.of(config, LayerPooling(len(config.layers)))
-
-    @classmethod
     def published(cls) -> EmbeddingSource:
         """MERT-v1-95M with the published layer pooling."""
         return cls.of(ApexConfig(), LayerPooling())
@@ -141,34 +135,24 @@ class EmbeddingSource:
         return cls(**value | {"pooling_weight": tuple(value["pooling_weight"])})
 
 
-def encoder_config(name: str | Path) -> ApexConfig:
-    """The configuration of a model with this encoder; `encoder_name` finds it again.
+def load_encoder(name: str | Path, device: str | torch.device = "cpu") -> ApexReward:
+    """A model whose encoder and layer pooling are to be used; its predictor may be untrained.
 
     Args:
         name: folder or hub id in MERT's layout, a folder of a whole ApexReward, or `apex-tiny`.
+        device: where it runs.
 
     Raises:
         CheckpointError: nothing there, or another kind of model.
     """
     folder = local_path(name)
     if read_config(folder).get("model_type") == ApexConfig.model_type:
-        config = ApexConfig.from_pretrained(folder)
-    else:
-        config = ApexConfig(encoder=read_encoder_config(folder))
-    # A folder's full path, so that it is found from any working folder; a hub id as it is.
-    config.encoder_name = str(Path(name).resolve() if Path(name).exists() else name)
-    return config
-
-
-def load_encoder(name: str | Path, device: str | torch.device = "cpu") -> ApexReward:
-    """A model whose encoder and layer pooling are to be used; its predictor may be untrained."""
-    folder, config = local_path(name), encoder_config(name)
-    if read_config(folder).get("model_type") == ApexConfig.model_type:
         model = ApexReward.from_pretrained(folder)
-        model.config.encoder_name = config.encoder_name
     else:
-        model = ApexReward(config)
+        model = ApexReward(ApexConfig(encoder=read_encoder_config(folder)))
         load_mert(model.encoder, folder)
+    # A folder's full path, so that it is found from any working folder; a hub id as it is.
+    model.config.encoder_name = str(Path(name).resolve() if Path(name).exists() else name)
     torch.nn.Module.to(model, torch.device(device))
     return model
 

@@ -30,34 +30,26 @@ TeacherScores = dict[str, dict[str, Any]]
 """By `audio_id` the five scores, or `error` with the reason why there are none."""
 Teacher = Callable[[Sequence[Path]], Iterable[Mapping[str, Any]]]
 NOTHING = [math.nan] * len(AESTHETIC_HEADS)
-ID_COLUMNS = ("audio_id", "id", "path", "audio")
 
 
 def read_teacher(path: str | Path) -> TeacherScores:
     """Scores by `audio_id` from a `.jsonl`, `.csv` or `.parquet` file.
 
-    The file has `audio_id` (or `id`; else the name of `path` or `audio` without its ending) and
-    either the five aesthetic columns or one `songeval_scores` with JSON text. A song that is there
-    twice, or whose scores are not numbers in [1, 5], has an `error` in place of its scores.
+    The file has `audio_id`, or `path` (its name without ending, as `score` writes it), and the five
+    aesthetic columns. A song that is there twice, or whose scores are not numbers in [1, 5], has an
+    `error` in place of its scores.
 
     Raises:
         DataError: missing columns.
     """
     table = read_table(path)
-    key = next((name for name in ID_COLUMNS if name in table.column_names), None)
-    if key is None:
-        raise DataError(f"{path} names no songs; expected a column {' or '.join(ID_COLUMNS)}")
+    key = "audio_id" if "audio_id" in table.column_names else "path"
+    if missing := [name for name in (key, *AESTHETIC_HEADS) if name not in table.column_names]:
+        raise DataError(f"{path} has no column {listed(missing)}")
     names = [str(value) for value in table[key].to_pylist()]
-    if key in ("path", "audio"):
+    if key == "path":
         names = [Path(name).stem for name in names]
-    if "songeval_scores" in table.column_names:
-        scores, _ = parse_songeval(table["songeval_scores"])
-        rows = [dict(zip(AESTHETIC_HEADS, row, strict=True)) for row in scores.tolist()]
-    else:
-        missing = [head for head in AESTHETIC_HEADS if head not in table.column_names]
-        if missing:
-            raise DataError(f"{path} has no column {listed(missing)}; expected the five heads")
-        rows = with_numbers(table, AESTHETIC_HEADS)[0].select(AESTHETIC_HEADS).to_pylist()
+    rows = with_numbers(table, AESTHETIC_HEADS)[0].select(AESTHETIC_HEADS).to_pylist()
     found = {name: checked_scores(row) for name, row in zip(names, rows, strict=True)}
     repeated = {name: {"error": "there twice"} for name, n in Counter(names).items() if n > 1}
     return found | repeated

@@ -18,6 +18,7 @@ from apex_reward.data.shards import EmbeddingSource
 from apex_reward.errors import CheckpointError, DataError, UsageError
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import read_json, write_json, write_table
+from apex_reward.metrics import few_songs
 from apex_reward.model.checkpoint import load_parts, save_predictor
 from apex_reward.model.config import PUBLISHED_ENCODER, ApexConfig
 from apex_reward.model.predictor import (
@@ -31,7 +32,6 @@ from apex_reward.model.predictor import (
 from apex_reward.train import report as reports
 from apex_reward.train.loop import Network, predict
 from apex_reward.train.results import plot_metrics
-from apex_reward.train.settings import MODES
 from apex_reward.train.shards import Data, Split, load_data, recorded_sources, song_means
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ class Checkpoint:
         weights = self.training.get("encoder_weights") or ""
         return EmbeddingSource.of(config, self.pooling, weights)
 
-    def about(self, mode: str | None = None) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """The first keys of `metrics.json`."""
         shape = {"task": self.config.task, "loss": self.training.get("loss")}
-        return {"mode": mode or self.mode, **shape, "shared": self.config.shared}
+        return {"mode": self.mode, **shape, "shared": self.config.shared}
 
     def notes(self) -> list[dict[str, Any]]:
         """What is known of each member's training."""
@@ -105,14 +105,12 @@ class Checkpoint:
         shared = ("mode", "encoder_weights")
         return [{k: v for k, v in self.training.items() if k not in shared}]
 
-    def predict(
-        self, split: Split, mode: str | None = None, accelerator: Accelerator | None = None
-    ) -> reports.FloatArray:
+    def predict(self, split: Split, accelerator: Accelerator | None = None) -> reports.FloatArray:
         """(N, M, H) predictions of a split's songs; in segment mode means over a song's segments.
 
         M is 1 for a single predictor.
         """
-        samples = split.samples(mode or self.mode, self.config.task)
+        samples = split.samples(self.mode, self.config.task)
         features = torch.as_tensor(samples.features)
         pooling = self.pooling if features.ndim == 3 else None
         networks = [Network(predictor, pooling) for predictor in self.predictors]
@@ -150,7 +148,6 @@ def evaluate_checkpoint(
     data: Path,
     output: Path,
     *,
-    mode: str | None = None,
     teacher: dict[str, dict[str, float]] | None = None,
     bootstrap: int = reports.ROUNDS,
     seed: int = 0,
@@ -167,7 +164,6 @@ def evaluate_checkpoint(
         checkpoint: a folder or a published `best_model.pt`.
         data: folder with `*.parquet`.
         formats: in which the measures are drawn with their intervals, a file per kind of head.
-        mode: `song` or `segment`; None means the checkpoint's, or `song` where it tells none.
         bootstrap, seed: resamples of the intervals.
 
     Returns:
@@ -176,8 +172,6 @@ def evaluate_checkpoint(
     Raises:
         DataError: the shards come from another encoder than the checkpoint's, or are unusable.
     """
-    if mode is not None and mode not in MODES:
-        raise UsageError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     loaded = Checkpoint.load(checkpoint)
     layers = False
     for recorded in recorded_sources(sorted(data.glob("*.parquet"))):
@@ -193,10 +187,10 @@ def evaluate_checkpoint(
         {"data": data}, loaded.config.task, source=loaded.source, layers=layers, teacher=teacher
     )
     split, heads = shards["data"], loaded.config.head_names
-    members = loaded.predict(split, mode, accelerator)
-    about, scale = loaded.about(mode), loaded.config.spread_scale
+    members = loaded.predict(split, accelerator)
+    about, scale = loaded.about(), loaded.config.spread_scale
     report = reports.metrics_report(about, members, split.labels, heads, scale, bootstrap, seed)
-    report["warnings"] = reports.few_songs({data.name: len(split.audio_ids)})
+    report["warnings"] = few_songs({data.name: len(split.audio_ids)})
     if accelerator is None or accelerator.is_main_process:
         reports.write_report(output, report)
         write_examples(output, members.mean(axis=1), split, heads)
@@ -205,14 +199,14 @@ def evaluate_checkpoint(
 
 
 def write_examples(
-    output: Path, pred: reports.FloatArray, split: Split, heads: Sequence[str], count: int = 10
+    output: Path, pred: reports.FloatArray, split: Split, heads: Sequence[str]
 ) -> None:
     """`predictions.csv` with every song, `examples.csv` with the best and worst of each head."""
     errors = np.abs(pred - split.labels)
     examples = []
     for column, head in enumerate(heads):
         order = np.argsort(errors[:, column], kind="stable")
-        for kind, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
+        for kind, chosen in (("best", order[:10]), ("worst", order[::-1][:10])):
             examples += [
                 {
                     "head": head, "kind": kind, "audio_id": split.audio_ids[i],
@@ -237,7 +231,7 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
             (test); with layer embeddings where the runs trained their pooling.
 
     Raises:
-        UsageError: fewer than two predictors, or runs that differ in encoder, pooling, task, shape
+        UsageError: runs that differ in encoder, pooling, task, shape
             or mode; all differences are listed.
     """
     folders = [run / "best" if (run / "best").is_dir() else run for run in runs]
@@ -253,8 +247,6 @@ def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:
     if problems:
         raise UsageError("these runs are no ensemble:\n  " + "\n  ".join(problems))
     predictors = [predictor for one in found for predictor in one.predictors]
-    if len(predictors) < 2:
-        raise UsageError(f"{folders[0]} alone is no ensemble; name two runs or more with --from")
     notes = [note for one in found for note in one.notes()]
     config = ApexConfig.from_dict(first.config.to_dict())
     config.mix = config.preference = None
@@ -285,12 +277,12 @@ def finish_checkpoint(
     heads = checkpoint.config.head_names
     labels = {split: data[split].labels[:, : len(heads)] for split in data.splits}
     if len(checkpoint.predictors) > 1:
-        val = checkpoint.predict(data["val"], None, accelerator)
+        val = checkpoint.predict(data["val"], accelerator)
         checkpoint.config.spread_scale = reports.fit_spread_scale(val, labels["val"])
-    test = checkpoint.predict(data["test"], None, accelerator)
+    test = checkpoint.predict(data["test"], accelerator)
     scale = checkpoint.config.spread_scale
     report = reports.metrics_report(checkpoint.about(), test, labels["test"], heads, scale)
-    report["warnings"] = reports.few_songs(data.songs)
+    report["warnings"] = few_songs(data.songs)
     if accelerator is None or accelerator.is_main_process:
         checkpoint.save(folder, data.familiarity(checkpoint.pooling))
         reports.write_trained_card(folder, data.songs, report, how)

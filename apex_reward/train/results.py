@@ -1,4 +1,4 @@
-"""Tables and pictures of results: a run's curves, and the paper's Table 1 and 2 of a grid.
+"""Tables and pictures of results: the paper's Table 1 and 2 of a grid, measures of one model.
 
 Table 1 has popularity, all conditions; Table 2 aesthetics.
 """
@@ -16,11 +16,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apex_reward.files.tables import write_text
+from apex_reward.metrics import few_songs
 from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_figure, style
 from apex_reward.report.markdown import latex_table, markdown_table
-from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
-from apex_reward.train.report import METRICS, few_songs
-from apex_reward.train.settings import TrainSettings
+from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
+from apex_reward.train.report import METRICS
 
 Row = dict[str, Any]
 Cell = tuple[float, float]  # mean and spread over seeds
@@ -161,51 +161,6 @@ def write_comparison(results: Sequence[Row], output: Path) -> None:
     columns = ["table", "condition", "measure", "ours", "paper", "difference"]
     write_text(output / "comparison.md", markdown_table(columns, lines) + "\n")
     write_text(output / "comparison.csv", pd.DataFrame(lines, columns=columns).to_csv(index=False))
-
-
-def plot_curves(
-    histories: Sequence[Sequence[Mapping[str, float]]],
-    runs: Sequence[TrainSettings],
-    path: Path,
-    formats: Sequence[str] = ("png",),
-) -> None:
-    """Loss, validation error per head relative to its first value, and sigma, over epochs.
-
-    Every member of an ensemble is drawn, in thin lines of its head's colour.
-
-    Args:
-        path: of the PNG; other formats are written beside it.
-        formats: as `save_figure` takes them.
-    """
-    first, width = runs[0], 1.5 if len(runs) == 1 else 0.6
-    heads = [head for head in HEADS if f"val_mse_{head}" in histories[0][0]]
-    learned = first.loss == "uncertainty"
-    figure, axes = new_panels(1, 3 if learned else 2, 15 if learned else 10, 4.2)
-    axes[0].set(title=f"Loss: {first.loss}", ylabel="loss")
-    axes[1].set(title="Validation MSE / its first epoch", ylabel="ratio")
-    if learned:
-        axes[2].set(title="Learned sigma", ylabel="sigma", yscale="log")
-    lines = [(0, "train_loss", "training (dropout on)", 0), (0, "val_loss", "validation", 1)]
-    lines += [(1, f"val_mse_{head}", head, i) for i, head in enumerate(heads)]
-    lines += [(2, f"sigma_{head}", head, i) for i, head in enumerate(heads) if learned]
-    for number, history in enumerate(histories):
-        epochs = [row["epoch"] for row in history]
-        for panel, name, text, colour in lines:
-            values = [row[name] / (history[0][name] if panel == 1 else 1) for row in history]
-            named = None if number else text
-            axes[panel].plot(epochs, values, color=SERIES[colour], linewidth=width, label=named)
-        best = min(history, key=lambda row: row[first.select])["epoch"]
-        named = None if number else f"best epoch ({best:g}), by {first.select}"
-        for axis in axes:
-            axis.axvline(best, color=SOFT, linestyle=":", linewidth=width, label=named)
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.legend(fontsize=8, frameon=False)
-    seeds = f"seed {first.seed}"
-    if len(runs) > 1:
-        seeds = f"{len(runs)} members, seeds {first.seed} to {runs[-1].seed}"
-    figure.suptitle(f"{first.shared} trunk layers, {first.mode} mode, task {first.task}, {seeds}")
-    save_figure(figure, path.with_suffix(""), formats)
 
 
 def plot_tables(

@@ -25,7 +25,7 @@ from apex_reward.data.teacher import TeacherScores, parse_songeval, read_teacher
 from apex_reward.errors import DataError, listed
 from apex_reward.model.predictor import Familiarity, LayerPooling
 from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS, head_range, task_heads
-from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.report import fit_familiarity
 
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
@@ -159,20 +159,17 @@ def load_training_data(
     task: str = "full",
     *,
     layers: bool = False,
-    encoder: str | None = None,
     teacher_file: Path | None = None,
 ) -> Data:
     """The three splits of a data set, checked.
 
     Args:
         layers: read the layer embeddings, for training the layer pooling.
-        encoder: what made the embeddings, where the shards do not say and it is not MERT-v1-95M.
         teacher_file: table of aesthetic labels per song, in place of the shards' own.
     """
-    source = EmbeddingSource.of_encoder(encoder) if encoder else None
     teacher = read_teacher(teacher_file) if teacher_file else None
     folders = split_folders(folder)
-    return load_data(folders, task, source=source, layers=layers, teacher=teacher)
+    return load_data(folders, task, layers=layers, teacher=teacher)
 
 
 def load_data(

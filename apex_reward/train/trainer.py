@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from apex_reward.errors import UsageError
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp
+from apex_reward.report.charts import draw_curves
 from apex_reward.train.evaluate import Checkpoint, finish_checkpoint, training_notes
 from apex_reward.train.loop import HistoryRow, Loop, SampleLoop, Training, run_epochs, shaped
 from apex_reward.train.report import write_report
-from apex_reward.train.results import plot_curves
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data
 
@@ -32,7 +32,6 @@ def train(
     *,
     accelerator: Accelerator,
     resume: bool = False,
-    formats: Sequence[str] = (),
     on_epoch: OnEpoch = lambda row: None,
 ) -> dict[str, Any]:
     """Train one model, or an ensemble, and leave its folder.
@@ -49,7 +48,6 @@ def train(
     Args:
         data: the splits train, val and test; with layer embeddings where the pooling trains.
         accelerator: device, precision, processes and trackers (already initialised).
-        formats: of the curves, beside PNG.
         on_epoch: called with each new row of the history, on the main process; of an ensemble with
             the mean of the members that still train.
 
@@ -72,7 +70,7 @@ def train(
         whole, seed = checkpoint_of(loops, data), [("seed", settings.seed)]
         report = finish_checkpoint(whole, data, output / "best", seed, accelerator)
         if accelerator.is_main_process:
-            finish_run(loops, history, report, formats)
+            finish_run(loops, history, report)
         accelerator.wait_for_everyone()
     return report
 
@@ -180,31 +178,28 @@ def followed(
         written = len(rows)
         if saved:
             yield
-        on_epoch(mean_row(loops))
+        on_epoch(mean_row(loops, max(loop.epoch for loop in loops)))
 
 
-def finish_run(
-    loops: Sequence[Loop],
-    history: GrowingTable,
-    report: dict[str, Any],
-    formats: Sequence[str] = (),
-) -> None:
+def finish_run(loops: Sequence[Loop], history: GrowingTable, report: dict[str, Any]) -> None:
     """Write the report and the curves; the history gets its name last."""
     write_report(history.path.parent, report)
-    kinds = tuple(dict.fromkeys(("png", *formats)))
-    histories, runs = [loop.history for loop in loops], [loop.settings for loop in loops]
-    plot_curves(histories, runs, history.path.with_name("curves.png"), kinds)
+    epochs = range(1, max(loop.epoch for loop in loops) + 1)
+    rows = [{**mean_row(loops, epoch), "step": epoch} for epoch in epochs]
+    panels = {"loss": ["train_loss", "val_loss"], "validation error": ["val_error"]}
+    if loops[0].settings.loss == "uncertainty":
+        panels["learned sigma"] = [name for name in rows[0] if name.startswith("sigma_")]
+    draw_curves(rows, panels, history.path.with_name("curves"), xlabel="epoch")
     history.finish()
 
 
-def mean_row(loops: Sequence[Training]) -> HistoryRow:
-    """The means of the last epoch's rows, over the models that trained in it."""
-    last = max(loop.epoch for loop in loops)
-    rows = [loop.history[-1] for loop in loops if loop.epoch == last]
+def mean_row(loops: Sequence[Training], epoch: int) -> HistoryRow:
+    """The means of an epoch's rows, over the models that trained in it."""
+    rows = [loop.history[epoch - 1] for loop in loops if loop.epoch >= epoch]
     if len(rows) == 1:
         return rows[0]
     row: HistoryRow = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
-    return {**row, "epoch": last}
+    return {**row, "epoch": epoch}
 
 
 def history_rows(loops: Sequence[Training]) -> list[HistoryRow]:

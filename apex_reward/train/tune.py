@@ -32,12 +32,13 @@ from apex_reward.data.shards import load_encoder
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.atomic import atomic
 from apex_reward.files.tables import write_json
+from apex_reward.metrics import few_songs
 from apex_reward.model.apex import ApexReward
 from apex_reward.model.config import ApexConfig
 from apex_reward.rewards.engine import encode_files
 from apex_reward.train.evaluate import TRAINING_FILE, Checkpoint
 from apex_reward.train.loop import Loop, Network, predict, seeded, stream
-from apex_reward.train.report import few_songs, metrics_report, write_trained_card
+from apex_reward.train.report import metrics_report, write_trained_card
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data, load_training_data, split_folders
 from apex_reward.train.trainer import (
@@ -63,7 +64,6 @@ def tune_encoder(
     output: Path,
     settings: TrainSettings,
     *,
-    encoder: str | None = None,
     teacher_file: Path | None = None,
     resume: bool = False,
     on_frozen: OnEpoch = lambda row: None,
@@ -77,7 +77,6 @@ def tune_encoder(
     Args:
         data: shards, for the labels, the split and the first predictor.
         audio_dir: where the songs are, by the shards' `path`, else `<audio_id>.*`.
-        encoder: folder or hub id; None means what the shards say, else MERT-v1-95M.
         on_frozen: called with each new row of the first predictor's history.
         on_epoch: called with each new row of the history, and `on_songs` within an epoch.
 
@@ -92,13 +91,11 @@ def tune_encoder(
     if accelerator.num_processes > 1:
         raise UsageError("--tune-encoder trains in one process; start it without a launcher")
     layers = settings.train_pooling
-    found = load_training_data(
-        data, settings.task, layers=layers, encoder=encoder, teacher_file=teacher_file
-    )
+    found = load_training_data(data, settings.task, layers=layers, teacher_file=teacher_file)
     paths = song_paths(split_folders(data), audio_dir, found)
-    name = encoder or found.source.model_config().encoder_name
+    name = found.source.model_config().encoder_name
     if name is None:
-        raise UsageError("the shards name no encoder; name it with --encoder")
+        raise UsageError("the shards name no encoder; extract them again")
     frozen = replace(settings, mode="song")
     first = output / "frozen"
     train(found, frozen, first, accelerator=accelerator, resume=resume, on_epoch=on_frozen)
@@ -133,9 +130,6 @@ class Tuner(Loop):
         start: the predictor and pooling to start from.
         data: the labels of every split.
         paths: the audio files of every split, in the order of its songs.
-
-    Raises:
-        UsageError: the encoder takes no adapters.
     """
 
     def __init__(
@@ -153,10 +147,7 @@ class Tuner(Loop):
         model.encoder.requires_grad_(False)
         lora = LoraConfig(r=RANK, lora_alpha=SCALE, target_modules=TARGETS)
         with seeded(stream(settings.seed)):
-            try:
-                self.lora = LoraModel(model.encoder, lora, "default")
-            except ValueError as error:
-                raise UsageError(f"this encoder takes no adapters: {error}") from error
+            self.lora = LoraModel(model.encoder, lora, "default")
         layers: list[Any] = [m for m in model.encoder.modules() if isinstance(m, LoraLayer)]
         self.adapters = nn.ModuleList([p for one in layers for p in (one.lora_A, one.lora_B)])
         self.pooling = start.pooling.to(device).requires_grad_(False)

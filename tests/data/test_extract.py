@@ -177,19 +177,6 @@ def test_resume_with_another_manifest_is_refused(
         extract(songs[1][:4], settings, tmp_path, resume=True)
 
 
-def test_callable_teacher_labels_the_rows(
-    encoder: Path, songs: tuple[Path, list[ManifestSong]], tmp_path: Path
-) -> None:
-    def teacher(paths: Any) -> list[dict[str, float]]:
-        return [dict.fromkeys(AESTHETIC_HEADS, 1.0 + int(path.stem) / 100) for path in paths]
-
-    chosen = [song for song in songs[1] if song.split == "train"][:5]
-    extract(chosen, ExtractSettings(songs[0], str(encoder)), tmp_path, teacher=teacher)
-    for row in pq.read_table(tmp_path / "train" / "00000.parquet").to_pylist():
-        expected = 1.0 + int(row["audio_id"][1:]) / 100
-        assert json.loads(row["songeval_scores"]) == dict.fromkeys(AESTHETIC_HEADS, expected)
-
-
 def test_plan_keeps_manifest_order() -> None:
     songs = [ManifestSong(str(i), "", ("train", "val")[i % 3 == 0], {}) for i in range(10)]
     shards = plan(songs, size=4)
@@ -260,9 +247,6 @@ def test_teachers_that_are_none_are_named(tmp_path: Path) -> None:
         load_teacher(str(tmp_path / "two"))
     with pytest.raises(UsageError, match="package.module:callable"):
         load_teacher("no.such:thing")
-    with pytest.raises(UsageError, match="loaded on every machine"):
-        extract([], ExtractSettings(tmp_path, "x"), tmp_path, engine=Engine("ray"),
-                teacher=teach_by_name)  # fmt: skip
 
 
 def test_killed_while_a_teacher_hears_and_resumed(

@@ -1,4 +1,4 @@
-"""The encoder that extraction runs: its configuration without weights, and the model with them."""
+"""The encoder that extraction runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apex_reward.data.shards import encoder_config, load_encoder
+from apex_reward.data.shards import load_encoder
 from apex_reward.errors import CheckpointError
 from tests.support import TINY_ENCODER, formula_weights, tiny_model, write_mert_folder
 
@@ -17,11 +17,9 @@ DEEP = {**TINY_ENCODER, "num_hidden_layers": 12}
 def test_a_folder_in_mert_s_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mert_folder(tmp_path / "mert", DEEP)
     monkeypatch.chdir(tmp_path)
-    config = encoder_config("mert")
-    assert config.encoder_name == str(tmp_path / "mert"), "found from any folder"
-    assert config.width == 32
     model = load_encoder("mert")
-    assert model.config.encoder_name == str(tmp_path / "mert")
+    assert model.config.encoder_name == str(tmp_path / "mert"), "found from any folder"
+    assert model.config.width == 32
     bias = {"encoder.layers.0.attention.q_proj.bias": (32,)}
     (name,) = bias
     expected = formula_weights(bias)[name]
@@ -32,17 +30,15 @@ def test_a_folder_in_mert_s_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_of_a_whole_model(tmp_path: Path) -> None:
     whole = tiny_model(segment_tail="drop")
     whole.save_pretrained(tmp_path / "model")
-    config = encoder_config(tmp_path / "model")
-    assert config.encoder_name == str(tmp_path / "model")
-    assert config.segment_tail == "drop"
     model = load_encoder(tmp_path / "model")
     assert model.config.encoder_name == str(tmp_path / "model")
+    assert model.config.segment_tail == "drop"
     for name, value in whole.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], value)
 
 
 def test_the_embedded_model_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert encoder_config("apex-tiny").encoder_name == "apex-tiny"
+    assert load_encoder("apex-tiny").config.encoder_name == "apex-tiny"
     with pytest.raises(CheckpointError, match="gone does not exist"):
-        encoder_config(tmp_path / "gone")
+        load_encoder(tmp_path / "gone")

@@ -17,12 +17,9 @@ from apex_reward.scores.apex import AESTHETIC_HEADS
 GOOD = {head: 1.0 + i for i, head in enumerate(AESTHETIC_HEADS)}
 
 
-def test_file_of_columns_or_of_json(tmp_path: Path) -> None:
+def test_songs_are_named_by_id_or_by_file(tmp_path: Path) -> None:
     write_table(tmp_path / "a.csv", [{"audio_id": "x", **GOOD}])
-    capitals = {head.capitalize(): value for head, value in GOOD.items()}
-    write_table(
-        tmp_path / "b.jsonl", [{"path": "d/x.mp3", "songeval_scores": json.dumps(capitals)}]
-    )
+    write_table(tmp_path / "b.jsonl", [{"path": "d/x.mp3", **GOOD}])
     assert read_teacher(tmp_path / "a.csv") == read_teacher(tmp_path / "b.jsonl") == {"x": GOOD}
 
 
@@ -63,6 +60,10 @@ def test_songeval_column_as_text_or_struct() -> None:
     scores, problems = parse_songeval(text)
     assert scores[0].tolist() == list(GOOD.values())
     assert problems == ["2 values are not an object of five scores"]
+    capitals = {head.capitalize(): value for head, value in GOOD.items()}
+    assert parse_songeval(pa.chunked_array([[json.dumps(capitals)]]))[0][0].tolist() == [
+        *GOOD.values()
+    ]
     struct, problems = parse_songeval(pa.chunked_array([pa.array([GOOD])]))
     assert struct[0].tolist() == list(GOOD.values())
     assert problems == []

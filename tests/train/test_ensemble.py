@@ -173,8 +173,6 @@ def test_bound_runs(
     scores = checkpoint.predict(data["test"])
     expected = metrics.mse(scores.mean(axis=1)[:, 0], data["test"].labels[:, 0])
     assert report["metrics"]["score_streams"]["mse"] == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(UsageError, match="alone is no ensemble"):
-        bind(runs[:1], data, tmp_path / "one")
     train(data, TrainSettings(epochs=1, shared=3), tmp_path / "3", accelerator=accelerator)
     with pytest.raises(UsageError, match=r"shared is 3, of .* 2\n.*trunk_widths.*\n.*mode is song"):
         bind([tmp_path / "0", tmp_path / "3"], data, tmp_path / "wrong")

@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 
 from apex_reward import metrics
-from apex_reward.errors import DataError, UsageError
+from apex_reward.errors import DataError
+from apex_reward.metrics import few_songs
 from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import HEADS
 from apex_reward.train.evaluate import evaluate_checkpoint
-from apex_reward.train.report import few_songs, measure_intervals
+from apex_reward.train.report import measure_intervals
 from apex_reward.train.settings import TrainSettings
 from apex_reward.train.shards import Data, load_data, song_means, split_folders
 from apex_reward.train.trainer import train
@@ -184,8 +185,3 @@ def test_trained_pooling_is_evaluated_on_the_layers(
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["ci95"]["clarity"] == {
         name: [None, None] for name in ("mse", "mae", "pearson", "spearman")
     }
-
-
-def test_unknown_mode(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mode is 'album'"):
-        evaluate_checkpoint("x", tmp_path, tmp_path, mode="album")

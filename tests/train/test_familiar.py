@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apex_reward.model.predictor import Familiarity
-from apex_reward.train.familiar import fit_familiarity
+from apex_reward.train.report import fit_familiarity
 from tests.support import tiny_model
 
 

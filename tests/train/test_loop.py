@@ -125,7 +125,7 @@ def test_a_state_is_all_that_a_loop_needs(
         assert ours.history == theirs.history
         assert (ours.best_epoch, ours.best_figure) == (theirs.best_epoch, theirs.best_figure)
         assert torch.equal(ours.best["log_sigma"], theirs.best["log_sigma"])
-    with pytest.raises(UsageError, match=r"state.pt was made with other a \(1, now 2\)"):
+    with pytest.raises(UsageError, match=r"state.pt was made with other a"):
         next(iter(run_epochs(second, tmp_path / "state.pt", Stamp({"a": 2}), True)))
 
 

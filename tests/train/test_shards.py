@@ -15,8 +15,7 @@ import pytest
 from apex_reward.data.shards import EmbeddingSource, list_column
 from apex_reward.errors import DataError
 from apex_reward.scores.apex import AESTHETIC_HEADS
-from apex_reward.train.shards import Data, load_data, load_training_data, split_folders
-from tests.support import tiny_model
+from apex_reward.train.shards import Data, load_data, split_folders
 from tests.train.shards_builder import small_source, write_shards
 
 REST = (small_source(16), "full")
@@ -214,18 +213,6 @@ def test_the_weights_tell_encoders_apart_where_they_are_known() -> None:
     read = EmbeddingSource.from_metadata(mine.to_metadata())
     assert read is not None
     assert (read.encoder_weights, read.same_embeddings(moved)) == ("1", True)
-
-
-def test_a_named_encoder_stands_for_shards_that_name_none(tmp_path: Path) -> None:
-    tiny_model(width=16).save_pretrained(tmp_path / "encoder")
-    write_shards(tmp_path / "data", {"train": 6, "val": 4, "test": 4}, width=16)
-    for file in (tmp_path / "data").rglob("*.parquet"):
-        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
-    with pytest.raises(DataError, match="expected 768"):
-        load_training_data(tmp_path / "data")
-    data = load_training_data(tmp_path / "data", encoder=str(tmp_path / "encoder"))
-    assert data.source.model_config().encoder_name == str(tmp_path / "encoder")
-    assert len(data["train"].audio_ids) == 6
 
 
 def test_the_digest_holds_every_label_name_and_embedding(data: Data) -> None:

@@ -101,7 +101,7 @@ def test_resume_with_other_settings_or_data_is_refused(
 ) -> None:
     one = TrainSettings(epochs=1)
     train(data, one, tmp_path, accelerator=accelerator)
-    with pytest.raises(UsageError, match=r"state.pt was made with other epochs \(1, now 2\)"):
+    with pytest.raises(UsageError, match=r"state.pt was made with other epochs"):
         train(data, TrainSettings(epochs=2), tmp_path, accelerator=accelerator, resume=True)
     split = data["train"]
     for name, values in (("labels", split.labels), ("embeddings", split.embeddings)):
