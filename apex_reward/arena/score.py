@@ -10,6 +10,7 @@ is kept as `input.<column>`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from apex_reward.arena.battles import RULERS, Row, audio_name, uuid_of
 from apex_reward.audio.load import songs_by_stem
 from apex_reward.errors import DataError
 from apex_reward.files.tables import check_format, read_jsonl, write_table
+from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import failures, row_columns
 from apex_reward.scoring import Engine, ScoreSettings, score_to_file
@@ -75,10 +77,10 @@ def score_battles(
     """Write the battles with their scores to `output`; the same bytes after any resume.
 
     Args:
-        rows: battles, with any columns. `prompt` is passed to models that read it.
+        rows: battles, with any columns. `prompt` and `lyrics` go to models that read them.
         paths: as `song_paths` returns them.
         output: `.csv`, `.jsonl` or `.parquet`.
-        reward: judges the songs.
+        reward: judges the songs; of a cascade the teacher judges all.
         rulers: the model of plain measures, as a reward; None: no rulers.
         rewarded: add `reward_raw` and `reward` of both sides.
         workers: decoding processes, of each process that works.
@@ -90,7 +92,7 @@ def score_battles(
         How many songs were scored, and a line for each that failed.
     """
     check_format(output)
-    judges = [("songs", "", reward, rewarded)]
+    judges = [("songs", "", reward.teacher, rewarded)]
     judges += [("rulers", RULERS, rulers, False)] if rulers is not None else []
     written = {
         file: [name for name in row_columns(judge, mixed) if not name.endswith("_std")]
@@ -106,19 +108,19 @@ def score_battles(
     counted = 0
     for file, prefix, judge, mixed in judges:
         reads = judge.model.reads_text
-        prompts = [str(row.get("prompt") or "") if reads else "" for row in rows]
+        texts = [prompt_of(row.get("prompt"), row.get("lyrics")) for row in rows if reads]
         sides = [
-            [None if path is None else (path, prompt) for path in two]
-            for two, prompt in zip(paths, prompts, strict=True)
+            [None if path is None else (path, text, text.lyrics) for path in two]
+            for two, text in zip(paths, texts or repeat(Prompt()), strict=False)
         ]
         songs = list(dict.fromkeys(song for two in sides for song in two if song is not None))
         counted = counted or len(songs)
         score_to_file(
             judge,
-            [path for path, _ in songs],
+            [path for path, _, _ in songs],
             songs_table(output, file),
             ScoreSettings(mixed),
-            prompts=[prompt for _, prompt in songs] if reads else None,
+            prompts=[prompt_of(*text) for _, *text in songs] if reads else None,
             workers=workers,
             engine=engine,
             resume=resume,

@@ -164,8 +164,10 @@ def build_reward(
         reward = Reward.load(options.reward, **loading)
         if options.mix is not None:
             show(f"note: --mix {options.mix} replaces the mix of {options.reward}: {reward.mix}")
-            own = {name: getattr(reward, name) for name in names}
-            reward = Reward(reward.model, options.mix, **own)
+            own, former = {name: getattr(reward, name) for name in names}, reward
+            reward = Reward(former.model, options.mix, **own)
+            if former.student is not None:
+                reward = Reward.cascade(former.student.model, reward, keep=former.keep)
     else:
         models = [
             load_reward_model(name, encoder=options.encoder, **loading)

@@ -79,7 +79,7 @@ def score(
     if output is None and engine.several:
         raise UsageError("several processes write one file: give --output FILE")
     reward = rewards.build_reward(asked, running, faster)
-    groups = inputs.groups_for(sources, prompts) if faster.cascade else None
+    groups = None if reward.student is None else inputs.groups_for(sources, prompts)
     settings = scoring.ScoreSettings(asked.rewarded or bool(faster.cascade), segments, members)
     texts = inputs.prompts_for(sources, prompts) if reward.model.reads_text else None
     if output is None:

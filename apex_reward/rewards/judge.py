@@ -30,6 +30,7 @@ from apex_reward.rewards.drift import drift_figures
 from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.groups import group_numbers, here, prompt_keys, share_without_signal
 from apex_reward.rewards.reward import Models, Reward, as_reward
+from apex_reward.rewards.rows import row_columns
 from apex_reward.rewards.songs import song_of
 from apex_reward.scores.resolve import member_rewards, spread
 from apex_reward.scores.scores import Scores
@@ -170,10 +171,11 @@ class Judge:
     def answers(self, found: Judged) -> list[dict[str, Any]]:
         """A flat answer per song, for stacks that take single results.
 
-        `score` (after guards), `reward_raw`, the heads, `flags` (joined by `;`) and `decoded` (1 or
-        0). Where there is no score, `reward_raw` is `score` and the heads are 0.
+        `score` (after guards), `reward_raw`, the heads (and their spreads, with an ensemble),
+        `flags` (joined by `;`) and `decoded` (1 or 0). Where there is no score, `reward_raw` is
+        `score` and the heads are 0.
         """
-        nothing = dict.fromkeys((head.name for head in self.reward.heads), 0.0)
+        nothing = dict.fromkeys(row_columns(self.reward, rewarded=False), 0.0)
         return [
             {"score": score, "reward_raw": score, **nothing, "flags": "", "decoded": 0.0}
             if row is None

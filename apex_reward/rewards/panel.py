@@ -138,7 +138,7 @@ class Members:
             waveforms: (B, T), or (B, C, T): a model that does not read channels has their mean.
 
         Raises:
-            UsageError: a model gave other heads than its own.
+            UsageError: a model gave other heads, or another number of members, than its own.
         """
         mono = waveforms.mean(dim=1) if waveforms.ndim == 3 else waveforms
         called = {}
@@ -262,5 +262,10 @@ def _texts(member: Member, prompts: Prompts, songs: int) -> Prompts:
 def _own_heads(model: RewardModel, scores: Scores) -> Scores:
     """The scores under the heads of the model, with their ranges."""
     names = [head.name for head in model.heads]
-    ensembles = scores.ensembles if list(scores) == names else None
+    ensembles = scores.ensembles if set(scores) == set(names) else ()
+    given, known = max([1, *(len(m) for _, m in ensembles)]), getattr(model, "members", 1)
+    if given != known:
+        raise UsageError(
+            f"{model.name} gave scores of {given} members; its attribute `members` is {known}"
+        )
     return Scores({name: scores[name] for name in names}, list(model.heads), ensembles)

@@ -29,6 +29,7 @@ class RewardModel(Protocol):
         sample_rate: Hz that it hears songs at; it takes any and resamples.
         differentiable: whether gradients reach the waveform.
         reads_text: whether it judges a song by its prompt.
+        members: only an ensemble has it: the number of members in its `Scores`.
     """
 
     @property

@@ -13,6 +13,7 @@ from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files.songs_inside import NoSong, is_saved_dataset
 from apex_reward.files.tables import read_rows
 from apex_reward.prompt import Prompt, prompt_of
+from apex_reward.rewards.groups import prompt_keys
 from apex_reward.scoring.folders import TAR_ENDINGS, fetched, is_address, songs_in, songs_matching
 from apex_reward.scoring.lists import (
     LIST_ENDINGS,
@@ -116,7 +117,8 @@ def _expanded(given: str, songs: Path | None, beside: bool = False) -> Sequence[
 def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Prompt]:
     """A prompt with its lyrics per song: from a table by path or file name, else from its list.
 
-    A song that only others have a prompt for gets an empty one; the model decides what it earns.
+    A file name counts where all rows of that name have one prompt. A song that only others have a
+    prompt for gets an empty one; the model decides what it earns.
 
     Args:
         table: rows with `audio` or `path`, and `prompt` or `lyrics`.
@@ -124,7 +126,8 @@ def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Pro
     Raises:
         DataError: a table without these columns, or no song with a prompt or lyrics.
     """
-    texts: dict[str, Prompt] = {}
+    exact: dict[str, Prompt] = {}
+    named: dict[str, dict[tuple[str, str | None], Prompt]] = {}
     rows = [] if table is None else read_rows(table)
     names = {name for row in rows for name in row}
     key = next((name for name in PATH_COLUMNS if name in names), None)
@@ -132,13 +135,14 @@ def prompts_for(sources: Sequence[Input], table: Path | None = None) -> list[Pro
         raise DataError(f"{table} needs the columns 'audio' (or 'path') and 'prompt'")
     for row in rows:
         prompt, path = prompt_of(row.get("prompt"), row.get("lyrics")), str(row.get(key or ""))
-        if prompt or prompt.lyrics:
-            texts[path] = prompt
-            texts.setdefault(os.path.basename(path), prompt)
+        exact[path] = prompt
+        named.setdefault(os.path.basename(path), {})[prompt, prompt.lyrics] = prompt
     found = []
     for song in sources:
         own = prompt_of(song.columns.get("prompt"), song.columns.get("lyrics"))
-        found.append(texts.get(song.path, texts.get(os.path.basename(song.path), own)))
+        alike = [*named.get(os.path.basename(song.path), {}).values()]
+        text = exact.get(song.path, alike[0] if len(alike) == 1 else own)
+        found.append(text if text or text.lyrics else own)
     if not any(prompt.strip() or prompt.lyrics for prompt in found):
         raise DataError(
             "no song has a prompt, and the model judges songs by their prompts; give --prompts "
@@ -162,4 +166,4 @@ def groups_for(sources: Sequence[Input], table: Path | None = None) -> list[str]
             return list(map(str, ids))
         if not any(song.columns.get("prompt") for song in sources):
             return None
-    return [prompt.strip() for prompt in prompts_for(sources, table)]
+    return prompt_keys(prompts_for(sources, table))

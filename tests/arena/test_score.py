@@ -8,6 +8,8 @@ from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import read_table
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import HEADS
+from apex_reward.scores.head import Head
+from apex_reward.scores.scores import Scores
 from tests.support import Loudness, tiny_model, write_three, write_wav
 
 
@@ -136,3 +138,24 @@ def test_rulers_are_added_under_their_name_and_columns_in_the_way_are_kept(folde
     assert second["rulers.power_b"] is second["power_b"] is None
     assert second["error_b"]
     assert second["error_a"] is None
+
+
+def test_prompt_and_lyrics_of_a_battle_reach_the_model(folder):
+    class Words(Loudness):
+        heads = (Head("letters", 0, 100), Head("sung", 0, 100))
+        reads_text = True
+
+        def __call__(self, waveforms, sample_rate, lengths=None, prompts=None):
+            texts = [[float(len(p)), float(len(p.lyrics or ""))] for p in prompts]
+            return Scores.from_stack(torch.tensor(texts), self.heads)
+
+    chat = [{"role": "user", "content": "slow blues"}]
+    songs = {"audio_a": "0.wav", "audio_b": "1.wav", "preference": "A"}
+    rows = [
+        {"battle_uuid": "x", **songs, "prompt": chat, "lyrics": "woke up"},
+        {"battle_uuid": "y", **songs, "prompt": "slow blues", "lyrics": None},
+    ]
+    paths = song_paths(rows, folder)
+    score_battles(rows, paths, folder / "scored.csv", Reward(Words(), "letters=1"))
+    table = read_table(folder / "scored.csv").to_pylist()
+    assert [(row["letters_a"], row["sung_b"]) for row in table] == [(10, 7), (10, 0)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from apex_reward import Head, Reward, Scores
+from apex_reward.arena.score import score_battles
 from apex_reward.audio.load import save_wav
 from apex_reward.cli import app
 from apex_reward.errors import UsageError
@@ -182,6 +183,15 @@ def test_score_and_pairs_take_a_cascade(files: list[str], tmp_path: Path):
     assert result.exit_code == 0, result.output
     pairs = [json.loads(x) for x in (tmp_path / "pairs" / "pairs.jsonl").read_text().splitlines()]
     assert sorted(Path(pair["chosen"]).name for pair in pairs) == ["2.wav", "4.wav"]
+    file = tmp_path / "reward.yaml"
+    Reward.cascade(name + "Student", name + "Level", mix="power=2", keep=0.5).save(file)
+    for mix in ([], ["--mix", "power=1"]):  # the prompts and the cascade of a reward file count
+        options = ["--reward", str(file), *mix, "--workers", "0", "--output", str(output)]
+        result = CliRunner().invoke(app, ["score", str(songs), *options])
+        assert result.exit_code == 0, result.output
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [row["judged_by"] for row in rows].count("teacher") == 4
+    check(rows)
     result = CliRunner().invoke(app, ["pairs", str(songs), "--cascade", "x", "--dry-run"])
     assert result.exit_code == 2
 
@@ -197,3 +207,14 @@ def test_the_share_of_lost_choices_follows_from_the_correlation():
 def test_a_share_outside_its_range_is_refused(keep: float):
     with pytest.raises(UsageError, match="keep"):
         cascade(keep)
+
+
+def test_the_teacher_of_a_cascade_judges_all_songs_of_battles(files: list[str], tmp_path: Path):
+    rows = [{"battle_uuid": "x", "preference": "A"}, {"battle_uuid": "y", "preference": "B"}]
+    pairs = [(files[0], files[1]), (files[3], files[4])]
+    output = tmp_path / "scored.jsonl"
+    score_battles(rows, pairs, output, cascade(0.01), rewarded=True)
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [[row["reward_a"], row["reward_b"]] for row in found] == [
+        pytest.approx([0.11, 0.52], abs=1e-6), pytest.approx([0.31, 0.72], abs=1e-6),
+    ]  # fmt: skip

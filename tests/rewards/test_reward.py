@@ -104,6 +104,29 @@ def test_caution_by_hand_and_its_gradient() -> None:
     assert torch.equal(silent.grad, torch.zeros(1, 4))
 
 
+def test_an_ensemble_states_its_members_whatever_the_order_of_its_heads() -> None:
+    """The floor and the columns of rows depend on the number; without it songs fell below."""
+
+    class Silent(Three):
+        members = 1  # type: ignore[assignment]
+
+    wave = torch.full((4,), 0.5)
+    (row,) = Reward(Silent(), "power=1", caution=9.0).judge([wave], sample_rate=RATE)
+    assert row["error"] == "three gave scores of 3 members; its attribute `members` is 1"
+
+    class Swapped(Three):
+        heads = (Head("other", 0, 10), Head("power", 0, 10))
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Scores:
+            own = (Head("power", 0, 10), Head("other", 0, 10))
+            members = torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]], [[5.0, 2.0]]])
+            return Scores.from_members(members, own)
+
+    (row,) = Reward(Swapped(), "power=1").judge([wave], sample_rate=RATE)
+    assert (row["power"], row["other"], row["other_std"]) == (3.0, 2.0, 0.0)
+    assert row["power_std"] == pytest.approx((8 / 3) ** 0.5)
+
+
 def test_a_panel_names_its_heads_and_runs_a_shared_encoder_once(
     model: ApexReward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,12 @@ def test_prompts_and_lyrics_of_lists_and_of_a_table(songs: Path) -> None:
     (songs / "prompts.csv").write_text("path,prompt,lyrics\nx/b.wav,new,\ngone.wav,,words\n")
     found = prompts_for(sources, songs / "prompts.csv")
     assert [(str(p), p.lyrics) for p in found] == [("new", None), ("fast", None), ("", "words")]
+    # A file name that rows of two prompts share says nothing; a path does.
+    rows = "path,prompt\nx/b.wav,new\ny/b.wav,other\nz/b.wav,\nx/gone.wav,one\ny/gone.wav,one\n"
+    (songs / "prompts.csv").write_text(rows)
+    assert prompts_for(sources, songs / "prompts.csv") == ["slow", "fast", "one"]
+    covers = [Input("y/b.wav"), Input("./y/b.wav"), Input("z/b.wav")]
+    assert prompts_for(covers, songs / "prompts.csv") == ["other", "", ""]
     with pytest.raises(DataError, match="no song has a prompt"):
         prompts_for(sources[2:])
     (songs / "prompts.csv").write_text("path,text\nb.wav,new\n")

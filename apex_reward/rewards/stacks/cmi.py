@@ -51,7 +51,7 @@ class CMIRewardModel:
     ) -> None:
         reward = reward_of(str(checkpoint), device)
         if mix is not None:
-            reward = Reward(reward.model, mix, loudness=reward.loudness)
+            reward = Reward(reward.model, mix, loudness=reward.loudness, caution=reward.caution)
         self._judge = Judge(reward, undecodable=None)
         self._text_heads = [
             f"{part.name}.{head.name}" if part.name else head.name

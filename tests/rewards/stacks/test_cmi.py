@@ -49,6 +49,17 @@ def test_cmi_reward_bench_s_contract(folder):
         assert again == pytest.approx(scores, abs=1e-5)
 
 
+def test_another_mix_keeps_loudness_and_caution_of_the_file(folder):
+    tiny_model(3, members=2).save_pretrained(folder / "two")
+    reward = Reward(str(folder / "two"), "clarity=1", loudness=-20.0, caution=3.0)
+    reward.save(folder / "reward.yaml")
+    bench = CMIRewardModel(str(folder / "reward.yaml"), "cpu", mix="musicality=1")
+    reward = Reward(reward.model, "musicality=1", loudness=-20.0, caution=3.0)
+    (row,) = reward.judge([folder / "0.wav"])
+    found = bench.score_batch([{"audio": str(folder / "0.wav")}], batch_size=1, max_dur=0)
+    assert found[0, 1] == pytest.approx(row["reward_raw"], abs=1e-4)
+
+
 def test_text_alignment_is_of_the_models_that_read_the_prompt(folder):
     write_tiny_clap(folder / "clap")
     tiny_model().save_pretrained(folder / "model")

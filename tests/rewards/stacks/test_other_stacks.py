@@ -174,3 +174,20 @@ def test_flow_factory_hands_over_waveforms_with_their_rates(
     assert output.extra_info["decoded"] == [1.0, 1.0, 1.0]
     with pytest.raises(UsageError, match="audio_sample_rate are needed"):
         model(prompt=["p"], audio=waves[:1])
+
+
+def test_a_song_of_an_ensemble_and_none_have_the_same_figures(
+    folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completion without a song ended OpenRLHF's whole batch; verl wants equal keys too."""
+    tiny_model(3, members=2).save_pretrained(folder / "two")
+    Reward(str(folder / "two"), "clarity=1").save(folder / "two.yaml")
+    monkeypatch.setenv(VARIABLE, str(folder / "two.yaml"))
+    answer = reward_func([paths[0], "p"], ["", "p"])
+    assert answer["rewards"][1].item() == pytest.approx(-0.01)
+    spread = answer["extra_logs"]["clarity_std"].tolist()
+    assert (spread[0] > 0, spread[1]) == (True, 0.0)
+    first, second = samples.judge_of(str(folder / "two.yaml")).answers(
+        samples.judge_of(str(folder / "two.yaml"))([paths[0], None])
+    )
+    assert first.keys() == second.keys()
