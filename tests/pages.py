@@ -83,7 +83,7 @@ def arena_page(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
         })  # fmt: skip
     folder.mkdir(parents=True)
     write_table(folder / "battles.jsonl", battles)
-    voters = voter_agreement(battles, bootstrap=100)
+    voters = voter_agreement(battles)
     metrics = {**evaluate_battles(battles_of(battles), bootstrap=100), "voters": voters}
     evaluation_report(metrics, folder, folder / "battles.jsonl")
     return folder / "report.html"

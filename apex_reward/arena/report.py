@@ -118,11 +118,7 @@ def evaluation_report(
     ]
     if found := metrics.get("voters"):
         note = "No reward can agree with people more than they do with each other."
-        columns = {"votes": "votes", "of them repeats": "repeats"}
-        votes = document.record_grid(
-            "voter", found["voters"].items(), columns, "Votes of each voter"
-        )
-        blocks += [Heading("Voters", note), *map(Words, voter_words(found)), votes]
+        blocks += [Heading("Voters", note), *map(Words, voter_words(found))]
     if table := metrics.get("classifiers"):
         blocks.append(Heading("The paper's protocol (Table 3)", table3_caption(table)))
         blocks += [Grid(*table3_grid(table), "Table 3"), Words(table["rules_line"], "warning")]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,7 @@ def load_rows(
         source: as in `read_rows`.
         keep: the filter; None keeps every battle.
         tables: score tables of other models, as `FILE` or `NAME=FILE`. With a NAME the columns
-            `x_a` and `x_b` become `NAME.x_a` and `NAME.x_b`. Rows join by `battle_uuid`. Votes of
-            `apex-reward listen` join by the battle of the vote, with its sides swapped where they
-            were swapped for the voter.
+            `x_a` and `x_b` become `NAME.x_a` and `NAME.x_b`. Rows join by `battle_uuid`.
 
     Raises:
         UsageError: two tables have numbers in the same columns.
@@ -170,7 +168,7 @@ def named_table(table: str | Path) -> tuple[Path, str]:
 
 def _joined(rows: Sequence[Row], table: Path, name: str) -> list[Row]:
     extra = {uuid: row for row in files.read_rows(table) if (uuid := uuid_of(row))}
-    joined = [_of_row(row, extra) for row in rows]
+    joined = [extra.get(uuid_of(row), {}) for row in rows]
     if not any(joined):
         raise DataError(f"no battle_uuid of {table} is one of the battles'")
     if name:
@@ -198,17 +196,6 @@ def _filled(rows: Sequence[Row]) -> set[str]:
     columns = sorted({column for row in rows for column in row if _is_score(column)})
     numbers = b.numbers_of(rows, columns)
     return {column for column, found in numbers.items() if np.isfinite(found).any()}
-
-
-def _of_row(row: Row, extra: Mapping[str, Row]) -> Row:
-    """The cells of a table on a battle, with its sides as in the battle; empty where none are."""
-    if uuid_of(row) in extra:
-        return extra[uuid_of(row)]
-    cells = extra.get(str(row.get("comparison") or ""), {})
-    if truth(row.get("swapped")) != 1:
-        return cells
-    other = {"_a": "_b", "_b": "_a"}
-    return {name[:-2] + other.get(name[-2:], name[-2:]): cell for name, cell in cells.items()}
 
 
 def provenance(source: str | Path, tables: Sequence[str | Path] = ()) -> dict[str, Any]:

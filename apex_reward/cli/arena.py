@@ -134,8 +134,7 @@ def evaluate(
     rows, dropped = sources.load_rows(battles, keep=votes, tables=votes.table)
     found = battles_of(rows, scores=figures.score, by=by or (), dropped=dropped)
     metrics = agreement.evaluate_battles(found, bootstrap=figures.bootstrap, seed=figures.seed)
-    agreed = voters.voter_agreement(rows, bootstrap=figures.bootstrap, seed=figures.seed)
-    if agreed:
+    if agreed := voters.voter_agreement(rows):
         metrics["voters"] = agreed
     if classifiers:
         steps = len(protocol.CLASSIFIERS) * len(protocol.SECTIONS)

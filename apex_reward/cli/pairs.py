@@ -27,7 +27,6 @@ def pairs(
     output: common.Folder | None = None,
     form: Annotated[Literal["folder", "trl", "kto", "tangoflux", "jkstep"], "--format"] = "folder",
     push_to_hub: Annotated[str | None, "REPO"] = None,
-    figures: common.Figures = (),
     resume: bool = False,
     dry_run: bool = False,
 ) -> int:
@@ -40,7 +39,6 @@ def pairs(
         output: folder to write. It is needed without --dry-run.
         form: layout for a trainer.
         push_to_hub: make the folder of trl or kto a data set on the hub.
-        figures: write the plots as files too: pdf, svg, png.
         resume: keep the songs that a stopped run scored.
         dry_run: print the table of drops and write nothing.
     """
@@ -85,7 +83,7 @@ def pairs(
     _show_counts(result, summary(result), form)
     if target is not None:
         export.write_folder(result, target, form, folder, made_by)
-        write_report(result, target, folder, figures)
+        write_report(result, target, folder)
         made = counted(len(result.chosen), "pair")
         typer.echo(f"{target}: {made}; listen to them in report.html")
         if push_to_hub is not None:

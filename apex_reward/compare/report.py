@@ -10,8 +10,7 @@ from apex_reward.compare.songs import Song, paired
 from apex_reward.files.tables import write_json
 from apex_reward.report import document
 from apex_reward.report.cells import counted
-from apex_reward.report.charts import Entry, forest
-from apex_reward.report.document import Block, Grid, Heading, Picture, Words, record_grid
+from apex_reward.report.document import Block, Grid, Heading, Words, record_grid
 from apex_reward.report.songs import players
 
 SHOWN = 8
@@ -23,7 +22,6 @@ TITLES = {
 }
 SIDES = {"before": "before", "after": "after"}
 COLUMNS = {**SIDES, "difference": "difference", "95%": "ci95", "p": "p_value", "claim": "claim"}
-TONES = {"rose": "good", "fell": "bad", "undetermined": "neutral"}
 
 
 def summary(metrics: Mapping[str, Any]) -> list[Block]:
@@ -52,25 +50,12 @@ def write_comparison(
     """Write `metrics.json`, `report.html` and `report.md` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdict, *figures = summary(metrics)
-    all_entries = metrics["heads"] | {"reward": metrics["reward"]}
-    entries = [
-        Entry(name, value, None, TONES[claim], claim)
-        for name, value in metrics["deviations"].items()
-        for claim in [all_entries[name]["claim"]]
-    ]
     songs = metrics["n_songs"]
     subtitle = (
         f"{counted(metrics['n_prompts'], 'prompt')}, {counted(songs['before'], 'song')} before and "
         f"{songs['after']} after"
     )
-    note = "Difference after less before, in standard deviations of the songs before."
-    blocks = [
-        verdict,
-        Heading("What changed", note),
-        Picture("Reward and heads", forest(entries, "deviations", 0.0), "changes", wide=True),
-        *_moved(folder, before, after),
-        *figures,
-    ]
+    blocks = [verdict, *_moved(folder, before, after), *figures]
     document.write_document(folder, "Before and after", subtitle, blocks)
     write_json(folder / "metrics.json", metrics)
 

@@ -39,7 +39,7 @@ from apex_reward.pairs.constraints import (
     check_candidates,
     constraints,
 )
-from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions, as_names
+from apex_reward.pairs.options import DEFAULT_QUANTILE, DEFAULT_TOP_K, PairOptions
 from apex_reward.pairs.strategies import MARGIN_INSIDE, Strategy, StrategySettings, find_strategy
 from apex_reward.pairs.teaches import RulerShare, ruler_shares, warnings_of
 from apex_reward.report.songs import Rows
@@ -137,8 +137,6 @@ def build_pairs(
         >>> [(row["audio"], row["reason"]) for row in dropped]
         [('2.wav', 'not selected by best-worst')]
     """
-    for name in ("axes", "drop_flags", "balance"):
-        options[name] = as_names(options.get(name))
     result = build(read_candidates(rows), PairOptions(strategy=strategy, axis=axis, **options))
     return Rows(pair_rows(result)), Rows(dropped_table(result).to_pylist())
 

@@ -378,11 +378,7 @@ def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _prompt_keys(columns: Mapping[str, Any]) -> pa.ChunkedArray:
-    """What tells prompts apart: the id, else the text, which counts up to case and spaces.
-
-    A row with a text and no id belongs to the id that other rows of that text name, if there is
-    just one; so a table where only some rows carry ids does not split a prompt in two.
-    """
+    """What tells prompts apart: the id, else the text, which counts up to case and spaces."""
     text = None if "prompt" not in columns else one_spelling(columns["prompt"])
     if "prompt_id" not in columns:
         return text
@@ -392,12 +388,7 @@ def _prompt_keys(columns: Mapping[str, Any]) -> pa.ChunkedArray:
         ids = pc.if_else(pc.equal(ids, ""), pa.scalar(None, pa.string()), ids)
     if text is None or not ids.null_count:
         return ids
-    ids = ids.cast(pa.string())
-    found = pa.table({"text": text, "id": ids}).group_by("text")
-    known = found.aggregate([("id", "count_distinct"), ("id", "min")]).to_pylist()
-    only = {row["text"]: row["id_min"] for row in known if row["id_count_distinct"] == 1}
-    stand_in = [only.get(words, words) for words in text.to_pylist()]
-    return pc.coalesce(ids, pa.chunked_array([stand_in], pa.string()))
+    return pc.coalesce(ids.cast(pa.string()), text)
 
 
 def one_spelling(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -146,12 +146,6 @@ class PairOptions:
         return tuple(name.removeprefix("rulers.") for name in self.balance)
 
 
-def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Names from `A,B` or from a sequence."""
-    parts = names.split(",") if isinstance(names, str) else names or ()
-    return tuple(filter(None, map(str.strip, parts)))
-
-
 def _strategy_problems(options: PairOptions) -> list[str]:
     from apex_reward.pairs.strategies import STRATEGIES  # it loads numpy
 

@@ -28,13 +28,12 @@ from apex_reward.report.document import (
     Grid,
     Heading,
     Picture,
-    Tiles,
     Words,
     as_page,
+    record_grid,
     render,
 )
-from apex_reward.report.figures import save_figure
-from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table, size_category
+from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table
 from apex_reward.report.songs import place_songs
 from apex_reward.version import package_version
 
@@ -42,7 +41,6 @@ MOST_PAIRS = 500
 """Pairs in the list, those with the smallest margins; the plots show all."""
 LEAD = "chosen less rejected"
 TEACHES = "What it teaches beside the axis"
-RULER_COLUMNS = ("ruler", "share", "95%", "pairs")
 TRAINERS = {"trl": "DPOTrainer", "kto": "KTOTrainer"}
 
 
@@ -81,33 +79,30 @@ def _five_numbers(values: Any) -> dict[str, float]:
     return dict(zip(names, quantiles, strict=True))
 
 
-def _ruler_rows(counts: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return [(name, found["share"], "[{:.3f}, {:.3f}]".format(*found["ci95"]), found["n"])
-            for name, found in counts["rulers"].items()]  # fmt: skip
+def _rulers(counts: Mapping[str, Any]) -> Grid:
+    columns = {"share": "share", "95%": "ci95", "pairs": "n"}
+    return record_grid("ruler", counts["rulers"].items(), columns)
 
 
-def write_report(
-    result: PairSet, output: str | Path, folder: Path | None = None, formats: Sequence[str] = ()
-) -> None:
+def write_report(result: PairSet, output: str | Path, folder: Path | None = None) -> None:
     """Write `report.html` into the folder `output`, and `report_files/` where songs are large.
 
     Args:
         result: what `build` returned.
         output: the folder of the report.
         folder: where relative audio paths are tried next to the working directory.
-        formats: in which the plots are written too, as `figures/<name>.<format>`.
     """
     output, options, counts = Path(output), result.options, summary(result)
     others = [axis for axis in options.involved if axis != options.primary]
-    tiles = {"pairs": "n_pairs", "in train": "n_train", "in test": "n_test",
-             "prompts with a pair": "n_prompts_paired", "candidates": "n_candidates",
-             "candidates in no pair": "n_candidates_dropped"}  # fmt: skip
+    numbers = {"pairs": "n_pairs", "in train": "n_train", "in test": "n_test",
+               "prompts with a pair": "n_prompts_paired", "candidates": "n_candidates",
+               "candidates in no pair": "n_candidates_dropped"}  # fmt: skip
     blocks: list[Block] = [
-        Tiles({text: counts[name] for text, name in tiles.items()}),
+        Grid([*numbers], [[counts[name] for name in numbers.values()]], "Counts"),
         *(Words(text, "warning") for text in counts["warnings"]),
         Heading(TEACHES, "Share of pairs in which the chosen song has more of a ruler. Neutral is "
                 "0.5."),
-        Grid(RULER_COLUMNS, _ruler_rows(counts)),
+        _rulers(counts),
         Heading("What was dropped, and why"),
         Picture("Candidates", charts.bars(counts["dropped_candidates"], "candidates"),
                 "dropped-candidates", "in no pair, by reason"),
@@ -120,9 +115,6 @@ def write_report(
     text = f"Strategy {options.strategy_name} on {options.primary}"
     subtitle = text + (f", with {', '.join(others)}." if others else ".")
     write_text(output / "report.html", as_page("Preference pairs", subtitle, blocks))
-    for block in blocks:
-        if isinstance(block, Picture):
-            save_figure(block.figure, output / "figures" / block.name, formats)
 
 
 def _differences(result: PairSet, others: Sequence[str]) -> list[Picture]:
@@ -203,7 +195,6 @@ def pairs_card(
         "license": "unknown",
         "task_categories": ["text-to-audio"],
         "tags": ["music", "preference", "reward-model", "trl", "apex-reward"],
-        "size_categories": [size_category(counts["n_pairs"])],
         "configs": [
             {
                 "config_name": name,
@@ -231,7 +222,7 @@ def pairs_card(
         "pairs/card.md", n=counts, form=form, trainer=TRAINERS[form], table=markdown_table,
         songs_apart="audio" in configs, version=package_version(), drops=[*drops.items()],
         options=[(name, str(value)) for name, value in asked.items()], teaches=TEACHES,
-        ruler_columns=RULER_COLUMNS, rulers=_ruler_rows(counts), models=models,
+        rulers=_rulers(counts), models=models,
         settings=[(name, str(value)) for name, value in settings.items()],
         demonstration=DEMONSTRATION if made_by.get("demonstration") else "",
     )  # fmt: skip

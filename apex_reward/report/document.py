@@ -47,13 +47,6 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Large numbers, each with the name of what it counts."""
-
-    numbers: Mapping[str, int | float]
-
-
-@dataclass(frozen=True)
 class Grid:
     """A table. A page sorts it by a click on a heading.
 
@@ -117,7 +110,7 @@ class Picture:
     wide: bool = False
 
 
-Block = Heading | Words | Tiles | Grid | Picture
+Block = Heading | Words | Grid | Picture
 
 
 def write_document(
@@ -140,8 +133,6 @@ def as_markdown(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
         elif isinstance(block, Words):
             text = _words(block.text)
             parts.append(f"**{text}**" if block.tone == "warning" else text)
-        elif isinstance(block, Tiles):
-            parts.append(_words(_tiles_line(block)))
         elif isinstance(block, Grid):
             parts.append(markdown_table(block.columns, block.rows))
         else:
@@ -151,10 +142,6 @@ def as_markdown(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
 
 def _words(text: str) -> str:
     return markdown_text(cell(text))
-
-
-def _tiles_line(block: Tiles) -> str:
-    return ", ".join(f"{cell(value)} {name}" for name, value in block.numbers.items())
 
 
 def as_page(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
@@ -221,8 +208,6 @@ def print_blocks(blocks: Sequence[Block]) -> None:
             title = visible(block.text)
         elif isinstance(block, Words):
             console.print(Text(visible(block.text), style=_COLOURS.get(block.tone, "")))
-        elif isinstance(block, Tiles):
-            console.print(Text(visible(_tiles_line(block))))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

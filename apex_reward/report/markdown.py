@@ -90,16 +90,3 @@ def card(head: Mapping[str, Any], title: str, parts: Sequence[str]) -> str:
     """
     text = yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{text}---\n" + "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
-
-
-def size_category(rows: int) -> str:
-    """The hub's size category for a number of rows.
-
-    >>> size_category(3), size_category(20_000)
-    ('n<1K', '10K<n<100K')
-    """
-    names = ("1K", "10K", "100K", "1M", "10M")
-    for power, name in enumerate(names, start=3):
-        if rows < 10**power:
-            return f"n<{name}" if power == 3 else f"{names[power - 4]}<n<{name}"
-    return "n>10M"

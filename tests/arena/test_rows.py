@@ -50,7 +50,7 @@ def test_the_order_of_rows_changes_no_figure(ids):
             {
                 "evaluate": evaluate_battles(battles, bootstrap=30),
                 "words": words_of(evaluate_battles(battles, bootstrap=30)),
-                "voters": voter_agreement(order, bootstrap=30),
+                "voters": voter_agreement(order),
                 "calibrate": result,
                 "head": head.to_dict(),
                 "curve": learning_curve(design, anchors=[20], test_size=40, repeats=1),

@@ -37,15 +37,15 @@ def test_alpha_of_the_published_example():
         [n, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, n], [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, n],
     ]  # fmt: skip
     found = equal_and_alpha(counts_of(zip(*observers, strict=True), range(1, 6)))
-    assert found[0, 1] == pytest.approx(0.743, abs=5e-4)
+    assert found[1] == pytest.approx(0.743, abs=5e-4)
 
 
 def test_alpha_of_two_observers_by_hand():
     """Krippendorff (2011), example A: ten units, two observers, two values; alpha 0.095."""
     one, other = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
     found = equal_and_alpha(counts_of(zip(one, other, strict=True), (0, 1)))
-    assert found[0] == pytest.approx([0.6, 0.095], abs=5e-4)
-    assert np.isnan(equal_and_alpha(np.array([[2.0, 0.0]]))[0, 1])
+    assert found == pytest.approx([0.6, 0.095], abs=5e-4)
+    assert np.isnan(equal_and_alpha(np.array([[2.0, 0.0]]))[1])
 
 
 def test_a_voter_counts_once_per_comparison():
@@ -70,18 +70,12 @@ def test_votes_are_turned_before_they_are_compared():
         ballot("y", "ann", "BOTH_BAD", repeat=True),  # not as before
         ballot("w", "cas", "A"), {"preference": "A"}, ballot("x", "dan", "left"),
     ]  # fmt: skip
-    found = voter_agreement(rows, bootstrap=200)
-    assert found["voters"] == {
-        "ann": {"votes": 5, "repeats": 2}, "bob": {"votes": 3, "repeats": 0},
-        "cas": {"votes": 1, "repeats": 0},
-    }  # fmt: skip
+    found = voter_agreement(rows)
     between, repeats = found["between"], found["repeats"]
     assert (between["comparisons"], between["votes"]) == (3, 6)
     assert between["equal"] == pytest.approx(2 / 3)
     # six votes, three first, one second, two ties: 1 - (1 / 3) / (1 - (6 + 2) / 30)
     assert between["alpha"] == pytest.approx(1 - (1 / 3) / (1 - 8 / 30))
-    low, high = between["equal_ci95"]
-    assert 0 <= low < 2 / 3 < high <= 1
     assert (repeats["comparisons"], repeats["equal"]) == (2, 0.5)
     assert "67% of 3 comparisons" in voter_words(found)[0]
     assert "50% of 2 comparisons" in voter_words(found)[1]
@@ -90,8 +84,7 @@ def test_votes_are_turned_before_they_are_compared():
 def test_votes_of_one_voter_without_repeats_say_so():
     found = voter_agreement([ballot("x", "ann", "A")])
     assert found["between"] == found["repeats"] == {
-        "comparisons": 0, "votes": 0, "equal": None, "equal_ci95": None, "alpha": None,
-        "alpha_ci95": None,
+        "comparisons": 0, "votes": 0, "equal": None, "alpha": None,
     }  # fmt: skip
     assert voter_words(found) == [
         "No two voters voted on the same comparison.",
@@ -101,22 +94,11 @@ def test_votes_of_one_voter_without_repeats_say_so():
     assert voter_words({}) == []
 
 
-def test_scores_of_the_battles_join_votes_on_them_turned_as_they_were_asked(tmp_path):
-    scores = [{"battle_uuid": f"b{n}", "fame_a": 10 + n, "fame_b": n, "preference": "TIE",
-               "is_instrumental": True} for n in range(3)]  # fmt: skip
-    write_table(tmp_path / "scores.csv", scores)
+def test_votes_on_one_comparison_hang_together_without_prompts(tmp_path):
     votes = [ballot("b0", "ann", "A"), ballot("b1", "ann", "B", swapped=True),
              ballot("b1", "bob", "A"), ballot("c", "bob", "A")]  # fmt: skip
     write_table(tmp_path / "votes.jsonl", votes)
-    rows, _ = load_rows(tmp_path / "votes.jsonl", tables=[tmp_path / "scores.csv"])
-    assert [(row.get("fame_a"), row.get("fame_b")) for row in rows] == [
-        (10, 0), (1, 11), (11, 1), (None, None)
-    ]  # fmt: skip
-    assert [row["preference"] for row in rows] == ["A", "B", "A", "A"]
-    battles = load_battles(tmp_path / "votes.jsonl", tables=[tmp_path / "scores.csv"])
-    assert battles.difference("fame").tolist()[:3] == [10, -10, 10]
-    # Without prompts, votes on one comparison hang together.
-    assert battles.clusters.tolist() == [0, 1, 1, 2]
+    assert load_battles(tmp_path / "votes.jsonl").clusters.tolist() == [0, 1, 1, 2]
     write_table(tmp_path / "other.csv", [{"battle_uuid": "q", "fame_a": 1, "fame_b": 2}])
     with pytest.raises(DataError, match="no battle_uuid of"):
         load_rows(tmp_path / "votes.jsonl", tables=[tmp_path / "other.csv"])
@@ -139,5 +121,4 @@ def test_evaluate_reports_voters(tmp_path):
     words = voter_words(metrics["voters"])[0]
     assert words in " ".join(result.output.split())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Votes of each voter" in page
     assert words in html.unescape(page)

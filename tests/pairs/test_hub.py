@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
@@ -109,7 +110,6 @@ def test_the_card_says_what_made_it(scored: Path, tmp_path: Path) -> None:
     (config,) = head["configs"]
     assert (config["config_name"], config["data_files"]) == ("default", shards)
     assert re.fullmatch("content [0-9a-f]{16}", config["description"])
-    assert head["size_categories"] == ["n<1K"]
     assert "**A demonstration.**" in text
     assert "| apex | apex-tiny |" in text
     assert "| min_margin | 1e-06 |" in text
@@ -171,20 +171,21 @@ def test_a_line_loads_the_set_that_was_just_written(form, tokens, tmp_path, monk
         shutil.rmtree("pairs")
 
 
-def test_large_sets_are_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_group_holds_few_songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = candidates("none")
     for number, row in enumerate(rows):
         row["audio"] = str(tmp_path / row["audio"])
         Path(row["audio"]).write_bytes(wav(number))
     pairs, _ = build_pairs(rows, test_share=0.0)
-    monkeypatch.setattr(export, "SHARD_BYTES", 2 * 2 * len(wav(0)) + 1)
+    monkeypatch.setattr(export, "ROWS_AT_ONCE", 2)
     from apex_reward.files.tables import table_of
 
     export.write_dataset(tmp_path / "set", table_of(pairs), pairs, "trl", Path, lambda configs: "")
-    shards = sorted(path.name for path in (tmp_path / "set/data").iterdir())
-    assert shards == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
-    files = {"train": [str(tmp_path / "set/data" / name) for name in shards]}
-    back = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
+    (file,) = (tmp_path / "set/data").iterdir()
+    assert file.name == "train-00000-of-00001.parquet"
+    assert pq.ParquetFile(file).num_row_groups == (len(pairs) + 1) // 2
+    cache = str(tmp_path / "cache")
+    back = load_dataset("parquet", data_files={"train": str(file)}, cache_dir=cache)["train"]
     assert back["margin"] == [pair["margin"] for pair in pairs]
 
 

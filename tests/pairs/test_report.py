@@ -103,7 +103,7 @@ def test_the_table_holds_every_pair_with_players(embedded, tmp_path, monkeypatch
 def test_no_pair(tmp_path):
     text = report_of(tmp_path, 3, seconds=None, chosen_floor=6.0).read_text(encoding="utf-8")
     assert "chosen below the floor 6" in text
-    assert "<b>0</b><span>pairs</span>" in text
+    assert '<td class="number first" data-column="pairs"><bdi>0</bdi></td>' in text
     assert "No pair was made." in text
 
 
@@ -130,13 +130,6 @@ def test_four_axes_give_nine_plots(tmp_path):
     options = PairOptions(axis=axes[0], strategy="mrsd", axes=axes[1:])
     result = build(read_candidates(rows), options, folder)
     assert len(result.chosen) == 1
-    write_report(result, folder / "out", folder, ("svg", "pdf"))
-    assert sorted(path.name for path in (folder / "out" / "figures").glob("*.pdf")) == [
-        f"{name}.pdf"
-        for name in (
-            "axis-1", "axis-2", "axis-3", "dropped-candidates", "dropped-pairs", "duration",
-            "group", "loudness", "margin",
-        )
-    ]  # fmt: skip
+    write_report(result, folder / "out", folder)
     text = (folder / "out" / "report.html").read_text(encoding="utf-8")
     assert len(re.findall("<figure", text)) == 9

@@ -19,7 +19,6 @@ from apex_reward.report.document import (
     Grid,
     Heading,
     Picture,
-    Tiles,
     Words,
     as_markdown,
     as_page,
@@ -37,7 +36,6 @@ def blocks() -> list[object]:
     return [
         Heading("Findings", HOSTILE),
         Words(HOSTILE, "warning"),
-        Tiles({"pairs": 12_345, "share": 0.5}),
         Picture(HOSTILE, figure, "first", note="a note"),
         Picture("Second", charts.bars({"a": 1}, "battles"), "second", wide=True),
         Grid(
@@ -58,7 +56,6 @@ def test_a_page_escapes_every_name() -> None:
     assert r"\u202e\x1b" in page
     assert '<td class="number" data-column="auc"><bdi>0.552</bdi></td>' in page
     assert '<td class="number" data-column="auc"><bdi>-</bdi></td>' in page
-    assert "<b>12,345</b><span>pairs</span>" in page
     assert page.count("<svg role=") == 3  # the wide one is drawn twice
     assert page.count('<div class="plots">') == 1
     assert not re.search(r'(?:src|href)="?http', page)
@@ -73,7 +70,6 @@ def test_the_same_blocks_as_markdown() -> None:
     )
     assert text.split("\n\n") == [
         "# Title",
-        "12345 pairs, 0.500 share",
         f"*{shown}: drawn in `report.html`.*",
         "*Second: drawn in `report.html`.*",
         f"| name | auc | song |\n|:--|--:|:--|\n| {shown} | 0.552 | {shown} |\n| b | - | - |\n",
@@ -87,7 +83,6 @@ def test_the_same_blocks_on_a_terminal(
     print_blocks(blocks())  # type: ignore[arg-type]
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "Findings"
-    assert "12345 pairs, 0.500 share" in lines
     assert "\x1b" not in "".join(lines)
     assert max(map(len, lines)) <= 80
     assert any("0.552" in line for line in lines)
