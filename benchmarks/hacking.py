@@ -127,9 +127,14 @@ def table(args: argparse.Namespace) -> list[list[str]]:
         return completions
 
     functions = {
-        "raw": ApexRewardFunction(model, args.mix, decode=decode, guards="flag"),
+        "raw": ApexRewardFunction(model, args.mix, decode=decode, sample_rate=RATE, guards="flag"),
         "guarded": ApexRewardFunction(
-            model, args.mix, decode=decode, guards="penalty", loudness=-18.0
+            model,
+            args.mix,
+            decode=decode,
+            sample_rate=RATE,
+            guards="penalty",
+            loudness=-18.0,
         ),
     }
     songs = songs_of(args)
