@@ -162,17 +162,15 @@ def bootstrap_interval(
     statistic: Callable[..., float],
     *arrays: npt.ArrayLike,
     rounds: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
     clusters: npt.ArrayLike | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of `statistic(*arrays)`, for a statistic without weights.
+    """95% percentile bootstrap interval of `statistic(*arrays)`, for one without weights.
 
     Args:
         statistic: takes resampled rows of every array, returns one number.
         arrays: each (N, ...), resampled together along the first axis.
         rounds, seed, clusters: as for `bootstrap`.
-        confidence: in (0, 1).
 
     Returns:
         (lower, upper) of `percentile_interval`.
@@ -188,7 +186,7 @@ def bootstrap_interval(
         return [statistic(*(column[rows] for column in columns)) for rows in drawn]
 
     samples = bootstrap(each, n, rounds=rounds, seed=seed, clusters=clusters)
-    return percentile_interval(samples, confidence)
+    return percentile_interval(samples)
 
 
 def cluster_codes(clusters: npt.ArrayLike) -> IntArray:
@@ -196,20 +194,17 @@ def cluster_codes(clusters: npt.ArrayLike) -> IntArray:
     return np.asarray(np.unique(np.asarray(clusters), return_inverse=True)[1], dtype=np.intp)
 
 
-def percentile_interval(samples: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """The central `confidence` share of (R,) samples, NaN left out.
+def percentile_interval(samples: npt.ArrayLike) -> tuple[float, float]:
+    """The central 95% of (R,) samples, NaN left out.
 
     (NaN, NaN) if no sample is left or all are equal: resamples that never differ, as those of two
     songs or of one cluster, do not show how sure a figure is.
     """
-    if not 0 < confidence < 1:
-        raise UsageError(f"confidence is {confidence}; expected a share between 0 and 1, as 0.95")
     values = np.asarray(samples, dtype=np.float64)
     values = values[~np.isnan(values)]
     if len(values) == 0 or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return math.nan, math.nan
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
