@@ -224,30 +224,18 @@ def list_values(column: pa.ChunkedArray, shape: tuple[int, ...]) -> tuple[FloatA
 
     Rows may be nested or flat lists. The array is empty where there is a problem.
     """
-    nothing = np.empty((0, *shape), np.float32)
-    lists = column.combine_chunks()
-    if lists.null_count:
-        return nothing, [f"{lists.null_count} rows are null"]
-    depth, width = 0, np.ones(len(lists), np.int64)
-    while isinstance(lists.type, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
-        lengths = np.asarray(pc.list_value_length(lists).fill_null(0), np.int64)
-        if depth and len(set(lengths.tolist())) > 1:
-            return nothing, ["rows hold inner lists of different lengths"]
-        width = lengths if depth == 0 else width * (lengths[0] if len(lengths) else 0)
-        lists, depth = lists.flatten(), depth + 1
-    expected = int(np.prod(shape))
-    wrong = sorted(set(width[width != expected].tolist()))
-    if depth == 0:
-        return nothing, [f"rows are {lists.type}; expected lists of {expected} values"]
-    if wrong:
-        count, found = int((width != expected).sum()), ", ".join(map(str, wrong[:4]))
-        return nothing, [f"{count} rows hold {found} values; expected {expected}"]
-    if not (pa.types.is_floating(lists.type) or pa.types.is_integer(lists.type)):
-        return nothing, [f"values are {lists.type}; expected numbers"]
-    if lists.null_count:
-        return nothing, [f"{lists.null_count} values are null"]
-    values = lists.to_numpy(zero_copy_only=False).reshape(-1, *shape)
-    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    if not finite.all():
-        return nothing, [f"{int((~finite).sum())} rows hold NaN or infinite values"]
-    return values, []
+    values, expected, even = column.combine_chunks(), int(np.prod(shape)), True
+    while isinstance(values.type, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
+        even &= len(pc.unique(pc.list_value_length(values))) <= 1
+        values = values.flatten()
+    numbers = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+    bad = len(values) != expected * len(column) or not even or not numbers or values.null_count
+    array = np.empty((0, *shape), np.float32)
+    if bad:
+        found = f"{len(values)} values of {values.type} in {len(column)} rows"
+        return array, [f"{found}; expected lists of {expected} numbers, none of them null"]
+    array = values.to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    broken = int((~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))).sum())
+    if broken:
+        return array[:0], [f"{broken} rows hold NaN or infinite values"]
+    return array, []

@@ -339,13 +339,9 @@ class SplitReader:
         if WEIGHT not in rows.column_names:
             return np.ones(len(song), np.float32)
         shares = _numbers(rows[WEIGHT])
-        wrong = int((~np.isfinite(shares) | (shares < 0)).sum())
         largest = np.maximum.reduceat(shares, np.flatnonzero(np.diff(song, prepend=-1)))
-        empty = int((largest == 0).sum())
-        if wrong:
-            self._note(f"{WEIGHT} is missing or negative in {wrong} rows")
-        elif empty:
-            self._note(f"{WEIGHT} is 0 in all rows of {empty} songs")
+        if not ((shares >= 0).all() and (largest > 0).all() and np.isfinite(largest).all()):
+            self._note(f"{WEIGHT} is missing or negative in a row, or 0 in all rows of a song")
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(shares / largest[song], np.float32)
 

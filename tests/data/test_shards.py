@@ -10,6 +10,7 @@ import pytest
 
 from apex_reward.data.shards import EmbeddingSource, SongRows, list_column, list_values, shard_table
 
+WANTED = "expected lists of 2 numbers, none of them null"
 SOURCE = EmbeddingSource({"encoder_name": "a"}, (0.5, 0.25), -1.0)
 
 
@@ -71,13 +72,13 @@ def test_a_column_without_rows_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([[1.0, 2.0], None], "1 rows are null"),
-        ([[1.0, 2.0], [1.0, None]], "1 values are null"),
-        ([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]], "2 rows hold 1, 3 values; expected 2"),
-        ([[[1.0], [2.0]], [[1.0], []]], "rows hold inner lists of different lengths"),
-        ([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]], "1 rows hold 4 values; expected 2"),
-        ([1.0, 2.0, 3.0], "rows are double; expected lists of 2 values"),
-        ([["a", "b"]], "values are string; expected numbers"),
+        ([[1.0, 2.0], None], f"2 values of double in 2 rows; {WANTED}"),
+        ([[1.0, 2.0], [1.0, None]], f"4 values of double in 2 rows; {WANTED}"),
+        ([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]], f"6 values of double in 3 rows; {WANTED}"),
+        ([[[1.0], [2.0]], [[1.0, 2.0], []]], f"4 values of double in 2 rows; {WANTED}"),
+        ([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]], f"6 values of double in 2 rows; {WANTED}"),
+        ([1.0, 2.0, 3.0], f"3 values of double in 3 rows; {WANTED}"),
+        ([["a", "b"]], f"2 values of string in 1 rows; {WANTED}"),
         ([[1.0, 2.0], [np.inf, np.nan], [1.0, np.nan]], "2 rows hold NaN or infinite values"),
     ],
 )

@@ -145,7 +145,7 @@ def test_every_problem_is_listed_together(tmp_path: Path) -> None:
     text = str(error.value)
     for part in (
         "test: no shards",
-        "hold 15 values; expected 16",
+        "expected lists of 16 numbers",
         "train/00001.parquet: no column songeval_scores (task full needs it)",
         "val: score_streams is missing, NaN or infinite in 1 rows",
         "val: score_likes outside [0, 100]: 101",
@@ -278,9 +278,9 @@ def test_segments_count_by_their_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"segment_weight": [0.5, None]}, "train: segment_weight is missing or negative in 1 rows"),
-        ({"segment_weight": [-0.5, 1.5]}, "train: segment_weight is missing or negative in 1 rows"),
-        ({"segment_weight": [0.0, 0.0]}, "train: segment_weight is 0 in all rows of 1 songs"),
+        ({"segment_weight": [0.5, None]}, "segment_weight is missing or negative in a row, or 0"),
+        ({"segment_weight": [-0.5, 1.5]}, "segment_weight is missing or negative in a row, or 0"),
+        ({"segment_weight": [0.0, 0.0]}, "segment_weight is missing or negative in a row, or 0"),
         ({"score_likes": [1.0, 2.0]}, "train: score_likes differs between segments of a song in 1"),
         ({"score_likes": ["x", "y"]}, "train: score_likes is missing, NaN or infinite in 2 rows"),
         ({"audio_id": ["train", None]}, "train: 1 rows without audio_id"),
