@@ -20,7 +20,8 @@ from apex_reward.data.settings import PrepareSettings
 from apex_reward.errors import DataError
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.metrics import few_songs
-from apex_reward.report.figures import label, new_panels, save_figure
+from apex_reward.report.charts import histogram
+from apex_reward.report.figures import save_figure
 from apex_reward.scores.apex import POPULARITY_HEADS
 
 IntArray = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ def prepare(
     workers: int = 0,
     on_song: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write `manifest.parquet`, `dropped.jsonl`, `report.json` and `distributions.png`.
+    """Write `manifest.parquet`, `dropped.jsonl`, `report.json` and a histogram of each score.
 
     Args:
         songs: rows of metadata, as `read_metadata` gives them; several tables with
@@ -89,7 +90,8 @@ def prepare(
     write_table(output / "manifest.parquet", manifest.replace_schema_metadata())
     dropped = songs.loc[songs["reason"] != "", ["audio_id", "path", "reason", "detail"]]
     write_table(output / "dropped.jsonl", pa.Table.from_pandas(dropped, preserve_index=False))
-    plot_distributions(kept, output / "distributions.png")
+    for head in POPULARITY_HEADS:
+        save_figure(histogram(kept[head], f"{head} (0 to 100)", "songs"), output / head)
     write_json(output / "report.json", report)
     return report
 
@@ -224,16 +226,3 @@ def _deal(count: int, alone: bool = False) -> list[str]:
         if target[split] == 0:
             target[split], target["train"] = 1, target["train"] - 1
     return [split for split, number in target.items() for _ in range(number)]
-
-
-def plot_distributions(songs: pd.DataFrame, path: Path) -> None:
-    """An outlined histogram of the scores of each platform, as a PNG."""
-    figure, panels = new_panels(1, 2, 9, 3.6)
-    edges = np.linspace(0, 100, 21)
-    for panel, head in zip(panels, POPULARITY_HEADS, strict=True):
-        for name, values in songs[head].groupby(songs["platform"].replace("", UNKNOWN)):
-            panel.stairs(np.histogram(values, edges)[0], edges, label=label(name))
-        panel.set(xlabel=f"{head} (0 to 100)", ylabel="songs")
-        panel.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{len(songs)} songs")
-    save_figure(figure, path.with_suffix(""))

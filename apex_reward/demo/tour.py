@@ -31,7 +31,6 @@ from apex_reward.pairs.forms import SIDES
 from apex_reward.pairs.options import PairOptions
 from apex_reward.pairs.report import write_report
 from apex_reward.report.charts import draw_curves
-from apex_reward.report.figures import BAR, SOFT, new_panels, save_figure
 from apex_reward.rewards.reward import Reward
 from apex_reward.scores.apex import AESTHETIC_HEADS
 from apex_reward.scoring import ScoreSettings, score_songs
@@ -135,7 +134,12 @@ def damage_section(folder: Path, scores: DamageScores) -> Section:
     """Does damage lower the scores? Writes `damage.csv` and `damage.png`."""
     table = scores.table()
     write_table(folder / "damage.csv", table)
-    plot_damage(folder / "damage", scores)
+    means = scores.values.mean(axis=0).T.tolist()  # versions by damages
+    draw_curves(
+        [{"step": step, **dict(zip(DAMAGES, row, strict=True))} for step, row in enumerate(means)],
+        {"Damage lowers the score": DAMAGES[:4], "Four other kinds": DAMAGES[4:]},
+        folder / "damage", f"mean of the aesthetic heads, 1 to 5 ({SUFFIX})", xlabel="severity",
+    )  # fmt: skip
     return Section(
         "Scores: does damage lower them?",
         f"Every file is scored as by `apex-reward score --model {MODEL} --mix aesthetics`. The "
@@ -147,25 +151,6 @@ def damage_section(folder: Path, scores: DamageScores) -> Section:
             for name, won, falling, *drops in (row.values() for row in table)
         ],
     )
-
-
-def plot_damage(path: Path, scores: DamageScores) -> None:
-    """The mean aesthetic score against severity, a panel per damage, a line per song.
-
-    Args:
-        path: the file without its ending.
-    """
-    figure, panels = new_panels(2, 4, 11, 5.4, sharex=True, sharey=True)
-    for number, (axes, name) in enumerate(zip(panels, DAMAGES, strict=True)):
-        axes.plot(scores.values[:, number].T, color=SOFT, linewidth=1)
-        axes.plot(scores.values[:, number].mean(axis=0), color=BAR, linewidth=2.2, marker="o")
-        axes.set_title(name, fontsize=11)
-        axes.set_xticks([0, *SEVERITIES], ["clean", *map(str, SEVERITIES)])
-        axes.grid(visible=False, axis="x")
-    figure.supxlabel("severity of the damage", fontsize=10)
-    figure.supylabel("mean of the aesthetic heads (1 to 5)", fontsize=10)
-    figure.suptitle(f"Damage lowers the score: each song grey, their mean blue ({SUFFIX})")
-    save_figure(figure, path)
 
 
 @dataclass(frozen=True)

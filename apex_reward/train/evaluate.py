@@ -163,7 +163,7 @@ def evaluate_checkpoint(
     Args:
         checkpoint: a folder or a published `best_model.pt`.
         data: folder with `*.parquet`.
-        formats: in which the measures are drawn with their intervals, a file per kind of head.
+        formats: in which the measures are drawn with their intervals, in `figures/`.
         bootstrap, seed: resamples of the intervals.
 
     Returns:
@@ -194,7 +194,7 @@ def evaluate_checkpoint(
     if accelerator is None or accelerator.is_main_process:
         reports.write_report(output, report)
         write_examples(output, members.mean(axis=1), split, heads)
-        plot_metrics(report, output, formats)
+        plot_metrics(report, output / "figures", formats)
     return report
 
 

@@ -44,7 +44,7 @@ def run_grid(
 
     Args:
         runs: as `apex_reward.train.settings.conditions` gives them.
-        formats: of the figures beside the tables, next to PNG.
+        formats: in which every measure is drawn, in `figures/`.
         paper_data: the data is the paper's: compare with its figures in `comparison.md`.
 
     Returns:
@@ -65,7 +65,7 @@ def run_grid(
             write_table(output / "results.csv", rows)
             write_table(output / "intervals.csv", _interval_rows(found))
             write_tables(rows, output, {run.select for run in runs}, len(data["test"].audio_ids))
-            plot_tables(rows, output, tuple(dict.fromkeys(("png", *formats))))
+            plot_tables(rows, output / "figures", formats)
             if paper_data:
                 write_comparison(rows, output)
         accelerator.wait_for_everyone()

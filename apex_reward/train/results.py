@@ -17,9 +17,11 @@ from scipy.stats import t as student
 
 from apex_reward.files.tables import write_text
 from apex_reward.metrics import few_songs
-from apex_reward.report.figures import SERIES, SOFT, label, new_panels, save_figure, style
+from apex_reward.report.cells import counted
+from apex_reward.report.charts import Entry, forest
+from apex_reward.report.figures import save_figure
 from apex_reward.report.markdown import latex_table, markdown_table
-from apex_reward.scores.apex import AESTHETIC_HEADS, POPULARITY_HEADS
+from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS, POPULARITY_HEADS
 from apex_reward.train.report import METRICS
 
 Row = dict[str, Any]
@@ -40,8 +42,6 @@ AXIS_NAMES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
 }
-# Name of a line, and for each head and measure the value with the ends of its interval.
-Lines = Sequence[tuple[str, Mapping[str, Mapping[str, tuple[float, float, float]]]]]
 
 
 def table1(results: Sequence[Row]) -> list[Row]:
@@ -163,74 +163,53 @@ def write_comparison(results: Sequence[Row], output: Path) -> None:
     write_text(output / "comparison.csv", pd.DataFrame(lines, columns=columns).to_csv(index=False))
 
 
-def plot_tables(
-    results: Sequence[dict[str, Any]], output: Path, formats: Sequence[str] = ("png",)
-) -> None:
-    """A figure beside each of the grid's tables: every measure of every condition.
+def plot_tables(results: Sequence[Row], output: Path, formats: Sequence[str]) -> None:
+    """A plot of every measure of every head, `HEAD_MEASURE`, with a row per condition.
 
     With several seeds each dot, a mean, has its 95% interval (Student's t over the seeds).
 
     Args:
         results: rows of `results.csv`.
-        output: gets `table1.png` and, where there is task full in song mode, `table2.png`.
-        formats: as `save_figure` takes them.
+        output: the folder of the plots.
+        formats: as `save_figure` takes them; none draws nothing.
     """
-    seeds = len({row["seed"] for row in results})
-    factor = float(student.ppf(0.975, seeds - 1)) / math.sqrt(seeds) if seeds > 1 else 0.0
-    note = f"{seeds} seeds, 95% intervals of the mean" if seeds > 1 else "one seed"
-    first, second = [], []
-    for condition, found in over_seeds(results).items():
-        cells = {
-            head: {name: (m, m - factor * s, m + factor * s) for name, (m, s) in measures.items()}
-            for head, measures in found.items()
-        }
-        first.append((" ".join(map(str, condition)), cells))
-        if condition[3:] == TABLE2_CONDITION:
-            second.append((f"model {condition[0]}", cells))
-    _draw(first, POPULARITY_HEADS, note, output / "table1", formats)
-    if second:
-        _draw(second, AESTHETIC_HEADS, note, output / "table2", formats)
+    seeds, found = len({row["seed"] for row in results}), over_seeds(results)
+    factor = float(student.ppf(0.975, seeds - 1)) / math.sqrt(seeds) if seeds > 1 else math.nan
+    for head in HEADS if formats else ():
+        for name, axis in AXIS_NAMES.items():
+            cells = {c: heads[head][name] for c, heads in found.items() if head in heads}
+            rows = {
+                " ".join(map(str, condition)): (mean, mean - factor * s, mean + factor * s)
+                for condition, (mean, s) in cells.items()
+            }
+            text = f"{head}: {axis}, {counted(seeds, 'seed')}"
+            _draw(rows, text, output / f"{head}_{name}", formats)
 
 
 def plot_metrics(report: Mapping[str, Any], output: Path, formats: Sequence[str]) -> None:
-    """Every measure of every head with its 95% interval over songs.
+    """A plot of every measure, with a row per head and its 95% interval over songs.
 
     Args:
         report: the content of `metrics.json`.
-        output: gets `popularity` and, where the model has them, `aesthetics` in each format: their
+        output: gets `popularity_MEASURE` and, where the model has them, `aesthetics_MEASURE`: their
             errors are on different scales.
         formats: as `save_figure` takes them; none draws nothing.
     """
-    note = f"{report['n_songs']} songs, 95% intervals over songs"
     groups = {"popularity": POPULARITY_HEADS, "aesthetics": AESTHETIC_HEADS}
-    for name, heads in groups.items() if formats else ():
-        lines = [
-            (head, {"": {m: (values[m], *report["ci95"][head][m]) for m in METRICS}})
-            for head, values in report["metrics"].items()
-            if head in heads
-        ]
-        if lines:
-            _draw(lines, ("",), note, output / name, formats)
+    for kind, heads in groups.items() if formats else ():
+        own = {head: row for head, row in report["metrics"].items() if head in heads}
+        for name, axis in AXIS_NAMES.items() if own else ():
+            rows = {h: (row[name], *report["ci95"][h][name]) for h, row in own.items()}
+            _draw(rows, axis, output / f"{kind}_{name}", formats)
 
 
 def _draw(
-    lines: Lines, heads: Sequence[str], note: str, path: Path, formats: Sequence[str]
+    rows: Mapping[str, tuple[float, float, float]], axis: str, path: Path, formats: Sequence[str]
 ) -> None:
-    """A panel per measure, a line of dots with intervals per name, a colour per head."""
-    figure, axes = new_panels(1, len(METRICS), 13, 1.4 + 0.34 * len(lines), sharey=True)
-    for place, head in enumerate(heads):
-        colour, shift = SERIES[place], 0.7 * ((place + 0.5) / len(heads) - 0.5)
-        places = [number + shift for number in range(len(lines))]
-        for panel, metric in zip(axes, METRICS, strict=True):
-            values, low, high = zip(*(measures[head][metric] for _, measures in lines), strict=True)
-            panel.hlines(places, low, high, color=colour, linewidth=1.2)
-            panel.plot(values, places, "o", color=colour, markersize=4, label=head or None)
-            panel.set_xlabel(AXIS_NAMES[metric])
-    axes[0].set_yticks(range(len(lines)), [label(name) for name, _ in lines])
-    axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    with style():
-        if heads != ("",):
-            handles = axes[0].get_legend_handles_labels()[0]
-            figure.legend(handles, list(heads), loc="outside upper left", ncols=len(heads))
-        figure.suptitle(note, fontsize=9, color=SOFT, x=0.99, ha="right")
-    save_figure(figure, path, formats)
+    """Known values by name, each with its interval where that is known."""
+    entries = [
+        Entry(name, value, None if math.isnan(low) else (low, high))
+        for name, (value, low, high) in rows.items()
+        if not math.isnan(value)
+    ]
+    save_figure(forest(entries, axis), path, formats)

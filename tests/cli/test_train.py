@@ -167,11 +167,9 @@ def test_grid_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     assert "| G | standardized | 2 | song | full |" in result.output
     assert len((tmp_path / "grid" / "results.csv").read_text().splitlines()) == 1 + 2 * 8 * 9
-    for table in ("table1", "table2"):
-        drawing = (tmp_path / "grid" / f"{table}.svg").read_text()
-        assert "2 seeds, 95% intervals of the mean" in drawing
-        assert "MAE (points)" in drawing
-        assert (tmp_path / "grid" / f"{table}.png").is_file()
+    drawing = tmp_path / "grid" / "figures" / "clarity_mae.svg"
+    assert "clarity: MAE (points), 2 seeds" in drawing.read_text()
+    assert drawing.with_suffix(".png").is_file()
     assert [step for step, _ in tracker.rows] == list(range(1, 33))
     names = {name for _, row in tracker.rows for name in row}
     assert "standardized-2-song-full-1/val_loss" in names

@@ -35,8 +35,9 @@ def test_segment_predictions_are_averaged_per_song(
     report = evaluate_checkpoint(
         tmp_path / "run" / "best", shards / "test", tmp_path / "out", bootstrap=50,
                       formats=("png", "pdf"))  # fmt: skip
-    drawn = {path.stem for path in (tmp_path / "out").iterdir() if path.suffix == ".pdf"}
-    assert drawn == {"popularity", "aesthetics"}
+    drawn = {path.stem for path in (tmp_path / "out" / "figures").glob("*.pdf")}
+    measures = ("mse", "mae", "pearson", "spearman")
+    assert drawn == {f"{kind}_{name}" for kind in ("popularity", "aesthetics") for name in measures}
     assert (report["mode"], report["loss"], report["n_songs"]) == ("segment", "standardized", 70)
     predictor = load_parts(tmp_path / "run" / "best").predictor
     split = data["test"]

@@ -77,27 +77,40 @@ def test_popularity_alone_has_no_second_table(tmp_path: Path) -> None:
     assert not (tmp_path / "table2.md").exists()
 
 
-def test_a_figure_per_table_with_seed_intervals(tmp_path: Path) -> None:
-    drawn = {}
+def drawn(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """The figures of a grid by name."""
+    found = {}
 
     def keep(figure: Any, path: Path, formats: Any) -> None:
-        drawn[path.name] = figure
+        found[path.name] = figure
         assert formats == ("png", "pdf")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "save_figure", keep)
-        plots.plot_tables(results((0, 2)), tmp_path, ("png", "pdf"))
-    first = drawn["table1"].axes[0]
-    assert first.get_xlabel() == "MSE (squared points)"
-    assert len(first.get_yticklabels()) == 24
-    assert first.get_yticklabels()[0].get_text() == "A equal 2 segment popularity"
-    low, high = first.collections[0].get_segments()[0][:, 0]
+        plots.plot_tables(rows, folder, ("png", "pdf"))
+        plots.plot_tables(rows, folder, ())  # draws nothing
+    return found
+
+
+def test_a_figure_per_head_and_measure_with_seed_intervals(tmp_path: Path) -> None:
+    found = drawn(results((0, 2)), tmp_path)
+    assert len(found) == 7 * 4
+    axis = found["score_streams_mse"].axes[0]
+    assert axis.get_xlabel() == "score_streams: MSE (squared points), 2 seeds"
+    assert len(axis.texts) == 2 * 24
+    assert axis.texts[0].get_text() == "A equal 2 segment popularity"
+    low, high = axis.lines[0].get_xdata()
     # Two seeds, mean 714.98, deviation sqrt(2): t(0.975, 1 degree) x sqrt(2) / sqrt(2) = 12.706.
     assert (low, high) == pytest.approx((714.98 - 12.706, 714.98 + 12.706), abs=1e-3)
-    assert drawn["table2"].legends[0].texts[0].get_text() == "coherence"
 
 
 def test_one_seed_has_dots_alone(tmp_path: Path) -> None:
-    rows = [row for row in results((0,)) if row["task"] == "popularity"]
-    plots.plot_tables(rows, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["table1.png"]
+    axis = drawn(results((0,)), tmp_path)["score_likes_mae"].axes[0]
+    assert len(axis.lines) == 24
+    assert all(len(line.get_xdata()) == 1 for line in axis.lines)
+
+
+def test_an_undefined_measure_is_left_out(tmp_path: Path) -> None:
+    rows = results((0, 2))
+    rows[0]["mse"] = float("nan")
+    assert len(drawn(rows, tmp_path)["score_streams_mse"].axes[0].texts) == 2 * 23
