@@ -52,7 +52,7 @@ def damage(
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     change, strengths = _DAMAGES[name]
     damaged = change(song, strengths[severity - 1], rng, sample_rate)
-    damaged = damaged * (_rms(song) / max(_rms(damaged), 1e-9))
+    damaged = damaged * (rms(song) / max(rms(damaged), 1e-9))
     peak = float(np.abs(damaged).max(initial=0.0))
     return np.asarray(damaged / max(peak, 1.0), dtype=np.float32)
 
@@ -67,7 +67,7 @@ def _noise(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
 
 def _clipping(song: Wave, level: float, rng: Rng, rate: int) -> Wave:
     """Hard clipping of the whole mix."""
-    ceiling = level * _rms(song)
+    ceiling = level * rms(song)
     return np.clip(song, -ceiling, ceiling)
 
 
@@ -149,13 +149,14 @@ def _reverb_mud(song: Wave, decibels: float, rng: Rng, rate: int) -> Wave:
     return _add(song, wet, decibels)
 
 
-def _rms(wave: NDArray[np.floating]) -> float:
+def rms(wave: NDArray[np.floating]) -> float:
+    """Root of the mean square; 0 of no samples."""
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if wave.size else 0.0
 
 
 def _add(song: Wave, other: NDArray[np.floating], decibels: float) -> Wave:
     """The song plus something at a level relative to the song's RMS."""
-    gain = 10 ** (decibels / 20) * _rms(song) / max(_rms(other), 1e-9)
+    gain = 10 ** (decibels / 20) * rms(song) / max(rms(other), 1e-9)
     return np.asarray(song + gain * other, dtype=np.float32)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apex_reward.demo.damage import rms
 from apex_reward.demo.instruments import (
     Array,
     Rng,
@@ -57,7 +58,7 @@ def make_song(seed: int, seconds: float = 20.0, sample_rate: int = 24_000) -> ND
     parts += [band.melody() for _ in range(1 + rng.binomial(3, 0.6 * dense))]
     mix = np.zeros(band.length)
     for part in parts:
-        mix += part * np.exp(rng.normal(0, 0.6)) / max(_rms(part), 1e-6)
+        mix += part * np.exp(rng.normal(0, 0.6)) / max(rms(part), 1e-6)
     return _master(rng, mix, sample_rate)
 
 
@@ -195,7 +196,7 @@ class Band:
         """An instrument's own effects: now and then overdrive, often a room."""
         rng = self.rng
         if drive and rng.random() < 0.25:
-            level = max(_rms(wave), 1e-6) / rng.uniform(0.4, 4.0)
+            level = max(rms(wave), 1e-6) / rng.uniform(0.4, 4.0)
             corner = rng.uniform(2500, 9000)
             wave = shape(np.tanh(wave / level), self.rate, lambda f: 1 / (1 + (f / corner) ** 4))
         if rng.random() < 0.7:
@@ -212,21 +213,21 @@ def _master(rng: Rng, mix: Array, rate: int) -> NDArray[np.float32]:
         gains[:3] += rng.uniform(0, 14)
     if rng.random() < 0.25:  # as a lossy codec cuts
         gains[-1] -= 60
-    hiss = 10 ** (rng.uniform(-75, -42) / 20) * max(_rms(mix), 1e-6)
+    hiss = 10 ** (rng.uniform(-75, -42) / 20) * max(rms(mix), 1e-6)
     mix = mix + hiss * rng.standard_normal(mix.size)
     mix = shape(mix, rate, lambda f: 10 ** (np.interp(np.log(f + 1), knots, gains) / 20))
     mix = shape(mix, rate, lambda f: f / (f + 25))  # no constant part
-    mix = mix / max(_rms(mix), 1e-9)
+    mix = mix / max(rms(mix), 1e-9)
     size = int(rng.uniform(0.02, 0.2) * rate)
     level = np.sqrt(np.maximum(_moving_mean(mix**2, size), 1e-4))
     mix = mix * level ** (-rng.uniform(0.0, 0.7))
-    headroom = rng.uniform(2.5, 9.0) * _rms(mix)
+    headroom = rng.uniform(2.5, 9.0) * rms(mix)
     return _levelled(np.tanh(mix / headroom), rng.uniform(-26, -10))
 
 
 def _levelled(wave: Array, decibels: float) -> NDArray[np.float32]:
     """At this RMS level; turned down to a peak of 1 where the level would pass it."""
-    wave = wave / max(_rms(wave), 1e-9) * 10 ** (decibels / 20)
+    wave = wave / max(rms(wave), 1e-9) * 10 ** (decibels / 20)
     return np.asarray(wave / max(float(np.abs(wave).max()), 1.0), dtype=np.float32)
 
 
@@ -236,7 +237,3 @@ def _moving_mean(values: Array, size: int) -> Array:
     index = np.arange(values.size)
     low, high = np.maximum(index - size // 2, 0), np.minimum(index + size // 2 + 1, values.size)
     return np.asarray((sums[high] - sums[low]) / (high - low))
-
-
-def _rms(wave: Array) -> float:
-    return float(np.sqrt(np.mean(wave**2))) if wave.size else 0.0

@@ -46,11 +46,6 @@ class Dates:
     unread: dict[int, str]
     future: dict[int, str]
 
-    @property
-    def moments(self) -> list[datetime | None]:
-        """A time in UTC per cell, None where there is none."""
-        return [None if m is None else m.replace(tzinfo=UTC) for m in self.times.tolist()]
-
     def notes(self, what: str) -> list[str]:
         """A sentence for each kind of cell that was not used, with an example."""
         kinds = ((self.unread, "could not be read"), (self.future, "lie in the future"))

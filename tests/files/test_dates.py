@@ -51,13 +51,13 @@ def test_what_has_no_day_is_no_date(value):
 def test_numeric_dates_are_not_read():
     numeric = ["03/05/2024", "13.05.2024", "5-13-24", "13/05/2024 12:00"]
     dates = read_dates([*numeric, "2024-05-05"], now=DAY + timedelta(99))
-    assert dates.moments == [None] * 4 + [DAY + timedelta(days=2)]
+    assert dates.times.tolist() == [None] * 4 + [datetime(2024, 5, 5)]
     assert dates.unread == dict(enumerate(numeric))
 
 
 def test_a_date_still_to_come_is_not_used():
     dates = read_dates(["2099-01-01", "2024-05-04", "soon", None, ""], now=DAY)
-    assert dates.moments == [None, DAY + timedelta(days=1), None, None, None]
+    assert dates.times.tolist() == [None, datetime(2024, 5, 4), None, None, None]
     assert dates.future == {0: "2099-01-01"}
     assert dates.unread == {2: "soon"}
     assert dates.notes("dates") == [

@@ -228,7 +228,7 @@ def test_spread_tells_the_error_out_of_distribution(
         changed = split.embeddings + 4 * amount * rng.standard_normal(shape).astype(np.float32)
     else:
         changed = split.embeddings * (rng.random(shape) > amount)
-    members = checkpoint.predict(replace(split, embeddings=changed), "song")
+    members = checkpoint.predict(replace(split, embeddings=changed))
     found = spread_measures(members, split.labels, HEADS, checkpoint.config.spread_scale)
     print(damage, json.dumps(found))
     ranks = [found[head]["spearman"] for head in HEADS]
