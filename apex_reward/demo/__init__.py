@@ -1,7 +1,6 @@
 """Synthetic songs, known damage, the embedded demonstration model apex-tiny, and the tour."""
 
-from apex_reward.demo.damage import DAMAGES, SEVERITIES, damage
-from apex_reward.demo.evaluate import DamageScores, score_damage
+from apex_reward.demo.damage import DAMAGES, SEVERITIES, DamageScores, damage, score_damage
 from apex_reward.demo.songs import make_song
 
 __all__ = [

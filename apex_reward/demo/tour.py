@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from apex_reward.arena import battles_of, evaluate_battles, findings
 from apex_reward.arena.report import evaluation_report
-from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, damage
-from apex_reward.demo.evaluate import DamageScores
+from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, DamageScores, damage
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table
 from apex_reward.model import ApexReward
