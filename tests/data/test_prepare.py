@@ -91,7 +91,7 @@ def test_audio_is_checked(tmp_path: Path) -> None:
     assert reports[0] == reports[1]
     details = {row["audio_id"]: row for row in read_jsonl(tmp_path / "0" / "dropped.jsonl")}
     assert "does not exist" in details["missing"]["detail"]
-    for name in ("manifest.parquet", "report.json", "dropped.jsonl", "distributions.png"):
+    for name in ("manifest.parquet", "report.json", "dropped.jsonl", "score_likes.png"):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
