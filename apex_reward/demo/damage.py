@@ -78,7 +78,8 @@ def _clipping(song: Wave, level: float, rng: Rng, rate: int) -> Wave:
 def _low_pass(song: Wave, cutoff: float, rng: Rng, rate: int) -> Wave:
     """Butterworth magnitude of order 6, without phase shift."""
     frequency = np.fft.rfftfreq(song.shape[-1], 1 / rate)
-    return _filtered(song, 1 / np.sqrt(1 + (frequency / cutoff) ** 12))
+    spectrum = np.fft.rfft(song) * (1 / np.sqrt(1 + (frequency / cutoff) ** 12))
+    return np.asarray(np.fft.irfft(spectrum, song.shape[-1]), dtype=np.float32)
 
 
 def _dropouts(song: Wave, share: float, rng: Rng, rate: int) -> Wave:
@@ -162,11 +163,6 @@ def _add(song: Wave, other: NDArray[np.floating], decibels: float) -> Wave:
     """The song plus something at a level relative to the song's RMS."""
     gain = 10 ** (decibels / 20) * rms(song) / max(rms(other), 1e-9)
     return np.asarray(song + gain * other, dtype=np.float32)
-
-
-def _filtered(song: Wave, gain: NDArray[np.float64]) -> Wave:
-    """Multiply the spectrum by a real gain per frequency bin."""
-    return np.asarray(np.fft.irfft(np.fft.rfft(song) * gain, song.shape[-1]), dtype=np.float32)
 
 
 def _read(song: Wave, position: NDArray[np.float64]) -> Wave:

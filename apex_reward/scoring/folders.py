@@ -89,11 +89,6 @@ def _is_side(path: str) -> bool:
     return parts[-1].startswith("._") or not SIDE_FOLDERS.isdisjoint(parts)
 
 
-def is_address(given: str) -> bool:
-    """Whether an input is an address and no path."""
-    return ADDRESS.match(given) is not None
-
-
 def fetched(address: str, songs: Path | None = None) -> Iterator[tuple[str, str]]:
     """What an address names, as files here: (its address, the file) in order of the addresses.
 

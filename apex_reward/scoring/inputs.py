@@ -14,7 +14,7 @@ from apex_reward.files.songs_inside import NoSong, is_saved_dataset
 from apex_reward.files.tables import read_rows
 from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.groups import prompt_keys
-from apex_reward.scoring.folders import TAR_ENDINGS, fetched, is_address, songs_in, songs_matching
+from apex_reward.scoring.folders import ADDRESS, TAR_ENDINGS, fetched, songs_in, songs_matching
 from apex_reward.scoring.lists import (
     LIST_ENDINGS,
     PATH_COLUMNS,
@@ -92,7 +92,7 @@ def _expanded(given: str, songs: Path | None, beside: bool = False) -> Sequence[
     """The songs of one input; None for a list beside songs that is none."""
     if isinstance(given, NoSong):
         return [given]
-    if is_address(given):
+    if ADDRESS.match(given):
         return [
             song._replace(
                 columns={"source": address, **song.columns},
