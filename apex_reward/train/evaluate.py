@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from apex_reward.data.shards import EmbeddingSource
@@ -156,9 +155,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a folder of shards and write what came out.
 
-    Writes `metrics.json` (with 95% intervals over songs; see `apex_reward.train.report`),
-    `predictions.csv` (a row per song) and `examples.csv` (per head, the ten songs predicted best
-    and the ten predicted worst).
+    Writes `metrics.json` (with 95% intervals over songs; see `apex_reward.train.report`)
+    and `examples.csv` (per head, the ten songs predicted best and the ten predicted worst).
 
     Args:
         checkpoint: a folder or a published `best_model.pt`.
@@ -201,7 +199,7 @@ def evaluate_checkpoint(
 def write_examples(
     output: Path, pred: reports.FloatArray, split: Split, heads: Sequence[str]
 ) -> None:
-    """`predictions.csv` with every song, `examples.csv` with the best and worst of each head."""
+    """`examples.csv` with the ten songs of each head that are predicted best, and worst."""
     errors = np.abs(pred - split.labels)
     examples = []
     for column, head in enumerate(heads):
@@ -216,9 +214,6 @@ def write_examples(
                 for i in chosen
             ]  # fmt: skip
     write_table(output / "examples.csv", examples)
-    columns = {"audio_id": split.audio_ids, **dict(zip(heads, pred.T, strict=True))}
-    columns |= {f"{h}_label": label for h, label in zip(heads, split.labels.T, strict=False)}
-    write_table(output / "predictions.csv", pa.table(columns))
 
 
 def bind(runs: Sequence[Path], data: Data, output: Path) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from apex_reward.files.tables import read_jsonl, write_table
 from apex_reward.model.checkpoint import load_parts
 from apex_reward.scores.apex import AESTHETIC_HEADS, HEADS
 from apex_reward.train import trainer
+from apex_reward.train.evaluate import Checkpoint
+from apex_reward.train.shards import load_data
 from tests.support import tiny_model
 from tests.train.shards_builder import write_shards
 from tests.train.test_trainer import Remembering
@@ -82,12 +84,11 @@ def test_from_metadata_to_scores(audio: Path, extracted: Path, tmp_path: Path) -
         "--output", evaluated, "--bootstrap", 10,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    lines = (evaluated / "predictions.csv").read_text().splitlines()
-    names = lines[0].replace('"', "").split(",")
-    found = next(line for line in lines if "song3" in line.split(",")[0].strip('"').split())
-    predicted = dict(zip(names, found.replace('"', "").split(","), strict=True))
-    for head in HEADS:
-        assert row[head] == pytest.approx(float(predicted[head]), abs=1e-3)
+    assert (evaluated / "examples.csv").is_file()
+    data = load_data({"split": extracted / split}, "full")["split"]
+    predicted = Checkpoint.load(tmp_path / "run" / "best").predict(data)
+    for head, value in zip(HEADS, predicted[data.audio_ids.index("song3"), 0], strict=True):
+        assert row[head] == pytest.approx(value, abs=1e-3)
 
 
 def _has_song(folder: Path, name: str) -> bool:
@@ -241,7 +242,7 @@ def test_two_processes(tmp_path: Path) -> None:
     # Twice the samples a step: another run than one process makes.
     alone = (tmp_path / "alone" / "history.jsonl").read_text().splitlines()
     assert abs(json.loads(alone[0])["val_loss"] - losses[0]) > 1e-3
-    for name in ("metrics.json", "predictions.csv", "examples.csv"):
+    for name in ("metrics.json", "examples.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     predictor = load_parts(tmp_path / "run" / "best").predictor
     assert all(torch.isfinite(value).all() for value in predictor.state_dict().values())
