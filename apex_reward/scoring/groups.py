@@ -2,7 +2,8 @@
 
 The file has a row per column, group and figure: `column`, `group`, `figure`, `songs`, `mean`,
 `lower` and `upper` (95% bootstrap interval, over prompts where songs have them), and `p_value`. The
-test of equal groups is Kruskal and Wallis' rank test, adjusted by Holm's method over the file.
+test of equal groups is Kruskal and Wallis' rank test of the prompts' means, adjusted by Holm's
+method over the file.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from scipy import stats
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import as_text, read_rows, write_table
-from apex_reward.metrics import bootstrap_interval, holm
+from apex_reward.metrics import FloatArray, bootstrap_interval, holm
 from apex_reward.scoring.job import path_beside
 from apex_reward.scoring.lists import Input
 
 Row = dict[str, Any]
 FEWEST = 5
-"""Groups with fewer songs have figures and take no part in the test."""
+"""Groups with fewer prompts (or songs without one) have figures and take no part in the test."""
 
 
 def check_columns(columns: Sequence[str], sources: Sequence[Input]) -> None:
@@ -61,7 +62,7 @@ def write_groups(output: Path, columns: Mapping[str, str], figures: Sequence[str
         means = []
         for group, (values, prompts) in groups.items():
             mean = float(np.mean(values))
-            means += [(mean, group)] if len(values) >= FEWEST else []
+            means += [(mean, group)] if len(set(prompts)) >= FEWEST else []
             low, high = bootstrap_interval(np.mean, values, clusters=prompts)
             numbers = {"mean": mean, "lower": low, "upper": high, "p_value": p_value}
             row = {"column": column, "group": group, "figure": figure, "songs": len(values)}
@@ -91,7 +92,13 @@ def _groups(rows: Sequence[Mapping[str, Any]], column: str, figure: str) -> dict
 
 
 def _p_value(groups: Mapping[str, Any]) -> float:
-    large = [values for values, _ in groups.values() if len(values) >= FEWEST]
+    means = [_prompt_means(values, prompts) for values, prompts in groups.values()]
+    large = [one for one in means if len(one) >= FEWEST]
     if len(large) < 2:
         return math.nan
     return 1.0 if np.ptp(np.concatenate(large)) == 0 else float(stats.kruskal(*large).pvalue)
+
+
+def _prompt_means(values: FloatArray, prompts: Sequence[str]) -> FloatArray:
+    _, codes = np.unique(prompts, return_inverse=True)
+    return np.asarray(np.bincount(codes, values) / np.bincount(codes))

@@ -57,6 +57,25 @@ def test_equal_groups_are_rarely_called_different(tmp_path: Path) -> None:
     assert said <= 6
 
 
+def test_songs_of_one_prompt_are_no_further_evidence(tmp_path: Path) -> None:
+    """Ten alike songs of each of 20 prompts, whose language is chance: 20 values, not 200."""
+    output, said = tmp_path / "scores.jsonl", 0
+    for seed in range(40):
+        levels = np.random.default_rng(seed).normal(size=20)
+        rows = [
+            {"path": f"{i}.wav", "language": ("en", "de")[i % 2], "prompt": f"p{i % 20}",
+             "a": levels[i % 20] + i / 1e6, "error": None}
+            for i in range(200)
+        ]  # fmt: skip
+        write_table(output, rows)
+        said += bool(write_groups(output, {"language": "language"}, ["a"]))
+    assert said <= 5
+    write_table(output, [row | {"prompt": row["language"]} for row in rows])
+    assert write_groups(output, {"language": "language"}, ["a"]) == []
+    found = read_rows(tmp_path / "scores.groups.jsonl")
+    assert [(row["songs"], row["p_value"]) for row in found] == [(100, None)] * 2
+
+
 def test_a_column_that_no_list_has_is_named() -> None:
     with pytest.raises(UsageError, match="--by genre: no such column.*they have language"):
         check_columns(["genre"], [Input("a.wav", {"language": "en"})])
