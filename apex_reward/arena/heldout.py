@@ -10,7 +10,6 @@ Shape key: N = battles, P = features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,24 +50,17 @@ def fit_logistic(features: FloatArray, label: npt.ArrayLike, l2: float) -> Float
     return np.asarray(model.coef_[0], dtype=np.float64)
 
 
-def choose_l2(
-    features: FloatArray,
-    label: FloatArray,
-    groups: IntArray,
-    *,
-    grid: Sequence[float] = L2_GRID,
-    seed: int = 0,
-) -> float:
+def choose_l2(features: FloatArray, label: FloatArray, groups: IntArray, *, seed: int) -> float:
     """The strength of the prior with the lowest log loss in three grouped folds.
 
     The middle of the grid where one group leaves nothing to hold out.
     """
     if len(np.unique(groups)) < 2 or 0 in features.shape:
-        return sorted(grid)[len(grid) // 2]
+        return L2_GRID[len(L2_GRID) // 2]
     # With every battle's mirror image both outcomes are in every fold, and the loss is the same.
     search = GridSearchCV(
         LogisticRegression(fit_intercept=False, solver="newton-cholesky", tol=1e-8),
-        {"C": [0.5 / l2 for l2 in grid]},
+        {"C": [0.5 / l2 for l2 in L2_GRID]},
         scoring="neg_log_loss",
         cv=group_folds(np.tile(groups, 2), 3, seed),
         refit=False,

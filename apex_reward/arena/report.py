@@ -46,22 +46,6 @@ CALIBRATED = {
     "songs_only": "calibrated, without the systems",
     "system_only": "systems alone, without the score",
 }
-REASONS = {
-    "TIE": "the vote was a tie",
-    "BOTH_BAD": "the vote was that both are bad",
-    "missing_score": "one of the scores is missing (the battle counts for the others)",
-    "missing_embedding": "an embedding is missing",
-    "unknown_vote": "the vote is none of A, B, TIE, BOTH_BAD",
-    "duplicate": "another battle has the same id",
-    "unreadable": "a score (the battle counts for the others), an embedding or a file",
-    "outside_dates": "before the chosen months, or without a date",
-    "unreadable_date": "the date cannot be read, or lies in the future",
-    "no_audio": "a song does not exist",
-    "short_listening": "the voter listened to a song for less than the asked seconds",
-    "prebaked": "on one of the Arena's own prompts",
-    "no_system": "a system is not named",
-    "same_system": "both songs are of one system",
-}
 _COLOURS = {"agrees": "good", "opposes": "bad", "undetermined": "neutral"}
 _TONES: dict[bool | None, str] = {True: "good", False: "warning", None: "plain"}
 _SYSTEM_PAIR = "system_pair:"
@@ -72,7 +56,7 @@ def evaluation_summary(metrics: Metrics) -> list[Block]:
     title = f"{metrics['n_decided']} decided of {metrics['n_battles']} battles"
     entries = [*_entries(metrics["scores"]), *_baselines(metrics)]
     blocks: list[Block] = [Heading(title), _figures("score", entries)]
-    if left_out := [(name, count) for name, count in metrics["dropped"].items() if count]:
+    if left_out := [row for row in _reasons(metrics) if row[1]]:
         blocks += [Heading("Left out"), Grid(("reason", "battles"), left_out)]
     if "classifiers" in metrics:
         columns, rows = table3_grid(metrics["classifiers"])
@@ -193,10 +177,9 @@ def _write(
     folder: Path, title: str, metrics: Metrics, blocks: Sequence[Block], formats: Sequence[str]
 ) -> None:
     """Write a report that ends with its data card: what was left out, and what made it."""
-    rows = [[name, count, REASONS.get(name, "")] for name, count in metrics["dropped"].items()]
     card: list[Block] = [
         Heading("Data card", f"{metrics['n_battles']} battles were read. What was left out:"),
-        Grid(("reason", "battles", "meaning"), rows),
+        Grid(("reason", "battles"), _reasons(metrics)),
         *map(Words, metrics["notes"]),
     ]
     if made := metrics.get("provenance"):
@@ -212,6 +195,10 @@ def _write(
         f"{settings['bootstrap']} bootstrap rounds, seed {settings['seed']}"
     )
     document.write_document(folder, title, subtitle, [*blocks, *card], formats)
+
+
+def _reasons(metrics: Metrics) -> list[tuple[str, int]]:
+    return [(name.replace("_", " "), count) for name, count in metrics["dropped"].items()]
 
 
 def _figures(name: str, entries: Entries, columns: Mapping[str, str] = COLUMNS) -> Grid:

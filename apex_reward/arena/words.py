@@ -8,8 +8,6 @@ from typing import Any
 from apex_reward.arena.figures import CLAIMS, DIRECTION_MIN, LEVEL
 from apex_reward.report.document import Words
 
-POSITION_LEVEL = 0.01
-"""Largest p at which a preference for a position is stated."""
 Metrics = Mapping[str, Any]
 
 
@@ -21,7 +19,7 @@ def findings(metrics: Metrics) -> list[Words]:
         if strata["overall"]["direction"] == "agrees":
             found += _beyond_systems(name, strata["overall"])
             found += _beyond_rulers(name, strata, metrics)
-    return [*found, *_worse_than(metrics), *_groups(metrics), *_position(metrics)]
+    return [*found, *_worse_than(metrics), *_groups(metrics)]
 
 
 def _direction(name: str, strata: Metrics) -> Iterator[Words]:
@@ -128,16 +126,5 @@ def _groups(metrics: Metrics) -> Iterator[Words]:
         yield Words(
             f"{name} does not agree equally well with all values of {column}: right on "
             f"{high}, on {low} (p = {entry['p_value']:.2g}).",
-            "warning",
-        )
-
-
-def _position(metrics: Metrics) -> Iterator[Words]:
-    entry = metrics["baselines"]["position_a"]
-    if entry["p_value"] < POSITION_LEVEL:
-        low, high = entry["accuracy_ci95"]
-        yield Words(
-            f"A won {entry['accuracy']:.1%} of the battles (95% interval {low:.1%} to {high:.1%}): "
-            "voters prefer one position, which a model that is not antisymmetric can learn.",
             "warning",
         )

@@ -259,5 +259,3 @@ def leaderboard(battles: str, /, votes: VoteOptions, figures: FigureOptions) -> 
     parts = report.leaderboard_summary, report.leaderboard_report
     if output := _written(metrics, *parts, battles, votes, figures):
         write_table(output / "leaderboard.csv", metrics["leaderboard"])
-        for name, part in metrics["scores"].items():
-            write_table(output / f"leaderboard_{name}.csv", part["leaderboard"])

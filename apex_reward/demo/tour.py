@@ -17,8 +17,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from apex_reward.arena import battles_of, evaluate_battles, findings
+from apex_reward.arena.agreement import evaluate_battles
+from apex_reward.arena.battles import battles_of
 from apex_reward.arena.report import evaluation_report
+from apex_reward.arena.words import findings
 from apex_reward.demo.damage import DAMAGES, SAMPLE_RATE, SEVERITIES, DamageScores, damage
 from apex_reward.demo.songs import make_song
 from apex_reward.files.tables import write_json, write_table

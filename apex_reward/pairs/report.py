@@ -48,7 +48,6 @@ def summary(result: PairSet) -> dict[str, Any]:
     """Counts of a run, JSON-ready: what came in, what was dropped why, what came out."""
     candidates, options = result.candidates, result.options
     prompts = candidates.prompt[candidates.table["prompt_id"].is_valid().to_numpy()]
-    agreed = {} if result.agreement is None else {"agreement": _five_numbers(result.agreement)}
     return {
         "strategy": options.strategy_name,
         "axis": options.primary,
@@ -65,18 +64,10 @@ def summary(result: PairSet) -> dict[str, Any]:
         "n_candidates_dropped": int((~result.dropped.open).sum()),
         "dropped_candidates": result.dropped.counts(),
         "dropped_pairs": result.removed.counts(),
-        "margin": _five_numbers(result.margin),
-        **agreed,
         "rulers": {name: {"share": share, "ci95": [low, high], "n": n}
                    for name, share, low, high, n in result.rulers},
         "warnings": [text for text in (*result.warnings, result.split_note) if text],
     }  # fmt: skip
-
-
-def _five_numbers(values: Any) -> dict[str, float]:
-    names = ("min", "q25", "median", "q75", "max") if len(values) else ()
-    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist() if names else ()
-    return dict(zip(names, quantiles, strict=True))
 
 
 def _rulers(counts: Mapping[str, Any]) -> Grid:

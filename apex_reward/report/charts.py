@@ -110,8 +110,6 @@ def bars(
     for place, (name, _) in enumerate(rows):
         _row_text(axis, place, name, numbers[place], (0, most))
     _bare_rows(axis, len(rows), (0, most))
-    if all(float(value).is_integer() for _, values in rows for value in values):
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel(label(xlabel))
     if len(sides) > 1:
         with draw.style():
@@ -197,15 +195,12 @@ def curves(
     return figure
 
 
-def heat_map(
-    names: Sequence[str], cells: Mapping[tuple[str, str], tuple[float, int]], middle: float = 0.5
-) -> Figure:
-    """A value and a number of cases per pair of names: green above `middle`, red below.
+def heat_map(names: Sequence[str], cells: Mapping[tuple[str, str], tuple[float, int]]) -> Figure:
+    """A value and a number of cases per pair of names: green from one half on, red below.
 
     Args:
         names: rows and columns.
         cells: (name, name) in either order -> value in [0, 1], cases.
-        middle: the value without a colour.
     """
     size = 1.2 + 0.55 * len(names)
     figure, axis = new_figure(max(4.0, size + 0.8), max(2.0, 0.75 * size + 0.6))
@@ -214,8 +209,8 @@ def heat_map(
             value, n = cells.get((row, column)) or cells.get((column, row)) or (math.nan, 0)
             if math.isnan(value):
                 continue
-            strength = 0.06 + 0.6 * min(1.0, abs(value - middle) * 2)
-            colour = draw.GOOD if value >= middle else draw.BAD
+            strength = 0.06 + 0.6 * min(1.0, abs(value - 0.5) * 2)
+            colour = draw.GOOD if value >= 0.5 else draw.BAD
             box = Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=colour, alpha=strength)
             axis.add_patch(box)
             axis.text(j, i - 0.02, f"{value:.2f}", ha="center", fontsize=8.5, color=draw.INK)

@@ -237,8 +237,8 @@ class _Server:
         if (song.audio is None) == (song.path is None):
             raise HTTPException(422, f"song {number}: give either 'audio' or 'path'")
         if song.path is not None:
-            return self._below_root(song.path), song.name or song.path
-        name = song.name or f"song {number}"
+            return self._below_root(song.path), song.path
+        name = f"song {number}"
         try:
             return _write(folder, number, _decoded(song.audio or "")), name
         except ValueError as error:

@@ -18,7 +18,6 @@ class SongIn(BaseModel):
     path: str | None = None
     prompt: Any = None
     lyrics: Any = None
-    name: str | None = None
 
 
 class ScoreRequest(BaseModel):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from apex_reward.arena import findings
+from apex_reward.arena.words import findings
 
 
 def row(uuid="1", preference="A", a=1.0, b=0.0, **cells):

@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from apex_reward.arena import battles_of, evaluate_battles, load_battles
-from apex_reward.arena.agreement import disagreements
+from apex_reward.arena.agreement import disagreements, evaluate_battles
+from apex_reward.arena.battles import battles_of
 from apex_reward.arena.figures import mcnemar
+from apex_reward.arena.sources import load_battles
 from apex_reward.errors import DataError
 from tests.arena.rows import words_of
 from tests.arena.simulate import simulate_battles

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from apex_reward.arena import battles_of, evaluate_battles
+from apex_reward.arena.agreement import evaluate_battles
+from apex_reward.arena.battles import battles_of
 from apex_reward.errors import UsageError
 from tests.arena.rows import words_of
 from tests.arena.simulate import simulate_battles

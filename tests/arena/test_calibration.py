@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from apex_reward.arena import battles_of, calibrate, learning_curve, load_battles
-from apex_reward.arena.calibration import design_of, fit_calibration
+from apex_reward.arena.battles import battles_of
+from apex_reward.arena.calibration import calibrate, design_of, fit_calibration, learning_curve
+from apex_reward.arena.sources import load_battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.scores.preference import PreferenceHead
 from tests.arena.simulate import simulate_battles

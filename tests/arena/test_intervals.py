@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apex_reward.arena import battles_of, evaluate_battles
+from apex_reward.arena.agreement import evaluate_battles
+from apex_reward.arena.battles import battles_of
 from apex_reward.arena.figures import DIRECTION_MIN, LEVEL, claim_directions
 from apex_reward.arena.intervals import (
     PairedRounds,

@@ -5,8 +5,15 @@ import pytest
 from scipy import optimize, stats
 from sklearn.linear_model import LogisticRegression
 
-from apex_reward.arena import arena_scores, battles_of, leaderboards
-from apex_reward.arena.leaderboard import WIDE_L2, likelihood_drop, profile_bounds, strengths
+from apex_reward.arena.battles import battles_of
+from apex_reward.arena.leaderboard import (
+    WIDE_L2,
+    arena_scores,
+    leaderboards,
+    likelihood_drop,
+    profile_bounds,
+    strengths,
+)
 from apex_reward.errors import DataError
 from tests.arena.simulate import simulate_battles
 

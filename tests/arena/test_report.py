@@ -2,8 +2,10 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
-from apex_reward.arena.calibration import COMPARED
+from apex_reward.arena.agreement import evaluate_battles
+from apex_reward.arena.battles import battles_of
+from apex_reward.arena.calibration import COMPARED, calibrate, learning_curve
+from apex_reward.arena.leaderboard import leaderboards
 from apex_reward.arena.report import (
     CALIBRATED,
     calibration_parts,
@@ -62,7 +64,7 @@ def test_evaluation_report_says_the_direction_and_what_was_dropped(tmp_path):
     for text in (page, markdown):
         assert "s points the wrong way" in text
         assert "t agrees with people" in text
-        assert "the vote was a tie" in text
+        assert "missing score" in text
         assert "Calibrate it before use" in text
     accuracy = metrics["scores"]["s"]["overall"]["accuracy"]
     assert f"{accuracy:.3f}" in markdown
@@ -106,12 +108,6 @@ def test_a_stratum_that_turns_round_is_warned_of():
         tone == "warning" and "wrong way on vocal battles" in text and "overall it agrees" in text
         for tone, text in found
     )
-
-
-def test_a_position_that_wins_more_is_warned_of():
-    rows = [{"preference": "A" if n % 4 else "B", "s_a": n % 7, "s_b": 3} for n in range(200)]
-    found = words_of(evaluate_battles(battles_of(rows), bootstrap=100))
-    assert any("A won 75.0% of the battles" in text for tone, text in found if tone == "warning")
 
 
 def test_calibration_report_holds_the_verdict_and_the_curve(tmp_path):

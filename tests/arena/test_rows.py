@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from apex_reward.arena import battles_of, calibrate, evaluate_battles, leaderboards, learning_curve
+from apex_reward.arena.agreement import evaluate_battles
+from apex_reward.arena.battles import battles_of
+from apex_reward.arena.calibration import calibrate, learning_curve
+from apex_reward.arena.leaderboard import leaderboards
 from apex_reward.arena.protocol import run_protocol
 from apex_reward.arena.voters import voter_agreement
 from apex_reward.cli import app

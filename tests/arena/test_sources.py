@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from apex_reward.arena import calibrate
 from apex_reward.arena.battles import battles_of
+from apex_reward.arena.calibration import calibrate
 from apex_reward.arena.options import BattleFilter
 from apex_reward.arena.sources import (
     audio_path,

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from apex_reward.audio import save_wav
 from apex_reward.cli import app
-from apex_reward.compare import Song, compare_songs, judges, measure_songs
-from apex_reward.compare.figures import paired_p_value
-from apex_reward.compare.songs import prompt_name
+from apex_reward.compare.figures import compare_songs, paired_p_value
+from apex_reward.compare.songs import Song, judges, measure_songs, prompt_name
 from apex_reward.demo.songs import make_song
 from apex_reward.errors import DataError
 from apex_reward.rewards.distance import frechet_distance, kernel_distance
