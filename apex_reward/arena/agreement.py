@@ -4,7 +4,7 @@
 
 - `dropped`: reason -> battles without a part in some figure. `unreadable` counts battles with a
   cell of a score that is no number, `missing_score` the other decided battles that lack a score;
-  both count for the scores that they have. `missing_by_score`: the same per score.
+  both count for the scores that they have.
 - `scores.NAME`: figures of the strata `overall`, `instrumental`, `vocal`, `month:2026-02` and
   `system_pair:X vs Y`; a stratum without battles is absent. `overall` adds `ece` and `reliability`
   (`arena.heldout.reliability` of a slope fitted in grouped folds), `disagreements` (the battles
@@ -84,7 +84,6 @@ def evaluate_battles(battles: Battles, *, bootstrap: int = 1000, seed: int = 0) 
         "n_battles": battles.n_read,
         "n_decided": len(decided),
         "dropped": dropped,
-        "missing_by_score": {name: int((~scored[name]).sum()) for name in names},
         "scores": scores,
         "baselines": {
             "position_a": {key: n for key, n in always_a.items() if not key.startswith("auc")},

@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 import apex_reward
+from apex_reward.arena import BattleFilter
 from apex_reward.arena import battles as b
 from apex_reward.arena.battles import Battles, Row, audio_name, truth, uuid_of
-from apex_reward.arena.options import BattleFilter
 from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files import tables as files
 from apex_reward.files.dates import read_months

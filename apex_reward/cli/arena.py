@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_reward.arena.options import BattleFilter
+from apex_reward.arena import BattleFilter
 from apex_reward.cli import common, rewards
 from apex_reward.errors import UsageError
 from apex_reward.report.cells import counted

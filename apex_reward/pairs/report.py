@@ -119,24 +119,17 @@ def _differences(result: PairSet, others: Sequence[str]) -> list[Picture]:
     pictures = []
     for title, name, values, text in leads:
         lead = values[result.chosen] - values[result.rejected]
-        known = lead[np.isfinite(lead)]
-        note = "not known for these candidates"
-        if len(known):
-            note = (f"{LEAD}: mean {known.mean():+.3g}, {len(known)} pairs; the rejected is ahead "
-                    f"in {(known < 0).mean():.0%}")  # fmt: skip
-        pictures.append(Picture(title, charts.histogram(lead, text, "pairs"), name, note))
+        pictures.append(Picture(title, charts.histogram(lead, text, "pairs"), name))
     if result.agreement is not None:
         figure = charts.histogram(result.agreement, "members that agree (share)", "pairs")
-        note = f"share of an ensemble's members with the chosen ahead on {primary}"
-        pictures.append(Picture("Agreement", figure, "agreement", note))
+        pictures.append(Picture("Agreement", figure, "agreement"))
     if "group" in result.candidates.table.column_names:
         groups = result.candidates.column("group")
         sides = [Counter(str(groups[i]) for i in side.tolist())
                  for side in (result.chosen, result.rejected)]  # fmt: skip
         counts = {name: [float(side[name]) for side in sides] for name in sides[0] | sides[1]}
         figure = charts.bars(counts, "times in a pair", ("chosen", "rejected"))
-        note = f"times chosen / rejected, the largest of {len(counts)}"
-        pictures.append(Picture("Group", figure, "group", note))
+        pictures.append(Picture("Group", figure, "group"))
     return pictures
 
 

@@ -3,9 +3,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from apex_reward.arena import BattleFilter
 from apex_reward.arena.agreement import evaluate_battles
 from apex_reward.arena.battles import battles_of, score_names, truth
-from apex_reward.arena.options import BattleFilter
 from apex_reward.arena.sources import filter_rows, load_battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import write_table

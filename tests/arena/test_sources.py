@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from apex_reward.arena import BattleFilter
 from apex_reward.arena.battles import battles_of
 from apex_reward.arena.calibration import calibrate
-from apex_reward.arena.options import BattleFilter
 from apex_reward.arena.sources import (
     audio_path,
     filter_rows,
