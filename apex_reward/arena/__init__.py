@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from apex_reward.errors import UsageError
-
 
 @dataclass(frozen=True)
 class BattleFilter:
@@ -31,7 +29,3 @@ class BattleFilter:
     audio: Annotated[bool, "--with-audio"] = False
     min_listening: Annotated[float | None, "SECONDS"] = None
     prebaked: bool = True
-
-    def __post_init__(self) -> None:
-        if self.last_months is not None and self.last_months < 1:
-            raise UsageError(f"last_months is {self.last_months}; expected at least 1")

@@ -265,14 +265,15 @@ def learning_curve(
     Raises:
         UsageError: more test battles and anchors than there are, or a negative number.
     """
-    _check(len(design.label), anchors, test_size, repeats)
+    if not anchors or min(anchors) < 0:
+        raise UsageError(f"anchors are {list(anchors)}; expected numbers of votes, as 0,10,100")
     draws = []
     for repeat in range(repeats):
         order = np.random.default_rng([seed, repeat]).permutation(len(design.label))
         test, rest = order[:test_size], order[test_size:]
         draws.append((test, rest[~np.isin(design.groups[rest], design.groups[test])]))
     smallest = min(len(pool) for _, pool in draws)
-    if max(anchors) > smallest:
+    if max(anchors) > smallest or test_size > len(design.label):
         raise UsageError(
             f"{max(anchors)} anchors are more than the {smallest} battles on prompts that the "
             f"{test_size} test battles do not use; lower --anchors or --test-size"
@@ -299,15 +300,3 @@ def _accuracies(anchors: Design, test: Design, seed: int) -> dict[str, float]:
         logits["calibrated"] = fit_calibration(anchors, seed=seed).logit(test)
         logits["system_only"] = system_logit(anchors, test, seed)
     return {name: accuracy(logit, test.label > 0) for name, logit in logits.items()}
-
-
-def _check(n: int, anchors: Sequence[int], test_size: int, repeats: int) -> None:
-    if not anchors or min(anchors) < 0:
-        raise UsageError(f"anchors are {list(anchors)}; expected numbers of votes, as 0,10,100")
-    if test_size < 1 or repeats < 1:
-        raise UsageError(f"test size {test_size}, repeats {repeats}; expected at least 1 each")
-    if test_size + max(anchors) > n:
-        raise UsageError(
-            f"{test_size} test battles and {max(anchors)} anchors need {test_size + max(anchors)} "
-            f"battles with a decision and a score; there are {n}"
-        )

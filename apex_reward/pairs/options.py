@@ -162,10 +162,6 @@ def _strategy_problems(options: PairOptions) -> list[str]:
     if name == "two-axis" and len(options.threshold) != 2:
         given = len(options.threshold)
         problems.append(f"two-axis needs --threshold NAME=X twice, once per axis; {given} given")
-    if options.primary in options.protect and name in STRATEGIES and name != "two-axis":
-        problems.append(
-            f"--protect {options.primary} is the primary axis, on which the chosen always wins"
-        )
     return problems
 
 

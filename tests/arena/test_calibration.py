@@ -173,9 +173,12 @@ def test_anchors_never_share_a_prompt_with_the_test_battles(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"anchors": [50], "test_size": 60, "repeats": 1}, "60 test battles and 50 anchors need"),
+        (
+            {"anchors": [50], "test_size": 60, "repeats": 1},
+            "50 anchors are more than the 40",
+        ),
         ({"anchors": [-1], "test_size": 6, "repeats": 1}, "expected numbers of votes"),
-        ({"anchors": [5], "test_size": 0, "repeats": 1}, "expected at least 1 each"),
+        ({"anchors": [0], "test_size": 101, "repeats": 1}, "lower --anchors or --test-size"),
     ],
 )
 def test_impossible_curves_are_refused(options, message):

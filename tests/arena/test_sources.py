@@ -126,8 +126,6 @@ def test_month_window_reaches_over_new_year():
     assert counts == {"outside_dates": 2}
     with pytest.raises(DataError, match="no battle has a date"):
         filter_rows([row()], BattleFilter(last_months=4), None)
-    with pytest.raises(UsageError, match="last_months is 0"):
-        BattleFilter(last_months=0)
 
 
 def test_audio_paths_start_from_the_folder(tmp_path):

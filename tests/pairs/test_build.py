@@ -381,7 +381,6 @@ def test_contradictory_options_are_listed_together():
         ({"strategy": "best"}, "strategy 'best' is not one of best-worst, all"),
         ({"strategy": "two-axis", "threshold": {"a": 1.0}}, "twice, once per axis; 1 given"),
         ({"axes": ["clarity"]}, "--axes is read by mrsd and pareto and two-axis only"),
-        ({"protect": {"musicality": 1.0}}, "is the primary axis"),
         ({"balance_axes": True}, "--balance-axes needs a second axis"),
     ],
 )
