@@ -87,14 +87,15 @@ def score(
         rows = scoring.score_songs(reward, sources, texts, settings, workers=workers, groups=groups)
         return _to_terminal(reward, rows, len(sources))
     kept = common.kept_rows(output)
-    if resume and output.exists() and not kept() and engine.share.first:
-        common.show(f"{output} is finished; nothing to do")
+    finished = resume and output.exists() and not kept()
     with _tallying(len(sources)) as (tally, on_row), common.resumable(kept):
         scoring.score_to_file(
             reward, sources, output, settings, prompts=texts, workers=workers, engine=engine,
             resume=resume, on_row=on_row, groups=groups,
         )  # fmt: skip
     if engine.share.first:
+        if finished:
+            common.show(f"{output} is finished; nothing to do")
         typer.echo(f"{tally} -> {output}")
         figures = row_columns(reward, settings.rewarded)
         given = dict.fromkeys(name for source in sources for name in source.columns)

@@ -95,8 +95,8 @@ def measure_songs(
                 song.vector = result.vector
                 song.values |= {("reward", ""): row["reward"]} if rewarded else {}
             song.values |= {(kind, head.name): row[head.name] for head in reward.heads}
-            tripped = {("guards", g): float(g in row["flags"]) for g in reward.guards.names}
-            song.values |= tripped
+            tripped = reward.guards.flags(result.measured)
+            song.values |= {("guards", g): float(g in tripped) for g in reward.guards.names}
     lines = [f"{path}: {reason}" for path, reason in failed.items()]
     return [song for song in songs if song.path not in failed], lines
 

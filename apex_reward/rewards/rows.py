@@ -57,7 +57,9 @@ def song_row(reward: Any, result: SongResult, rewarded: bool, members: bool = Fa
     if result.scores is not None:
         values |= result.scores.rows()[0]
         tripped = reward.guards.flags(result.measured)
-        far = [UNFAMILIAR] if result.measured.get(UNFAMILIAR, 0.0) > 1 else []
+        # A guard of that name has limits of its own.
+        known = UNFAMILIAR in reward.guards.names
+        far = [UNFAMILIAR] if not known and result.measured.get(UNFAMILIAR, 0.0) > 1 else []
         flags = [*dict.fromkeys([*flags, *tripped, *far])]
         if rewarded:
             raw = _mixed(reward, result, result.scores)

@@ -207,5 +207,6 @@ def model_hash(model: Any) -> str:
              "own_heads")  # fmt: skip
     settings = json.dumps({name: values.get(name) for name in names}, sort_keys=True, default=str)
     heads = [[head.name, head.low, head.high] for head in model.heads]
-    text = json.dumps([weights, settings, heads, type(model).__qualname__])
+    served = getattr(model, "served", None)  # of a remote model
+    text = json.dumps([weights, settings, heads, served, type(model).__qualname__], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

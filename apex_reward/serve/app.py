@@ -129,13 +129,14 @@ class _Server:
         return {"status": "ok"}
 
     async def info(self) -> dict[str, Any]:
-        """Models, heads (an end without bound is null), mix, limits and licences."""
+        """Models, heads (an end without bound is null), mix, loudness, limits and licences."""
         reward, settings = self.reward, self.settings
         limits = {"songs": settings.max_songs, "seconds": settings.max_seconds,
                   "body": settings.body, "queue": settings.max_queue}  # fmt: skip
         return {
             "heads": [json_ready(vars(head)) for head in reward.heads],
             "mix": reward.mix.to_dict(),
+            "loudness": reward.loudness,
             "sample_rate": reward.sample_rate,
             "reads_text": reward.model.reads_text,
             "demonstration": reward.demonstration,

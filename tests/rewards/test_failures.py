@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,9 @@ def test_a_guard_on_unfamiliar_holds_beside_a_second_model() -> None:
         (row,) = Reward(models, mix, guards=[far]).judge([(noise, RATE)], ["a"])
         assert row["flags"] == ["unfamiliar"]
         assert row["reward"] == pytest.approx(row["reward_raw"] - 2.0)
+        # A guard with a higher limit: neither its penalty nor a flag of its name.
+        (row,) = Reward(models, mix, guards=[replace(far, high=1e9)]).judge([(noise, RATE)], ["a"])
+        assert (row["flags"], row["reward"]) == ([], row["reward_raw"])
 
 
 def test_a_reward_shows_its_parts(model: ApexReward) -> None:

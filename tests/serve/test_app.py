@@ -185,6 +185,7 @@ def test_info_describes_the_server(server: TestClient, reward: Reward) -> None:
     info = server.get("/info").json()
     assert [head["name"] for head in info["heads"]] == [head.name for head in reward.heads]
     assert info["mix"] == reward.mix.to_dict()
+    assert info["loudness"] == reward.loudness
     assert info["limits"]["songs"] == 64
     assert {"part", "licence", "commercial", "source"} == set(info["licences"][0])
     assert list(info["models"]) == ["apex"]

@@ -74,6 +74,8 @@ class RemoteReward(CalledModel):
             self.sample_rate, self.reads_text = int(info["sample_rate"]), bool(info["reads_text"])
             self.saved_mix: Mapping[str, Any] = info["mix"]
             self.licences = tuple(info.get("licences") or ())
+            # What its numbers depend on: another server may stand at the same address later.
+            self.served = [info.get("models"), info.get("loudness")]
         except (KeyError, TypeError, ValueError) as error:
             raise ServerError(f"{urls[0]} is no reward server: /info lacks {error}") from error
 

@@ -19,6 +19,7 @@ import torch
 from apex_reward.errors import AudioError, UsageError
 from apex_reward.rewards.foreign import remote
 from apex_reward.rewards.foreign.remote import RemoteReward, ServerError, encoded
+from apex_reward.rewards.saved import model_hash
 from apex_reward.scores.head import Head
 
 INFO = {
@@ -199,3 +200,14 @@ def test_a_song_beyond_full_scale_travels_unclipped() -> None:
         assert samples.tolist() == pytest.approx(song.tolist(), abs=error)
         file.seek(0)
         assert soundfile.info(file).format == form
+
+
+def test_another_model_behind_the_same_address_is_another_model(server: Server) -> None:
+    """A resumed run must not mix the rows of two servers."""
+    hashes = set()
+    for made in ({}, {"models": {"apex": {"hash": "a"}}}, {"models": {"apex": {"hash": "b"}}},
+                 {"models": {"apex": {"hash": "b"}}, "loudness": -18.0}):  # fmt: skip
+        server.info = INFO | made
+        hashes.add(model_hash(RemoteReward(server.url)))
+        assert model_hash(RemoteReward(server.url)) in hashes
+    assert len(hashes) == 4
