@@ -16,7 +16,6 @@ import pyarrow as pa
 from apex_reward.files.growing import GrowingTable
 from apex_reward.files.stamps import Stamp, provenance_path, text_hash
 from apex_reward.files.tables import (
-    check_format,
     check_output,
     json_line,
     read_jsonl,
@@ -81,7 +80,6 @@ def score_to_file(
             model or settings, or another run that is writing the same file.
     """
     settings, output = settings or ScoreSettings(), Path(output)
-    check_format(output)
     if reward.student is not None:
         settings = replace(settings, rewarded=True)
     if settings.rewarded:

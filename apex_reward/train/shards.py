@@ -144,13 +144,7 @@ class Data:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of a data set's three splits.
-
-    Raises:
-        DataError: `folder` is not a folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one with {', '.join(SPLITS)}")
+    """The folders of a data set's three splits."""
     return {split: folder / split for split in SPLITS}
 
 

@@ -235,8 +235,8 @@ def test_shards_of_two_encoders(tmp_path: Path) -> None:
 
 
 def test_not_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder; expected one with train, val, test"):
-        split_folders(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"train: no shards .*nothing/train/\*\.parquet"):
+        load_data(split_folders(tmp_path / "nothing"), "full")
 
 
 def write_songs(folder: Path, **columns: list[object]) -> Path:
