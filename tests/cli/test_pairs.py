@@ -271,14 +271,3 @@ def test_formats_are_written_beside_the_folder(table, tmp_path):
     assert done.exit_code == 0
     assert set(entries[0]) == {"chosen", "reject", "captions", "duration"}
     assert entries[0]["duration"] >= 10.0
-
-
-def test_plots_as_files_or_a_format_that_there_is_not(table, tmp_path):
-    out = tmp_path / "out"
-    done = run(table, "--strategy", "best-worst", "--figures", "svg", "--output", out)
-    assert done.exit_code == 0, done.output
-    assert {path.name for path in (out / "figures").iterdir()} >= {"margin.png", "margin.svg"}
-    done = run(table, "--strategy", "best-worst", "--figures", "gif", "--output", tmp_path / "no")
-    assert done.exit_code == 2
-    assert "choose from png, svg, pdf" in done.output
-    assert not (tmp_path / "no").exists()
