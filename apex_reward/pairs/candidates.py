@@ -24,7 +24,7 @@ from apex_reward.errors import DataError, UsageError, listed
 from apex_reward.files import songs_inside, tables
 from apex_reward.pairs.options import PairOptions
 from apex_reward.prompt import prompt_of, same_text
-from apex_reward.scores.apex import APEX_MIXES, HEADS
+from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import member_column
 
 if TYPE_CHECKING:
@@ -335,8 +335,7 @@ def _absent(table: pa.Table, name: str) -> str:
     if name.startswith(RULERS):
         return f"no column {name!r} to balance; --model rulers fills it in"
     numeric = [f.name for f in tables.with_numbers(table)[0].schema if is_number(f.type)]
-    hint = ", and --model scores candidates that lack a head" if name in HEADS else ""
-    return f"no column {name!r}; the numeric columns are {listed(numeric) or 'none'}{hint}"
+    return f"no column {name!r}; the numeric columns are {listed(numeric) or 'none'}"
 
 
 def is_number(kind: pa.DataType) -> bool:
