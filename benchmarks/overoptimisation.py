@@ -123,8 +123,8 @@ def guarded(
 ) -> NDArray[np.bool_]:
     """(N, guards) which default guards recordings trip, and whether they are unfamiliar."""
     guards = Guards.default("flag").limit("duration", low=0.0)
-    measured = guards.measure_batch(waves, lengths, RATE)
-    flags = [guards.flags(one) for one in measured]
+    songs = (wave[: int(length)] for wave, length in zip(waves, lengths, strict=True))
+    flags = [guards.flags(guards.measure(song, RATE)) for song in songs]
     tripped = np.array([[name in found for name in guards.names] for found in flags])
     strange = np.zeros(len(waves), bool)
     if familiar is not None:

@@ -7,6 +7,7 @@ import random
 import socket
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from apex_reward.audio import save_wav
 from apex_reward.model import ApexConfig, ApexReward, Predictor
+from apex_reward.rewards.guards import DEFAULT_GUARDS, Action, Guards
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
 
@@ -35,6 +37,12 @@ TINY_ENCODER: dict[str, Any] = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
+
+
+def guards_of(names: list[str], action: Action = "flag", penalty: float = 0.5) -> Guards:
+    """The default guards of these names, with one action."""
+    chosen = (DEFAULT_GUARDS[name] for name in names)
+    return Guards(tuple(replace(guard, action=action, penalty=penalty) for guard in chosen))
 
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:

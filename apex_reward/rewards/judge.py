@@ -260,8 +260,7 @@ class Judge:
         price = self.undecodable
         if price == "floor":
             price = self.floor(together)
-        vetoes = any(guard.action == "veto" for guard in reward.guards.guards)
-        lowest = self.floor(together) if vetoes else 0.0
+        lowest = self.floor(together) if reward.guards.vetoes else 0.0
         low, high = self.ends or (0.0, 1.0)
         found = Judged([price] * len(songs), [None] * len(songs), reasons, [None] * len(songs))
         found.spread = spreads

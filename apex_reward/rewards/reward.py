@@ -91,7 +91,7 @@ class Reward:
         self.home: str | None = None  # the device, while the models are offloaded
         self.student: Reward | None = None  # of a cascade
         self.keep = 1.0
-        if any(guard.action == "veto" for guard in self.guards.guards):
+        if self.guards.vetoes:
             self.floor_of(1)
 
     @classmethod
@@ -215,8 +215,7 @@ class Reward:
             raw: before guards.
             flags: names of the guards that tripped.
         """
-        vetoed = any(g.action == "veto" and g.name in flags for g in self.guards.guards)
-        return self.guards.adjust(raw, flags, self.floor_of(1) if vetoed else 0.0)
+        return self.guards.adjust(raw, flags, self.floor_of(1) if self.guards.vetoes else 0.0)
 
     @property
     def floor(self) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from apex_reward import ApexReward, Head, Prompt, Reward, RewardMix, Scores
 from apex_reward.errors import UsageError
 from apex_reward.rewards.guards import Guard, Guards, dc_offset
-from tests.support import golden_song, tiny_model, write_wav
+from tests.support import golden_song, guards_of, tiny_model, write_wav
 
 RATE = 24_000
 
@@ -100,9 +100,9 @@ CASES = [
     ({"clarity": 1.0}, {}, -0.01),
     ({"clarity": -2.0}, {}, -2.02),
     ({"clarity": 1.0, "score_likes": -1.0}, {}, -1.02),
-    ({"clarity": 1.0}, {"guards": Guards.of(["dc", "silence"], "penalty", 0.25)}, -0.51),
-    ({"clarity": 1.0}, {"guards": Guards.of(["dc", "silence"], "flag", 0.25)}, -0.01),
-    ({"clarity": 1.0}, {"guards": Guards.of(["dc"], "veto"), "caution": 2.0}, -0.01),
+    ({"clarity": 1.0}, {"guards": guards_of(["dc", "silence"], "penalty", 0.25)}, -0.51),
+    ({"clarity": 1.0}, {"guards": guards_of(["dc", "silence"], "flag", 0.25)}, -0.01),
+    ({"clarity": 1.0}, {"guards": guards_of(["dc"], "veto"), "caution": 2.0}, -0.01),
 ]
 
 

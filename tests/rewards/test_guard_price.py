@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from apex_reward import Reward
-from apex_reward.rewards.gradient import guarded_gradient, reward_and_gradient
-from apex_reward.rewards.guards import Guard, Guards, guard_price, noise_floor
-from apex_reward.rewards.guards.slope import _price
-from tests.support import golden_song, tiny_model
+from apex_reward.rewards.gradient import (
+    _price,
+    guard_price,
+    guarded_gradient,
+    reward_and_gradient,
+)
+from apex_reward.rewards.guards import Guard, Guards, noise_floor
+from tests.support import golden_song, guards_of, tiny_model
 
 RATE = 24_000
 
@@ -27,7 +31,7 @@ def test_only_guards_that_take_something_have_a_price() -> None:
     song = torch.tensor(golden_song(1, RATE, 1, 2.0))
     songs = torch.cat([noise, song])
     assert guard_price(Guards.default("flag"), songs, RATE).tolist() == [0, 0, 0]
-    priced = Guards.of(["noise", "clipping", "duration"], "penalty", 0.5)
+    priced = guards_of(["noise", "clipping", "duration"], "penalty", 0.5)
     found = guard_price(priced, songs, RATE)
     assert found[:2].min() > 1  # white noise lies 11 dB above the limit
     assert found[2] == 0
@@ -40,7 +44,7 @@ def test_a_step_down_the_price_takes_the_noise_down() -> None:
     song = torch.tensor(golden_song(1, RATE, 1, 2.0))
     hiss = torch.randn(1, 2 * RATE, generator=torch.Generator().manual_seed(0))
     level = torch.tensor(0.2, requires_grad=True)
-    guards = Guards.of(["noise"], "penalty")
+    guards = guards_of(["noise"], "penalty")
     price = guard_price(guards, song + level * hiss, RATE)
     (slope,) = torch.autograd.grad(price.sum(), level)
     near = guard_price(guards, song + (level.detach() + 1e-3) * hiss, RATE)
@@ -55,7 +59,7 @@ def test_the_guarded_gradient_is_that_of_reward_less_price() -> None:
     model = tiny_model(3)
     free = Reward(model, "aesthetics")
     rewards, up = reward_and_gradient(free, songs, RATE)
-    held = Reward(model, "aesthetics", guards=Guards.of(["noise"], "penalty", 0.5))
+    held = Reward(model, "aesthetics", guards=guards_of(["noise"], "penalty", 0.5))
     again, price, gradient = guarded_gradient(held, songs, RATE)
     torch.testing.assert_close(again, rewards)
     assert price[0] > 0.5

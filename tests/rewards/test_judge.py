@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from apex_reward import Guards, Head, Reward, RewardMix, Scores
+from apex_reward import Head, Reward, RewardMix, Scores
 from apex_reward.errors import UsageError
 from apex_reward.rewards.groups import prompt_keys
 from apex_reward.rewards.judge import Judge
-from tests.support import tiny_model
+from tests.support import guards_of, tiny_model
 
 RATE = 8_000
 
@@ -89,7 +89,7 @@ def test_undecodable_is_a_number_or_none() -> None:
 
 def test_scale_range_maps_the_mix_and_guards_come_after_it() -> None:
     """40 * power lies in [0, 40]: power 0.5 is 0.5 of it, of which the guard `dc` takes 0.25."""
-    guards = Guards.of(["dc"], "penalty", 0.25)
+    guards = guards_of(["dc"], "penalty", 0.25)
     reward = Reward(Level(), RewardMix({"power": 40.0}, "none"), guards=guards)
     judge = Judge(reward, scale="range")
     assert judge.ends == (0.0, 40.0)

@@ -14,7 +14,7 @@ from apex_reward import ApexReward, Head, Panel, Reward, Scores, load_reward_mod
 from apex_reward.errors import ApexError, DataError, UsageError
 from apex_reward.rewards.guards import Guards
 from apex_reward.scores.mix import RewardMix
-from tests.support import golden_song, tiny_model
+from tests.support import golden_song, guards_of, tiny_model
 
 RATE = 24_000
 
@@ -242,7 +242,7 @@ def test_files_that_are_no_reward_list_what_is_wrong(tmp_path: Path) -> None:
 def test_save_and_load_keep_every_number(tmp_path: Path) -> None:
     mix = RewardMix({"clarity": 1.0, "score_likes": -0.2}, "zscore",
                     {"clarity": (3.0, 0.5), "score_likes": (40.0, 9.0)})  # fmt: skip
-    guards = Guards.of(["dc", "silence"], "veto").limit("dc", high=0.5)
+    guards = guards_of(["dc", "silence"], "veto").limit("dc", high=0.5)
     reward = Reward("apex-tiny", mix, loudness=-16.5, guards=guards, caution=0.25)
     reward.save(tmp_path / "r.yaml")
     again = Reward.load(tmp_path / "r.yaml")

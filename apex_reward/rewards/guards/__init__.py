@@ -28,7 +28,6 @@ from apex_reward.rewards.guards.measures import (
     noise_floor,
     silent_share,
 )
-from apex_reward.rewards.guards.slope import guard_price
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -43,7 +42,6 @@ __all__ = [
     "clipped_share",
     "dc_offset",
     "duration",
-    "guard_price",
     "inaudible_share",
     "loop_correlation",
     "loudness",

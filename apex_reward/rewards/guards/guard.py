@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pkgutil import resolve_name
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import UsageError, expect_one_of, named
 from apex_reward.rewards.guards import measures
-from apex_reward.rewards.guards.blocks import BLOCK_SECONDS, TAIL_SECONDS, regrouped
 from apex_reward.rewards.guards.measures import OF_SONG, Measure
-from apex_reward.rewards.guards.songs import Song
+from apex_reward.rewards.guards.songs import BLOCK_SECONDS, TAIL_SECONDS, Song, regrouped
 
 Action = Literal["flag", "penalty", "veto"]
 Combine = Literal["worst", "sum"]
@@ -52,14 +50,11 @@ class Guard:
     combine: Combine = "worst"
 
     def __post_init__(self) -> None:
-        for what, value, known in (
-            ("action", self.action, get_args(Action)),
-            ("combine", self.combine, get_args(Combine)),
+        for what, value, kind in (
+            ("action", self.action, Action),
+            ("combine", self.combine, Combine),
         ):
-            if value not in known:
-                raise UsageError(
-                    f"{what} of guard {self.name} is {value!r}; expected {', '.join(known)}"
-                )
+            expect_one_of(f"{what} of guard {self.name}", value, get_args(kind))
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
             raise UsageError(f"guard {self.name} has limits {self.low} to {self.high}; swap them?")
 
@@ -119,34 +114,20 @@ class Guards:
     @classmethod
     def default(cls, action: Action = "flag", penalty: float = 0.5) -> Guards:
         """All of `DEFAULT_GUARDS` with one action."""
-        return cls.of(DEFAULT_GUARDS, action, penalty)
+        guards = DEFAULT_GUARDS.values()
+        return cls(tuple(replace(guard, action=action, penalty=penalty) for guard in guards))
 
     @classmethod
-    def of(cls, names: Iterable[str], action: Action = "flag", penalty: float = 0.5) -> Guards:
-        """The default guards of these names, with one action.
-
-        Raises:
-            UsageError: no default guard has that name.
-        """
-        chosen = list(names)
-        unknown = [name for name in chosen if name not in DEFAULT_GUARDS]
-        if unknown:
-            raise UsageError(
-                f"no guard {', '.join(unknown)}; the guards are {', '.join(DEFAULT_GUARDS)}"
-            )
-        return cls(
-            tuple(replace(DEFAULT_GUARDS[name], action=action, penalty=penalty) for name in chosen)
-        )
-
-    @classmethod
-    def from_dict(cls, saved_guards: Mapping[str, Any]) -> Guards:
-        """Guards from what `to_dict` gave.
+    def from_dict(cls, saved: Mapping[str, Any]) -> Guards:
+        """Guards from what `to_dict` gave; a default guard's own values may be left out.
 
         Raises:
             UsageError: an unknown guard or key, or a measure that cannot be imported.
         """
-        entries = _entries(saved_guards)
-        return cls(tuple(map(_guard_of, entries)), saved_guards.get("veto_reward"))
+        try:
+            return cls(**{**saved, "guards": tuple(map(_guard_of, saved["guards"]))})
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"the guards {saved!r} cannot be read: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists, for JSON and YAML; None is "no limit".
@@ -158,32 +139,27 @@ class Guards:
             UsageError: a measure that cannot be imported by such a name (a lambda, a function
                 inside another one, one of the main script).
         """
-        return {
-            "guards": [_entry(guard) for guard in self.guards],
-            "veto_reward": self.veto_reward,
-        }
+        return {"guards": [_entry(guard) for guard in self.guards], "veto_reward": self.veto_reward}
 
-    def limit(self, name: str, low: float | None = None, high: float | None = None) -> Guards:
-        """The same guards with other limits for one of them; None keeps a limit.
+    def limit(self, name: str, **limits: float) -> Guards:
+        """The same guards with another `low` or `high` for one of them.
 
         Raises:
             UsageError: no guard of that name here.
         """
-        if name not in self.names:
-            raise UsageError(f"no guard {name!r} to limit; here are {', '.join(self.names)}")
-        limits = {key: value for key, value in (("low", low), ("high", high)) if value is not None}
-        return replace(
-            self,
-            guards=tuple(
-                replace(guard, **limits) if guard.name == name else guard  # type: ignore[arg-type]
-                for guard in self.guards
-            ),
-        )
+        expect_one_of("guard to limit", name, self.names)
+        changed = (replace(one, **limits) if one.name == name else one for one in self.guards)  # type: ignore[arg-type]
+        return replace(self, guards=tuple(changed))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the guards, in order."""
         return tuple(guard.name for guard in self.guards)
+
+    @property
+    def vetoes(self) -> bool:
+        """Whether any guard vetoes."""
+        return any(guard.action == "veto" for guard in self.guards)
 
     @property
     def penalties(self) -> float:
@@ -210,35 +186,6 @@ class Guards:
         measured = self.measure_blocks([mono], sample_rate)
         return self.with_mono_loss(measured, measures.mono_loss(channels, sample_rate))
 
-    def measure_batch(
-        self, waveforms: Tensor, lengths: Tensor | Sequence[int] | None, sample_rate: int
-    ) -> list[dict[str, float]]:
-        """As `measure`, of every song of a batch, on its device.
-
-        Args:
-            waveforms: (B, T) or (B, C, T); what lies beyond the lengths is not heard.
-            lengths: B samples, each in [1, T]; None: all of T.
-            sample_rate: Hz.
-
-        Returns:
-            B times the measured values by guard name.
-
-        Raises:
-            UsageError: another shape, or lengths outside [1, T].
-        """
-        if waveforms.ndim not in (2, 3) or waveforms.shape[-1] == 0:
-            raise UsageError(
-                f"songs have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
-            )
-        count, size = len(waveforms), waveforms.shape[-1]
-        ends = [size] * count if lengths is None else [int(length) for length in lengths]
-        if len(ends) != count or any(not 1 <= end <= size for end in ends):
-            raise UsageError(f"lengths are {ends}; expected {count} values in [1, {size}] samples")
-        return [
-            self.measure(song[..., :end], sample_rate)
-            for song, end in zip(waveforms, ends, strict=True)
-        ]
-
     def measure_blocks(self, blocks: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
         """As `measure`, of a long song that arrives in parts, in bounded memory.
 
@@ -251,7 +198,7 @@ class Guards:
             sample_rate: Hz.
 
         Raises:
-            UsageError: a part of another shape, or no samples at all.
+            UsageError: no samples at all.
         """
         values = [self._measured(block, sample_rate) for block in regrouped(blocks, sample_rate)]
         if not values:
@@ -328,79 +275,32 @@ def as_guards(guards: Guards | Iterable[Guard] | Action | None) -> Guards:
 
 
 def _entry(guard: Guard) -> dict[str, Any]:
-    """One guard as a dictionary; limits at infinity are None."""
-    known = DEFAULT_GUARDS.get(guard.name)
-    own: dict[str, Any] = {}
-    if known is None or (known.measure, known.unit, known.combine) != (
-        guard.measure,
-        guard.unit,
-        guard.combine,
-    ):
-        address = None if guard.measure is None else _address(guard.name, guard.measure)
-        own = {"measure": address, "unit": guard.unit, "combine": guard.combine}
-    return {
-        "name": guard.name,
-        **own,
-        "low": guard.low if math.isfinite(guard.low) else None,
-        "high": guard.high if math.isfinite(guard.high) else None,
-        "action": guard.action,
-        "penalty": guard.penalty,
-    }
-
-
-def _entries(saved: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The guards of a saved dictionary, its form checked."""
-    unknown = sorted(set(saved) - {"guards", "veto_reward"})
-    found = saved.get("guards")
-    if unknown or not isinstance(found, Sequence) or isinstance(found, str):
-        raise UsageError(
-            "saved guards have the keys "
-            f"{', '.join(map(str, saved)) or 'none'}; expected guards (a list) and veto_reward"
-        )
-    for one in found:
-        if not isinstance(one, Mapping) or "name" not in one:
-            raise UsageError(f"a saved guard is {one!r}; expected a mapping with a name")
-    return found
+    """One guard as plain values: what a default guard of its name has too is left out."""
+    known, entry = DEFAULT_GUARDS.get(guard.name), dict(vars(guard))
+    shared = ("measure", "unit", "combine")
+    if known is not None and all(entry[key] == getattr(known, key) for key in shared):
+        entry = {key: value for key, value in entry.items() if key not in shared}
+    elif guard.measure is not None:
+        entry["measure"] = _address(guard.name, guard.measure)
+    return {key: None if value in (-math.inf, math.inf) else value for key, value in entry.items()}
 
 
 def _guard_of(saved: Mapping[str, Any]) -> Guard:
-    """A guard from one saved dictionary; what is missing comes from the default guard."""
-    name = saved["name"]
-    names = [field.name for field in fields(Guard)]
-    unknown = sorted(set(saved) - set(names))
-    if unknown:
-        raise UsageError(
-            f"saved guard {name} has {', '.join(unknown)}; expected {', '.join(names)}"
-        )
-    if name not in DEFAULT_GUARDS and not {"measure", "unit"} <= set(saved):
-        raise UsageError(
-            f"no guard {name}; the guards are {', '.join(DEFAULT_GUARDS)}; another one needs a "
-            "measure (package.module:NAME, or null) and a unit"
-        )
-    known = vars(DEFAULT_GUARDS[name]) if name in DEFAULT_GUARDS else {}
-    arguments = {**known, **saved}
-    if isinstance(arguments["measure"], str):
-        try:
-            arguments["measure"] = resolve_name(arguments["measure"])
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(
-                f"the measure of guard {name} is {arguments['measure']!r}, expected "
-                f"package.module:NAME of a function that can be imported here: {error}"
-            ) from error
-    for key, none in (("low", -math.inf), ("high", math.inf)):
-        if arguments.get(key) is None:
-            arguments[key] = none
-    return Guard(**arguments)
+    """A guard from one saved entry; what is missing comes from the default guard."""
+    known = DEFAULT_GUARDS.get(saved["name"])
+    values = {**(vars(known) if known else {}), **saved}
+    if isinstance(values.get("measure"), str):
+        values["measure"] = named(values["measure"], "function")
+    ends = {"low": -math.inf, "high": math.inf}
+    return Guard(**{**values, **{k: end for k, end in ends.items() if values.get(k) is None}})
 
 
 def _address(name: str, measure: Measure) -> str:
     """`package.module:NAME` of a function, checked to lead back to it."""
-    module = getattr(measure, "__module__", None)
-    function = getattr(measure, "__qualname__", None)
-    found = getattr(sys.modules.get(module or ""), function or "", None)
-    if module == "__main__" or found is not measure:
+    module, function = measure.__module__, measure.__qualname__
+    if module == "__main__" or getattr(sys.modules.get(module), function, None) is not measure:
         raise UsageError(
-            f"the measure of guard {name} is {function or measure!r} of {module}, which cannot be "
-            "imported by that name; define it at the top level of a module of its own"
+            f"the measure of guard {name} is {function} of {module}, which cannot be imported by "
+            "that name; define it at the top level of a module of its own"
         )
     return f"{module}:{function}"

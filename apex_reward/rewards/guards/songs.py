@@ -1,4 +1,4 @@
-"""A song as the guards hear it: what several measures need is computed once.
+"""A song as the guards measure it, in blocks; what several measures need is computed once.
 
 Shape key: T = samples, F = frames, K = frequency bins.
 """
@@ -6,6 +6,8 @@ Shape key: T = samples, F = frames, K = frequency bins.
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import torch
@@ -22,6 +24,9 @@ FRAME_SECONDS = 0.05
 PART_SAMPLES = 1 << 18
 DECIMATED = 16
 TWIDDLES = 32
+BLOCK_SECONDS = 300
+# A shorter rest of a song is measured with the block before it: its fade is no song of its own.
+TAIL_SECONDS = 30
 
 
 class Song:
@@ -191,3 +196,30 @@ def _decimated(waveform: Tensor, divisor: int) -> Tensor:
     # A block's last outputs reach into the samples of the next block.
     output = rows[:-1] @ matrix[:size] + rows[1:, :reach] @ matrix[size:]
     return output.flatten()[:length]
+
+
+def regrouped(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Tensor]:
+    """Blocks of exactly 300 s, the last one of 30 to 330 s (or the whole of a shorter song)."""
+    size, tail = BLOCK_SECONDS * sample_rate, TAIL_SECONDS * sample_rate
+    parts: deque[Tensor] = deque()
+    held = 0
+    for block in blocks:
+        parts.append(block)
+        held += len(block)
+        while held >= size + tail:
+            yield _taken(parts, size)
+            held -= size
+    if held:
+        yield _taken(parts, held)
+
+
+def _taken(parts: deque[Tensor], count: int) -> Tensor:
+    """The first `count` samples, taken off the parts; a part of that size is not copied."""
+    taken = []
+    while count:
+        part = parts.popleft()
+        taken.append(part[:count])
+        if len(part) > count:
+            parts.appendleft(part[count:])
+        count -= len(taken[-1])
+    return taken[0] if len(taken) == 1 else torch.cat(taken)

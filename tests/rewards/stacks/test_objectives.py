@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from apex_reward import ApexRewardFunction, Guards, Reward, RewardMix
+from apex_reward import ApexRewardFunction, Reward, RewardMix
 from apex_reward.errors import UsageError
 from tests.rewards.stacks.test_trl_table import Level
+from tests.support import guards_of
 
 RATE = 8_000
 MIX = RewardMix({"level": 1.0, "double": -0.5})
@@ -65,7 +66,7 @@ def test_guards_act_in_each_objective(
     action: Any, level_value: float | None, double_value: float
 ) -> None:
     """The guard `dc` trips on a constant song."""
-    function = make(Guards.of(["dc"], action))
+    function = make(guards_of(["dc"], action))
     level, double = function.objectives()
     floor = function.judge.floor()
     assert ask(level, [0.25, None]) == pytest.approx(
@@ -123,7 +124,7 @@ def test_what_has_no_objectives() -> None:
     function = ApexRewardFunction(Reward(endless, mix), decode=Decode(), undecodable=-1.0)
     assert ask(function.objectives()[1], [0.5, None]) == pytest.approx([1.0, -1.0])
     function = ApexRewardFunction(
-        Reward(endless, mix, guards=Guards.of(["dc"], "penalty")), decode=Decode(), undecodable=-1.0
+        Reward(endless, mix, guards=guards_of(["dc"], "penalty")), decode=Decode(), undecodable=-1.0
     )
     with pytest.raises(UsageError, match="double has no worst value"):
         function.objectives()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from apex_reward import Guards, Reward
+from apex_reward import Reward
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
 from apex_reward.rewards.stacks import samples
@@ -20,7 +20,7 @@ from apex_reward.rewards.stacks.flow import flow_grpo_reward, resonate_reward
 from apex_reward.rewards.stacks.flow_factory import ApexFlowReward
 from apex_reward.rewards.stacks.openrlhf import SCALE_VARIABLE, VARIABLE, reward_func
 from apex_reward.rewards.stacks.swift import ApexORM, AsyncApexORM
-from tests.support import tiny_model, write_wav
+from tests.support import guards_of, tiny_model, write_wav
 
 RATE = 24_000
 MIX = "musicality=1,clarity=0.5"
@@ -28,7 +28,7 @@ MIX = "musicality=1,clarity=0.5"
 
 @pytest.fixture(scope="module")
 def reward() -> Reward:
-    return Reward(tiny_model(3), MIX, guards=Guards.of(["clipping"], "penalty"))
+    return Reward(tiny_model(3), MIX, guards=guards_of(["clipping"], "penalty"))
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from apex_reward import Guards, Reward
+from apex_reward import Reward
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
 from apex_reward.rewards.stacks.samples import judge_of
 from apex_reward.rewards.stacks.verl import compute_audio_score, compute_score
 from apex_reward.rewards.stacks.verl_manager import ApexRewardManager
 from apex_reward.rewards.stacks.verl_native import ApexNativeReward
-from tests.support import tiny_model, write_wav
+from tests.support import guards_of, tiny_model, write_wav
 
 RATE = 24_000
 MIX = "musicality=1,clarity=0.5"
@@ -38,7 +38,7 @@ OMNI_ROUTER = {**ROUTER, "model_name": "judge", "sampling_params": {"temperature
 
 @pytest.fixture(scope="module")
 def reward() -> Reward:
-    return Reward(tiny_model(3), MIX, guards=Guards.of(["clipping"], "penalty"))
+    return Reward(tiny_model(3), MIX, guards=guards_of(["clipping"], "penalty"))
 
 
 @pytest.fixture(scope="module")
