@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from apex_reward.rewards.stacks.trl import ApexRewardFunction as ApexRewardFunction
     from apex_reward.scores.head import Head as Head
     from apex_reward.scores.mix import RewardMix as RewardMix
-    from apex_reward.scores.preference import PreferenceHead as PreferenceHead
     from apex_reward.scores.scores import Scores as Scores
 
     __version__: str
@@ -36,7 +35,6 @@ _PUBLIC = {
     "Guards": "apex_reward.rewards.guards",
     "Head": "apex_reward.scores.head",
     "Panel": "apex_reward.rewards.panel",
-    "PreferenceHead": "apex_reward.scores.preference",
     "Prompt": "apex_reward.prompt",
     "Reward": "apex_reward.rewards.reward",
     "RewardMix": "apex_reward.scores.mix",

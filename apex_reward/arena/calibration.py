@@ -25,7 +25,7 @@ from apex_reward.arena.battles import Battles
 from apex_reward.errors import DataError, UsageError
 from apex_reward.files.tables import json_ready
 from apex_reward.metrics import FloatArray, IntArray, accuracy
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.mix import RewardMix
 
 COMPARED = ("uncalibrated", "calibrated", "songs_only", "system_only")
 
@@ -136,7 +136,7 @@ def calibrate(
     embeddings: FloatArray | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> tuple[dict[str, Any], PreferenceHead, Design]:
+) -> tuple[dict[str, Any], RewardMix, Design]:
     """What `arena calibrate` writes to `metrics.json`, the preference head, and the features.
 
     Args:
@@ -185,7 +185,7 @@ def calibrate(
     }
     share = held_out["songs_only"]["overall"]["accuracy"]
     facts = {"battles": len(kept), "l2": fitted.l2, "held_out_accuracy": share}
-    head = PreferenceHead(fitted.slopes, fitted.embedding_weights, facts)
+    head = RewardMix(fitted.slopes, "none", None, fitted.embedding_weights, facts)
     return dict(json_ready(result)), head, design
 
 

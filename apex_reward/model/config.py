@@ -53,7 +53,7 @@ class ApexConfig(PreTrainedConfig):
         segment_tail: `pad`, `mask` or `drop`: how a song's last segment counts.
         batch_segments: segments per encoder batch, unless a call sets it.
         mix: a saved `RewardMix` (its dict), used unless a call names one.
-        preference: a saved `PreferenceHead` (its dict), offered as the mix `preference`.
+        preference: a saved `RewardMix` (its dict), offered as the mix `preference`.
         demonstration: True for a model that only demonstrates (apex-tiny); outputs say so.
         own_heads: of a student, `[name, low, high]` per head, None for no bound; None takes the
             task's.

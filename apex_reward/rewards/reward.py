@@ -35,8 +35,6 @@ from apex_reward.rewards.rows import Row, song_row
 from apex_reward.rewards.saved import read_values, reward_of_values, reward_values, save_values
 from apex_reward.rewards.songs import cells_of, is_path, song_of
 from apex_reward.scores.head import Head
-from apex_reward.scores.mix import RewardMix
-from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
@@ -54,8 +52,8 @@ class Reward:
     Args:
         model: a reward model or what `load_reward_model` takes; several make a `Panel`, in a
             mapping under names of your own.
-        mix: a `RewardMix`, its text form, a named mix, `preference`, or a `PreferenceHead`. None
-            takes the mix saved with the model, else its default.
+        mix: a `RewardMix`, its text form, a named mix, or `preference`. None takes the mix saved
+            with the model, else its default.
         loudness: LUFS that every song's mono mix is brought to first; None scores songs as they
             are, and gain moves the reward.
         guards: `Guards`, single ones, an action for all default ones (`flag`, `penalty`, `veto`),
@@ -82,7 +80,7 @@ class Reward:
     ) -> None:
         self.model = _model(model)
         self.parts = members_of(self.model)
-        self.mix: RewardMix | PreferenceHead = resolve_mix(mix, self.model)
+        self.mix = resolve_mix(mix, self.model)
         self.loudness = loudness
         self.guards = as_guards(guards)
         expect(0 <= caution < math.inf, "caution", caution, "a finite number of at least 0")
@@ -323,7 +321,7 @@ class Reward:
     @property
     def grouped(self) -> bool:
         """Whether a song's reward depends on the other songs of its prompt."""
-        return isinstance(self.mix, RewardMix) and self.mix.normalization == "group"
+        return self.mix.normalization == "group"
 
     def check_single(self) -> None:
         """Raises UsageError where a song's reward depends on the other songs of its prompt."""
@@ -396,9 +394,8 @@ class Reward:
 
     def __repr__(self) -> str:
         models = ", ".join(f"{name}: {source}" for name, source in self.sources.items())
-        mix = str(self.mix) if isinstance(self.mix, RewardMix) else "preference"
         return (
-            f"Reward({models}; mix {mix}; loudness {self.loudness}; "
+            f"Reward({models}; mix {self.mix}; loudness {self.loudness}; "
             f"guards {', '.join(self.guards.names) or None}; caution {self.caution:g})"
         )
 

@@ -21,7 +21,6 @@ from apex_reward.model.source import Source, source_of
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.load import KNOWN, load_reward_model
 from apex_reward.rewards.panel import Panel
-from apex_reward.scores.mix import RewardMix
 from apex_reward.version import package_version
 
 KEYS = ("models", "mix", "loudness", "guards", "caution", "cascade")
@@ -90,13 +89,11 @@ def reward_of_values(
     if problems := _problems(values):
         raise DataError.listing(f"{path} is no reward", problems)
     folder = Path(path).parent
-    mix, guards = values.get("mix"), values.get("guards")
-    if isinstance(mix, Mapping) and "weights" in mix and "normalization" in mix:
-        mix = RewardMix.from_dict(mix)
+    guards = values.get("guards")
     try:
         made = kind(
             _models(values["models"], folder, options),
-            mix,
+            values.get("mix"),
             loudness=values.get("loudness"),
             guards=Guards.from_dict(guards) if isinstance(guards, Mapping) else guards,
             caution=values.get("caution") or 0.0,

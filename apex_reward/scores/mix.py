@@ -2,14 +2,22 @@
 
     reward = sum over heads of weight * normalised head
 
-Shape key: B = batch of songs, H = heads in the mix, G = groups (prompts).
+A preference head, which `apex-reward arena calibrate` fits to human votes, is a mix of heads as
+they are, in log-odds, and may weigh song embeddings too:
+
+    P(a preferred) = sigmoid(reward(a) - reward(b))          (Bradley and Terry 1952)
+
+Swapping the two songs gives one minus the probability, by construction. Only differences of such
+rewards mean something, so there is no constant.
+
+Shape key: B = batch of songs, H = heads in the mix, G = groups (prompts), W = embedding width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -18,7 +26,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from apex_reward.errors import DataError, UsageError, expect, expect_one_of
+from apex_reward.errors import UsageError, expect, expect_one_of
 from apex_reward.files.tables import read_rows
 from apex_reward.scores.apex import APEX_MIXES
 from apex_reward.scores.head import Head
@@ -44,9 +52,12 @@ class RewardMix:
             `none`: nothing.
         reference: mean and standard deviation of each head, for `zscore`; `with_reference`
             computes them from songs.
+        embedding_weights: (W,) reward per unit of each dimension of a song's embedding, or None.
+        fitted: what a preference head was fitted on and how well it does (battles, prior, held-out
+            accuracy); kept for the reader, never used.
 
     Raises:
-        UsageError: no head, a weight or a reference that is not finite.
+        UsageError: no weight, or a weight or a reference that is not finite.
 
     >>> RewardMix.parse("musicality=1,score_likes=0.3").weights
     {'musicality': 1.0, 'score_likes': 0.3}
@@ -55,18 +66,17 @@ class RewardMix:
     weights: Mapping[str, float]
     normalization: Normalization = "range"
     reference: Mapping[str, tuple[float, float]] | None = None
+    embedding_weights: tuple[float, ...] | None = None
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.weights:
+        if not self.weights and not self.embedding_weights:
             raise UsageError("the mix is empty; give at least one head, as musicality=1")
         expect_one_of("normalization", self.normalization, get_args(Normalization))
-        for head, weight in self.weights.items():
-            expect(math.isfinite(weight), f"the weight of {head}", weight, "a finite number")
-            if self.reference is None:
-                continue
-            if head not in self.reference:
-                raise UsageError(f"the reference of the mix lacks {head}; it needs every head")
-            mean, std = self.reference[head]
+        for name, weight in [*self.weights.items(), *enumerate(self.embedding_weights or ())]:
+            expect(math.isfinite(weight), f"the weight of {name}", weight, "a finite number")
+        for head in self.weights if self.reference is not None else ():
+            mean, std = (self.reference or {}).get(head, (math.nan, math.nan))
             if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
                 raise UsageError(
                     f"the reference of {head} is mean {mean}, std {std}; "
@@ -93,20 +103,17 @@ class RewardMix:
             return cls(dict(mixes[text.strip()]), normalization)
         weights: dict[str, float] = {}
         for part in filter(None, map(str.strip, text.split(","))):
-            head, equals, number = (piece.strip() for piece in part.partition("="))
-            if not equals or not head:
+            head, _, number = (piece.strip() for piece in part.partition("="))
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = None
+            if not head or weight is None or head in weights:
                 raise UsageError(
-                    f"{part!r} in the mix {text!r} is not HEAD=WEIGHT; "
+                    f"{part!r} in the mix {text!r} is not HEAD=WEIGHT, each head once; "
                     f"the named mixes are {', '.join(mixes)}"
                 )
-            if head in weights:
-                raise UsageError(f"{head} is twice in the mix {text!r}; give each head once")
-            try:
-                weights[head] = float(number)
-            except ValueError:
-                raise UsageError(
-                    f"the weight {number!r} of {head} in the mix {text!r} is not a number"
-                ) from None
+            weights[head] = weight
         return cls(weights, normalization)
 
     def __str__(self) -> str:
@@ -122,20 +129,16 @@ class RewardMix:
             scores: heads of (B,) each.
             groups: (B,) integers, equal for songs of one prompt; read by `group` only. None: the
                 whole batch is one group.
-            embeddings: not read; a `PreferenceHead` may read them.
+            embeddings: (B, W), for `embedding_weights`.
 
         Returns:
             (B,) rewards on the graph of `scores`. In units of weight x range, of standard
             deviations, or of the heads, by the normalisation.
 
         Raises:
-            UsageError: a head is absent from the scores, `groups` has another length, or
+            UsageError: a head is absent from the scores, embeddings are needed and absent, or
                 `zscore` has no reference.
         """
-        if groups is not None and groups.shape != (scores.songs,):
-            raise UsageError(
-                f"groups have shape {tuple(groups.shape)}; expected ({scores.songs},), one per song"
-            )
         ranges = {head.name: head for head in scores.heads}
         terms = []
         for name, weight in self.weights.items():
@@ -144,6 +147,10 @@ class RewardMix:
                 terms.append(weight * _standardized_in_groups(score, groups))
             else:
                 terms.append(weight * self._scaled(ranges[name], score))
+        if self.embedding_weights is not None:
+            if embeddings is None:
+                raise UsageError("this mix weighs song embeddings, and none are given")
+            terms.append(embeddings @ embeddings.new_tensor(self.embedding_weights))
         return sum(terms[1:], start=terms[0])
 
     def check(self, heads: Sequence[Head]) -> None:
@@ -153,7 +160,13 @@ class RewardMix:
             UsageError: it weighs a head that is not there, normalises one without bounds by
                 `range`, or lacks the reference of `zscore`.
         """
-        check_names(self.weights, heads)
+        known = [head.name for head in heads]
+        if unknown := [name for name in self.weights if name not in known]:
+            near = get_close_matches(unknown[0], known, 1)
+            raise UsageError(
+                f"unknown head {', '.join(unknown)}; this model has: {', '.join(known)}."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
         self.bounds(heads)
 
     def bounds(self, heads: Sequence[Head], songs: int | None = None) -> tuple[float, float]:
@@ -163,7 +176,12 @@ class RewardMix:
             heads: of the model.
             songs: size of the largest group; read by `group` only, where a z-score among n songs
                 lies within sqrt(n - 1). None: groups of any size, which have no bounds.
+
+        Returns:
+            Infinite with embeddings.
         """
+        if self.embedding_weights is not None:
+            return -math.inf, math.inf
         bound = math.inf if songs is None else math.sqrt(max(songs - 1, 0))
         ranges = {head.name: head for head in heads}
         low = high = 0.0
@@ -184,16 +202,9 @@ class RewardMix:
                 as `apex-reward score --output` writes it. Rows without a score are left out.
 
         Raises:
-            DataError: the songs lack a head of the mix.
-            UsageError: a head does not vary over the songs.
+            UsageError: a head that the songs lack, or that does not vary over them.
         """
         rows = songs.rows() if isinstance(songs, Scores) else read_rows(songs)
-        if missing := [head for head in self.weights if not any(head in row for row in rows)]:
-            raise DataError.listing(
-                f"{'these scores' if isinstance(songs, Scores) else songs} cannot be the reference "
-                "of the mix",
-                [f"no column {head}" for head in missing],
-            )
         reference = {}
         for head in self.weights:
             column = [float(row[head]) for row in rows if row.get(head) is not None]
@@ -201,25 +212,31 @@ class RewardMix:
         return replace(self, normalization="zscore", reference=reference)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form, read by `from_dict`; this is what `config.mix` of a model holds."""
-        reference = self.reference or {}
-        return {
+        """A JSON-ready form, read by `from_dict`; `config.mix` and `config.preference` hold it."""
+        reference, vector = self.reference or {}, self.embedding_weights
+        plain = {
             "weights": dict(self.weights),
             "normalization": self.normalization,
             "reference": {head: list(pair) for head, pair in reference.items()} or None,
         }
+        if vector is None and not self.fitted:
+            return plain
+        return {**plain, "embedding_weights": vector and list(vector), "fitted": dict(self.fitted)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RewardMix:
         """Rebuild what `to_dict` wrote; raises UsageError where it is not that."""
-        if "weights" not in values:
-            raise UsageError(f"a saved mix has the keys {', '.join(values)}; 'weights' is missing")
-        reference = values.get("reference")
-        return cls(
-            dict(values["weights"]),
-            values.get("normalization", "range"),
-            reference and {head: (pair[0], pair[1]) for head, pair in reference.items()},
-        )
+        reference, vector = values.get("reference"), values.get("embedding_weights")
+        try:
+            return cls(
+                dict(values["weights"]),
+                values.get("normalization", "none" if "embedding_weights" in values else "range"),
+                reference and {head: (pair[0], pair[1]) for head, pair in reference.items()},
+                vector and tuple(vector),
+                dict(values.get("fitted") or {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{values!r} is no saved mix: {error!r}") from error
 
     def _scaled(self, head: Head, score: Value) -> Value:
         """A score in the units of `range`, `zscore` or `none`."""
@@ -239,21 +256,6 @@ class RewardMix:
             )
         mean, std = self.reference[head.name]
         return (score - mean) / std
-
-
-def check_names(weighed: Iterable[str], heads: Sequence[Head]) -> None:
-    """Whether a model has all heads of these names.
-
-    Raises:
-        UsageError: naming the unknown ones, and a known one that looks like the first.
-    """
-    known = [head.name for head in heads]
-    if unknown := [name for name in weighed if name not in known]:
-        near = get_close_matches(unknown[0], known, 1)
-        raise UsageError(
-            f"unknown head {', '.join(unknown)}; this model has: {', '.join(known)}."
-            + (f" Did you mean {near[0]}?" if near else "")
-        )
 
 
 def _standardized_in_groups(score: Tensor, groups: Tensor | None) -> Tensor:

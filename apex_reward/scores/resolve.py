@@ -13,22 +13,20 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError
 from apex_reward.scores.mix import RewardMix
-from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.scores import Scores
 
-Mix = str | Mapping[str, Any] | RewardMix | PreferenceHead
+Mix = str | Mapping[str, Any] | RewardMix
 
 
-def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
+def resolve_mix(mix: Mix | None, model: Any) -> RewardMix:
     """The mix that is meant for a model, checked against its heads.
 
     Args:
-        mix: a `RewardMix` or its saved form, a text (`HEAD=WEIGHT,...`), a name, `preference` where
-            the model holds a calibrated head, or a `PreferenceHead`. None takes the mix saved with
-            the model, else its default, else the mean of all heads (as they are, where a head has
-            no bounds).
+        mix: a `RewardMix` or its saved form, a text (`HEAD=WEIGHT,...`), a name, or `preference`
+            where the model holds a calibrated head. None takes the mix saved with the model, else
+            its default, else the mean of all heads (as they are, where a head has no bounds).
         model: has `heads`, and may have `mixes` (weights by name), `default_mix`, `saved_mix` and
-            `preference` (a saved `PreferenceHead`).
+            `preference` (a saved mix).
 
     Raises:
         UsageError: unknown, or not for these heads.
@@ -49,9 +47,8 @@ def resolve_mix(mix: Mix | None, model: Any) -> RewardMix | PreferenceHead:
     if isinstance(meant, str):
         meant = RewardMix.parse(meant, mixes=mixes)
     elif isinstance(meant, Mapping):
-        kind = PreferenceHead if "embedding_weights" in meant else RewardMix
-        meant = kind.from_dict(meant)
-    assert isinstance(meant, (RewardMix, PreferenceHead))
+        meant = RewardMix.from_dict(meant)
+    assert isinstance(meant, RewardMix)
     meant.check(model.heads)
     return meant
 
@@ -63,7 +60,7 @@ def named_mixes(model: Any) -> dict[str, dict[str, float]]:
 
 
 def mix_scores(
-    mix: RewardMix | PreferenceHead,
+    mix: RewardMix,
     scores: Scores,
     embeddings: Tensor | None = None,
     groups: Tensor | None = None,
@@ -89,7 +86,7 @@ def mix_scores(
 
 
 def member_rewards(
-    mix: RewardMix | PreferenceHead,
+    mix: RewardMix,
     scores: Scores,
     embeddings: Tensor | None = None,
     groups: Tensor | None = None,

@@ -8,7 +8,7 @@ from apex_reward.arena.battles import battles_of
 from apex_reward.arena.calibration import calibrate, design_of, fit_calibration, learning_curve
 from apex_reward.arena.sources import load_battles
 from apex_reward.errors import DataError, UsageError
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.mix import RewardMix
 from tests.arena.simulate import simulate_battles
 
 SYSTEMS = {"one": -1.0, "two": -0.3, "three": 0.3, "four": 1.0}
@@ -31,7 +31,7 @@ def test_a_known_signal_s_weights_are_recovered():
         assert metrics["calibration"]["bias"][system] == pytest.approx(strength, abs=0.15)
     assert metrics["calibration"]["adds_to_systems"] is True
     assert "The score adds to what the systems alone tell" in metrics["calibration"]["verdict"]
-    assert PreferenceHead.from_dict(json.loads(json.dumps(head.to_dict()))) == head
+    assert RewardMix.from_dict(json.loads(json.dumps(head.to_dict()))) == head
 
 
 def test_systems_are_not_credited_to_a_score_that_follows_them():

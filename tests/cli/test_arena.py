@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from apex_reward.arena.protocol import run_protocol
 from apex_reward.cli import app
-from apex_reward.files.tables import read_table, write_table
+from apex_reward.files.tables import read_json, read_table, write_table
 from apex_reward.model import ApexReward
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.mix import RewardMix
 from tests.arena.simulate import simulate_battles, simulate_heads
 from tests.support import tiny_model, write_wav
 
@@ -159,7 +159,7 @@ def test_calibrate_writes_a_head_that_a_model_offers(tmp_path):
         assert {"n", "accuracy", "accuracy_ci95"} <= set(part[name]["overall"])
     assert [row["anchors"] for row in part["learning_curve"]] == [0, 20]
     assert "system only" in output
-    head = PreferenceHead.from_file(tmp_path / "out" / "preference.json")
+    head = RewardMix.from_dict(read_json(tmp_path / "out" / "preference.json"))
     assert set(head.weights) == {"musicality", "score_likes"}
     model = ApexReward.from_pretrained(tmp_path / "out" / "model")
     card = (tmp_path / "out" / "model" / "README.md").read_text()

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from apex_reward.cli import app
 from apex_reward.cli.rewards import DEMONSTRATION
 from apex_reward.scores.apex import HEADS
-from apex_reward.scores.preference import PreferenceHead
+from apex_reward.scores.mix import RewardMix
 from tests.support import tiny_model, write_wav
 
 COMMAND = (sys.executable, "-c", "from apex_reward.cli import main; main()")
@@ -124,7 +124,7 @@ def test_segments_mix_and_tail(songs: Path, model: str, tmp_path: Path) -> None:
 
 
 def test_the_calibrated_preference_as_a_mix(songs: Path, tmp_path: Path) -> None:
-    head = PreferenceHead({"musicality": 2.0, "clarity": -1.0})
+    head = RewardMix({"musicality": 2.0, "clarity": -1.0}, "none")
     tiny_model(segment_seconds=0.25, preference=head.to_dict()).save_pretrained(tmp_path / "model")
     result = score(songs / "1.wav", "--model", tmp_path / "model", "--mix", "preference")
     row = json.loads(result.stdout)

@@ -10,12 +10,11 @@ import torch
 from apex_reward.errors import UsageError
 from apex_reward.scores.head import Head
 from apex_reward.scores.mix import RewardMix
-from apex_reward.scores.preference import PreferenceHead
 from apex_reward.scores.resolve import mix_scores, named_mixes, resolve_mix, spread
 from apex_reward.scores.scores import Scores
 
 HEADS = (Head("a", 0, 10), Head("b", 0, 10))
-PREFERENCE = PreferenceHead({"a": 2.0}, (1.0, -1.0))
+PREFERENCE = RewardMix({"a": 2.0}, "none", embedding_weights=(1.0, -1.0))
 
 
 def model(**more: object) -> SimpleNamespace:
@@ -45,9 +44,12 @@ def test_a_preference_head_by_name_by_content_or_saved_as_the_mix() -> None:
     ("mix", "message"),
     [
         ("preference", "needs a calibrated head, and this model holds none"),
-        (PreferenceHead({"a": 1.0, "c": 1.0}), "unknown head c; this model has: a, b"),
+        (RewardMix({"a": 1.0, "c": 1.0}, "none"), "unknown head c; this model has: a, b"),
         ("a=1,d=2", "unknown head d; this model has: a, b"),
-        ("mine", "'mine' in the mix 'mine' is not HEAD=WEIGHT; the named mixes are overall"),
+        (
+            "mine",
+            "'mine' in the mix 'mine' is not HEAD=WEIGHT, each head once; the named mixes are overall",
+        ),
     ],
 )
 def test_mixes_of_other_models_are_refused(mix: object, message: str) -> None:

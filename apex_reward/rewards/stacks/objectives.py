@@ -12,7 +12,6 @@ import numpy as np
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.judge import Judged
-from apex_reward.scores.mix import RewardMix
 
 LOGS = ("log_metric", "log_extra")
 
@@ -86,8 +85,8 @@ class SharedForward:
 def objectives_of(function: Any, asynchronous: bool) -> list[Objective]:
     """See `ApexRewardFunction.objectives`."""
     reward, undecodable = function.reward, function.judge.undecodable
-    if not isinstance(reward.mix, RewardMix):
-        raise UsageError("objectives are the heads of a mix; a preference head has none")
+    if reward.mix.embedding_weights is not None:
+        raise UsageError("objectives are the heads of a mix; this one weighs embeddings too")
     heads = {head.name: head for head in reward.heads}
     worse = {name: heads[name].low if weight >= 0 else heads[name].high
              for name, weight in reward.mix.weights.items()}  # fmt: skip

@@ -173,7 +173,7 @@ class ApexRewardFunction:
             asynchronous: make the asynchronous form, which TRL runs at the same time.
 
         Raises:
-            UsageError: the mix is a preference head, or a head has no end where one is needed.
+            UsageError: the mix weighs embeddings, or a head has no end where one is needed.
         """
         return objectives_of(self, asynchronous)
 

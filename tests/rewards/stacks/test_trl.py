@@ -18,7 +18,6 @@ from apex_reward.audio.resample import resample
 from apex_reward.errors import UsageError
 from apex_reward.rewards.groups import share_without_signal
 from apex_reward.rewards.guards import DEFAULT_GUARDS, Guard, Guards, dc_offset
-from apex_reward.scores.preference import PreferenceHead
 from tests.support import golden_song, tiny_model
 
 MIX = "musicality=1,score_likes=-0.3"
@@ -310,7 +309,7 @@ def test_the_mix_of_the_model_and_its_preference_head() -> None:
     )
     with pytest.raises(UsageError, match="this model holds none"):
         ApexRewardFunction(model, "preference", decode=by_first_id)
-    head = PreferenceHead({"clarity": 1.5}, embedding_weights=(0.1,) * model.config.width)
+    head = RewardMix({"clarity": 1.5}, "none", embedding_weights=(0.1,) * model.config.width)
     model.config.preference = head.to_dict()
     with pytest.raises(UsageError, match="this mix has no lowest value"):
         ApexRewardFunction(model, "preference", decode=by_first_id)
