@@ -93,10 +93,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping) and "content" in value:
         return _content(value["content"])
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        messages = [m for m in value if isinstance(m, Mapping) and m.get("role") == "user"]
-        if messages:
-            return _text(messages[-1])
-        return _text(value[-1]) if value else ""
+        users: list[Any] = [m for m in value if isinstance(m, Mapping) and m.get("role") == "user"]
+        return _text((users or [*value] or [""])[-1])
     return json.dumps(value, default=str)
 
 

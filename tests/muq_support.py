@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder
-from apex_reward.model.encoders.muq_files import load_muq, read_muq_config, split_muq
-from apex_reward.model.files import read_weights, weight_file
+from apex_reward.model.files import load_checked, read_weights, weight_file
+from apex_reward.rewards.foreign.muq import UNUSED, read_muq_config, split_muq
 from apex_reward.rewards.foreign.songeval import SongEval
 from tests.support import GOLDEN, formula_weights
 
@@ -121,5 +121,5 @@ def tiny_songeval(seed: int = 0, config: MuqConfig = TINY) -> SongEval:
 def read_muq(folder: Path, layer: int) -> MuqEncoder:
     """A MuQ up to `layer` from a folder in the published layout."""
     encoder, file = on_meta(MuqEncoder, read_muq_config(folder), layer), weight_file(folder)
-    load_muq(file, encoder, split_muq(file, read_weights(file))[0])
+    load_checked(encoder, file, split_muq(file, read_weights(file))[0], UNUSED)
     return encoder

@@ -25,7 +25,6 @@ RELATIVE_GATE = -10.0
 SHORT_TERM_SECONDS = 3.0
 RANGE_GATE = -20.0
 RANGE_SHARES = (0.10, 0.95)
-TARGET_LUFS = -14.0
 
 _OFFSET = -0.691
 # The impulse response of K-weighting has fallen below 1e-50 after this time.
@@ -59,22 +58,20 @@ def integrated_loudness(waveforms: Tensor, sample_rate: int, lengths: Lengths = 
         that is for silence.
 
     Raises:
-        UsageError: another shape, or lengths outside [1, T].
+        UsageError: a rate below 4000 Hz.
     """
     weighted, ends = _weighted(waveforms, sample_rate, lengths)
     return _gated(*_block_energies(weighted, ends, sample_rate))
 
 
-def loudness_and_range(
-    waveforms: Tensor, sample_rate: int, lengths: Lengths = None
-) -> tuple[Tensor, Tensor]:
+def loudness_and_range(waveforms: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
     """`integrated_loudness` (B,) in LUFS and the loudness range (B,) in LU, EBU Tech 3342.
 
     The range lies between the 10th and the 95th percentile of the loudness of windows of 3 s, every
     0.1 s, above -70 LUFS and above 20 LU below their mean power. It is 0 for a song below 3 s, and
     for silence. Arguments and errors as in `integrated_loudness`.
     """
-    weighted, ends = _weighted(waveforms, sample_rate, lengths)
+    weighted, ends = _weighted(waveforms, sample_rate, None)
     integrated = _gated(*_block_energies(weighted, ends, sample_rate))
     energies, valid = _block_energies(weighted, ends, sample_rate, SHORT_TERM_SECONDS)
     kept = valid & (energies > _power(ABSOLUTE_GATE))
@@ -90,8 +87,8 @@ def loudness_and_range(
 
 
 def _weighted(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> tuple[Tensor, list[int]]:
-    """The K-weighted channels (B, C, T), zero beyond the songs' checked lengths, and those."""
-    ends = _checked_lengths(waveforms, sample_rate, lengths)
+    """The K-weighted channels (B, C, T), zero beyond the songs' lengths, and those."""
+    ends = _ends(waveforms, sample_rate, lengths)
     channels = waveforms.unsqueeze(1) if waveforms.ndim == 2 else waveforms
     weighted = k_weighted(channels, sample_rate)
     if min(ends) < weighted.shape[2]:
@@ -144,35 +141,15 @@ def _gated(energies: Tensor, valid: Tensor) -> Tensor:
     return torch.where(sounds, _OFFSET + 10 * torch.log10(energy), -math.inf)
 
 
-def normalize_loudness(
-    waveforms: Tensor,
-    sample_rate: int,
-    target: float = TARGET_LUFS,
-    lengths: Lengths = None,
-) -> Tensor:
-    """Scale each song to a target loudness; differentiable through the gain too.
-
-    What follows is then invariant to gain, and its waveform gradient has no component along the
-    waveform: a generator cannot raise the reward by playing louder. Peaks above full scale are
-    not limited. Silence stays as it is.
-
-    Args:
-        waveforms: (B, T) or (B, C, T), as `integrated_loudness` takes them.
-        sample_rate: Hz.
-        target: LUFS.
-        lengths: (B,) real samples of each song, a tensor or integers; None: all of T.
-
-    Returns:
-        The scaled waveforms, of the same shape.
-    """
-    gain = loudness_gain(waveforms, sample_rate, target, lengths)
-    return waveforms * gain.reshape(-1, *[1] * (waveforms.ndim - 1))
-
-
 def loudness_gain(
     waveforms: Tensor, sample_rate: int, target: float, lengths: Lengths = None
 ) -> Tensor:
-    """The factors (B,) that bring songs to a target loudness; 1 for silence."""
+    """The factors (B,) that bring songs to a target loudness in LUFS; 1 for silence.
+
+    Differentiable: what follows is invariant to gain, and its waveform gradient has no component
+    along the waveform, so a generator cannot raise the reward by playing louder. Peaks above full
+    scale are not limited. The other arguments are those of `integrated_loudness`.
+    """
     measured = integrated_loudness(waveforms, sample_rate, lengths)
     sounds = torch.isfinite(measured)
     return 10 ** ((target - torch.where(sounds, measured, target)) / 20)
@@ -294,25 +271,12 @@ def _high_pass(sample_rate: int) -> tuple[float, float]:
     return warped, 1 + warped / _HIGH_PASS_Q + warped**2
 
 
-def _checked_lengths(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> list[int]:
-    if waveforms.ndim not in (2, 3) or waveforms.shape[-1] == 0:
-        raise UsageError(
-            f"waveforms have shape {tuple(waveforms.shape)}; expected (B, T) or (B, C, T), T >= 1"
-        )
-    if waveforms.ndim == 3 and waveforms.shape[1] > 6:
-        raise UsageError(
-            f"{waveforms.shape[1]} channels; BS.1770-4 weighs up to 6 "
-            "(is the tensor (B, T, C)? it must be (B, C, T))"
-        )
+def _ends(waveforms: Tensor, sample_rate: int, lengths: Lengths) -> list[int]:
     if sample_rate < 4000:
         raise UsageError(f"sample_rate is {sample_rate} Hz; loudness needs at least 4000 Hz")
-    batch, samples = waveforms.shape[0], waveforms.shape[-1]
     if lengths is None:
-        return [samples] * batch
-    ends = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
-    if len(ends) != batch or not all(1 <= end <= samples for end in ends):
-        raise UsageError(f"lengths are {ends}; expected {batch} values in [1, {samples}] samples")
-    return ends
+        return [waveforms.shape[-1]] * len(waveforms)
+    return [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
 
 
 def _block_energies(

@@ -147,7 +147,7 @@ def import_(
     predictor: Annotated[str, "FILE|FOLDER"],
     encoder: Annotated[str, "FOLDER"],
     output: common.Folder,
-    kind: Literal["apex", "songeval", "tunejury", "muq-eval"] = "apex",
+    kind: Literal["apex", "songeval", "tunejury"] = "apex",
     clap: Annotated[str | None, "FOLDER"] = None,
 ) -> None:
     """Convert published weights into one folder for --model, whole or not at all.

@@ -40,8 +40,6 @@ from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
-EMPTY_CARD = "This model card has been automatically generated"
-
 
 class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
     """Differentiable, batched reward model for songs.
@@ -198,8 +196,6 @@ class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
         batch_segments: int | None = None,
     ) -> Tensor:  # fmt: skip
         """Layer embeddings of whole songs (B, L, W); arguments and errors as in `forward`."""
-        if len(waveforms) == 0:
-            return waveforms.new_empty(0, len(self.config.layers), self.config.width)
         (layers,) = song_features(self.encoders, waveforms, sample_rate, lengths, batch_segments)
         return layers
 
@@ -215,8 +211,6 @@ class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
             real: (N,) real samples of each, used by the `mask` convention only; None: all.
             batch_segments: segments per encoder batch; halved where GPU memory runs out.
         """
-        if len(segments) == 0:
-            return segments.new_empty(0, len(self.config.layers), self.config.width)
         real = torch.full(segments.shape[:1], segments.shape[1]) if real is None else real
         return encode_pieces(self.encoders[0], segments, real, batch_segments)
 
@@ -264,13 +258,6 @@ class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
             super().save_pretrained(temporary, *args, **kwargs)
             if not (Path(save_directory) / CARD_FILE).exists():
                 write_text(temporary / CARD_FILE, model_card(self.config))
-
-    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        """A repository's first card is this model's, not the empty one that transformers makes."""
-        file = Path(working_dir) / CARD_FILE
-        if file.is_file() and EMPTY_CARD in file.read_text(encoding="utf-8"):
-            write_text(file, model_card(self.config))
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -1,15 +1,14 @@
-"""The card of a saved model: what it gives, what it was made of, what was measured, its limits."""
+"""The card of a saved model: its licences, what was measured, its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from apex_reward.files.tables import write_text
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.licences import apex_licences, stated
-from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table
+from apex_reward.report.markdown import DEMONSTRATION, card
 
 FILE = "README.md"
 UNMEASURED = (
@@ -33,7 +32,8 @@ def model_card(config: ApexConfig, measured: Sequence[str] = ()) -> str:
         config: of the model.
         measured: parts in Markdown about its data and figures; none where nothing is on record.
     """
-    licences = apex_licences(str(config.name_or_path or ""), str(config.encoder_name))
+    origin = str(config.name_or_path or "")
+    licences = apex_licences(origin, str(config.encoder_name))
     free = all(one["licence"] == "Apache-2.0" for one in licences)
     head = {
         "library_name": "apex-reward",
@@ -42,9 +42,7 @@ def model_card(config: ApexConfig, measured: Sequence[str] = ()) -> str:
     }
     parts = [
         DEMONSTRATION if config.demonstration else "",
-        _gives(config),
-        _use(config),
-        _made_of(config, stated(licences)),
+        f"Started from {origin or 'no other model'}. Licences: {stated(licences)}.",
         *(measured or [UNMEASURED]),
         LIMITS,
     ]
@@ -56,36 +54,3 @@ def write_card(folder: Path, measured: Sequence[str] = (), started_from: str = "
     config = ApexConfig.from_pretrained(folder)
     config.name_or_path = started_from
     write_text(folder / FILE, model_card(config, measured))
-
-
-def _gives(config: ApexConfig) -> str:
-    rows = [(head.name, f"{head.low:g} to {head.high:g}") for head in config.heads]
-    text = "It gives a song these scores; higher is better."
-    if config.members > 1:
-        text += f" They are means over {config.members} members, whose spread comes with them."
-    return f"{text}\n\n{markdown_table(('head', 'range'), rows)}"
-
-
-def _use(config: ApexConfig) -> str:
-    mix = ', mix="preference"' if config.preference else ""
-    return (
-        "## Use it\n\n```python\nfrom apex_reward import Reward\n\n"
-        f'reward = Reward("THIS"{mix})\nprint(reward.judge(["song.mp3"]))\n```'
-    )
-
-
-def _made_of(config: ApexConfig, licence: str) -> str:
-    rows: list[tuple[str, Any]] = [
-        ("started from", config.name_or_path or None),
-        ("licences of what it started from", licence),
-        ("encoder", config.encoder_name),
-        ("width of an embedding", config.width),
-        ("hidden states kept", ", ".join(map(str, config.layers))),
-        ("task", config.task),
-        ("trunk layers", config.shared),
-        ("input", f"segments of {config.segment_seconds:g} s at {config.sample_rate} Hz"),
-        ("last segment", config.segment_tail),
-        ("mix", None if config.mix is None else str(config.mix.get("weights"))),
-    ]
-    known = [(name, str(value)) for name, value in rows if value is not None]
-    return f"## Made of\n\n{markdown_table(('part', 'is'), known)}"

@@ -49,8 +49,11 @@ def local_path(name: str | Path, **hub: Any) -> Path:
         hub: `revision`, `cache_dir`, `token`, `force_download`, `local_files_only`.
 
     Raises:
+        UsageError: another option.
         CheckpointError: nothing there, or the hub cannot be reached.
     """
+    if wrong := sorted(hub.keys() - set(HUB_OPTIONS)):
+        raise UsageError(f"{name} is loaded without the option {', '.join(wrong)}")
     if str(name) in EMBEDDED:
         return EMBEDDED[str(name)]
     path = Path(name).expanduser()
@@ -122,7 +125,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def weight_file(path: Path) -> Path:
     """The file of weights: `path` itself, or the first known name in the folder."""
-    for name in ("", *WEIGHT_FILES, INDEX):
+    for name in ("", *WEIGHT_FILES):
         if (path / name).is_file():
             return path / name
     raise CheckpointError(f"{path} holds no weights; expected one of {', '.join(WEIGHT_FILES)}")
@@ -131,16 +134,10 @@ def weight_file(path: Path) -> Path:
 def read_weights(path: Path) -> Any:
     """The content of a weight file: a state dict, or the dict that a training script saved.
 
-    An index of shards stands for all of them.
-
     Raises:
         CheckpointError: not a checkpoint, damaged, or a pickle with code in it (never run).
     """
     try:
-        if path.name == INDEX:
-            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-            parts = [load_file(path.parent / shard) for shard in sorted(shards)]
-            return {name: value for part in parts for name, value in part.items()}
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)

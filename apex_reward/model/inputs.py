@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from apex_reward.audio.flags import INTEGER_LIKE_PEAK as INTEGER_LIKE_PEAK
-from apex_reward.audio.loudness import normalize_loudness
+from apex_reward.audio.flags import INTEGER_LIKE_PEAK
+from apex_reward.audio.loudness import loudness_gain
 from apex_reward.audio.resample import resample, resampled_length
 from apex_reward.errors import AudioError, UsageError, listed
 
@@ -57,7 +57,7 @@ def at_loudness(
     """
     mono = mono_mix(waveforms)
     ends = _song_lengths(lengths, *mono.shape)
-    return normalize_loudness(mono, sample_rate, target, ends)
+    return mono * loudness_gain(mono, sample_rate, target, ends)[:, None]
 
 
 def mono_mix(waveforms: Tensor) -> Tensor:

@@ -298,20 +298,6 @@ def _unchecked() -> Iterator[None]:
         _probing.reset(token)
 
 
-def placed(model: Any, device_map: Any = None, **options: Any) -> Any:
-    """A foreign model with its encoder's number type (`dtype`), on the device of a `device_map`.
-
-    Raises:
-        UsageError: any other option.
-    """
-    dtype = dtype_option(options, torch.float32)
-    if options:
-        raise UsageError(f"{model.name} has no option {', '.join(options)}")
-    model.to(one_device(device_map))
-    model.set_encoder_dtype(dtype)
-    return model
-
-
 def one_device(device_map: Any) -> torch.device | str:
     """The one device that a `device_map` names."""
     if device_map == "auto":

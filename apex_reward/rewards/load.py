@@ -36,7 +36,7 @@ CLASSES = {
     SERVER: "apex_reward.rewards.foreign.remote:RemoteReward",
 }
 # Options of the kinds that take any; the others read their weights from one place.
-TAKES = {APEX: ("encoder", "segment_tail"), "songeval": ("encoder",), "muq-eval": ("encoder",)}
+TAKES = {APEX: ("encoder", "segment_tail"), "muq-eval": ("encoder",)}
 # What a saved folder's config.json says it is.
 MODEL_TYPES = {
     **{f"apex_reward_{name.replace('-', '_')}": name for name in FOREIGN},

@@ -36,8 +36,8 @@ class Scores(dict[str, Tensor]):
             several ensembles side by side, (M, B, h) tensors with their heads' names.
 
     Raises:
-        UsageError: no head, tensors that are not (B,) of one length, names that differ from
-            those of `heads`, or members of another shape.
+        UsageError: no head, tensors that are not (B,) of one length, or names that differ from
+            those of `heads`.
 
     >>> import torch
     >>> scores = Scores({"groove": torch.tensor([0.5, 0.75])}, heads=[Head("groove", 0, 1)])
@@ -66,12 +66,6 @@ class Scores(dict[str, Tensor]):
             raise UsageError(
                 f"scores have shapes {', '.join(map(str, sorted(shapes)))}; expected (B,) each"
             )
-        for own, tensor in self.ensembles:
-            if tuple(tensor.shape[1:]) != (self.songs, len(own)):
-                raise UsageError(
-                    f"members have shape {tuple(tensor.shape)}; expected (M, {self.songs}, "
-                    f"{len(own)})"
-                )
 
     @classmethod
     def from_stack(
@@ -82,13 +76,8 @@ class Scores(dict[str, Tensor]):
         None takes APEX's heads: all seven, or the first two where there are two columns.
         """
         heads = apex_heads(values.shape[-1]) if heads is None else heads
-        names = [head.name for head in heads]
-        if values.ndim != 2 or values.shape[1] != len(names):
-            raise UsageError(
-                f"scores have shape {tuple(values.shape)}; expected (B, {len(names)}) "
-                f"for the heads {', '.join(names)}"
-            )
-        return cls(dict(zip(names, values.unbind(dim=1), strict=True)), heads, members)
+        columns = zip((head.name for head in heads), values.unbind(dim=1), strict=True)
+        return cls(dict(columns), heads, members)
 
     @classmethod
     def from_members(cls, members: Tensor, heads: Sequence[Head]) -> Scores:
@@ -176,8 +165,6 @@ class Scores(dict[str, Tensor]):
 
         Heads without such a member keep their values.
         """
-        if not self.ensembles:
-            raise UsageError("these scores are of one model; there are no members")
         values = dict(self)
         for number, (own, tensor) in enumerate(self.ensembles):
             if ensemble in (None, number) and index < len(tensor):

@@ -165,7 +165,7 @@ def test_calibrate_writes_a_head_that_a_model_offers(tmp_path):
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert f"fitted to {metrics['n_decided']} decided votes of 300 battles" in card
     assert part["verdict"] in card
-    assert f"| started from | {tmp_path / 'tiny'} |" in card.replace("\\_", "_")
+    assert f"Started from {tmp_path / 'tiny'}. Licences: " in card
     import torch
 
     song = torch.randn(1, 24_000) * 0.1

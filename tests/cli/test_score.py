@@ -328,7 +328,7 @@ def test_help_names_every_model_and_every_kind() -> None:
     text = output.partition("--model")[2].partition("--reward")[0]
     assert [name for name in KNOWN if name not in text] == []
     output = CliRunner().invoke(app, ["import", "--help"], env={"COLUMNS": "200"}).output
-    for kind in ("apex", "songeval", "tunejury", "muq-eval"):
+    for kind in ("apex", "songeval", "tunejury"):
         assert kind in output
 
 

@@ -13,7 +13,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerEncoderLayer,
 )
 
-from apex_reward import ApexReward
+from apex_reward import ApexReward, load_reward_model
 from apex_reward.demo.songs import make_song
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model import precision, save_predictor
@@ -21,7 +21,6 @@ from apex_reward.model.encoders.clap import ClapEncoder
 from apex_reward.model.encoders.weight_norm import WeightNormConv1d
 from apex_reward.model.precision import checked_dtype, one_device, usable_dtype
 from apex_reward.rewards.foreign.clap import Clap
-from apex_reward.rewards.foreign.songeval import SongEval
 from tests.clap_support import tiny_clap_model, tiny_extractor, tiny_tokenizer
 from tests.muq_support import tiny_songeval
 from tests.support import tiny_model
@@ -138,6 +137,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+WAYS = ("whole", "composed")
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Loaders of models whose encoders have each kind of home."""
@@ -150,8 +152,9 @@ def saved(tmp_path_factory):
     Clap(ClapEncoder(tiny_clap_model(), tiny_tokenizer(), tiny_extractor())).save_pretrained(
         folder / "clap"
     )
-    loaders = {"whole": ApexReward, "composed": ApexReward, "songeval": SongEval, "clap": Clap}
-    return {name: partial(kind.from_pretrained, folder / name) for name, kind in loaders.items()}
+    loaders = {name: partial(ApexReward.from_pretrained, folder / name) for name in WAYS}
+    foreign = {name: partial(load_reward_model, folder / name) for name in ("songeval", "clap")}
+    return {**loaders, **foreign}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -167,7 +170,7 @@ def test_the_caller_s_default_dtype_changes_no_score(saved, name, dtype):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["whole", "composed"])
+@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("option", ["dtype", "torch_dtype"])
 def test_both_names_of_the_option_set_the_encoder_s_dtype(saved, name, option):
     model = saved[name](**{option: torch.float16})

@@ -97,4 +97,3 @@ def test_a_model_s_distances_and_scores_of_embeddings() -> None:
     assert scores.members.shape == (2, 2, 7)
     torch.testing.assert_close(scores.stack(), scores.members.mean(dim=0))
     assert model.score_embeddings(embeddings[:0]).members.shape == (2, 0, 7)
-    assert model.encode_segments(torch.zeros(0, 100)).shape == (0, 4, model.config.width)

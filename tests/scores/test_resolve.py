@@ -48,7 +48,7 @@ def test_a_preference_head_by_name_by_content_or_saved_as_the_mix() -> None:
         ("a=1,d=2", "unknown head d; this model has: a, b"),
         (
             "mine",
-            "'mine' in the mix 'mine' is not HEAD=WEIGHT, each head once; the named mixes are overall",
+            "'mine' in the mix 'mine' is not HEAD=WEIGHT, each head once; the named mixes are",
         ),
     ],
 )

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apex_reward.errors import UsageError
 from apex_reward.model.encoders.mert import frame_weights, time_mean
 from apex_reward.model.encoders.muq import Conformer, Mel, MuqConfig, computing_in, log_mel
 from apex_reward.model.precision import CheckedEncoder, FrozenModule, weights_dtype
@@ -26,8 +25,6 @@ MEL = Mel(n_fft=1024, hop=480, bands=64)
 # Brings the log-mel of music, in dB, to about 0 and 1.
 MEAN, STD = 0.0, 20.0
 FRAME_SAMPLES = 4 * MEL.hop
-# Samples that four mel frames and the mirrored edges of the spectrogram need.
-MIN_SAMPLES = 2 * FRAME_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,6 @@ class StudentConfig:
         num_attention_heads: of its attention.
         intermediate_size: inner width of its feed-forward blocks.
         kernel: of its depthwise convolution, odd.
-
-    Raises:
-        UsageError: sizes that do not fit each other.
     """
 
     hidden_size: int
@@ -59,7 +53,7 @@ class StudentConfig:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def conformer(self) -> MuqConfig:
-        """The sizes as the conformer takes them; raises UsageError where they do not fit."""
+        """The sizes as the conformer takes them."""
         return MuqConfig(
             width=self.inner_size,
             depth=self.num_hidden_layers,
@@ -89,15 +83,7 @@ class StudentEncoder(CheckedEncoder, FrozenModule):
         Args:
             samples: (N, n) mono segments at 24 kHz, of any float dtype.
             real: (N,) real samples; the mean is over frames inside them. None: over all frames.
-
-        Raises:
-            UsageError: segments that are too short.
         """
-        if samples.shape[-1] < MIN_SAMPLES:
-            raise UsageError(
-                f"segments have {samples.shape[-1]} samples; a student needs {MIN_SAMPLES} at "
-                "24 kHz"
-            )
         return self.of_mel(mel_of(samples), real)
 
     def of_mel(self, mel: Tensor, real: Tensor | None = None) -> Tensor:

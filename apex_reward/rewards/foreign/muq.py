@@ -1,4 +1,4 @@
-"""Reward models of a MuQ and a small head: one way to save, load and read the published files.
+"""Reward models of a MuQ and a small head, and the readers of the published files.
 
 Shape key: W = MuQ's width (1024), n = samples.
 """
@@ -6,39 +6,39 @@ Shape key: W = MuQ's width (1024), n = samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import Wav2Vec2ConformerConfig
 
 from apex_reward.errors import CheckpointError
 from apex_reward.model.encode import EncodedModel
-from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs
-from apex_reward.model.encoders.muq_files import (
-    ANCHOR,
-    PUBLISHED_MUQ,
-    load_muq,
-    read_muq_config,
-    split_muq,
-)
+from apex_reward.model.encoders.muq import HOP, MELS, MuqConfig, MuqEncoder, MuqSongs
 from apex_reward.model.encoders.products import FastProducts
 from apex_reward.model.files import (
     encoder_path,
-    hub_options,
     load_checked,
     local_path,
     prefix_before,
     read_config,
-    read_model,
     read_weights,
     weight_file,
     without_prefix,
-    write_folder,
 )
-from apex_reward.model.precision import FrozenModel, in_full_precision, placed
-from apex_reward.model.source import Source, with_source
+from apex_reward.model.precision import FrozenModel, in_full_precision
+
+PUBLISHED_MUQ = "OpenMuQ/MuQ-large-msd-iter"
+# The first tensor of a MuQ: what stands before it is the prefix of its file.
+ANCHOR = "conv.conv.0.conv1.weight"
+# Parts of the file that no hidden state depends on: training targets, the class token, and the
+# convolutional positions, which rotary ones replace.
+UNUSED = (
+    "cls_token", "quantizer", "rvq", "linear.", "conformer.pos_conv_embed.",
+    "conformer.embed_positions.", "conformer.layer_norm.", "conformer.layers.",
+)  # fmt: skip
+FEATURE = "melspec_2048"
 
 
 class PooledMuq(MuqSongs):
@@ -72,7 +72,6 @@ class MuqModel(EncodedModel, FrozenModel):
     A subclass is built from MuQ's sizes and its own `widths`, and states the published layout.
     """
 
-    published: ClassVar[str | None] = None  # what the model's short name stands for on the hub
     how: ClassVar[str]  # what helps where a published file cannot be read
     title: ClassVar[str]  # of the published file, for messages
     head_file: ClassVar[str] = "model_state_dict.pt"  # of a published folder
@@ -85,50 +84,12 @@ class MuqModel(EncodedModel, FrozenModel):
         """The head, as a module whose tensors have their published names."""
         raise NotImplementedError
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json`, whole or not at all."""
-        config = {"model_type": self.model_type(), "muq": asdict(self.encoder.config)}
-        write_folder(folder, {**config, **self.widths}, self.state_dict())
-
-    @classmethod
-    def model_type(cls) -> str:
-        """What a saved folder's `config.json` says it is."""
-        return f"apex_reward_{cls.name.replace('-', '_')}"
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path | None = None, *, encoder: str | Path | None = None, **options: Any
-    ) -> Self:
-        """Load a folder of `save_pretrained` or `apex-reward import`, or the published file.
-
-        Args:
-            name: that folder; a published file, its folder or hub id; None is the published one.
-            encoder: hub id or folder of the MuQ for a published head; as in `from_published`.
-            options: `dtype` of the encoder (the rest keeps float32), `device_map`, and the hub's
-                (`revision`, `cache_dir`, `token`, ...).
-
-        Raises:
-            CheckpointError: nothing there, not such a model, or any missing or misshapen tensor.
-        """
-        hub = hub_options(options)
-        name = name or cls.name
-        short = str(name) == cls.name and not Path(name).exists()
-        path = local_path(cls._on_hub() if short else name, **hub)
-        ours = (path / "config.json").is_file()
-        if ours and cls.published:
-            ours = read_config(path).get("model_type") == cls.model_type()
-        if not ours:
-            model = cls.from_published(path, encoder, **options, **hub)
-            return with_source(model, Source.of_kind(cls.name, name, encoder=encoder, **hub))
-        model = read_model(path, cls.model_type(), cls._of_config)
-        return with_source(placed(model, **options), Source.of_kind(cls.name, name, **hub))
-
     @classmethod
     def from_published(
         cls,
-        predictor: str | Path | None = None,
+        predictor: str | Path,
         encoder: str | Path | None = None,
-        **options: Any,
+        **hub: Any,
     ) -> Self:
         """Compose the published head with a MuQ.
 
@@ -137,13 +98,11 @@ class MuqModel(EncodedModel, FrozenModel):
             encoder: hub id or folder of a MuQ in the layout of MuQ-large-msd-iter: gives its sizes,
                 and its weights where the head's file holds none. None takes the published sizes
                 where the file holds the weights, else the hub's MuQ.
-            options: as in `from_pretrained`.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
         Raises:
-            CheckpointError: as in `from_pretrained`.
+            CheckpointError: nothing there, not such a model, or any missing or misshapen tensor.
         """
-        hub = hub_options(options)
-        predictor = predictor or cls._on_hub()
         file, head = cls._read_head(local_path(predictor, **hub))
         with_muq = any(name.endswith(ANCHOR) for name in head)
         source, config = file, MuqConfig()
@@ -157,15 +116,8 @@ class MuqModel(EncodedModel, FrozenModel):
         else:
             muq, _ = split_muq(source, read_weights(source))
         load_checked(model.head_modules(), file, head, None if cls.strict else ())
-        load_muq(source, model.encoder, muq)
-        named = Source.of_kind(cls.name, predictor, encoder=encoder, **hub)
-        return with_source(placed(model, **options), named)
-
-    @classmethod
-    def _on_hub(cls) -> str:
-        if cls.published is None:
-            raise CheckpointError(cls.how)
-        return cls.published
+        load_checked(model.encoder, source, muq, UNUSED)
+        return model
 
     @classmethod
     def _read_head(cls, path: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -189,12 +141,59 @@ class MuqModel(EncodedModel, FrozenModel):
         return file, tensors
 
     @classmethod
-    def _of_config(cls, config: Mapping[str, Any]) -> Self:
-        widths = {key: value for key, value in config.items() if key not in ("model_type", "muq")}
-        return cls._empty(MuqConfig(**config["muq"]), widths)
-
-    @classmethod
     def _empty(cls, config: MuqConfig, widths: Mapping[str, int]) -> Self:
         # Nothing is drawn at random only to be thrown away.
         with torch.device("meta"):
             return cls(config, **widths)
+
+
+def read_muq_config(folder: Path) -> MuqConfig:
+    """Sizes and constants of a published MuQ's `config.json`.
+
+    Raises:
+        CheckpointError: no such file, or settings that change its arithmetic and are not supported,
+            all listed.
+    """
+    values, file = read_config(folder), folder / "config.json"
+    try:
+        width, inner = values["encoder_dim"], Wav2Vec2ConformerConfig(**values["w2v2_config"])
+    except Exception as error:  # transformers' validation raises several types
+        raise CheckpointError(
+            f"{file} is no MuQ configuration; expected the files of {PUBLISHED_MUQ}: {error!r}"
+        ) from error
+    fixed = {
+        "features": (values.get("features", [FEATURE]), [FEATURE]),
+        "hop_length": (values.get("hop_length", HOP), HOP),
+        "n_mels": (values.get("n_mels", MELS), MELS),
+        "label_rate": (values.get("label_rate", 25), 25),
+        "position_embeddings_type": (inner.position_embeddings_type, "rotary"),
+    }
+    odd = [f"{name} {found!r} (expected {want!r})" for name, (found, want) in fixed.items()
+           if found != want]  # fmt: skip
+    if odd:
+        raise CheckpointError(f"{file} sets {'; '.join(odd)}: not supported")
+    stat = values.get("stat") or {}
+    return MuqConfig(
+        width=width,
+        depth=values.get("encoder_depth", MuqConfig.depth),
+        heads=inner.num_attention_heads,
+        feed_forward=inner.intermediate_size,
+        activation=inner.hidden_act,
+        kernel=inner.conv_depthwise_kernel_size,
+        channels=values.get("conv_dim", MuqConfig.channels),
+        rotary_base=inner.rotary_embedding_base,
+        norm_eps=inner.layer_norm_eps,
+        mean=stat.get(f"{FEATURE}_mean", MuqConfig.mean),
+        std=stat.get(f"{FEATURE}_std", MuqConfig.std),
+    )
+
+
+def split_muq(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """MuQ's tensors without their prefix, and the rest of a file's.
+
+    Raises:
+        CheckpointError: no MuQ, or several, in the file.
+    """
+    prefix = prefix_before(ANCHOR, file, content, "no MuQ")
+    rest = {name: value for name, value in content.items() if not name.startswith(prefix)}
+    return without_prefix(prefix, content), rest

@@ -10,7 +10,8 @@ Shape key: B = songs, n = samples, F = frames (25 a second), W = MuQ's width (10
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from apex_reward.model.encode import Prompts
 from apex_reward.model.encoders.muq import SAMPLE_RATE, MuqConfig, MuqEncoder, MuqSongs
 from apex_reward.model.licences import CODE, HUB, MUQ, Licence, licence
 from apex_reward.model.precision import in_full_precision
+from apex_reward.model.source import Source, with_source
 from apex_reward.rewards.foreign.muq import MuqModel, PooledMuq
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -51,7 +53,7 @@ class MuQEval(MuqModel):
     """
 
     name, heads = "muq-eval", tuple(HEADS.values())
-    published, title, how = PUBLISHED, "MuQ-Eval A1 as its authors describe it", HOW
+    title, how = "MuQ-Eval A1 as its authors describe it", HOW
     anchors: ClassVar[Mapping[str, str]] = {
         "attention": "encoder.pooling.attention.0.weight",
         "inner": "heads.MI.mlp.0.weight",
@@ -86,6 +88,23 @@ class MuQEval(MuqModel):
         """Scores of song features, one (B, W) tensor."""
         values = [in_full_precision(opinion, features[0]) for opinion in self.opinions.values()]
         return Scores.from_stack(torch.cat(values, dim=1), self.heads)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "muq-eval", *, encoder: str | Path | None = None, **hub: Any
+    ) -> MuQEval:
+        """Load the published file.
+
+        Args:
+            name: that file, its folder or hub id; `muq-eval` is the published one.
+            encoder, hub: as in `from_published`.
+
+        Raises:
+            CheckpointError: as in `from_published`.
+        """
+        path = PUBLISHED if str(name) == cls.name else name
+        model = cls.from_published(path, encoder, **hub)
+        return with_source(model, Source.of_kind(cls.name, name, encoder=encoder, **hub))
 
 
 class AttentionPooling(nn.Module):

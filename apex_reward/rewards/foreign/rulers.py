@@ -37,10 +37,6 @@ class Rulers(CalledModel):
     def score_songs(
         self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
     ) -> list[list[float]]:
-        """The rulers of songs (T,) or (C, T).
-
-        Raises:
-            UsageError: more than six channels, or a rate below 4 kHz.
-        """
+        """The rulers of songs (T,) or (C, T); raises UsageError for a rate below 4 kHz."""
         measured = [RulerSong(song.float(), sample_rate) for song in songs]
         return [[float(measure(song)) for measure in RULERS.values()] for song in measured]

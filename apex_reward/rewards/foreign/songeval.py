@@ -9,18 +9,22 @@ Shape key: B = songs, T = samples, F = frames (25 a second), W = MuQ's width (10
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apex_reward.model.encode import Lengths, Prompts, song_features
+from apex_reward.errors import CheckpointError
+from apex_reward.model.encode import Prompts
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs
-from apex_reward.model.encoders.muq_files import PUBLISHED_MUQ
+from apex_reward.model.files import local_path, read_model, write_folder
 from apex_reward.model.licences import CODE, MUQ, Licence, licence
 from apex_reward.model.precision import in_full_precision
-from apex_reward.rewards.foreign.muq import MuqModel, PooledMuq
+from apex_reward.model.source import Source, with_source
+from apex_reward.rewards.foreign.muq import PUBLISHED_MUQ, MuqModel, PooledMuq
 from apex_reward.scores.apex import AESTHETIC_HEADS, APEX_MIXES
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -30,6 +34,7 @@ LAYER = 6
 ATTENTIONS = 4
 ATTENTION_HEADS = 8
 HEADS = tuple(Head(name, 1.0, 5.0) for name in AESTHETIC_HEADS)
+MODEL_TYPE = "apex_reward_songeval"
 REPOSITORY = "https://github.com/ASLP-lab/SongEval"
 HOW = (
     f"SongEval's files are not on the hub in one piece: `git clone {REPOSITORY}`, `apex-reward "
@@ -88,10 +93,32 @@ class SongEval(MuqModel):
         values = in_full_precision(self.head.fc, features[0])
         return Scores.from_stack(2 * torch.tanh(values) + 3, HEADS)
 
-    def embed(self, waveforms: Tensor, sample_rate: int, lengths: Lengths = None) -> Tensor:
-        """Time-means (B, W) of the hidden state that SongEval reads; arguments as of a call."""
-        (means,) = song_features([MuqSongs(self.encoder)], waveforms, sample_rate, lengths)
-        return means
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json`, whole or not at all."""
+        config = {"model_type": MODEL_TYPE, "muq": asdict(self.encoder.config)}
+        write_folder(folder, {**config, **self.widths}, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "songeval", **hub: Any) -> SongEval:
+        """Load a folder of `save_pretrained` or `apex-reward import --kind songeval`.
+
+        Args:
+            name: that folder, or a hub id in its layout.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+        Raises:
+            CheckpointError: nothing there, not such a model, or any missing, extra or misshapen
+                tensor.
+        """
+        if str(name) == cls.name:
+            raise CheckpointError(HOW)
+
+        def build(config: Mapping[str, Any]) -> SongEval:
+            widths = {"feed_forward": config["feed_forward"]}
+            return cls._empty(MuqConfig(**config["muq"]), widths)
+
+        model = read_model(local_path(name, **hub), MODEL_TYPE, build)
+        return with_source(model, Source.of_kind(cls.name, name, **hub))
 
 
 class SongEvalHead(nn.Module):

@@ -18,7 +18,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 from apex_reward.errors import CheckpointError, UsageError
 from apex_reward.model.encoders import muq
 from apex_reward.model.encoders.muq import MuqConfig, MuqEncoder, MuqSongs, Subsampling, log_mel
-from apex_reward.model.encoders.muq_files import UNUSED, read_muq_config
+from apex_reward.rewards.foreign.muq import UNUSED, read_muq_config
 from tests.muq_support import (
     TINY,
     on_meta,
@@ -194,17 +194,6 @@ def test_threads_with_songs_of_several_lengths():
             assert torch.equal(found, wanted)
 
 
-def test_wrong_arguments():
-    with pytest.raises(UsageError, match="layer is 8; expected 0 to 7"):
-        MuqEncoder(TINY, 8)
-    with pytest.raises(UsageError, match="width 20 is no multiple of twice .* 4"):
-        MuqConfig(width=20, heads=4)
-    with pytest.raises(UsageError, match="channels is 0.*kernel is 4"):
-        MuqConfig(channels=0, kernel=4)
-    with pytest.raises(UsageError, match="1199 samples; MuQ needs 1200"):
-        tiny()(torch.zeros(1, 1199))
-
-
 def test_song_encoder_is_the_time_mean():
     songs = MuqSongs(tiny())
     pieces = songs.cut(song(9600), [7000])
@@ -265,11 +254,6 @@ def test_reader_lists_what_is_wrong(tmp_path):
     with pytest.raises(CheckpointError, match="bn3.bias has shape") as error:
         read_muq(folder, 6)
     assert "conv.linear.bias holds NaN" in str(error.value)
-    state = published_muq(TINY)
-    state["model.conformer.embed_positions.inv_freq"] *= 2
-    save_file(state, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="not the rotary frequencies of base 10000"):
-        read_muq(folder, 6)
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="is no MuQ: expected one tensor named ...conv.conv"):
         read_muq(folder, 6)
@@ -302,7 +286,5 @@ def test_configurations_that_are_not_supported(tmp_path):
     relative = {**values["w2v2_config"], "position_embeddings_type": "relative"}
     with pytest.raises(CheckpointError, match="position_embeddings_type 'relative'"):
         read(w2v2_config=relative)
-    with pytest.raises(CheckpointError, match="lacks encoder_dim or w2v2_config"):
+    with pytest.raises(CheckpointError, match="is no MuQ configuration"):
         read(w2v2_config=None)
-    with pytest.raises(CheckpointError, match="conv_dim|channels is -1"):
-        read(conv_dim=-1)
