@@ -25,8 +25,7 @@ from floor import matmul_rate
 from result_file import write_result
 
 from apex_reward.model.encoders import muq
-from apex_reward.model.encoders.products import FastProducts, linear
-from apex_reward.model.encoders.winograd import conv3x3, transformed
+from apex_reward.model.encoders.products import FastProducts, conv3x3, linear, transformed
 from apex_reward.report.markdown import markdown_table
 from apex_reward.rewards.foreign.songeval import SongEval
 

@@ -169,7 +169,7 @@ def _vectors(
         name: of the set of songs.
         failed: gets a line for each other song.
     """
-    from apex_reward.rewards.drift import song_embeddings
+    from apex_reward.rewards.distance import song_embeddings
 
     found = song_embeddings(reward, paths, workers=workers, failed=failed, on_song=on_song)
     if len(found) < 2:

@@ -8,13 +8,18 @@ Shape key: N, M = songs of the two sets, W = width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apex_reward.errors import UsageError
+from apex_reward.errors import AudioError, UsageError
+from apex_reward.rewards.engine import EngineSettings
+from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.songs import cells_of
 
 # Draws per size of the unbiased form, and the sizes as shares of the smaller set.
 DRAWS = 8
@@ -154,6 +159,69 @@ def embedding_spread(embeddings: Tensor, prompts: Sequence[Hashable] | None = No
         cosine = unit[group] @ unit[group].T
         spreads.append(float(1 - (cosine.sum() - cosine.trace()) / (n * (n - 1))))
     return sum(spreads) / len(spreads) if spreads else float("nan")
+
+
+def song_embeddings(
+    reward: Reward,
+    songs: Sequence[Any],
+    *,
+    sample_rate: int | None = None,
+    workers: int = 0,
+    failed: list[str] | None = None,
+    on_song: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Embeddings (N, W) of songs: the reward model's, of a panel the first encoder's.
+
+    Args:
+        songs, sample_rate, workers: as `Reward.judge` takes them.
+        failed: gets a line for each song that cannot be heard, which is left out then.
+        on_song: called after every song.
+
+    Raises:
+        AudioError: a song that cannot be heard where there is no `failed`, or no member that has
+            an encoder.
+    """
+    if not reward.parts.encoders:
+        raise AudioError(f"{reward.model.name} has no encoder, so its songs have no embeddings")
+    prompts = ["music"] * len(songs) if reward.model.reads_text else None
+    settings = EngineSettings(reward.loudness, batch_segments=reward.batch_segments, scored=False)
+    vectors = []
+    heard = reward.results(
+        cells_of(songs), prompts, sample_rate, workers=workers, settings=settings
+    )
+    for result in heard:
+        on_song()
+        if result.vector is not None:
+            vectors.append(result.vector)
+        elif failed is None:
+            raise AudioError(f"{result.path}: {result.error}")
+        else:
+            failed.append(f"{result.path}: {result.error}")
+    return torch.stack(vectors) if vectors else torch.zeros(0, 1)
+
+
+def drift_figures(
+    embeddings: Tensor, prompts: Sequence[Hashable] | None, reference: Tensor | None
+) -> dict[str, float]:
+    """What to log of songs (N, W) beside their reward.
+
+    Args:
+        embeddings: as `song_embeddings` gives them.
+        prompts: N names; songs of one prompt are compared. None: all are of one.
+        reference: (M, W) embeddings of the songs that they should be like; None: no distance.
+
+    Returns:
+        `embedding_spread` (mean cosine distance of two songs of one prompt) where a prompt has two
+        songs, `distance` (Frechet, `frechet_distance`; biased upwards by few songs, so compare it
+        between batches of one size) where there are two songs and a reference.
+    """
+    found = {}
+    between = embedding_spread(embeddings, prompts)
+    if not math.isnan(between):
+        found["embedding_spread"] = between
+    if reference is not None and len(embeddings) >= 2:
+        found["distance"] = frechet_distance(embeddings, reference.to(embeddings.device))
+    return found
 
 
 def _kernel(a: Tensor, b: Tensor, bandwidth: float) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError, expect, expect_one_of
 from apex_reward.prompt import prompts_of
-from apex_reward.rewards.drift import drift_figures
+from apex_reward.rewards.distance import drift_figures
 from apex_reward.rewards.engine import SongResult
 from apex_reward.rewards.groups import group_numbers, here, prompt_keys, share_without_signal
 from apex_reward.rewards.reward import Models, Reward, as_reward

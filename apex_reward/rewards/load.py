@@ -148,9 +148,7 @@ def _made(kind: str, folder: str, options: Mapping[str, Any], hub: Mapping[str, 
     if kind == SERVER:
         return made(folder, token=hub.get("token"))
     if kind == CLASS:
-        is_model = all(hasattr(made, part) for part in ("heads", "sample_rate", "differentiable"))
-        make = isinstance(made, type) or (callable(made) and not is_model)
-        return check_model(made() if make else made, folder)
+        return check_model(made(), folder)
     with without_bars():
         if hasattr(made, "from_pretrained"):
             return made.from_pretrained(*filter(None, [folder]), **options, **hub)
@@ -166,9 +164,7 @@ def _placed(model: Any, place: torch.device, dtype: str) -> RewardModel:
         torch.nn.Module.to(model, place)
     if dtype == "float32" or (dtype == "auto" and not (here and set_dtype)):
         return model
-    if not here:
-        raise UsageError(f"{model.name} is not computed here; leave out --dtype")
-    if set_dtype is None:
-        raise UsageError(f"{model.name} is computed in float32 only; leave out --dtype {dtype}")
+    if not (here and set_dtype):
+        raise UsageError(f"{model.name} has no number type to choose; leave out --dtype {dtype}")
     set_dtype(dtype)
     return model

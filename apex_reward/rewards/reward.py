@@ -355,12 +355,12 @@ class Reward:
             self.to(self.home)
 
     def save(self, path: str | Path) -> None:
-        """Write the reward as YAML; models stand there by name.
+        """Write the reward as YAML; models stand there by name, local ones by absolute paths.
 
         Raises:
             UsageError: a model or a guard that was made in code and has no name to load it by.
         """
-        save_values(reward_values(self, Path(path).resolve().parent), path)
+        save_values(reward_values(self), path)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Reward:
@@ -382,15 +382,6 @@ class Reward:
         """
         parts = [*self.parts.members, *(self.student.parts.members if self.student else [])]
         return licences_of(part.model for part in parts)
-
-    def to_values(self) -> dict[str, Any]:
-        """The reward as plain values for `of_values`; local models by absolute paths."""
-        return reward_values(self)
-
-    @classmethod
-    def of_values(cls, values: Any, **options: Any) -> Reward:
-        """Inverse of `to_values`; options and errors as in `load`."""
-        return reward_of_values(cls, values, **options)
 
     def __repr__(self) -> str:
         models = ", ".join(f"{name}: {source}" for name, source in self.sources.items())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,12 +24,8 @@ from apex_reward.version import package_version
 KEYS = ("models", "mix", "loudness", "guards", "caution", "cascade")
 
 
-def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
-    """The reward as plain values, JSON- and YAML-ready.
-
-    Args:
-        folder: of the file that gets the values; models inside it are named relative to it. Other
-            local models, and all of them without a folder, are named by absolute paths.
+def reward_values(reward: Any) -> dict[str, Any]:
+    """The reward as plain values, JSON- and YAML-ready; local models by absolute paths.
 
     Raises:
         UsageError: a model or a guard that was made in code and has no name to load it by.
@@ -39,7 +33,7 @@ def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
     guards = reward.guards
     actions = (action for action in get_args(Action) if guards == Guards.default(action))
     values = {
-        "models": _plain_models(reward.model, folder),
+        "models": _plain_models(reward.model),
         "mix": reward.mix.to_dict(),
         "loudness": reward.loudness,
         # An action where the guards are the default ones, else all of them in full.
@@ -47,15 +41,15 @@ def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
         "caution": reward.caution,
     }
     if reward.student is not None:
-        student = _plain_models(reward.student.model, folder)
+        student = _plain_models(reward.student.model)
         values["cascade"] = {"student": student, "keep": reward.keep}
     return values
 
 
-def _plain_models(model: Any, folder: Path | None) -> Any:
+def _plain_models(model: Any) -> Any:
     if isinstance(model, Panel):
-        return {name: _plain(source_of(one), folder) for name, one in model.models.items()}
-    return _plain(source_of(model), folder)
+        return {name: _plain_models(one) for name, one in model.models.items()}
+    return source_of(model).located(Path(), KNOWN).plain()
 
 
 def save_values(values: Mapping[str, Any], path: str | Path) -> None:
@@ -131,25 +125,6 @@ def _models(given: Any, folder: Path, options: dict[str, Any]) -> Any:
     if isinstance(given, Mapping) and "name" not in given:
         return {str(name): _models(one, folder, options) for name, one in given.items()}
     return load_reward_model(Source.of_plain(given).located(folder, KNOWN), **options)
-
-
-def _plain(source: Source, folder: Path | None) -> str | dict[str, str]:
-    source = source.located(Path(), KNOWN)
-    if folder is not None:
-        kind, colon, rest = source.name.partition(":")
-        known = kind in KNOWN and bool(rest)
-        name = kind + colon + _relative(rest, folder) if known else _relative(source.name, folder)
-        encoder = None if source.encoder is None else _relative(source.encoder, folder)
-        source = replace(source, name=name, encoder=encoder)
-    return source.plain()
-
-
-def _relative(name: str, folder: Path) -> str:
-    """A path inside the folder as seen from there; anything else as it is."""
-    if not os.path.isabs(name) or not Path(name).is_relative_to(folder):
-        return name
-    inside = Path(name).relative_to(folder).as_posix()
-    return f"./{inside}" if inside in KNOWN else inside
 
 
 def provenance(reward: Any) -> dict[str, Any]:

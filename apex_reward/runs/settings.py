@@ -20,7 +20,7 @@ from trl.scripts.utils import TrlParser
 from apex_reward.audio.load import Waveform, load_audio
 from apex_reward.errors import UsageError
 from apex_reward.report.figures import parse_formats
-from apex_reward.rewards.drift import song_embeddings
+from apex_reward.rewards.distance import song_embeddings
 from apex_reward.rewards.guards import Action, Guards
 from apex_reward.rewards.judge import Judge, Undecodable
 from apex_reward.rewards.load import load_reward_model

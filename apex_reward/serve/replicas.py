@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from apex_reward.rewards.reward import Reward
+from apex_reward.rewards.saved import reward_of_values, reward_values
 from apex_reward.scoring.engines import shared_out, start_ray
 from apex_reward.serve.app import make_app
 from apex_reward.serve.batching import OnBatch
@@ -41,7 +42,7 @@ def replica_values(
     """
     reward.check_single()
     return {
-        "reward": reward.to_values(),
+        "reward": reward_values(reward),
         "loading": {name: value for name, value in loading.items() if value is not None},
         "batch_segments": reward.batch_segments,
         "settings": settings.plain(),
@@ -91,7 +92,7 @@ def application(args: dict[str, Any]) -> Any:
 
 def replica_app(args: Mapping[str, Any]) -> FastAPI:
     """The application inside one replica; its counts go to Ray's metrics too."""
-    reward = Reward.of_values(args["reward"], **args["loading"])
+    reward = reward_of_values(Reward, args["reward"], **args["loading"])
     reward.batch_segments = args["batch_segments"]
     return make_app(reward, ServeSettings(**args["settings"]), _counted())
 

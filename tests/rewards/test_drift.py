@@ -9,8 +9,12 @@ import torch
 
 from apex_reward import ApexRewardFunction, Reward
 from apex_reward.errors import AudioError
-from apex_reward.rewards.distance import embedding_spread, frechet_distance
-from apex_reward.rewards.drift import drift_figures, song_embeddings
+from apex_reward.rewards.distance import (
+    drift_figures,
+    embedding_spread,
+    frechet_distance,
+    song_embeddings,
+)
 from apex_reward.rewards.groups import prompt_keys
 from apex_reward.rewards.judge import Judge
 from tests.support import golden_song, tiny_model

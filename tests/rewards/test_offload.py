@@ -20,7 +20,7 @@ from apex_reward.rewards.foreign.clap import Clap
 from apex_reward.rewards.foreign.lyrics import Lyrics, PipelineTranscriber
 from apex_reward.rewards.panel import Members
 from apex_reward.rewards.stacks.trl import ApexRewardFunction
-from apex_reward.rewards.stacks.verl_native import ApexNativeReward
+from apex_reward.rewards.stacks.verl import ApexNativeReward
 from tests.clap_support import write_tiny_clap
 from tests.muq_support import tiny_songeval
 from tests.rewards.foreign.test_judge import judge as tiny_judge

@@ -138,12 +138,12 @@ def test_published_files_are_composed_again(tmp_path: Path) -> None:
     assert value(saved_and_loaded(reward, tmp_path / "reward.yaml")) == value(reward)
 
 
-def test_a_file_names_models_beside_it_and_the_default_guards_in_short(folder: Path) -> None:
+def test_a_file_names_models_and_the_default_guards_in_short(folder: Path) -> None:
     model = load_reward_model(str(folder / "model"), device="cpu", segment_tail="mask")
     path = folder / "reward.yaml"
     Reward(model, "clarity=1", guards="penalty").save(path)
     values = yaml.safe_load(path.read_text())
-    assert values["models"] == {"name": "model", "segment_tail": "mask"}
+    assert values["models"] == {"name": str(folder / "model"), "segment_tail": "mask"}
     assert values["guards"] == "penalty"
     assert Reward.load(path, device="cpu").guards == Guards.default("penalty")
     Reward("apex-tiny", guards=Guards.default("flag").limit("dc", high=0.1)).save(path)
@@ -157,7 +157,8 @@ def test_weights_of_a_foreign_model_lie_beside_the_file(folder: Path) -> None:
     reward = Reward.load(written(folder, text), device="cpu")
     assert reward.sources == {"songeval": f"songeval:{folder / 'weights'}"}
     reward.save(folder / "again.yaml")
-    assert yaml.safe_load((folder / "again.yaml").read_text())["models"] == "songeval:weights"
+    saved = yaml.safe_load((folder / "again.yaml").read_text())["models"]
+    assert saved == f"songeval:{folder / 'weights'}"
 
 
 def test_a_model_made_in_code_is_refused(folder: Path) -> None:

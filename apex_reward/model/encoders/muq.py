@@ -34,8 +34,13 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 
 from apex_reward.errors import UsageError
 from apex_reward.model.encode import ModuleEncoder
-from apex_reward.model.encoders.products import FastProducts, linear
-from apex_reward.model.encoders.winograd import conv3x3, transformed, winograd_wins
+from apex_reward.model.encoders.products import (
+    FastProducts,
+    conv3x3,
+    linear,
+    transformed,
+    winograd_wins,
+)
 from apex_reward.model.precision import REDUCED, CheckedEncoder, FrozenModule, weights_dtype
 
 SAMPLE_RATE = 24_000

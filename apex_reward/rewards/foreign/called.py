@@ -12,9 +12,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from apex_reward.errors import UsageError, listed
-from apex_reward.model.encode import Lengths, Prompts
+from apex_reward.model.encode import Lengths, Prompts, check_prompts
 from apex_reward.model.inputs import at_rate, checked_songs
-from apex_reward.prompt import prompt_of
 from apex_reward.rewards.protocol import check_gradient
 from apex_reward.scores.head import Head
 from apex_reward.scores.scores import Scores
@@ -46,12 +45,13 @@ class CalledModel:
             AudioError: samples that are NaN, infinite or plainly not in [-1, 1].
         """
         check_gradient(self, waveforms)
+        texts = check_prompts(self.name, self.reads_text, prompts, len(waveforms))
         rate = sample_rate if self.own_rate or self.reads_channels else self.sample_rate
         mono, ends = checked_songs(waveforms, lengths)
         mono, ends = at_rate(mono, ends, sample_rate, rate)
         songs = waveforms.detach() if self.reads_channels else mono.detach().cpu()
         cut = [song[..., :end] for song, end in zip(songs, ends, strict=True)]
-        values = mono.new_tensor(self.score_songs(cut, rate, prompts))
+        values = mono.new_tensor(self.score_songs(cut, rate, texts))
         return Scores.from_stack(values.reshape(-1, len(self.heads)), self.heads)
 
     def score_songs(
@@ -62,35 +62,25 @@ class CalledModel:
 
 
 def texts_of(
-    name: str, prompts: Prompts, songs: int, key: Literal["prompt", "lyrics"], empty: bool = False
+    name: str, prompts: Prompts, key: Literal["prompt", "lyrics"], empty: bool = False
 ) -> list[str]:
-    """One text per song.
+    """One text per `Prompt`: the prompt itself or its lyrics.
 
     Args:
         name: of the model, for messages.
-        prompts: as `apex_reward.prompt.prompt_of` reads them. For lyrics, a plain `str` that is no
-            `Prompt` is the lyrics themselves.
-        songs: their number.
+        prompts: as `check_prompts` gives them.
         key: which text.
         empty: whether a text may be empty or missing.
 
     Raises:
-        UsageError: no prompts, another number than songs, or songs without the text.
+        UsageError: songs without the text.
     """
-    if prompts is None:
-        raise UsageError(f"{name} needs the {key} of every song; pass prompts=, one per song")
-    if len(prompts) != songs:
-        raise UsageError(f"{len(prompts)} prompts for {songs} songs; expected one per song")
-    texts = [
-        str(prompt_of(item)) if key == "prompt" or type(item) is str else prompt_of(item).lyrics
-        for item in prompts
-    ]
-    stripped = [(text or "").strip() for text in texts]
-    if not empty and (without := [song for song, text in enumerate(stripped) if not text]):
+    texts = [str(p if key == "prompt" else p.lyrics or "").strip() for p in prompts or ()]
+    if not empty and (without := [song for song, text in enumerate(texts) if not text]):
         raise UsageError(
             f"{name} needs the {key} of every song; empty for songs {listed(without)} of the batch"
         )
-    return stripped
+    return texts
 
 
 def extra_module(module: str, extra: str) -> Any:

@@ -53,7 +53,7 @@ class Clap(EncodedModel, FrozenModule):
         Raises:
             UsageError: a song without a prompt.
         """
-        texts = texts_of(self.name, prompts, len(features[0]), "prompt")
+        texts = texts_of(self.name, prompts, "prompt")
         cosines = (features[0] * self.encoder.text(texts).to(features[0])).sum(dim=1)
         return Scores({ADHERENCE.name: cosines}, self.heads)
 

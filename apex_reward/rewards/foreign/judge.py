@@ -108,9 +108,7 @@ class AudioJudge(CalledModel, FrozenModule):
         self, songs: Sequence[Tensor], sample_rate: int, prompts: Prompts
     ) -> list[list[float]]:
         """p(yes) of each rubric for each mono song (T,); raises UsageError without a prompt."""
-        texts = [""] * len(songs)
-        if self.reads_text:
-            texts = texts_of(self.name, prompts, len(songs), "prompt")
+        texts = texts_of(self.name, prompts, "prompt") or [""] * len(songs)
         return [
             [self._value(song, text, lines) for lines in self.rubrics.values()]
             for song, text in zip(songs, texts, strict=True)

@@ -42,7 +42,7 @@ class Lyrics(CalledModel):
     without words: 1 where the transcript is empty, else 0. A transcriber makes errors too, more of
     them on loud music: use the head to compare songs, not as the share of wrong words.
 
-    It reads the lyrics of `Prompt`s; called directly, it takes lyrics as plain texts too.
+    It reads the lyrics of `Prompt`s.
 
     Args:
         transcriber: mono float32 samples (T,) in [-1, 1] and their rate in Hz to a text.
@@ -75,12 +75,12 @@ class Lyrics(CalledModel):
 
         Args:
             songs, sample_rate: as `CalledModel` prepares them.
-            prompts: one per song, with lyrics; a plain `str` is taken as the lyrics themselves.
+            prompts: one per song, with lyrics.
 
         Raises:
             UsageError: a song has no lyrics, or the transcriber returns no text.
         """
-        lyrics = texts_of(self.name, prompts, len(songs), "lyrics")
+        lyrics = texts_of(self.name, prompts, "lyrics")
         rows = []
         for words, song in zip(lyrics, songs, strict=True):
             text = self.transcriber(song.numpy(), sample_rate)

@@ -26,7 +26,6 @@ from torch import Tensor
 from apex_reward.errors import ApexError, AudioError, UsageError
 from apex_reward.model.encode import Prompts
 from apex_reward.model.source import Source
-from apex_reward.prompt import prompt_of
 from apex_reward.rewards.foreign.called import CalledModel
 from apex_reward.scores.head import Head
 
@@ -97,10 +96,9 @@ class RemoteReward(CalledModel):
             ServerError: no whole answer after some tries, or one that is not a row of finite
                 numbers per song.
         """
-        sent = [
-            {"audio": encoded(song, sample_rate), **_prompt(prompts, number)}
-            for number, song in enumerate(songs)
-        ]
+        sent: list[dict[str, Any]] = [{"audio": encoded(song, sample_rate)} for song in songs]
+        for song, prompt in zip(sent, prompts or (), strict=False):
+            song |= {"prompt": str(prompt), "lyrics": prompt.lyrics}
         rows: list[dict[str, Any]] = []
         for start in range(0, len(sent), BATCH):
             part = sent[start : start + BATCH]
@@ -163,14 +161,6 @@ def encoded(song: Tensor, sample_rate: int) -> str:
     else:
         soundfile.write(buffer, samples, sample_rate, "FLOAT", format="WAV")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _prompt(prompts: Prompts, number: int) -> dict[str, str]:
-    if prompts is None:
-        return {}
-    prompt = prompt_of(prompts[number])
-    words = {} if prompt.lyrics is None else {"lyrics": prompt.lyrics}
-    return {"prompt": str(prompt), **words}
 
 
 def _is_loopback(url: str) -> bool:

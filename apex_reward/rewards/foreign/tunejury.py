@@ -92,12 +92,8 @@ class TuneJury(EncodedModel, FrozenModule):
         return self.clap, MertSongs(self.mert)
 
     def score_features(self, features: Sequence[Tensor], prompts: Prompts = None) -> Scores:
-        """Preference of song features, (B, C) of CLAP and (B, W) of MERT.
-
-        Raises:
-            UsageError: no prompts at all; an empty text is allowed.
-        """
-        texts = texts_of(self.name, prompts, len(features[0]), "prompt", empty=True)
+        """Preference of song features, (B, C) of CLAP and (B, W) of MERT."""
+        texts = texts_of(self.name, prompts, "prompt", empty=True)
         dtype = next(self.head.parameters()).dtype
         audio = [F.normalize(features[0].to(dtype), dim=1), features[1].to(dtype)]
         values = in_full_precision(self.head, torch.cat([*audio, self._read(texts)], dim=1))

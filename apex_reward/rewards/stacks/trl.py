@@ -66,7 +66,7 @@ class ApexRewardFunction:
             the update, which is safe only while this is the trainer's one reward function: beside
             another one TRL counts None as 0.
         reference: (M, W) embeddings of songs that a policy should sound like, as
-            `apex_reward.rewards.drift.song_embeddings` gives them, for the logged `distance`.
+            `apex_reward.rewards.distance.song_embeddings` gives them, for the logged `distance`.
         name: under which TRL logs it.
         offload: keep the models off the device between calls, for a reward beside a policy on one
             GPU. A call moves them there and back.

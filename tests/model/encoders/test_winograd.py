@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from apex_reward.model.encoders import winograd
+from apex_reward.model.encoders import products as winograd
 from apex_reward.model.encoders.muq import Subsampling
-from apex_reward.model.encoders.winograd import conv3x3, transformed
+from apex_reward.model.encoders.products import conv3x3, transformed
 
 
 @pytest.fixture

@@ -30,10 +30,14 @@ class Fixed:
         return self.text
 
 
-def score(heard: object, *lyrics: object, unit: str = "word") -> list[float]:
+def sung(*lyrics: str) -> list[Prompt]:
+    return [Prompt("", lyrics=words) for words in lyrics]
+
+
+def score(heard: object, *lyrics: str, unit: str = "word") -> list[float]:
     model = Lyrics(Fixed(heard), unit)
     waveforms = SONGS[:1].expand(len(lyrics), -1)
-    return model(waveforms, 16_000, prompts=list(lyrics))["lyric_match"].tolist()
+    return model(waveforms, 16_000, prompts=sung(*lyrics))["lyric_match"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -70,11 +74,12 @@ def test_character_errors_by_hand():
     assert score("\u4f60\u597d", "\u4f60, \u597d\u3002", unit="character") == [1.0]
 
 
-def test_lyrics_come_as_texts_or_beside_the_prompt():
-    assert score("one two", "one two", {"prompt": "calm", "lyrics": "one three"}) == [1.0, 0.5]
-    assert score("one two", Prompt("calm", lyrics="one two")) == [1.0]
+def test_lyrics_come_beside_the_prompt():
+    model = Lyrics(Fixed("one two"))
+    prompts = [Prompt("calm", lyrics="one two"), {"prompt": "calm", "lyrics": "one three"}]
+    assert model(SONGS, 16_000, prompts=prompts)["lyric_match"].tolist() == [1.0, 0.5]
     with pytest.raises(UsageError, match="empty for songs 0 of the batch"):
-        score("calm", Prompt("calm"))  # a prompt is not graded as if it were the lyrics
+        model(SONGS[:1], 16_000, prompts=["one two"])  # a prompt is not graded as the lyrics
     panel = Reward({"sung": Lyrics(Fixed("one two"))}, "sung.lyric_match=1")
     rows = panel.judge(list(SONGS), ["one two", Prompt("x", "one two")], sample_rate=16_000)
     assert [row["sung.lyric_match"] for row in rows] == [None, 1.0]
@@ -88,23 +93,23 @@ def test_what_it_says_of_itself_and_what_it_hears():
     assert (model.name, model.differentiable) == ("lyrics", False)
     assert model.reads_text
     stereo = SONGS[:, None].repeat(1, 2, 1)
-    model(stereo, 32_000, lengths=[32_000, 20_000], prompts=["la", "la"])
+    model(stereo, 32_000, lengths=[32_000, 20_000], prompts=sung("la", "la"))
     float32 = np.dtype("float32")
     assert transcriber.calls == [((16_000,), float32, 16_000), ((10_000,), float32, 16_000)]
     copied = pickle.loads(pickle.dumps(model))
-    assert copied(SONGS, 16_000, prompts=["la", "so"])["lyric_match"].tolist() == [1.0, 0.0]
+    assert copied(SONGS, 16_000, prompts=sung("la", "so"))["lyric_match"].tolist() == [1.0, 0.0]
 
 
 def test_what_it_refuses(monkeypatch):
     model = Lyrics(Fixed("la"))
     with pytest.raises(UsageError, match="lyrics is not differentiable"):
-        model(SONGS.clone().requires_grad_(), 16_000, prompts=["la", "la"])
-    with pytest.raises(UsageError, match="needs the lyrics of every song; pass prompts="):
+        model(SONGS.clone().requires_grad_(), 16_000, prompts=sung("la", "la"))
+    with pytest.raises(UsageError, match="judges songs by their prompts and none were given"):
         model(SONGS, 16_000)
     with pytest.raises(UsageError, match="empty for songs 1 of the batch"):
-        model(SONGS, 16_000, prompts=["la", {"prompt": "calm"}])
+        model(SONGS, 16_000, prompts=[*sung("la"), "calm"])
     with pytest.raises(UsageError, match="1 prompts for 2 songs"):
-        model(SONGS, 16_000, prompts=["la"])
+        model(SONGS, 16_000, prompts=sung("la"))
     with pytest.raises(UsageError, match="returned NoneType; expected a text"):
         score(None, "la")
     with pytest.raises(UsageError, match="unit is 'phoneme'"):
@@ -137,7 +142,7 @@ def test_a_recogniser_of_transformers(tmp_path):
     settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": "<pad>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     model = Lyrics.from_pretrained(str(tmp_path), local_files_only=True)
-    scores = model(SONGS, 24_000, prompts=["C!", "c d"])
+    scores = model(SONGS, 24_000, prompts=sung("C!", "c d"))
     assert scores["lyric_match"].tolist() == [1.0, 0.5]
     with pytest.raises(CheckpointError, match="nothing does not exist"):
         PipelineTranscriber(str(tmp_path / "nothing"))

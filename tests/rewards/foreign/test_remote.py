@@ -91,9 +91,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_songs_travel_at_their_own_length(server: Server) -> None:
+    server.info = {**server.info, "reads_text": True}
     model = RemoteReward(server.url + "/", token="key")
     assert model.heads == (Head("a", 0, 2), Head("b", -math.inf, math.inf))
-    assert (model.sample_rate, model.reads_text, model.saved_mix) == (16_000, False, "a=1")
+    assert (model.sample_rate, model.reads_text, model.saved_mix) == (16_000, True, "a=1")
     songs = torch.zeros(2, 2, 300)
     songs[0, :, 10] = 0.5
     songs[1, 0, 20] = 1.0  # of one channel: 0.5 in the mean

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
-from apex_reward.rewards.guards.rulers import RulerSong, tempo
+from apex_reward.rewards.foreign.rulers import RulerSong, tempo
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
 

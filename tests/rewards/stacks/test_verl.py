@@ -23,9 +23,8 @@ from apex_reward import Reward
 from apex_reward.audio import load_audio
 from apex_reward.errors import UsageError
 from apex_reward.rewards.stacks.samples import judge_of
-from apex_reward.rewards.stacks.verl import compute_audio_score, compute_score
+from apex_reward.rewards.stacks.verl import ApexNativeReward, compute_audio_score, compute_score
 from apex_reward.rewards.stacks.verl_manager import ApexRewardManager
-from apex_reward.rewards.stacks.verl_native import ApexNativeReward
 from tests.support import guards_of, tiny_model, write_wav
 
 RATE = 24_000
