@@ -134,11 +134,6 @@ class DecodedSong:
             return np.zeros(0, np.float32)
         return np.concatenate(list(self.blocks()))
 
-    @property
-    def flags(self) -> list[str]:
-        """As in `facts`; none where there is an `error`."""
-        return [] if self.error is not None else self.facts.flags
-
     def close(self) -> None:
         """Stop decoding; the blocks can still be read again from the beginning."""
         rest, self._rest = self._rest, None
@@ -277,17 +272,14 @@ class SoundFacts(NamedTuple):
     error: str | None = None
 
 
-def sound_facts(
-    paths: Sequence[str], workers: int = 0, settings: DecodeSettings = PLAIN
-) -> Iterator[SoundFacts]:
+def sound_facts(paths: Sequence[str], workers: int = 0) -> Iterator[SoundFacts]:
     """One SoundFacts per path, in their order; a file that brings a worker down is a failed one.
 
     Args:
         paths: files to decode.
         workers: processes that decode; 0 decodes in this one.
-        settings: for the flags.
     """
-    for song in decode_songs(paths, replace(settings, digest=True), workers):
+    for song in decode_songs(paths, replace(PLAIN, digest=True), workers):
         try:
             for _ in song.blocks():
                 pass

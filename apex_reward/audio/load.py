@@ -33,15 +33,10 @@ def songs_by_stem(folder: Path) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Waveform:
-    """Decoded audio: samples (C, T) float32, nominally in [-1, 1], and the rate in Hz.
-
-    `promised` is T as the file's header gives it, None where it does not: a file that was cut off
-    may promise more than it holds.
-    """
+    """Decoded audio: samples (C, T) float32, nominally in [-1, 1], and the rate in Hz."""
 
     samples: FloatArray
     sample_rate: int
-    promised: int | None = None
 
     @property
     def mono(self) -> FloatArray:
@@ -69,7 +64,7 @@ def load_audio(path: str | Path) -> Waveform:
             chunks.append(np.array(chunk.T, order="C"))
     if done == 0:
         raise AudioError("holds no audio samples")
-    return Waveform(np.concatenate(chunks, axis=1), stream.sample_rate, done + stream.missing)
+    return Waveform(np.concatenate(chunks, axis=1), stream.sample_rate)
 
 
 def save_wav(path: str | Path, samples: FloatArray, sample_rate: int) -> None:

@@ -32,8 +32,6 @@ _TAIL_SECONDS = 0.5
 _STATES = 4
 _FILTER_BLOCK = 24  # samples
 _FILTER_GROUP = 16  # blocks
-# 1 + K / Q + K^2 of the high-pass at 48 kHz, where the Recommendation's numerator is 1, -2, 1.
-_HIGH_PASS_SCALE_48K = 1.0049948987146884
 # Left, right, centre, (low-frequency effects,) left and right surround: BS.1770-4, table 3.
 _CHANNEL_WEIGHTS = {5: (1.0, 1.0, 1.0, 1.41, 1.41), 6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
 

@@ -100,7 +100,7 @@ def _lowered(reward: Any, value: float, ends: tuple[float, float] | None) -> flo
     return min(teacher - drop, math.nextafter(teacher, -math.inf))
 
 
-def lost_share(correlation: float, songs: int, keep: float, seed: int = 0) -> float:
+def lost_share(correlation: float, songs: int, keep: float) -> float:
     """Share of prompts whose best song by the teacher is not among those that the student keeps.
 
     Drawn from normal rewards of the two with that correlation over a prompt's songs.
@@ -109,7 +109,7 @@ def lost_share(correlation: float, songs: int, keep: float, seed: int = 0) -> fl
     (0.0, 0.0)
     """
     count = max(1, math.ceil(keep * songs - 1e-9))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     teacher, noise = rng.standard_normal((2, DRAWS, songs))
     student = correlation * teacher + math.sqrt(max(0.0, 1 - correlation**2)) * noise
     best = np.take_along_axis(student, teacher.argmax(axis=1)[:, None], axis=1)

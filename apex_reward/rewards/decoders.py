@@ -124,10 +124,6 @@ class CodecDecoder:
                 songs[i] = waveform
         return songs
 
-    def codes(self, ids: Sequence[int]) -> Tensor | None:
-        """Codes (K, F) of one completion, or None where it does not decode."""
-        return self._read(ids)[0]
-
     def _read(self, ids: Sequence[int]) -> tuple[Tensor | None, int]:
         """Codes (K, F) of one completion (or None), and how many of its ids are strays."""
         given = torch.as_tensor(ids)

@@ -26,9 +26,7 @@ DRAWS = 8
 SHARES = (0.4, 0.5, 0.625, 0.8, 1.0)
 
 
-def frechet_distance(
-    songs: Tensor, reference: Tensor, unbiased: bool = False, seed: int = 0
-) -> float:
+def frechet_distance(songs: Tensor, reference: Tensor, unbiased: bool = False) -> float:
     """Frechet distance of two sets of embeddings, each taken as a normal distribution.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), Frechet Audio Distance (K. Kilgour et al.,
@@ -43,7 +41,6 @@ def frechet_distance(
             1 / n to the distances of seeded draws of n songs from both and gives its value at
             1 / n = 0 (M. J. Chong and D. Forsyth, arXiv 1911.07023; for music A. Gui et al.,
             arXiv 2311.01616). It may fall below 0. Needs N, M >= 10.
-        seed: of the draws.
 
     Returns:
         The distance, at least 0 (not with `unbiased`), in squared units of the embedding.
@@ -55,7 +52,7 @@ def frechet_distance(
     a, b = songs.detach().double(), reference.detach().double()
     if not unbiased:
         return _frechet(a, b)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     smaller = min(len(a), len(b))
     inverse, distances = [], []
     for share in SHARES:

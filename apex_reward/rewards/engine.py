@@ -400,14 +400,13 @@ def encode_files(
     *,
     batch_segments: int | None = None,
     workers: int = 0,
-    block: int = BLOCK_SONGS,
 ) -> Iterator[SongResult]:
     """One SongResult per file, in order; `pieces` holds its segments' layer embeddings (S, L, W).
 
     Arguments and errors are those of `EngineSettings`; `workers` decode, 0 in this process.
     """
     members = members_of(model)
-    settings = EngineSettings(batch_segments=batch_segments, block=block, scored=False)
+    settings = EngineSettings(batch_segments=batch_segments, scored=False)
     return run_songs(members, decode_songs(paths, members.decode_settings, workers), settings)
 
 

@@ -72,11 +72,6 @@ class Judged:
         pairs = zip(self.rewards, self.rows, strict=True)
         return [reward for reward, row in pairs if reward is not None and row is not None]
 
-    @property
-    def mean(self) -> float | None:
-        """Mean reward of the songs with a score; None without one."""
-        return sum(self.known) / len(self.known) if self.known else None
-
 
 class Judge:
     """Songs and their prompts to rewards after guards.
@@ -171,16 +166,16 @@ class Judge:
     def answers(self, found: Judged) -> list[dict[str, Any]]:
         """A flat answer per song, for stacks that take single results.
 
-        `score` (after guards), `reward_raw`, the heads (and their spreads, with an ensemble),
-        `flags` (joined by `;`) and `decoded` (1 or 0). Where there is no score, `reward_raw` is
-        `score` and the heads are 0.
+        `score` (after guards), `reward_raw`, the heads (and their spreads, with an ensemble) and
+        `decoded` (1 or 0). Where there is no score, `reward_raw` is `score` and the heads are 0.
         """
         nothing = dict.fromkeys(row_columns(self.reward, rewarded=False), 0.0)
+        known = zip(found.rewards, found.rows, strict=True)
         return [
-            {"score": score, "reward_raw": score, **nothing, "flags": "", "decoded": 0.0}
+            {"score": score, "reward_raw": score, **nothing, "decoded": 0.0}
             if row is None
-            else {"score": score, **row, "flags": ";".join(row["flags"]), "decoded": 1.0}
-            for score, row in zip(found.rewards, found.rows, strict=True)
+            else {"score": score, **{k: v for k, v in row.items() if k != "flags"}, "decoded": 1.0}
+            for score, row in known
         ]
 
     def floor(self, songs: int = 1) -> float:

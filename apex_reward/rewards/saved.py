@@ -143,9 +143,10 @@ def provenance(reward: Any) -> dict[str, Any]:
             "caution": reward.caution,
         }
     values.pop("models", None)
+    models = zip(reward.sources.items(), reward.parts.members, strict=True)
     about = {
         "version": package_version(),
-        "models": {one.name or one.model.name: _about(one.model) for one in reward.parts.members},
+        "models": {name: {"source": s, **_about(one.model)} for (name, s), one in models},
         "reward": values,
         "batch_segments": reward.batch_segments,
         "demonstration": reward.demonstration,
@@ -156,12 +157,7 @@ def provenance(reward: Any) -> dict[str, Any]:
 
 
 def _about(model: Any) -> dict[str, Any]:
-    try:
-        source = str(source_of(model))
-    except UsageError:
-        source = f"{type(model).__module__}.{type(model).__qualname__}"
     return {
-        "source": source,
         "hash": model_hash(model),
         "segment_tail": getattr(getattr(model, "config", None), "segment_tail", None),
         "dtype": str(getattr(model, "dtype", None) or "float32").removeprefix("torch."),

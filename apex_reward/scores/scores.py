@@ -175,11 +175,6 @@ class Scores(dict[str, Tensor]):
         """The same scores with `function` applied to every head's tensor (`.detach`, `.cpu`)."""
         return self._changed(function, function)
 
-    def song(self, index: int) -> Scores:
-        """The scores of one song, (1,) each."""
-        one = slice(index, index + 1)
-        return self._changed(lambda value: value[one], lambda members: members[:, one])
-
     def renamed(self, prefix: str) -> Scores:
         """The same scores under the names `prefix.head`, as in a panel."""
         return self._changed(lambda value: value, lambda members: members, f"{prefix}.")

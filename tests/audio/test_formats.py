@@ -63,7 +63,7 @@ def test_every_sample_of_a_whole_decode_and_no_flag(
         waveform = load_audio(path)
         np.testing.assert_array_equal(waveform.samples, whole)
     decoded = decode_song(path, PLAIN)
-    assert (decoded.error, decoded.flags, decoded.sample_rate) == (None, [], rate)
+    assert (decoded.error, decoded.facts.flags, decoded.sample_rate) == (None, [], rate)
     np.testing.assert_array_equal(decoded.mono, waveform.samples.mean(axis=0))
     assert decoded.facts.samples == SECONDS * rate + extra
     assert decoded.facts == song_of_bytes(file_of(name), "upload").facts
@@ -89,7 +89,7 @@ def test_a_duration_guessed_from_the_bit_rate_is_only_a_hint(tmp_path: Path) -> 
     }.items():
         path = written(tmp_path, name, encoded(samples, KINDS["adts.aac"]))
         decoded = decode_song(path, PLAIN)
-        assert (decoded.error, decoded.flags) == (None, [])
+        assert (decoded.error, decoded.facts.flags) == (None, [])
         assert decoded.facts.duration == pytest.approx(70.0, abs=0.04)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_was_cut_is_decoded_as_far_as_it_goes_and_flagged(
     decoded = decode_song(written(tmp_path, name, whole[: len(whole) // 2]), PLAIN)
     assert decoded.error is None
     assert decoded.facts.duration == pytest.approx(12.4, abs=0.5)
-    assert "truncated" in decoded.flags
+    assert "truncated" in decoded.facts.flags
 
 
 @pytest.mark.parametrize("name", sorted(set(KINDS) - {"opus.opus", "opus.caf", "a.ts"}))
@@ -111,13 +111,13 @@ def test_a_hole_in_the_middle_is_flagged(name: str, tmp_path: Path) -> None:
     whole[middle] = bytes(middle.stop - middle.start)
     decoded = decode_song(written(tmp_path, name, bytes(whole)), PLAIN)
     assert decoded.error is None
-    assert "incomplete" in decoded.flags
+    assert "incomplete" in decoded.facts.flags
 
 
 @pytest.mark.parametrize("ending", ["", "and a tag"])
 def test_a_tag_behind_the_sound_is_no_damage(ending: str, tmp_path: Path) -> None:
     data = file_of("adts.aac") + (b"TAG" + bytes(125) if ending else b"")
-    assert decode_song(written(tmp_path, "adts.aac", data), PLAIN).flags == []
+    assert decode_song(written(tmp_path, "adts.aac", data), PLAIN).facts.flags == []
 
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, after: int, ends: bool = False) -> None:
@@ -153,7 +153,7 @@ def test_opus_that_libsndfile_ends_early_is_decoded_to_its_end(
     path = written(tmp_path, "opus.opus")
     failing_reads(monkeypatch, 20, ends=True)
     decoded = decode_song(path, PLAIN)
-    assert (decoded.facts.samples, decoded.flags) == (SECONDS * 48_000, [])
+    assert (decoded.facts.samples, decoded.facts.flags) == (SECONDS * 48_000, [])
 
 
 def test_a_file_is_damaged_only_if_both_decoders_fail(

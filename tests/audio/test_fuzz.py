@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from apex_reward.audio.decoding import DecodeSettings, sound_facts
+from apex_reward.audio.decoding import sound_facts
 from tests.audio.odd_files import tone
 
-SETTINGS = DecodeSettings(segment_seconds=1.0, model_rate=24_000)
 COUNT = 1000
 FORMATS = (
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"),
@@ -50,7 +49,7 @@ def test_a_thousand_damaged_files_each_have_an_answer(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.bad"
         path.write_bytes(damaged(contents[number % len(contents)], rng))
         bad.append(str(path))
-    alone = [sound.facts for sound in sound_facts(good, 0, SETTINGS)]
+    alone = [sound.facts for sound in sound_facts(good, 0)]
     assert all(facts is not None and facts.samples == 12_000 for facts in alone)
     step = COUNT // len(good)
     mixed = [
@@ -58,7 +57,7 @@ def test_a_thousand_damaged_files_each_have_an_answer(tmp_path: Path) -> None:
         for n, one in enumerate(good)
         for path in (one, *bad[n * step : (n + 1) * step if n + 1 < len(good) else None])
     ]
-    sounds = list(sound_facts(mixed, 2, SETTINGS))
+    sounds = list(sound_facts(mixed, 2))
     assert [sound.path for sound in sounds] == mixed
     assert len(sounds) == COUNT + len(good)
     assert all((sound.facts is None) != (sound.error is None) for sound in sounds)

@@ -69,17 +69,17 @@ def test_layouts_return_the_codes(layout: str, stacked: bool) -> None:
     grid = codes(5)
     decoder = CodecDecoder(encodec(), 3, layout, offset=7, stacked=stacked, end_token=2)
     ids = flat_ids(grid if layout == "flat" else delayed(grid, -6), 7, stacked)
-    assert torch.equal(decoder.codes(ids), grid)
-    assert torch.equal(decoder.codes([*ids, 2, 9999]), grid)  # what follows the end is ignored
-    assert torch.equal(decoder.codes([*ids, ids[0]]), grid)  # an incomplete frame is dropped
+    assert torch.equal(decoder._read(ids)[0], grid)
+    assert torch.equal(decoder._read([*ids, 2, 9999])[0], grid)  # what follows the end is ignored
+    assert torch.equal(decoder._read([*ids, ids[0]])[0], grid)  # an incomplete frame is dropped
 
 
 def test_delay_by_hand() -> None:
     decoder = CodecDecoder(encodec(), 2, "delay", stacked=False)
     # Steps (codebook 0, codebook 1): (1, -) (2, 5) (3, 6) (-, 7).
-    assert decoder.codes([1, 15, 2, 5, 3, 6, 0, 7]).tolist() == [[1, 2, 3], [5, 6, 7]]
-    assert decoder.codes([1, 99]) is None
-    assert decoder.codes([1, 99, 99, 5]).tolist() == [[1], [5]]
+    assert decoder._read([1, 15, 2, 5, 3, 6, 0, 7])[0].tolist() == [[1, 2, 3], [5, 6, 7]]
+    assert decoder._read([1, 99])[0] is None
+    assert decoder._read([1, 99, 99, 5])[0].tolist() == [[1], [5]]
 
 
 @pytest.mark.parametrize("make", [encodec, dac])
@@ -171,14 +171,14 @@ def test_a_stray_token_costs_its_frame_only(layout: str) -> None:
     ids[3 * 50 + 1] = 7  # codebook 1 of step 50: a text token
     lost = 50 if lag == 0 else 49
     kept = torch.cat([grid[:, :lost], grid[:, lost + 1 :]], dim=1)
-    assert torch.equal(decoder.codes(ids), kept)
+    assert torch.equal(decoder._read(ids)[0], kept)
     decoder([ids, [], flat_ids(codes(9), 100, True)])
     assert decoder.strays == [1, 0, 0]
     strict = CodecDecoder(encodec(), 3, layout, offset=100, max_stray=0.0)
-    assert strict.codes(ids) is None
+    assert strict._read(ids)[0] is None
     for i in range(60, 64):
         ids[3 * i] = 7
-    assert decoder.codes(ids) is None  # 5 of 402 are more than 1 %
+    assert decoder._read(ids)[0] is None  # 5 of 402 are more than 1 %
     with pytest.raises(UsageError, match="max_stray is 1.5"):
         CodecDecoder(encodec(), 3, max_stray=1.5)
 

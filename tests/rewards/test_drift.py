@@ -62,7 +62,7 @@ def test_a_loop_and_trl_log_the_same_beside_the_reward(reward: Reward) -> None:
     assert found.rewards == pytest.approx(
         [*(row["reward"] for row in rows), judge.floor()], abs=1e-5
     )
-    assert found.mean == pytest.approx(sum(row["reward"] for row in rows) / 3, abs=1e-5)
+    assert sum(found.known) / 3 == pytest.approx(sum(row["reward"] for row in rows) / 3, abs=1e-5)
     assert [row["flags"] for row in found.scored] == [row["flags"] for row in rows]
     embedded = song_embeddings(reward, songs(3), sample_rate=24_000)
     assert logged["apex/embedding_spread"] == pytest.approx(embedding_spread(embedded[:2]))
@@ -74,7 +74,7 @@ def test_a_loop_and_trl_log_the_same_beside_the_reward(reward: Reward) -> None:
 def test_a_loop_of_nothing_logs_no_distance(reward: Reward) -> None:
     judge = Judge(reward, undecodable=None)
     found = judge([None, None])
-    assert found.mean is None
+    assert found.known == []
     assert found.rewards == [None, None]
     figures = judge.figures(found, ["", ""])
     assert not any(math.isnan(value) for value in figures.values())

@@ -213,11 +213,6 @@ def save_clap(encoder: ClapEncoder, folder: str | Path) -> None:
 
 
 def _text_and_mel(folder: Path) -> tuple[Any, ClapFeatureExtractor]:
-    if not (folder / "preprocessor_config.json").is_file():
-        raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'} does not exist; it holds the mel's settings "
-            "(copy it from the hub's repository)"
-        )
     try:
         extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from apex_reward.errors import CheckpointError, UsageError
-from apex_reward.files.atomic import atomic
 from apex_reward.model.encode import Prompts
 from apex_reward.model.files import local_path, read_config
 from apex_reward.model.licences import CODE, HUB, UNKNOWN, Licence, licence
@@ -158,22 +157,12 @@ class AudioJudge(CalledModel, FrozenModule):
         yes, no = (logits[:, ids].logsumexp(dim=1) for ids in self._answers)
         return torch.sigmoid(yes - no)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model, processor and rubrics as a folder, whole or not at all."""
-        with atomic(folder) as place:
-            self.model.save_pretrained(place)
-            self.processor.save_pretrained(place)
-            (place / RUBRICS_FILE).write_text(json.dumps(self.rubrics, indent=2), encoding="utf-8")
-
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path = DEFAULT_JUDGE, rubrics: Rubrics | None = None, **hub: Any
-    ) -> AudioJudge:
-        """The judge of a folder or hub id.
+    def from_pretrained(cls, name: str | Path = DEFAULT_JUDGE, **hub: Any) -> AudioJudge:
+        """The judge of a folder or hub id, with the rubrics of its `rubrics.json`, else `RUBRICS`.
 
         Args:
             name: an audio language model in transformers' layout.
-            rubrics: None reads `rubrics.json` of the folder, where it has one, else `RUBRICS`.
             hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
         Raises:
@@ -195,10 +184,10 @@ class AudioJudge(CalledModel, FrozenModule):
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{name} cannot be loaded as a judge: {reason}") from error
-        judge = cls(model, processor, rubrics or own)
+        judge = cls(model, processor, own)
         if str(name) != DEFAULT_JUDGE:
             judge.licences = [CODE, licence("judge weights", UNKNOWN, None, str(name))]  # type: ignore[misc]
-        return judge if rubrics else with_source(judge, Source.of_kind(cls.name, name, **hub))
+        return with_source(judge, Source.of_kind(cls.name, name, **hub))
 
 
 def answer_ids(tokenizer: Any, word: str) -> list[int]:

@@ -24,7 +24,6 @@ from apex_reward.audio.resample import resample
 from apex_reward.errors import AudioError, UsageError, expect
 from apex_reward.prompt import prompt_of
 from apex_reward.rewards.judge import Judge
-from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.stacks.samples import reward_of
 
 
@@ -39,19 +38,10 @@ class CMIRewardModel:
     Args:
         checkpoint: a model as `load_reward_model` takes it, or a reward file (`.yaml`).
         device: a torch device, as `cuda:0`; None takes a GPU where there is one.
-        mix: how heads become column 1; any mix, `preference` too. None takes the file's, or the
-            model's default.
     """
 
-    def __init__(
-        self,
-        checkpoint: str = "amaai-lab/apex",
-        device: str | None = None,
-        mix: str | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: str = "amaai-lab/apex", device: str | None = None) -> None:
         reward = reward_of(str(checkpoint), device)
-        if mix is not None:
-            reward = Reward(reward.model, mix, loudness=reward.loudness, caution=reward.caution)
         self._judge = Judge(reward, undecodable=None)
         self._text_heads = [
             f"{part.name}.{head.name}" if part.name else head.name

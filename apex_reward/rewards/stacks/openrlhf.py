@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from apex_reward.rewards.judge import Scale
-from apex_reward.rewards.stacks.samples import judge_of, numbers, path_in
+from apex_reward.rewards.stacks.samples import judge_of, path_in
 
 VARIABLE, SCALE_VARIABLE = "APEX_REWARD_FILE", "APEX_REWARD_SCALE"
 
@@ -42,7 +42,7 @@ def reward_func(
     wanted = scale or cast(Scale, os.environ.get(SCALE_VARIABLE, "none"))
     judge = judge_of(os.environ.get(VARIABLE, "reward.yaml"), scale=wanted)
     paths = [path_in(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
-    answers = [numbers(answer) for answer in judge.answers(judge(paths, list(prompts)))]
+    answers = judge.answers(judge(paths, list(prompts)))
     logs = {name: torch.tensor([one[name] for one in answers]) for name in answers[0]}
     rewards = logs.pop("score")
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs}

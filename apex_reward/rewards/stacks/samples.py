@@ -70,8 +70,3 @@ def audio_of(extra: Mapping[str, Any] | None, text: str) -> Any:
         rate = extra.get("audio_sample_rate")
         return extra["audio"] if rate is None else (extra["audio"], int(rate))
     return extra.get("audio_path") or path_in(text)
-
-
-def numbers(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an answer, without its texts."""
-    return {name: value for name, value in answer.items() if isinstance(value, (int, float))}

@@ -1,7 +1,7 @@
 """ms-swift: reward classes for an external plugin file.
 
 from apex_reward.rewards.stacks.swift import ApexORM
-orms["apex"] = ApexORM.of("reward.yaml")
+orms["apex"] = ApexORM  # of reward.yaml; a subclass may name another file and a decoder
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from apex_reward.rewards.stacks.samples import judge_of, path_in
 
 
 class ApexORM:
-    """Completions to rewards. `of` makes the class that swift builds.
+    """Completions to rewards; swift builds it. A subclass sets `reward`, a file, and `decode`.
 
     Songs come from the column `audio` of the data set, else from `decode` of `response_token_ids`
     (with `decode.sample_rate` where it returns bare waveforms), else each completion is the path of
@@ -23,16 +23,10 @@ class ApexORM:
     """
 
     reward = "reward.yaml"
-    decode: Callable[..., Any] | None = None
+    decode: Callable[..., Any] | None = None  # a function is a `staticmethod`
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         self.judge = judge_of(self.reward)
-
-    @classmethod
-    def of(cls, reward: str, decode: Callable[..., Any] | None = None) -> type[ApexORM]:
-        """The class for a reward file and a decoder of token ids."""
-        wrapped = None if decode is None else staticmethod(decode)
-        return type(cls.__name__, (cls,), {"reward": reward, "decode": wrapped})
 
     def __call__(self, completions: Sequence[str], **kwargs: Any) -> list[float]:
         """B finite rewards."""

@@ -27,7 +27,7 @@ import torch
 
 from apex_reward.errors import UsageError
 from apex_reward.rewards.judge import Judge, Scale, Undecodable
-from apex_reward.rewards.stacks.samples import audio_of, judge_of, numbers, reward_of
+from apex_reward.rewards.stacks.samples import audio_of, judge_of, reward_of
 
 
 async def compute_score(
@@ -73,7 +73,7 @@ async def compute_score(
         answer = reward_model.infer(song, prompt, sample_rate)
         return dict(await answer if inspect.isawaitable(answer) else answer)
     judge = judge_of(reward, undecodable, scale)
-    return numbers(await asyncio.wrap_future(judge.submit(song, prompt, sample_rate)))
+    return dict(await asyncio.wrap_future(judge.submit(song, prompt, sample_rate)))
 
 
 async def compute_audio_score(
@@ -151,7 +151,7 @@ class ApexNativeReward:
         songs: Sequence[Any] = audio if several else [audio]
         prompts = prompt if several else [prompt]
         found = self.judge(songs, prompts, sample_rate=sample_rate)
-        answers = [numbers(answer) for answer in self.judge.answers(found)]
+        answers = self.judge.answers(found)
         return answers if several else answers[0]
 
     def to(self, device: str) -> ApexNativeReward:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apex_reward.errors import UsageError, named
 from apex_reward.prompt import prompt_of
-from apex_reward.rewards.stacks.samples import judge_with, numbers
+from apex_reward.rewards.stacks.samples import judge_with
 
 
 class ApexRewardManager:
@@ -57,7 +57,7 @@ class ApexRewardManager:
         songs = await asyncio.to_thread(self.decode, completion_ids=[ids[:length].tolist()])
         rate = getattr(self.decode, "sample_rate", None)
         future = self.judge.submit(next(iter(songs)), _prompt(item.non_tensor_batch), rate)
-        answer = numbers(await asyncio.wrap_future(future))
+        answer = await asyncio.wrap_future(future)
         return {"reward_score": answer["score"], "reward_extra_info": answer}
 
     @classmethod

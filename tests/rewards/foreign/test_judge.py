@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,9 @@ def test_bfloat16_keeps_the_probabilities() -> None:
 
 def test_a_folder_loads_as_a_reward_with_its_rubrics(tmp_path: Path) -> None:
     made = judge()
-    made.save_pretrained(tmp_path / "judge")
+    made.model.save_pretrained(tmp_path / "judge")
+    made.processor.save_pretrained(tmp_path / "judge")
+    (tmp_path / "judge" / "rubrics.json").write_text(json.dumps(made.rubrics))
     loaded = load_reward_model(f"judge:{tmp_path / 'judge'}")
     batch, prompts = songs(), ["sad", "loud"]
     torch.testing.assert_close(
@@ -219,7 +222,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     model, batch = judge(), songs()
     with pytest.raises(UsageError, match="judge is not differentiable"):
         model(batch.requires_grad_(), RATE, prompts=["sad", "loud"])
-    with pytest.raises(UsageError, match="needs the prompt of every song"):
+    with pytest.raises(UsageError, match="judges songs by their prompts"):
         model(songs(), RATE)
     with pytest.raises(UsageError, match="at least one line"):
         judge(rubrics={"empty": []})

@@ -22,7 +22,8 @@ def folder(tmp_path):
 def test_cmi_reward_bench_s_contract(folder):
     model = tiny_model()
     model.save_pretrained(folder / "model")
-    bench = CMIRewardModel(checkpoint=str(folder / "model"), device="cpu", mix="musicality=1")
+    (folder / "musicality.yaml").write_text("models: model\nmix: musicality=1\n")
+    bench = CMIRewardModel(checkpoint=str(folder / "musicality.yaml"), device="cpu")
     assert bench.sr == 24_000
     assert type(bench).sr.fset is None
     waveform = torch.from_numpy(load_audio(folder / "2.wav").samples)  # (1, T), as the file's
@@ -49,12 +50,11 @@ def test_cmi_reward_bench_s_contract(folder):
         assert again == pytest.approx(scores, abs=1e-5)
 
 
-def test_another_mix_keeps_loudness_and_caution_of_the_file(folder):
+def test_loudness_and_caution_of_a_file_count(folder):
     tiny_model(3, members=2).save_pretrained(folder / "two")
-    reward = Reward(str(folder / "two"), "clarity=1", loudness=-20.0, caution=3.0)
+    reward = Reward(str(folder / "two"), "musicality=1", loudness=-20.0, caution=3.0)
     reward.save(folder / "reward.yaml")
-    bench = CMIRewardModel(str(folder / "reward.yaml"), "cpu", mix="musicality=1")
-    reward = Reward(reward.model, "musicality=1", loudness=-20.0, caution=3.0)
+    bench = CMIRewardModel(str(folder / "reward.yaml"), "cpu")
     (row,) = reward.judge([folder / "0.wav"])
     found = bench.score_batch([{"audio": str(folder / "0.wav")}], batch_size=1, max_dur=0)
     assert found[0, 1] == pytest.approx(row["reward_raw"], abs=1e-4)
@@ -69,7 +69,7 @@ def test_text_alignment_is_of_the_models_that_read_the_prompt(folder):
     rows = Reward(load_reward_model(clap)).judge([str(song)] * 2, PROMPTS)
     aligned = [row["adherence"] for row in rows]
     assert abs(aligned[0] - aligned[1]) > 1e-4
-    bench = CMIRewardModel(clap, device="cpu", mix="adherence=1")
+    bench = CMIRewardModel(clap, device="cpu")
     assert bench.sr == rate
     assert bench.score_batch(inputs, 2, 0)[:, 0] == pytest.approx(aligned, abs=1e-4)
     models = {"apex": load_reward_model(str(folder / "model")), "clap": load_reward_model(clap)}

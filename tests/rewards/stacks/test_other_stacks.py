@@ -126,8 +126,13 @@ class Decoder:
         return self.decode(ids)
 
 
+def orm(reward: Path, decode: Any = None, kind: type[ApexORM] = ApexORM) -> type[ApexORM]:
+    hook = None if decode is None else staticmethod(decode)
+    return type("Own", (kind,), {"reward": str(reward), "decode": hook})
+
+
 def test_swift_classes(folder: Path, paths: list[str], expected: list[float]) -> None:
-    made = ApexORM.of(str(folder / "reward.yaml"), decode=lambda ids: [paths[i[0]] for i in ids])
+    made = orm(folder / "reward.yaml", lambda ids: [paths[i[0]] for i in ids])
     assert made(None)(paths) == pytest.approx(expected, abs=1e-5)
     assert made()(["", ""], response_token_ids=[[2], [0]]) == pytest.approx(
         [expected[2], expected[0]], abs=1e-5
@@ -135,7 +140,7 @@ def test_swift_classes(folder: Path, paths: list[str], expected: list[float]) ->
     # Bare waveforms take the decoder's rate, and are refused without one.
     waves = [load_audio(path).mono for path in paths]
     bare = Decoder(lambda ids: [waves[i[0]] for i in ids])
-    made_bare = ApexORM.of(str(folder / "reward.yaml"), decode=bare)
+    made_bare = orm(folder / "reward.yaml", bare)
     with pytest.raises(UsageError, match="samples without a rate"):
         made_bare()([""], response_token_ids=[[0]])
     bare.sample_rate = RATE
@@ -143,7 +148,7 @@ def test_swift_classes(folder: Path, paths: list[str], expected: list[float]) ->
     # A list of ids per turn, as swift 4.6 hands them over.
     assert made()([""], response_token_ids=[[[0], [2]]]) == pytest.approx(expected[2:], abs=1e-5)
     assert made()([""], audio=[{"path": paths[1]}]) == pytest.approx(expected[1:2], abs=1e-5)
-    later = AsyncApexORM.of(str(folder / "reward.yaml"))()
+    later = orm(folder / "reward.yaml", kind=AsyncApexORM)()
     assert inspect.iscoroutinefunction(type(later).__call__)
     assert asyncio.run(later(paths)) == pytest.approx(expected, abs=1e-5)
     assert made()(["", paths[0]]) == pytest.approx([-0.515, expected[0]], abs=1e-5)
