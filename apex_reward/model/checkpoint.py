@@ -191,6 +191,11 @@ def read_predictor(path: Path) -> Parts:
     aesthetic = tuple(f"branch_{head}." for head in HEADS if head in AESTHETIC_HEADS)
     task = "full" if any(name.startswith(aesthetic) for name in state) else "popularity"
     shared = len({name.split(".")[1] for name in state if name.startswith("shared.")})
+    for key, value in (("task", task), ("shared", shared)):
+        if stated.get(key, value) != value:
+            raise CheckpointError(
+                f"{file} states {key} {stated[key]!r}, but its tensors are {value!r}"
+            )
     anchor = state[ANCHOR]
     # A misshapen first tensor is reported against the published width.
     width = anchor.shape[1] if isinstance(anchor, Tensor) and anchor.ndim == 2 else 768
