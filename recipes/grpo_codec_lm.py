@@ -110,6 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processing_class=policy.tokenizer,
         peft_config=named.lora(),
     )
+    if len(trainer.get_train_dataloader()) == 0:
+        each = grpo.generation_batch_size // grpo.num_generations
+        raise SystemExit(
+            f"{len(prompts)} prompts to train on are fewer than the {each} of a step; TRL would "
+            "train on none. Give more prompts, or a smaller --per_device_train_batch_size"
+        )
     unseen = build_holdout(settings, policy.decode.sample_rate, policy.seconds, None)
     rule = None
     if unseen is not None:

@@ -108,3 +108,11 @@ def test_ctrl_c_in_the_middle_keeps_a_checkpoint_to_go_on_from(
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert summary["interrupted"] is False
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_fewer_prompts_than_a_step_takes_are_refused(tmp_path: Path) -> None:
+    """TRL would end without a step and without an error."""
+    words = ["--output", tmp_path, "--num_generations", 2, "--per_device_train_batch_size", 96]
+    with pytest.raises(SystemExit, match="40 prompts to train on are fewer than the 48 of a step"):
+        recipe_module("grpo_codec_lm").main([*map(str, words)])
+    assert not (tmp_path / "adapter").exists()

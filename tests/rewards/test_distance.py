@@ -157,6 +157,12 @@ def test_spread_by_hand() -> None:
     assert math.isnan(embedding_spread(e[:2], ["a", "b"]))
 
 
+def test_the_spread_of_silence_in_half_precision() -> None:
+    songs = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]], dtype=torch.float16)
+    # No direction is like silence: cosines 0, 0 and 1.
+    assert embedding_spread(songs) == pytest.approx(2 / 3)
+
+
 def test_wrong_sets_are_named() -> None:
     with pytest.raises(UsageError, match=r"shapes \(4, 3\) and \(4, 2\); expected \(N, W\)"):
         frechet_distance(normal(4, 3, 0), normal(4, 2, 0))
