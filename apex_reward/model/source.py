@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -92,6 +94,12 @@ class Source:
         name = f"{kind}:{_located(rest, beside)}" if rest else kind
         name = name if kind in known else _located(self.name, beside)
         return replace(self, name=name, encoder=encoder)
+
+    def seen_from(self, folder: Path | None) -> Source:
+        """The source with absolute paths inside the folder as paths from there (`./model`)."""
+        inside = re.compile(rf"^([\w-]+:)?{re.escape(f'{folder}{os.sep}')}")
+        encoder = None if self.encoder is None else inside.sub(r"\1./", self.encoder)
+        return replace(self, name=inside.sub(r"\1./", self.name), encoder=encoder)
 
 
 def with_source(model: Model, source: Source) -> Model:

@@ -42,6 +42,8 @@ DOCUMENTS: dict[str, Callable[[Iterable[Mapping[str, Any]]], Any]] = {
     "jkstep": forms.jkstep_document,
 }
 SPLITS = ("train", "test")
+SHARD_BYTES = 500_000_000
+"""Songs of a file of a split: the hub takes no file of more than 50 GB."""
 ROWS_AT_ONCE = 32
 """Rows of a row group: the hub's viewer reads whole ones."""
 
@@ -129,10 +131,10 @@ def write_dataset(
                 names = ("prompt", "completion", "label")
                 songs = table_of([dict(zip(names, row, strict=True)) for row in made])
             if text:
-                _write_split(work / "data", split, FORMS[form](own).data.table, (), find)
+                _write_shards(work / "data", split, FORMS[form](own).data.table, (), find)
             if there or not text:
                 home = work / ("audio" if text else "data")
-                _write_split(home, split, songs, (*forms.SIDES, "completion"), find)
+                _write_shards(home, split, songs, (*forms.SIDES, "completion"), find)
         digests = {config: _digest(work / home) for config, home in homes.items()}
         write_text(work / "README.md", describe(digests))
 
@@ -145,14 +147,14 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_split(
+def _write_shards(
     folder: Path,
     split: str,
     table: pa.Table,
     songs: Sequence[str],
     find: Callable[[str], Path | None],
 ) -> None:
-    """The file of a split, whose columns of songs hold the songs' bytes; a row group at a time.
+    """Shards of a table whose columns of songs hold the songs' bytes; a row group at a time.
 
     The cells are `bytes` and `path`: reading one needs no torchcodec.
     """
@@ -161,16 +163,23 @@ def _write_split(
     columns = [name for name in songs if name in table.column_names]
     features = Features.from_arrow_schema(table.schema)
     schema = Features(features | dict.fromkeys(columns, Audio(decode=False))).arrow_schema
+    files = {path: find(path) for name in columns for path in table[name].unique().to_pylist()}
+    sizes = {path: 0 if file is None else file.stat().st_size for path, file in files.items()}
+    each = np.zeros(len(table))
+    for name in columns:
+        each += [sizes[path] for path in table[name].to_pylist()]
+    starts = [0, *(np.flatnonzero(np.diff(np.cumsum(each) // SHARD_BYTES)) + 1).tolist()]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{split}-00000-of-00001.parquet"
-    with pa.parquet.ParquetWriter(path, schema, write_page_index=True) as writer:
-        for row in range(0, max(len(table), 1), ROWS_AT_ONCE):
-            batch = table.slice(row, ROWS_AT_ONCE)
-            for name in columns:
-                cells = [_cell(path, find(path)) for path in batch[name].to_pylist()]
-                field, at = schema.field(name), batch.column_names.index(name)
-                batch = batch.set_column(at, field, pa.array(cells, field.type))
-            writer.write_table(batch.cast(schema))
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(table)], strict=True)):
+        path = folder / f"{split}-{number:05d}-of-{len(starts):05d}.parquet"
+        with pa.parquet.ParquetWriter(path, schema, write_page_index=True) as writer:
+            for row in range(start, max(end, start + 1), ROWS_AT_ONCE):
+                batch = table.slice(row, min(ROWS_AT_ONCE, end - row))
+                for name in columns:
+                    cells = [_cell(path, files[path]) for path in batch[name].to_pylist()]
+                    field, at = schema.field(name), batch.column_names.index(name)
+                    batch = batch.set_column(at, field, pa.array(cells, field.type))
+                writer.write_table(batch.cast(schema))
 
 
 def _cell(path: str, file: Path | None) -> dict[str, Any]:

@@ -355,12 +355,12 @@ class Reward:
             self.to(self.home)
 
     def save(self, path: str | Path) -> None:
-        """Write the reward as YAML; models stand there by name, local ones by absolute paths.
+        """Write the reward as YAML; models stand there by name, those beside it relative to it.
 
         Raises:
             UsageError: a model or a guard that was made in code and has no name to load it by.
         """
-        save_values(reward_values(self), path)
+        save_values(reward_values(self, Path(path).resolve().parent), path)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Reward:

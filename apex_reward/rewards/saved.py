@@ -24,8 +24,12 @@ from apex_reward.version import package_version
 KEYS = ("models", "mix", "loudness", "guards", "caution", "cascade")
 
 
-def reward_values(reward: Any) -> dict[str, Any]:
+def reward_values(reward: Any, folder: Path | None = None) -> dict[str, Any]:
     """The reward as plain values, JSON- and YAML-ready; local models by absolute paths.
+
+    Args:
+        folder: of the file that gets the values; models inside it are named as seen from there, so
+            that the folder can be moved as a whole.
 
     Raises:
         UsageError: a model or a guard that was made in code and has no name to load it by.
@@ -33,7 +37,7 @@ def reward_values(reward: Any) -> dict[str, Any]:
     guards = reward.guards
     actions = (action for action in get_args(Action) if guards == Guards.default(action))
     values = {
-        "models": _plain_models(reward.model),
+        "models": _plain_models(reward.model, folder),
         "mix": reward.mix.to_dict(),
         "loudness": reward.loudness,
         # An action where the guards are the default ones, else all of them in full.
@@ -41,15 +45,15 @@ def reward_values(reward: Any) -> dict[str, Any]:
         "caution": reward.caution,
     }
     if reward.student is not None:
-        student = _plain_models(reward.student.model)
+        student = _plain_models(reward.student.model, folder)
         values["cascade"] = {"student": student, "keep": reward.keep}
     return values
 
 
-def _plain_models(model: Any) -> Any:
+def _plain_models(model: Any, folder: Path | None) -> Any:
     if isinstance(model, Panel):
-        return {name: _plain_models(one) for name, one in model.models.items()}
-    return source_of(model).located(Path(), KNOWN).plain()
+        return {name: _plain_models(one, folder) for name, one in model.models.items()}
+    return source_of(model).located(Path(), KNOWN).seen_from(folder).plain()
 
 
 def save_values(values: Mapping[str, Any], path: str | Path) -> None:

@@ -171,21 +171,25 @@ def test_a_line_loads_the_set_that_was_just_written(form, tokens, tmp_path, monk
         shutil.rmtree("pairs")
 
 
-def test_a_row_group_holds_few_songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_sets_are_several_shards_of_small_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = candidates("none")
     for number, row in enumerate(rows):
         row["audio"] = str(tmp_path / row["audio"])
         Path(row["audio"]).write_bytes(wav(number))
     pairs, _ = build_pairs(rows, test_share=0.0)
-    monkeypatch.setattr(export, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(export, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(export, "SHARD_BYTES", 2 * 2 * len(wav(0)) + 1)
     from apex_reward.files.tables import table_of
 
     export.write_dataset(tmp_path / "set", table_of(pairs), pairs, "trl", Path, lambda configs: "")
-    (file,) = (tmp_path / "set/data").iterdir()
-    assert file.name == "train-00000-of-00001.parquet"
-    assert pq.ParquetFile(file).num_row_groups == (len(pairs) + 1) // 2
-    cache = str(tmp_path / "cache")
-    back = load_dataset("parquet", data_files={"train": str(file)}, cache_dir=cache)["train"]
+    shards = sorted((tmp_path / "set/data").iterdir())
+    names = [path.name for path in shards]
+    assert names == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert sum(pq.ParquetFile(path).num_row_groups for path in shards) == len(pairs)
+    files = {"train": [*map(str, shards)]}
+    back = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
     assert back["margin"] == [pair["margin"] for pair in pairs]
 
 

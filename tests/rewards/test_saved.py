@@ -143,8 +143,11 @@ def test_a_file_names_models_and_the_default_guards_in_short(folder: Path) -> No
     path = folder / "reward.yaml"
     Reward(model, "clarity=1", guards="penalty").save(path)
     values = yaml.safe_load(path.read_text())
-    assert values["models"] == {"name": str(folder / "model"), "segment_tail": "mask"}
+    assert values["models"] == {"name": "./model", "segment_tail": "mask"}
     assert values["guards"] == "penalty"
+    moved = folder.rename(folder.with_name("moved"))
+    assert Reward.load(moved / path.name, device="cpu").sources == {"apex": str(moved / "model")}
+    moved.rename(folder)
     assert Reward.load(path, device="cpu").guards == Guards.default("penalty")
     Reward("apex-tiny", guards=Guards.default("flag").limit("dc", high=0.1)).save(path)
     values = yaml.safe_load(path.read_text())
@@ -158,7 +161,7 @@ def test_weights_of_a_foreign_model_lie_beside_the_file(folder: Path) -> None:
     assert reward.sources == {"songeval": f"songeval:{folder / 'weights'}"}
     reward.save(folder / "again.yaml")
     saved = yaml.safe_load((folder / "again.yaml").read_text())["models"]
-    assert saved == f"songeval:{folder / 'weights'}"
+    assert saved == "songeval:./weights"
 
 
 def test_a_model_made_in_code_is_refused(folder: Path) -> None:
