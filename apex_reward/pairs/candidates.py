@@ -347,7 +347,7 @@ def _sorted(
     columns: dict[str, Any], numbers: dict[str, Floats], members: Sequence[Floats]
 ) -> Candidates:
     """Order rows by prompt and audio, and equal ones by all they hold."""
-    columns["prompt_id"] = _prompt_keys(columns)
+    columns["prompt_id"] = prompt_keys(columns)
     text = columns["prompt_id"].cast(pa.string())
     if "prompt" in columns:
         text = pc.coalesce(columns["prompt"].cast(pa.string()), text)
@@ -376,7 +376,7 @@ def _sortable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.array([tables.as_text(cell) for cell in column.to_pylist()], pa.string())
 
 
-def _prompt_keys(columns: Mapping[str, Any]) -> pa.ChunkedArray:
+def prompt_keys(columns: Mapping[str, Any]) -> pa.ChunkedArray:
     """What tells prompts apart: the id, else the text, which counts up to case and spaces."""
     text = None if "prompt" not in columns else one_spelling(columns["prompt"])
     if "prompt_id" not in columns:

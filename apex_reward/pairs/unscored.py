@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import with_numbers
-from apex_reward.pairs.candidates import MESSAGES, axis_mix, split_flags
+from apex_reward.pairs.candidates import MESSAGES, axis_mix, prompt_keys, split_flags
 from apex_reward.pairs.constraints import song_file
 from apex_reward.prompt import Prompt, prompt_of
 from apex_reward.rewards.load import default_workers
@@ -94,8 +94,9 @@ def score_unscored(
     values = {name: np.array(_cells(numbers, name), np.float64) for name in names}
     gaps = np.isnan(np.stack([values[name] for name in wanted])).any(axis=0)
     audio = _cells(table, "audio" if "audio" in table.column_names else "path")
-    named = "prompt_id" if "prompt_id" in table.column_names else "prompt"
-    given = (_cells(table, name) for name in ("prompt", MESSAGES, "lyrics", named))
+    given = [_cells(table, name) for name in ("prompt", MESSAGES, "lyrics")]
+    named = {n: table[n] for n in ("prompt_id", "prompt") if n in table.column_names}
+    given.append(prompt_keys(named).to_pylist() if named else [None] * len(table))
     keys: list[tuple[str, str, str, str]] = []
     for path, text, messages, words, group in zip(audio, *given, strict=True):
         prompt = Prompt("")

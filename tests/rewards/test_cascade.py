@@ -166,6 +166,12 @@ def test_candidates_are_scored_within_their_prompt(files: list[str]):
         [None, 0.52, 0.58, None, 0.72, 0.44], abs=1e-6
     )
     assert all(math.isfinite(value) for value in found["reward"].to_pylist())
+    # The same prompts where ids are missing and texts are spelled in two ways.
+    texts = pa.table({"prompt_id": ["a", None, None] + [None] * 3, "audio": files,
+                      "prompt": ["x", "x", "X ", "b", " B", "b"]})  # fmt: skip
+    assert score_unscored(texts, ["reward", "power"], cascade(), workers=0)["power"].equals(
+        found["power"]
+    )
 
 
 def test_score_and_pairs_take_a_cascade(files: list[str], tmp_path: Path):
