@@ -167,7 +167,7 @@ def test_candidates_are_scored_within_their_prompt(files: list[str]):
     )
     assert all(math.isfinite(value) for value in found["reward"].to_pylist())
     # The same prompts where ids are missing and texts are spelled in two ways.
-    texts = pa.table({"prompt_id": ["a", None, None] + [None] * 3, "audio": files,
+    texts = pa.table({"prompt_id": [None] * 5 + [""], "audio": files,
                       "prompt": ["x", "x", "X ", "b", " B", "b"]})  # fmt: skip
     assert score_unscored(texts, ["reward", "power"], cascade(), workers=0)["power"].equals(
         found["power"]
