@@ -40,6 +40,8 @@ from apex_reward.scores.head import Head
 from apex_reward.scores.resolve import Mix, mix_scores, resolve_mix
 from apex_reward.scores.scores import Scores
 
+EMPTY_CARD = "This model card has been automatically generated"
+
 
 class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
     """Differentiable, batched reward model for songs.
@@ -258,6 +260,13 @@ class ApexReward(FrozenModel, PreTrainedModel, EncodedModel):
             super().save_pretrained(temporary, *args, **kwargs)
             if not (Path(save_directory) / CARD_FILE).exists():
                 write_text(temporary / CARD_FILE, model_card(self.config))
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """A repository's first card is this model's, not the empty one that transformers makes."""
+        file = Path(working_dir) / CARD_FILE
+        if file.is_file() and EMPTY_CARD in file.read_text(encoding="utf-8"):
+            write_text(file, model_card(self.config))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

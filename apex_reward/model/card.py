@@ -1,4 +1,4 @@
-"""The card of a saved model: its licences, what was measured, its limits."""
+"""The card of a saved model: heads, use, licences, what was measured, limits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from apex_reward.files.tables import write_text
 from apex_reward.model.config import ApexConfig
 from apex_reward.model.licences import apex_licences, stated
-from apex_reward.report.markdown import DEMONSTRATION, card
+from apex_reward.report.markdown import DEMONSTRATION, card, markdown_table
 
 FILE = "README.md"
+USE = (
+    "## Use it\n\n```python\nfrom apex_reward import Reward\n\n"
+    'reward = Reward("THIS")\nprint(reward.judge(["song.mp3"]))\n```'
+)
 UNMEASURED = (
     "## Measured\n\nNothing is on record with these weights. `apex-reward evaluate` measures them "
     "against labels, `apex-reward arena evaluate` against votes of people."
@@ -40,8 +44,12 @@ def model_card(config: ApexConfig, measured: Sequence[str] = ()) -> str:
         "license": "apache-2.0" if free else "other",
         "tags": ["music", "audio", "reward-model", *["demonstration"] * config.demonstration],
     }
+    ranges = [(head.name, f"{head.low:g} to {head.high:g}") for head in config.heads]
+    heads = markdown_table(("head", "range"), ranges)
     parts = [
         DEMONSTRATION if config.demonstration else "",
+        f"It gives a song these scores; higher is better.\n\n{heads}",
+        USE,
         f"Started from {origin or 'no other model'}. Licences: {stated(licences)}.",
         *(measured or [UNMEASURED]),
         LIMITS,
