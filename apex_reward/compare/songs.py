@@ -67,9 +67,9 @@ def measure_songs(
     """The songs of a folder or list, and a line `path: reason` for each that cannot be judged.
 
     Args:
-        source: a folder or glob, in which a song's prompt is its relative path without ending and
-            without a trailing `_<digits>`; or a list with a column `prompt`. A model that reads
-            text gets the prompt, too.
+        source: a folder or glob, in which a song's prompt is its relative path (in a glob from the
+            last folder without a wildcard) without ending and without a trailing `_<digits>`; or a
+            list with a column `prompt`. A model that reads text gets the prompt, too.
         judges: as `judges` gives them.
         rewarded: whether the reward has a mix that counts.
         workers: decoding processes.
@@ -104,13 +104,17 @@ def measure_songs(
 def prompt_name(song: Input, source: str) -> str:
     """The name of a song's prompt.
 
-    >>> prompt_name(Input("made/jazz/trio_03.wav"), "made")
+    >>> prompt_name(Input("made/jazz/trio_03.wav"), "made/*/*.wav")
+    'jazz/trio'
+    >>> prompt_name(Input("made/jazz/trio_03.wav"), "list.csv")
     'trio'
     """
     if (prompt := song.columns.get("prompt")) is not None and str(prompt).strip():
         return str(prompt).strip()
-    inside = os.path.isdir(source)
-    name = os.path.relpath(song.path, source) if inside else os.path.basename(song.path)
+    name, fixed = os.path.basename(song.path), re.split(r"[*?[]", source)[0]
+    if os.path.isdir(source) or fixed != source:  # a folder or a glob
+        folder = source if os.path.isdir(source) else os.path.dirname(fixed)
+        name = os.path.relpath(song.path, folder or ".")
     return re.sub(r"_\d+$", "", Path(name).with_suffix("").as_posix())
 
 
