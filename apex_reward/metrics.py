@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from apex_reward.errors import UsageError
 
@@ -206,6 +206,23 @@ def percentile_interval(samples: npt.ArrayLike) -> tuple[float, float]:
         return math.nan, math.nan
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def stretched_interval(samples: npt.ArrayLike, value: float, units: int) -> tuple[float, float]:
+    """`percentile_interval` about a mean, stretched by Student's t for few resampled units.
+
+    Args:
+        samples: (R,) the mean in every round.
+        value: the mean itself.
+        units: how many songs or clusters were resampled; below two the interval is (NaN, NaN).
+    """
+    low, high = percentile_interval(samples)
+    if units < 2:
+        return math.nan, math.nan
+    # Resampled means of n units spread too little by sqrt((n - 1) / n).
+    stretch = special.stdtrit(units - 1, 0.975) / special.ndtri(0.975)
+    stretch *= math.sqrt(units / (units - 1))
+    return float(value - stretch * (value - low)), float(value + stretch * (high - value))
 
 
 @functools.lru_cache(4096)

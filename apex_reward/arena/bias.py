@@ -15,9 +15,11 @@ no better direction. With rulers `metrics.json` has:
   0.5: the rulers know all that the score knows of the votes.
 
 `by`: COLUMN -> `groups` (value -> figures), `p_value` of a test that the accuracy is equal in all
-groups with at least 10 battles (chi-square, by prompt divided by the design effect; Rao and
+groups with at least 10 battles on at least two prompts (chi-square, by prompt divided by the design
+effect, against an F distribution with a degree of freedom per prompt less one per group; Rao and
 Scott 1984), adjusted by Holm's method over columns and scores, and `gap`, the largest difference
-in accuracy of these groups. They are of the first score, `score`; `others` has the other scores.
+in accuracy of groups with at least 10 battles. They are of the first score, `score`; `others` has
+the other scores.
 
 Shape key: N = battles, P = rulers.
 """
@@ -144,25 +146,26 @@ def _by_column(decided: Battles, labels: Any, name: str, rounds: Rounds) -> dict
         return result
     accuracies = [groups[value]["accuracy"] for value in large]
     result["gap"] = max(accuracies) - min(accuracies)
+    prompts = {value: len(np.unique(part.clusters[values == value])) for value in large}
+    large = [value for value in large if prompts[value] > 1]  # one prompt tells nothing of others
+    if len(large) < 2:
+        return result
     right = correctness(difference, part.a_won)
     member = np.stack([values == value for value in large])
     hits, sizes = member @ right, member.sum(axis=1)
     table = np.stack([hits, sizes - hits])
     if (table.sum(axis=1) == 0).any():  # right, or wrong, on every battle
         return {**result, "p_value": 1.0}
-    effect = _design_effect(part, member, right, rounds)
-    if effect is not None:
-        statistic = stats.chi2_contingency(table, correction=False).statistic / effect
-        result["p_value"] = float(stats.chi2.sf(statistic, len(large) - 1))
-    return result
+    effect, freedom = _design_effect(part, member, right, rounds), len(large) - 1
+    statistic = stats.chi2_contingency(table, correction=False).statistic / effect / freedom
+    others = sum(prompts[value] - 1 for value in large)
+    return {**result, "p_value": float(stats.f.sf(statistic, freedom, others))}
 
 
-def _design_effect(part: Battles, member: Any, right: FloatArray, rounds: Rounds) -> float | None:
-    """How much votes that share a prompt widen the groups' accuracies; None with one prompt."""
+def _design_effect(part: Battles, member: Any, right: FloatArray, rounds: Rounds) -> float:
+    """How much votes that share a prompt widen the groups' accuracies."""
     if not part.has_prompts:
         return 1.0
-    if len(np.unique(part.clusters)) < 2:
-        return None
 
     def accuracies(counts: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore"):
@@ -171,5 +174,5 @@ def _design_effect(part: Battles, member: Any, right: FloatArray, rounds: Rounds
     share = member @ right / member.sum(axis=1)
     plain = share * (1 - share) / member.sum(axis=1)
     usable = plain > 0
-    spread = np.nanvar(rounds.samples(accuracies, part)[:, usable], axis=0)
-    return max(1.0, float(np.mean(spread / plain[usable]))) if usable.any() else 1.0
+    spread = np.nanvar(rounds.samples(accuracies, part), axis=0)
+    return max(1.0, float(np.mean((spread / plain)[usable]))) if usable.any() else 1.0

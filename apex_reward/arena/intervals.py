@@ -1,11 +1,10 @@
 """Intervals and tests that hold for a handful of battles as well as for thousands.
 
 - Accuracy: the exact interval of Clopper and Pearson (1934). A battle whose two scores are equal
-  is half right. The interval treats such ties as unknown, not as half right: its lower end counts
-  every tie as wrong, its upper end every tie as right.
+  is half right. Half a battle too many is wrong at the lower end and right at the upper end.
 - AUC: Newcombe's method 5 (Statistics in Medicine 25, 2006), a score interval on Hanley and
   McNeil's variance. It is never a point, and at 0.5 its variance is that of the Mann-Whitney test.
-- By prompt: percentiles of a bootstrap over prompts, stretched for few prompts by Student's t, and
+- By prompt: `metrics.stretched_interval` of a bootstrap over prompts, and
   never narrower than the interval over battles. One prompt has no interval.
 
 Shape key: N = battles, R = rounds.
@@ -110,14 +109,10 @@ def prompt_interval(
         prompts: how many prompts there are; with one there is no interval.
         around: the interval over battles, which this one contains.
     """
-    low, high = metrics.percentile_interval(samples)
     if prompts < 2 or around is None or math.isnan(value):
         return None
-    if math.isnan(low):
-        low = high = value
-    stretch = special.stdtrit(prompts - 1, 0.975) / special.ndtri(0.975)  # Student's t, normal
-    stretched = value - stretch * (value - low), value + stretch * (high - value)
-    return hull(around, (max(0.0, float(stretched[0])), min(1.0, float(stretched[1]))))
+    low, high = metrics.stretched_interval(samples, value, prompts)
+    return hull(around, None if math.isnan(low) else (max(0.0, low), min(1.0, high)))
 
 
 def pairwise_error(won: IntArray, lost: IntArray) -> float:

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from apex_reward.compare.songs import Group, Name, Song, paired
-from apex_reward.metrics import FloatArray, bootstrap, holm, percentile_interval
+from apex_reward.metrics import FloatArray, bootstrap, holm, stretched_interval
 from apex_reward.report.cells import counted
 from apex_reward.rewards.distance import (
     frechet_distance,
@@ -107,7 +107,7 @@ def _entries(
     found = {}
     for at, name in enumerate(names):
         change, p_value = float(changes[:, at].mean()), float(p_values[at])
-        low, high = percentile_interval(drawn[:, at])
+        low, high = stretched_interval(drawn[:, at], change, count)
         if math.isnan(low) and count > 1:  # all prompts changed alike
             low = high = change
         sure = count >= FEWEST_PROMPTS and p_value < SIGNIFICANT and low * high > 0

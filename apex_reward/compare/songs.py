@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from apex_reward.errors import DataError, listed
-from apex_reward.prompt import prompt_of
+from apex_reward.prompt import prompt_of, same_text
 from apex_reward.rewards.load import load_reward_model
 from apex_reward.rewards.reward import Reward
 from apex_reward.rewards.rows import song_row
@@ -127,8 +127,8 @@ def paired(before: Sequence[Song], after: Sequence[Song]) -> list[Group]:
     groups: dict[str, tuple[list[Song], list[Song]]] = {}
     for side, songs in enumerate((before, after)):
         for song in sorted(songs, key=lambda song: song.path):
-            groups.setdefault(song.prompt, ([], []))[side].append(song)
-    both = [(prompt, sides) for prompt, sides in sorted(groups.items()) if all(sides)]
+            groups.setdefault(same_text(song.prompt), ([], []))[side].append(song)
+    both = [(sides[0][0].prompt, sides) for _, sides in sorted(groups.items()) if all(sides)]
     if not both:
         one, other = (listed(sorted({s.prompt for s in songs}), 3) for songs in (before, after))
         raise DataError(

@@ -66,7 +66,9 @@ def prepare(
     Raises:
         DataError: no song is left.
     """
-    songs = songs.reset_index(drop=True)
+    # Sorted, so that the order of rows decides nothing; the index keeps it for the manifest.
+    order = ["audio_id", "path", "platform", "streams", "likes"]
+    songs = songs.reset_index(drop=True).sort_values(order, kind="stable")
     songs["reason"], songs["detail"] = _reasons(songs), None
     if settings.audio_dir is not None:
         _check_audio(songs, settings.audio_dir, workers, on_song)
@@ -85,10 +87,12 @@ def prepare(
     kept["split"] = split_songs(kept["platform"], kept["score_streams"], settings.seed)
     report = _report(songs, kept, balanced)
     kept["released"] = kept["released"].dt.tz_localize("UTC")
-    rows = kept.assign(platform=kept["platform"].where(kept["platform"] != "", None))
+    rows = kept.assign(platform=kept["platform"].where(kept["platform"] != "", None)).sort_index()
     manifest = pa.Table.from_pandas(rows, MANIFEST, preserve_index=False)
     write_table(output / "manifest.parquet", manifest.replace_schema_metadata())
-    dropped = songs.loc[songs["reason"] != "", ["audio_id", "path", "reason", "detail"]]
+    dropped = songs.loc[
+        songs["reason"] != "", ["audio_id", "path", "reason", "detail"]
+    ].sort_index()
     write_table(output / "dropped.jsonl", pa.Table.from_pandas(dropped, preserve_index=False))
     for head in POPULARITY_HEADS:
         save_figure(histogram(kept[head], f"{head} (0 to 100)", "songs"), output / head)
@@ -99,7 +103,8 @@ def prepare(
 def _reasons(songs: pd.DataFrame) -> pd.Series:
     """(N,) why the metadata alone drops a song; empty for those it keeps.
 
-    Of songs with one id the first is kept. A song without a date is kept: its age is not known.
+    Of songs with one id the first by path is kept. A song without a date is kept: its age is not
+    known.
     """
     tests = {
         NEW: songs["released"].max() - songs["released"] < FRESH,
@@ -119,7 +124,7 @@ def _reasons(songs: pd.DataFrame) -> pd.Series:
 def _check_audio(
     songs: pd.DataFrame, folder: Path, workers: int, on_song: Callable[[int, int], None]
 ) -> None:
-    """Drop what cannot be decoded; of songs that sound the same the first is kept."""
+    """Drop what cannot be decoded; of songs that sound the same the first by id is kept."""
     paths = songs["path"][songs["reason"] == ""]
     sounds = sound_facts([str(folder / path) for path in paths], workers)
     seen, lost, again = set[str](), dict[int, str | None](), list[int]()
@@ -198,7 +203,7 @@ def split_songs(platforms: Sequence[str], scores: npt.ArrayLike, seed: int) -> l
     Three songs or more leave no split empty.
     """
     count, values = len(platforms), np.asarray(scores, np.float64)
-    order = np.lexsort((values, _codes(platforms)))  # stable: ties stay in the order of rows
+    order = np.lexsort((values, _codes(platforms)))  # stable: ties stay in the order given
     rng = np.random.default_rng([seed, 1])
     result, whole = np.empty(count, object), count // RUN * RUN
     runs = np.tile(np.array(_deal(RUN), object), (whole // RUN, 1))

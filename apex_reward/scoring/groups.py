@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from scipy import stats
 
 from apex_reward.errors import UsageError
 from apex_reward.files.tables import as_text, read_rows, write_table
-from apex_reward.metrics import FloatArray, bootstrap_interval, holm
+from apex_reward.metrics import FloatArray, bootstrap, holm, stretched_interval
+from apex_reward.prompt import same_text
 from apex_reward.scoring.job import path_beside
 from apex_reward.scoring.lists import Input
 
@@ -61,9 +63,10 @@ def write_groups(output: Path, columns: Mapping[str, str], figures: Sequence[str
     for ((column, figure), groups), p_value in zip(tables.items(), p_values.tolist(), strict=True):
         means = []
         for group, (values, prompts) in groups.items():
-            mean = float(np.mean(values))
-            means += [(mean, group)] if len(set(prompts)) >= FEWEST else []
-            low, high = bootstrap_interval(np.mean, values, clusters=prompts)
+            mean, units = float(np.mean(values)), len(set(prompts))
+            means += [(mean, group)] if units >= FEWEST else []
+            drawn = bootstrap(partial(_means, values), len(values), clusters=prompts)
+            low, high = stretched_interval(drawn, mean, units)
             numbers = {"mean": mean, "lower": low, "upper": high, "p_value": p_value}
             row = {"column": column, "group": group, "figure": figure, "songs": len(values)}
             found.append(row | {n: None if np.isnan(v) else v for n, v in numbers.items()})
@@ -80,7 +83,11 @@ def write_groups(output: Path, columns: Mapping[str, str], figures: Sequence[str
 def _groups(rows: Sequence[Mapping[str, Any]], column: str, figure: str) -> dict[str, Any]:
     """Values and prompts of a figure by the texts of a column; cells without either left out."""
     cells = [
-        (text, float(row[figure]), str(row.get("prompt") or row.get("prompt_id") or row["path"]))
+        (
+            text,
+            float(row[figure]),
+            same_text(row.get("prompt") or row.get("prompt_id")) or row["path"],
+        )
         for row in rows
         if None not in (row.get(column), row.get(figure)) and (text := as_text(row[column]))
     ]
@@ -89,6 +96,10 @@ def _groups(rows: Sequence[Mapping[str, Any]], column: str, figure: str) -> dict
         _, values, prompts = zip(*group, strict=True)
         found[text] = (np.array(values), prompts)
     return found
+
+
+def _means(values: FloatArray, counts: FloatArray) -> FloatArray:
+    return np.asarray(counts @ values / counts.sum(axis=1))
 
 
 def _p_value(groups: Mapping[str, Any]) -> float:

@@ -49,6 +49,7 @@ from apex_reward.train.clips import (
     shard_stamp,
 )
 from apex_reward.train.loop import HistoryRow, Training, epoch_batches, seeded, stream
+from apex_reward.train.report import SPEARMAN_VARIANCE, correlation_interval
 from apex_reward.train.settings import DistillSettings, Schedule
 from apex_reward.train.trainer import followed, run_history
 
@@ -299,8 +300,13 @@ def _measured(teacher: Reward, loop: StudentLoop, held: Clips) -> dict[str, Any]
 
     def figures(number: int, rows: Any) -> dict[str, Any]:
         pair = found[rows, number].numpy(), truth[rows, number].numpy()
-        interval = bootstrap_interval(spearman, *pair, rounds=500, clusters=songs[rows])
-        return {"spearman": spearman(*pair), "ci95": list(interval)}
+        value, count = spearman(*pair), len(np.unique(songs[rows]))
+        drawn = bootstrap_interval(spearman, *pair, rounds=500, clusters=songs[rows])
+        around = correlation_interval(value, count, SPEARMAN_VARIANCE)
+        if math.isnan(around[0]):  # fewer than four songs tell nothing of others
+            around = -1.0, 1.0
+        ends = float(np.fmin(drawn[0], around[0])), float(np.fmax(drawn[1], around[1]))
+        return {"spearman": value, "ci95": list(ends)}
 
     heads: dict[str, Any] = {}
     for number, head in enumerate(loop.model.heads):

@@ -42,6 +42,7 @@ MEASURES: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
 }
 ROUNDS = 1000
 COVERED = 0.95
+SPEARMAN_VARIANCE = 1.06  # over N - 3, of Fisher's z
 # The least spread that a scale divides by, as a share of the median one.
 LEAST_SPREAD = 1e-6
 FOLDS = 5
@@ -106,8 +107,8 @@ def measure_intervals(
     found: dict[str, dict[str, Interval]] = {}
     for head, a, b in zip(heads, x.T, y.T, strict=True):
         around = {"mse": _around_mean((a - b) ** 2), "mae": _around_mean(np.abs(a - b))}
-        for name, factor in (("pearson", 1.0), ("spearman", 1.06)):
-            around[name] = _around_correlation(MEASURES[name](a, b), n, factor)
+        for name, factor in (("pearson", 1.0), ("spearman", SPEARMAN_VARIANCE)):
+            around[name] = correlation_interval(MEASURES[name](a, b), n, factor)
         drawn = metrics.bootstrap(partial(_resampled, a, b), n, rounds=rounds, seed=seed)
         found[head] = {}
         for i, name in enumerate(METRICS):  # the hull; NaN unless both ends are known
@@ -144,7 +145,8 @@ def _around_mean(values: FloatArray) -> Interval:
     return max(0.0, float(low)), float(high)
 
 
-def _around_correlation(value: float, n: int, factor: float) -> Interval:
+def correlation_interval(value: float, n: int, factor: float) -> Interval:
+    """Fisher's 95% interval of a correlation of n songs; NaN below four, and at -1 and 1."""
     if n < 4 or math.isnan(value) or abs(value) > 1 - 1e-12:
         return math.nan, math.nan
     middle, deviation = math.atanh(value), math.sqrt(factor / (n - 3))

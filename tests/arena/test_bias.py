@@ -124,3 +124,18 @@ def test_groups_of_few_prompts_need_more_than_few_prompts_show():
     part = evaluate_battles(battles_of(rows, scores=["s"], by=["language"]), bootstrap=200)["by"]
     assert part["language"]["gap"] == pytest.approx(1 / 3)
     assert part["language"]["p_value"] > 0.05
+
+
+def test_groups_need_two_prompts_and_two_prompts_show_little():
+    """Votes on one pair of songs agree; nothing follows for other songs of the language."""
+    rows = grouped(0.0, n=120)
+    right = {"en": (28, 16), "sw": (12, 4)}  # of 30 votes on each prompt
+    for k, row in enumerate(rows):
+        language, prompt, vote = ("en", "sw")[k // 60], k // 30 % 2, k % 30
+        row |= {"prompt": f"{language}{prompt}", "language": language, "s_a": 1.0 + k / 1e4,
+                "s_b": 0.0, "preference": "AB"[vote >= right[language][prompt]]}  # fmt: skip
+    part = evaluate_battles(battles_of(rows, scores=["s"], by=["language", "prompt"]), bootstrap=99)
+    assert part["by"]["language"]["gap"] == pytest.approx(28 / 60)
+    assert part["by"]["language"]["p_value"] > 0.05
+    assert part["by"]["prompt"]["gap"] == pytest.approx(24 / 30)
+    assert part["by"]["prompt"]["p_value"] is None

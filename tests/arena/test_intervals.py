@@ -155,8 +155,9 @@ def test_few_prompts_stretch_their_interval_and_one_has_none():
     samples = np.linspace(0.6, 0.8, 101)
     low, high = percentile_interval(samples)
     assert prompt_interval(samples, 0.7, 1, (0.65, 0.75)) is None
-    # Student's t with 4 degrees of freedom is 2.776: 1.4165 times the normal 1.95996
-    stretched = 0.7 - 1.41651 * (0.7 - low), 0.7 + 1.41651 * (high - 0.7)
+    # Student's t with 4 degrees of freedom is 2.776, 1.4165 times the normal 1.95996; and
+    # resampled means of five spread too little by the root of 4/5
+    stretched = 0.7 - 1.58371 * (0.7 - low), 0.7 + 1.58371 * (high - 0.7)
     assert prompt_interval(samples, 0.7, 5, (0.69, 0.71)) == pytest.approx(stretched, abs=1e-4)
     assert prompt_interval(samples, 0.7, 5, (0.1, 0.9)) == (0.1, 0.9)
     assert prompt_interval(np.full(9, 0.7), 0.7, 5, (0.6, 0.8)) == (0.6, 0.8)

@@ -192,3 +192,28 @@ def test_distances_are_those_of_the_vectors() -> None:
         distances = metrics["distances"]
         assert distances["frechet"][name] == pytest.approx(frechet_distance(vectors, reference))
         assert distances["kernel"][name] == pytest.approx(kernel_distance(vectors, reference))
+
+
+@pytest.mark.parametrize("prompts", [2, 4, 8])
+def test_the_interval_of_few_prompts_holds_the_truth(prompts: int) -> None:
+    rng = np.random.default_rng(prompts)
+    inside = 0
+    for _ in range(200):
+        sides = [
+            [Song(f"{n}", f"{n}", {("heads", "x"): float(v)}) for n, v in enumerate(values)]
+            for values in (np.zeros(prompts), rng.normal(1.0, 1.0, prompts))
+        ]
+        low, high = compare_songs(*sides, rounds=200)["heads"]["x"]["ci95"]
+        inside += low <= 1.0 <= high
+    assert inside >= 178  # 190 expected
+
+
+def test_prompts_that_differ_in_case_and_spaces_are_one() -> None:
+    before = [Song("a", "Calm  piano", {("heads", "x"): 1.0})]
+    after = [
+        Song("b", "calm piano ", {("heads", "x"): 2.0}),
+        Song("c", "Calm piano", {("heads", "x"): 4.0}),
+    ]
+    metrics = compare_songs(before, after)
+    assert metrics["n_prompts"] == 1
+    assert metrics["heads"]["x"]["after"] == 3.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -334,3 +335,21 @@ def test_balance_keeps_the_distribution() -> None:
 
 def test_one_platform_is_left_alone() -> None:
     assert balance_platforms(["x"] * 5, range(5), 0).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_order_of_rows_decides_nothing(tmp_path: Path) -> None:
+    """Equal counts and repeated ids: the same songs in the same splits for any order of rows."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"id": f"s{max(i, 2)}", "path": f"{i}.mp3", "streams": int(rng.integers(1, 12)),
+         "likes": int(rng.integers(9)), "platform": "ab"[i % 3 == 0]}
+        for i in range(60)
+    ]  # fmt: skip
+    found = []
+    for place, order in enumerate((range(60), rng.permutation(60).tolist())):
+        write_table(tmp_path / f"{place}.csv", [rows[i] for i in order])
+        songs = read_metadata(tmp_path / f"{place}.csv")
+        report = prepare(songs, PrepareSettings(), tmp_path / str(place))
+        kept = pq.read_table(tmp_path / str(place) / "manifest.parquet").to_pylist()
+        found.append((report, {row["audio_id"]: row for row in kept}))
+    assert found[0] == found[1]

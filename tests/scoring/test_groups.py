@@ -100,3 +100,30 @@ def test_the_command_writes_the_groups_of_a_list(tmp_path: Path) -> None:
     assert len(groups) == 2 * 13
     result = CliRunner().invoke(app, [*given, "--by", "duration"])
     assert result.exit_code == 2
+
+
+def test_songs_of_one_prompt_are_not_taken_for_many(tmp_path: Path) -> None:
+    """A hundred songs of two prompts a group: they say nothing of other prompts."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"path": f"{i}.wav", "language": "ab"[i % 2], "prompt": ("Calm  x", "calm x ", "y")[i % 3],
+         "a": float(i % 2 + 0.1 * rng.normal()), "error": None}
+        for i in range(100)
+    ]  # fmt: skip
+    write_table(tmp_path / "scores.jsonl", rows)
+    assert write_groups(tmp_path / "scores.jsonl", {"language": "language"}, ["a"]) == []
+    assert read_rows(tmp_path / "scores.groups.jsonl")[0]["p_value"] is None
+
+
+@pytest.mark.parametrize("songs", [2, 4, 8])
+def test_the_interval_of_few_songs_holds_the_truth(tmp_path: Path, songs: int) -> None:
+    rng, output = np.random.default_rng(songs), tmp_path / "scores.jsonl"
+    rows = [
+        {"path": f"{n}_{i}", "draw": n, "a": float(rng.normal(1.0)), "error": None}
+        for n in range(100)
+        for i in range(songs)
+    ]
+    write_table(output, rows)
+    write_groups(output, {"draw": "draw"}, ["a"])
+    found = read_rows(tmp_path / "scores.groups.jsonl")
+    assert sum(row["lower"] <= 1.0 <= row["upper"] for row in found) >= 86  # 95 expected
