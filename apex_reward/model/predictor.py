@@ -143,10 +143,15 @@ class PredictorEnsemble(nn.Module):
     """M predictors of one shape on the same embeddings: (N, W) to each member's scores (M, N, H).
 
     Member i's tensors are `members.<i>.` and the names of a `Predictor`.
+
+    Raises:
+        UsageError: fewer than two members; one alone is a `Predictor`.
     """
 
     def __init__(self, members: Sequence[Predictor]) -> None:
         super().__init__()
+        if len(members) < 2:
+            raise UsageError(f"an ensemble of {len(members)} members; expected 2 or more")
         self.members = nn.ModuleList(members)
 
     def forward(self, embeddings: Tensor) -> Tensor:

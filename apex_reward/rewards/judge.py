@@ -72,6 +72,11 @@ class Judged:
         pairs = zip(self.rewards, self.rows, strict=True)
         return [reward for reward, row in pairs if reward is not None and row is not None]
 
+    @property
+    def mean(self) -> float | None:
+        """Mean reward of the songs with a score; None without one."""
+        return sum(self.known) / len(self.known) if self.known else None
+
 
 class Judge:
     """Songs and their prompts to rewards after guards.

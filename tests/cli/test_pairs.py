@@ -147,7 +147,11 @@ def test_rows_that_failed_before_are_drops_and_unreadable_audio_fails_this_run(t
         (["--format", "csv"], 2, "'csv' is not one of"),
         (["--protect", "clarity"], 2, "--protect is 'clarity'; expected NAME=NUMBER"),
         (["--axis", "beauty"], 1, "no column 'beauty'; the numeric columns are prompt_id"),
-        (["--axis", "musicality=x"], 1, "the weight 'x' of musicality"),
+        (
+            ["--axis", "musicality=x"],
+            1,
+            "'musicality=x' in the mix 'musicality=x' is not HEAD=WEIGHT",
+        ),
     ],
 )
 def test_wrong_options_end_in_one_clear_error(arguments, code, message, table, tmp_path):
